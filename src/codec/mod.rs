@@ -1,0 +1,197 @@
+//! How requests, replies, errors and events become bytes. No I/O.
+//!
+//! Below the codec a payload is opaque: the connection neither looks into it nor copies it more
+//! than it must. A [`Codec`] is a type that is never made, only named, by a [`Service`].
+//!
+//! [`Service`]: crate::Service
+
+mod argument;
+mod octets;
+mod strings;
+
+pub use argument::Argument;
+pub use octets::Octets;
+pub use strings::Strings;
+
+use crate::BoxError;
+use crate::wire::SmallBytes;
+use std::fmt;
+use std::io;
+use std::ops::Deref;
+
+/// A way to write a `T` as bytes and to read it back.
+///
+/// One marker type implements it for every type a [`Service`](crate::Service) uses. The bytes come
+/// from another process: `decode` must take any.
+///
+/// # Examples
+///
+/// ```
+/// use offspring::{Codec, CodecError, Input, Output};
+///
+/// /// Numbers as eight bytes, big endian.
+/// enum BigEndian {}
+///
+/// impl Codec<u64> for BigEndian {
+///     const NAME: &'static str = "big endian";
+///
+///     fn encode(value: &u64, output: &mut Output) -> Result<(), CodecError> {
+///         output.extend(&value.to_be_bytes());
+///         Ok(())
+///     }
+///
+///     fn decode(input: Input<'_>) -> Result<u64, CodecError> {
+///         let bytes = input[..].try_into();
+///         bytes.map(u64::from_be_bytes).map_err(|_| CodecError::new("a number has eight bytes"))
+///     }
+/// }
+///
+/// let mut output = Output::default();
+/// BigEndian::encode(&258, &mut output)?;
+/// assert_eq!(output.as_bytes(), [0, 0, 0, 0, 0, 0, 1, 2]);
+/// assert_eq!(BigEndian::decode(Input::from(output.as_bytes()))?, 258);
+/// # Ok::<(), CodecError>(())
+/// ```
+pub trait Codec<T> {
+    /// The codec's name, which both processes must agree on. The same for every `T`.
+    const NAME: &'static str;
+
+    /// Appends `value` to `output`.
+    ///
+    /// # Errors
+    ///
+    /// If the value has no encoding. The call it belongs to fails and nothing is sent.
+    fn encode(value: &T, output: &mut Output) -> Result<(), CodecError>;
+
+    /// Reads a value that takes up the whole input.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are not such a value. The call they belong to fails.
+    fn decode(input: Input<'_>) -> Result<T, CodecError>;
+}
+
+/// Why a value could not be encoded or decoded.
+#[derive(Debug)]
+pub struct CodecError(BoxError);
+
+impl CodecError {
+    /// An error with this cause, which may be a text.
+    pub fn new(cause: impl Into<BoxError>) -> Self {
+        CodecError(cause.into())
+    }
+}
+
+impl fmt::Display for CodecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for CodecError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// Where a [`Codec`] writes to. Also an [`io::Write`] that never fails, for serialisers that want one.
+#[derive(Debug, Default)]
+pub struct Output {
+    bytes: Vec<u8>,
+}
+
+impl Output {
+    /// Appends bytes.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// What was written so far.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub(crate) fn into_vec(self) -> Vec<u8> {
+        self.bytes
+    }
+
+    /// For code that appends in place.
+    pub(crate) fn vec(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+}
+
+impl From<Vec<u8>> for Output {
+    /// An output that appends to these bytes and keeps their capacity.
+    fn from(bytes: Vec<u8>) -> Self {
+        Output { bytes }
+    }
+}
+
+impl io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What a [`Codec`] reads from: bytes, borrowed or owned.
+#[derive(Debug)]
+pub struct Input<'a>(Repr<'a>);
+
+#[derive(Debug)]
+enum Repr<'a> {
+    Borrowed(&'a [u8]),
+    Owned(SmallBytes),
+}
+
+impl Input<'_> {
+    /// The bytes as a `Vec`, copied only where they are borrowed or few. Large payloads are not.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<u8> {
+        match self.0 {
+            Repr::Borrowed(bytes) => bytes.to_vec(),
+            Repr::Owned(bytes) => bytes.into_vec(),
+        }
+    }
+
+    pub(crate) fn into_small(self) -> SmallBytes {
+        match self.0 {
+            Repr::Borrowed(bytes) => bytes.into(),
+            Repr::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl Deref for Input<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match &self.0 {
+            Repr::Borrowed(bytes) => bytes,
+            Repr::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl<'a> From<&'a [u8]> for Input<'a> {
+    fn from(bytes: &'a [u8]) -> Self {
+        Input(Repr::Borrowed(bytes))
+    }
+}
+
+impl From<Vec<u8>> for Input<'static> {
+    fn from(bytes: Vec<u8>) -> Self {
+        Input(Repr::Owned(bytes.into()))
+    }
+}
+
+impl From<SmallBytes> for Input<'static> {
+    fn from(bytes: SmallBytes) -> Self {
+        Input(Repr::Owned(bytes))
+    }
+}

@@ -1,0 +1,35 @@
+//! The default codec.
+
+use super::{Codec, CodecError, Input, Output, Strings};
+use crate::BoxError;
+
+/// The codec of octet strings: what `AnyEvent::Fork::RPC` sends by default, Perl's
+/// `pack "(w/a*)*"`. An error travels as its text.
+#[derive(Debug)]
+pub enum Octets {}
+
+impl Codec<Strings> for Octets {
+    const NAME: &'static str = "octets";
+
+    fn encode(value: &Strings, output: &mut Output) -> Result<(), CodecError> {
+        output.extend(value.encoded());
+        Ok(())
+    }
+
+    fn decode(input: Input<'_>) -> Result<Strings, CodecError> {
+        Strings::decode(input)
+    }
+}
+
+impl Codec<BoxError> for Octets {
+    const NAME: &'static str = "octets";
+
+    fn encode(value: &BoxError, output: &mut Output) -> Result<(), CodecError> {
+        output.extend(value.to_string().as_bytes());
+        Ok(())
+    }
+
+    fn decode(input: Input<'_>) -> Result<BoxError, CodecError> {
+        Ok(String::from_utf8_lossy(&input).into())
+    }
+}

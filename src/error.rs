@@ -1,0 +1,309 @@
+//! What can go wrong with a child, and what with a call.
+
+use crate::codec::CodecError;
+use crate::sys;
+use std::fmt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+
+/// Any error, as functions in a child return it: `?` and `"text".into()` make one.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// What happened to a child, from its start to its end.
+///
+/// Cheap to clone: every call that was lost to it gets one. [`Display`](fmt::Display) tells all
+/// there is to tell; the methods are for programs that decide.
+#[derive(Clone)]
+pub struct Error(Arc<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    message: String,
+    pid: Option<u32>,
+    status: Option<ExitStatus>,
+    stderr: String,
+}
+
+/// What kind of thing an [`Error`] tells of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The program could not be executed, or there were no means (memory, descriptors) to do so.
+    Spawn,
+    /// A process that was started as a child and has not reached [`Worker::run`] tried to start
+    /// children. Call `run` first: without this check such a program would start itself for ever.
+    ///
+    /// [`Worker::run`]: crate::Worker::run
+    NotServing,
+    /// The child did not get ready within the start timeout, and was stopped.
+    Silent,
+    /// The child exited, or closed its connection, before it was ready.
+    Exited,
+    /// What came from the child is not this protocol: the program has no [`Worker`](crate::Worker).
+    NotWorker,
+    /// The child speaks another version of the protocol.
+    Version,
+    /// The child's table has no function of that name. The message lists those it has.
+    NoFunction,
+    /// The child's function has another codec, or another version of its service.
+    Mismatch,
+    /// A setup failed in the child, or there is none of that name.
+    Setup,
+    /// The child exited, crashed or was killed, or closed its connection, while in use.
+    Died,
+    /// [`Rpc::kill`](crate::Rpc::kill) was called.
+    Killed,
+    /// The stop ladder ended the child before it had answered: see
+    /// [`Rpc::finish_timeout`](crate::Rpc::finish_timeout).
+    Stopped,
+    /// The child broke the protocol, and was stopped.
+    Protocol,
+    /// An event came and there is no [`on_event`](crate::RpcBuilder::on_event).
+    UnhandledEvent,
+    /// An operation on the parent's own side failed.
+    Io,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        let message = message.into();
+        Error(Arc::new(Inner {
+            kind,
+            message,
+            pid: None,
+            status: None,
+            stderr: String::new(),
+        }))
+    }
+
+    /// The same error with what is known of the process.
+    pub(crate) fn of(self, pid: Option<u32>, status: Option<ExitStatus>, stderr: String) -> Self {
+        let Inner { kind, message, .. } = &*self.0;
+        Error(Arc::new(Inner {
+            kind: *kind,
+            message: message.clone(),
+            pid,
+            status,
+            stderr,
+        }))
+    }
+
+    /// What kind of error it is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The child's process id, unless it never had one or is no process of ours.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.0.pid
+    }
+
+    /// How the child ended, if it is known to have, and the status was not taken by somebody else.
+    #[must_use]
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.0.status
+    }
+
+    /// The last lines the child wrote to standard error, if [`Stderr`](crate::Stderr) captures them.
+    #[must_use]
+    pub fn stderr(&self) -> &str {
+        &self.0.stderr
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner {
+            message,
+            pid,
+            status,
+            stderr,
+            ..
+        } = &*self.0;
+        f.write_str(message)?;
+        if let Some(status) = status {
+            write!(f, ": {}", describe_status(*status))?;
+        }
+        if let Some(pid) = pid {
+            write!(f, " (pid {pid})")?;
+        }
+        if !stderr.is_empty() {
+            write!(f, "; its last words: {}", stderr.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}({:?})", self.0.kind, self.to_string())
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// `exited with status 3`, `killed by SIGSEGV (core dumped)`.
+pub(crate) fn describe_status(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with status {code}"),
+        (_, Some(signal)) => {
+            let core = if status.core_dumped() {
+                " (core dumped)"
+            } else {
+                ""
+            };
+            format!("killed by {}{core}", sys::signal_name(signal))
+        }
+        _ => status.to_string(),
+    }
+}
+
+/// How a call ended, if not with a reply.
+///
+/// The first four come from a child that lives on and takes further calls.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum CallError<E = BoxError> {
+    /// The function returned this error.
+    Failed(E),
+    /// The function panicked.
+    Panicked(Panic),
+    /// The function took the call and dropped it without an answer.
+    Unanswered,
+    /// The request, the reply or the error could not be encoded or decoded. The error tells where.
+    Malformed(CodecError),
+    /// The call's timeout passed.
+    TimedOut(Phase),
+    /// The child is lost, and the call with it.
+    Lost(Error, Phase),
+    /// The call was never queued.
+    Refused(Refusal),
+}
+
+/// How far a call had come when it ended without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Not a byte of it was given to the child: it is safe to make the call again.
+    Queued,
+    /// It was sent: the function may or may not have run.
+    Sent,
+}
+
+/// Why a call was not even queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// The queue limit is reached, and the call must not wait.
+    Full,
+    /// The handle was finished.
+    Closed,
+    /// It would block inside a callback, which would stop the reactor. Use
+    /// [`then`](crate::Call::then) there.
+    InCallback,
+    /// The request is longer than `max_frame`; both in bytes.
+    TooLarge {
+        /// The request's length.
+        len: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The outcome was taken before.
+    Taken,
+}
+
+/// What is known of a panic in the child.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Panic {
+    message: String,
+    location: String,
+}
+
+impl Panic {
+    pub(crate) fn new(message: String, location: String) -> Self {
+        Panic { message, location }
+    }
+
+    /// The panic's message.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Where it happened: `src/main.rs:7:13`.
+    #[must_use]
+    pub fn location(&self) -> &str {
+        &self.location
+    }
+}
+
+impl fmt::Display for Panic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "panicked at {}: {}", self.location, self.message)
+    }
+}
+
+impl<E> CallError<E> {
+    /// How far the call had come, if it ended without an answer from the child.
+    #[must_use]
+    pub fn phase(&self) -> Option<Phase> {
+        match self {
+            CallError::TimedOut(phase) | CallError::Lost(_, phase) => Some(*phase),
+            CallError::Refused(_) => Some(Phase::Queued),
+            _ => None,
+        }
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for CallError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CallError::Failed(error) => error.fmt(f),
+            CallError::Panicked(panic) => panic.fmt(f),
+            CallError::Unanswered => f.write_str("the function dropped the call unanswered"),
+            CallError::Malformed(error) => write!(f, "malformed: {error}"),
+            CallError::TimedOut(phase) => write!(f, "timed out, {phase}"),
+            CallError::Lost(error, phase) => write!(f, "{error}; the call was {phase}"),
+            CallError::Refused(refusal) => refusal.fmt(f),
+        }
+    }
+}
+
+impl<E: fmt::Display + fmt::Debug> std::error::Error for CallError<E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            CallError::Malformed(error) => error.source(),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Phase::Queued => "never sent",
+            Phase::Sent => "already sent",
+        })
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Full => f.write_str("refused: the queue limit (max_queue) is reached"),
+            Refusal::Closed => f.write_str("refused: the handle was finished"),
+            Refusal::InCallback => f.write_str(
+                "refused: blocking inside a callback would stop the reactor; use then() there",
+            ),
+            Refusal::TooLarge { len, limit } => write!(
+                f,
+                "refused: a request of {len} bytes is above the limit (max_frame) of {limit}"
+            ),
+            Refusal::Taken => f.write_str("refused: the outcome was taken before"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}

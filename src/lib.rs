@@ -1,0 +1,12 @@
+//! Call functions in child processes.
+
+mod codec;
+mod error;
+mod service;
+#[expect(unsafe_code, reason = "system calls, each behind a safe function")]
+mod sys;
+mod wire;
+
+pub use codec::{Argument, Codec, CodecError, Input, Octets, Output, Strings};
+pub use error::{BoxError, CallError, Error, ErrorKind, Panic, Phase, Refusal};
+pub use service::Service;

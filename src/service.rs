@@ -1,0 +1,100 @@
+//! What a function is called with and answers with.
+
+use crate::codec::{Codec, Octets, Strings};
+use crate::error::BoxError;
+use std::fmt::{Debug, Display};
+
+/// A function's name, types and codec, known to both sides.
+///
+/// A plain name, as in `process.rpc("resize")`, is a service of octet strings. For other types,
+/// implement this for a unit struct and use it in the name's place on both sides: [`Rpc`] and
+/// [`Caller`] then take and give those types.
+///
+/// [`Rpc`]: crate::Rpc
+/// [`Caller`]: crate::Caller
+///
+/// # Examples
+///
+/// A service of numbers, with a codec of its own; see [`Codec`] for how to write one.
+///
+/// ```
+/// use offspring::{Codec, CodecError, Input, Output, Service};
+/// # enum BigEndian {}
+/// # impl Codec<u64> for BigEndian {
+/// #     const NAME: &'static str = "big endian";
+/// #     fn encode(value: &u64, output: &mut Output) -> Result<(), CodecError> {
+/// #         Ok(output.extend(&value.to_be_bytes()))
+/// #     }
+/// #     fn decode(input: Input<'_>) -> Result<u64, CodecError> {
+/// #         input[..].try_into().map(u64::from_be_bytes).map_err(CodecError::new)
+/// #     }
+/// # }
+///
+/// #[derive(Clone, Copy)]
+/// struct Square;
+///
+/// impl Service for Square {
+///     type Codec = BigEndian;
+///     type Request = u64;
+///     type Reply = u64;
+///     type Error = u64;
+///     type Event = u64;
+///
+///     fn name(&self) -> &str {
+///         "square"
+///     }
+/// }
+///
+/// fn main() -> Result<(), offspring::BoxError> {
+///     let me = offspring::Worker::new()
+///         .function(Square, |n: u64, _caller| n.checked_mul(n).ok_or(n))
+///         .run();
+///     let rpc = me.rpc(Square).start()?;
+///     assert_eq!(rpc.call(12).wait()?, 144);
+///     Ok(())
+/// }
+/// ```
+pub trait Service: Clone + Send + Sync + 'static {
+    /// Writes and reads all the types below.
+    type Codec: Codec<Self::Request> + Codec<Self::Reply> + Codec<Self::Error> + Codec<Self::Event>;
+    /// What a call sends.
+    type Request: Send + 'static;
+    /// What a call gets if the function succeeds.
+    type Reply: Send + 'static;
+    /// What a call gets if the function fails.
+    type Error: Display + Debug + Send + 'static;
+    /// What the child sends on its own.
+    type Event: Send + 'static;
+
+    /// The function's name in the child's table. For a plain peer, only a name for messages.
+    fn name(&self) -> &str;
+
+    /// The version of the types. A child whose version is another refuses to start.
+    fn version(&self) -> u32 {
+        0
+    }
+
+    /// The event that tells an `on_event` handler of an error, for handles with no `on_error`.
+    /// Without such an event, which is the default, the error goes to standard error.
+    fn error_event(&self, message: &str) -> Option<Self::Event> {
+        let _ = message;
+        None
+    }
+}
+
+/// A function of octet strings. Its error event is `["error", message]`.
+impl Service for &'static str {
+    type Codec = Octets;
+    type Request = Strings;
+    type Reply = Strings;
+    type Error = BoxError;
+    type Event = Strings;
+
+    fn name(&self) -> &str {
+        self
+    }
+
+    fn error_event(&self, message: &str) -> Option<Strings> {
+        Some(["error", message].into_iter().collect())
+    }
+}

@@ -1,0 +1,117 @@
+//! Descriptors and streams.
+
+use super::{check, check_size, retry};
+use std::io::{IoSlice, Result};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Reads at most `limit` bytes into the spare capacity of `buf`, of which there must be some.
+/// Returns 0 at the end of the stream, `WouldBlock` if the descriptor is non-blocking and empty.
+///
+/// With `socket_without_waiting` the descriptor must be a socket, and is not waited for.
+pub(crate) fn receive(
+    fd: impl AsFd,
+    buf: &mut Vec<u8>,
+    limit: usize,
+    socket_without_waiting: bool,
+) -> Result<usize> {
+    let fd = fd.as_fd().as_raw_fd();
+    let len = buf.len();
+    let spare = buf.spare_capacity_mut();
+    let room = spare.len().min(limit);
+    // A read into no room returns 0, which would look like the end.
+    assert!(room > 0, "no room to read into");
+    let start = spare.as_mut_ptr().cast();
+    let n = retry(|| {
+        check_size(if socket_without_waiting {
+            // SAFETY: `start` points to `room` writable bytes, borrowed from `buf` until the end.
+            unsafe { libc::recv(fd, start, room, libc::MSG_DONTWAIT) }
+        } else {
+            // SAFETY: as above.
+            unsafe { libc::read(fd, start, room) }
+        })
+    })?;
+    // SAFETY: the kernel has initialised the first `n <= room` bytes of the spare capacity.
+    unsafe { buf.set_len(len + n) };
+    Ok(n)
+}
+
+/// Sends as much of `parts` as a socket takes without blocking; never raises SIGPIPE.
+pub(crate) fn send(socket: impl AsFd, parts: &[IoSlice<'_>]) -> Result<usize> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: all-zero is a valid msghdr: no name, no parts, no control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    // IoSlice is guaranteed to have the layout of iovec, and sendmsg does not write through it.
+    message.msg_iov = parts.as_ptr().cast_mut().cast();
+    message.msg_iovlen = parts.len() as _;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    // SAFETY: `message` points to `parts.len()` valid parts, which outlive the call.
+    retry(|| check_size(unsafe { libc::sendmsg(fd, &raw const message, flags) }))
+}
+
+/// Ends one or both directions of a socket. That it is not connected any more is no error.
+pub(crate) fn shutdown(socket: impl AsFd, how: Shutdown) -> Result<()> {
+    let how = match how {
+        Shutdown::Read => libc::SHUT_RD,
+        Shutdown::Write => libc::SHUT_WR,
+        Shutdown::Both => libc::SHUT_RDWR,
+    };
+    // SAFETY: takes no pointers.
+    match check(unsafe { libc::shutdown(socket.as_fd().as_raw_fd(), how) }) {
+        Err(error) if error.raw_os_error() != Some(libc::ENOTCONN) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// How many bytes can be read right now from a pipe or stream socket.
+pub(crate) fn available(fd: impl AsFd) -> Result<usize> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: FIONREAD writes one int to the pointer, see ioctl_pipe(2) and unix(7).
+    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut bytes) })?;
+    Ok(usize::try_from(bytes).unwrap_or(0))
+}
+
+/// Whether this is a socket that carries a stream of bytes.
+pub(crate) fn is_stream_socket(fd: BorrowedFd<'_>) -> bool {
+    let mut kind: libc::c_int = 0;
+    let mut len = size_of_val(&kind) as libc::socklen_t;
+    let (level, option) = (libc::SOL_SOCKET, libc::SO_TYPE);
+    let value = (&raw mut kind).cast();
+    // SAFETY: `value` points to `len` writable bytes, and `len` to its length.
+    check(unsafe { libc::getsockopt(fd.as_raw_fd(), level, option, value, &raw mut len) }).is_ok()
+        && kind == libc::SOCK_STREAM
+}
+
+/// A close-on-exec duplicate with a number of at least `least`, out of the way of the small numbers
+/// that a child's descriptors are moved to.
+pub(crate) fn duplicate_above(fd: impl AsFd, least: RawFd) -> Result<OwnedFd> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: takes no pointers.
+    let new = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) })?;
+    // SAFETY: the descriptor was just made and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(new) })
+}
+
+/// Makes the descriptor `number`, one of 0, 1 and 2, the same file as `fd`. It stays open in
+/// programs that are executed.
+pub(crate) fn replace(number: RawFd, fd: impl AsFd) -> Result<()> {
+    assert!(
+        (0..=2).contains(&number),
+        "only the standard descriptors have no owner"
+    );
+    // SAFETY: takes no pointers; nobody owns the standard descriptors, so none is closed under
+    // its owner.
+    retry(|| check(unsafe { libc::dup2(fd.as_fd().as_raw_fd(), number) }).map(drop))
+}
+
+/// Takes a descriptor that the process was started with, and makes it close-on-exec. `None` if
+/// there is none of that number.
+///
+/// To be called once for each number, before the program opens descriptors under it.
+pub(crate) fn clear_inherited(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }).ok()?;
+    // SAFETY: it is open, and was given to this process by its parent for the one who asks: the
+    // marker says so, and the marker is taken only once.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}

@@ -1,0 +1,63 @@
+//! How a busy child notices that its parent is gone, without a thread or a signal handler.
+
+use super::check;
+use std::io::Result;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+/// Which signal `O_ASYNC` sends; in linux/fcntl.h, and not in the libc crate.
+const F_SETSIG: libc::c_int = 10;
+
+/// The reading end of a pipe whose writing end only the parent holds. Nothing is ever written.
+///
+/// While it is armed, the kernel sends this process SIGKILL when the parent is gone, be it busy in
+/// whatever: the pipe hangs up, and `O_ASYNC` with `F_SETSIG` (fcntl(2)) makes a signal of that.
+/// Disarmed it does nothing, which lets an idle child see the end of its requests and exit in
+/// order. A handler that runs cannot be waited for, an idle child can.
+///
+/// Why not `PR_SET_PDEATHSIG`: it fires when the *thread* that started the child ends. Why not the
+/// connection itself: `O_ASYNC` there signals every request, too. Why not a thread: it costs every
+/// child memory and start-up time.
+#[derive(Debug)]
+pub(crate) struct Lifeline {
+    pipe: OwnedFd,
+}
+
+impl Lifeline {
+    /// Prepares the pipe. Not armed yet.
+    pub(crate) fn new(pipe: OwnedFd) -> Result<Self> {
+        let fd = pipe.as_raw_fd();
+        // SAFETY: takes no pointers.
+        let me = unsafe { libc::getpid() };
+        // SAFETY: takes no pointers.
+        check(unsafe { libc::fcntl(fd, libc::F_SETOWN, me) })?;
+        // SAFETY: takes no pointers.
+        check(unsafe { libc::fcntl(fd, F_SETSIG, libc::SIGKILL) })?;
+        Ok(Lifeline { pipe })
+    }
+
+    /// From now on the process dies with its parent. Returns whether the parent is still there: if
+    /// it went before, no signal comes.
+    pub(crate) fn arm(&self) -> Result<bool> {
+        self.set_flags(libc::O_ASYNC)?;
+        let fd = self.pipe.as_raw_fd();
+        let mut poll = libc::pollfd {
+            fd,
+            events: libc::POLLIN,
+            revents: 0,
+        };
+        // SAFETY: points to one pollfd.
+        let gone = check(unsafe { libc::poll(&raw mut poll, 1, 0) });
+        Ok(gone? == 0)
+    }
+
+    /// From now on the process outlives its parent.
+    pub(crate) fn disarm(&self) -> Result<()> {
+        self.set_flags(0)
+    }
+
+    fn set_flags(&self, flags: libc::c_int) -> Result<()> {
+        // SAFETY: takes no pointers. The pipe has no other flags that could be lost: the parent
+        // made it, and this process has the only copy of its reading end.
+        check(unsafe { libc::fcntl(self.pipe.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
+    }
+}

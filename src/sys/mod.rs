@@ -1,0 +1,45 @@
+//! Everything the standard library has no safe call for: each system call behind a function with a
+//! safe signature. All `unsafe` of the crate is here.
+//!
+//! What is safe elsewhere is not here: sockets, pipes and duplicated descriptors come from `std`.
+
+mod io;
+mod lifeline;
+mod poll;
+mod process;
+mod signals;
+mod spawn;
+
+pub(crate) use io::{
+    available, clear_inherited, duplicate_above, is_stream_socket, receive, replace, send, shutdown,
+};
+pub(crate) use lifeline::Lifeline;
+pub(crate) use poll::Registration;
+pub(crate) use process::{Signal, is_no_process, open_pidfd, reap, rename_process, signal};
+pub(crate) use signals::signal_name;
+pub(crate) use spawn::{Spawn, spawn};
+
+use std::io::{Error, ErrorKind, Result};
+
+/// A system call's result: -1 is `errno`. Retries nothing; see [`retry`].
+fn check(result: libc::c_int) -> Result<libc::c_int> {
+    match result {
+        -1 => Err(Error::last_os_error()),
+        result => Ok(result),
+    }
+}
+
+/// As [`check`], for calls that return a size.
+fn check_size(result: libc::ssize_t) -> Result<usize> {
+    usize::try_from(result).map_err(|_| Error::last_os_error())
+}
+
+/// Repeats a call that a signal handler of the program interrupted.
+fn retry<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Child processes by pidfd: no process id is trusted after it may have been reused.
+
+use super::{check, retry};
+use std::ffi::CStr;
+use std::io::Result;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+/// A descriptor that becomes readable when the process ends; see pidfd_open(2).
+///
+/// # Errors
+///
+/// `ESRCH` if the process has ended and somebody else reaped it, `ENOSYS` before Linux 5.3.
+pub(crate) fn open_pidfd(pid: u32) -> Result<OwnedFd> {
+    // SAFETY: takes no pointers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
+    let fd = check(fd as libc::c_int)?;
+    // SAFETY: the descriptor was just made and nobody else has it. The kernel makes it close-on-exec.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Takes the exit status of a child, if it has ended; see waitid(2).
+///
+/// # Errors
+///
+/// `ECHILD` if somebody else took it, or the program ignores SIGCHLD.
+pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Result<Option<ExitStatus>> {
+    let id = pidfd.as_raw_fd() as libc::id_t;
+    let flags = libc::WEXITED | libc::WNOHANG;
+    // SAFETY: all-zero is a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: points to a siginfo_t.
+    retry(|| check(unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, flags) }))?;
+    // SAFETY: waitid fills this field, or leaves it zero if no child has ended.
+    if unsafe { info.si_pid() } == 0 {
+        return Ok(None);
+    }
+    // SAFETY: waitid fills this field for every child that has ended.
+    let status = unsafe { info.si_status() };
+    // How wait(2) packs what waitid(2) tells apart.
+    Ok(Some(ExitStatus::from_raw(match info.si_code {
+        libc::CLD_EXITED => (status & 0xff) << 8,
+        libc::CLD_DUMPED => status | 0x80,
+        _ => status,
+    })))
+}
+
+/// The signals that are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signal {
+    Term,
+    Kill,
+}
+
+/// Signals a child that has not been reaped, and its process group, which has its number.
+///
+/// The child goes first and by pidfd: only if it is there, if only as a zombie, the group's number
+/// is certain to be still its own.
+pub(crate) fn signal(pid: u32, pidfd: BorrowedFd<'_>, signal: Signal) -> Result<()> {
+    let number = match signal {
+        Signal::Term => libc::SIGTERM,
+        Signal::Kill => libc::SIGKILL,
+    };
+    let info: *const libc::siginfo_t = std::ptr::null();
+    let (call, fd) = (libc::SYS_pidfd_send_signal, pidfd.as_raw_fd());
+    // SAFETY: a null siginfo means what kill(2) would send.
+    let sent = unsafe { libc::syscall(call, fd, number, info, 0) };
+    check(sent as libc::c_int)?;
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::kill(-(pid as libc::pid_t), number) })
+        .map(drop)
+        .or_else(|error| {
+            // A child that changed its group has been signalled itself.
+            if error.raw_os_error() == Some(libc::ESRCH) {
+                Ok(())
+            } else {
+                Err(error)
+            }
+        })
+}
+
+/// Sets the name that `ps` and `top` show, if the caller is the process's first thread: a program
+/// executed through `/proc/self/exe` would otherwise be called `exe`. Only 15 bytes of it count.
+pub(crate) fn rename_process(name: &CStr) {
+    // SAFETY: takes no pointers.
+    if unsafe { libc::syscall(libc::SYS_gettid) } != libc::c_long::from(std::process::id() as i32) {
+        return;
+    }
+    // SAFETY: PR_SET_NAME reads a C string. It cannot fail otherwise.
+    let _ = unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// Whether a call failed because there is no such process.
+pub(crate) fn is_no_process(error: &std::io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ESRCH)
+}

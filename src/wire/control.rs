@@ -1,0 +1,323 @@
+//! Control messages: octet strings, the first of which is the verb.
+
+use super::octets::{self, OctetsError};
+use std::fmt;
+
+/// The version of the control messages. Both sides must have the same.
+pub(crate) const VERSION: u32 = 1;
+
+/// What a parent tells its child, apart from requests.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ToChild<'a> {
+    /// Run the named setup with the octet strings that follow, still encoded.
+    Setup { name: &'a str, strings: &'a [u8] },
+    /// Serve a function from now on.
+    Run(Run<'a>),
+}
+
+/// Which function a child is to serve, and how.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Run<'a> {
+    /// The parent's [`VERSION`].
+    pub(crate) protocol: u32,
+    /// The function's name.
+    pub(crate) name: &'a str,
+    /// The version of the function's service.
+    pub(crate) version: u32,
+    /// The name of the codec of its payloads.
+    pub(crate) codec: &'a str,
+    /// The longest payload either side may send.
+    pub(crate) max_frame: u32,
+    /// The size at which the child's read buffer starts.
+    pub(crate) buflen: u32,
+}
+
+impl<'a> ToChild<'a> {
+    /// The payload of the control frame.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        match self {
+            ToChild::Setup { name, strings } => {
+                let mut out = octets::encode(["setup", name]);
+                out.extend_from_slice(strings);
+                out
+            }
+            ToChild::Run(run) => octets::encode([
+                "run",
+                &run.protocol.to_string(),
+                run.name,
+                &run.version.to_string(),
+                run.codec,
+                &run.max_frame.to_string(),
+                &run.buflen.to_string(),
+            ]),
+        }
+    }
+
+    /// Reads the payload of a control frame.
+    pub(crate) fn decode(payload: &'a [u8]) -> Result<Self, ControlError> {
+        let mut fields = Fields(octets::iter(payload));
+        match fields.text("verb")? {
+            "setup" => {
+                let name = fields.text("setup name")?;
+                let strings = fields.rest(payload);
+                fields.0.try_for_each(|string| string.map(drop))?;
+                Ok(ToChild::Setup { name, strings })
+            }
+            "run" => Ok(ToChild::Run(Run {
+                protocol: fields.number("protocol version")?,
+                name: fields.text("function name")?,
+                version: fields.number("service version")?,
+                codec: fields.text("codec")?,
+                max_frame: fields.number("max_frame")?,
+                buflen: fields.number("buflen")?,
+            })),
+            verb => Err(ControlError::Verb(verb.to_owned())),
+        }
+    }
+}
+
+/// What a child tells its parent, apart from replies and events.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum ToParent<'a> {
+    /// All setups ran and the function is served. Comes before anything else.
+    Ready { protocol: u32 },
+    /// The child will not serve, and why. Comes instead of `Ready`.
+    Refused { kind: &'a str, message: &'a str },
+}
+
+impl<'a> ToParent<'a> {
+    /// The payload of the control frame.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        match self {
+            ToParent::Ready { protocol } => octets::encode(["ready", &protocol.to_string()]),
+            ToParent::Refused { kind, message } => octets::encode(["refused", kind, message]),
+        }
+    }
+
+    /// Reads the payload of a control frame.
+    pub(crate) fn decode(payload: &'a [u8]) -> Result<Self, ControlError> {
+        let mut fields = Fields(octets::iter(payload));
+        match fields.text("verb")? {
+            "ready" => Ok(ToParent::Ready {
+                protocol: fields.number("protocol version")?,
+            }),
+            "refused" => Ok(ToParent::Refused {
+                kind: fields.text("kind")?,
+                message: fields.text("message")?,
+            }),
+            verb => Err(ControlError::Verb(verb.to_owned())),
+        }
+    }
+}
+
+/// The payload of a failed reply: `kind, message[, detail]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The function returned an error: its text, and the error as the codec encodes it.
+    Error { message: String, encoded: Vec<u8> },
+    /// The function panicked: the message, and where.
+    Panic { message: String, location: String },
+    /// The request could not be decoded, or the answer not encoded.
+    Malformed { message: String },
+}
+
+impl Failure {
+    /// The payload of the frame.
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        match self {
+            // The codec of octet strings encodes an error as its text, which need not go twice.
+            Failure::Error { message, encoded } if message.as_bytes() == &encoded[..] => {
+                octets::encode(["error", message])
+            }
+            Failure::Error { message, encoded } => {
+                octets::encode([b"error", message.as_bytes(), encoded])
+            }
+            Failure::Panic { message, location } => octets::encode(["panic", message, location]),
+            Failure::Malformed { message } => octets::encode(["malformed", message]),
+        }
+    }
+
+    /// Reads the payload of a failed reply.
+    pub(crate) fn decode(payload: &[u8]) -> Result<Self, ControlError> {
+        let mut fields = Fields(octets::iter(payload));
+        let kind = fields.text("kind")?;
+        let message = fields.lossy("message")?;
+        match kind {
+            "error" => {
+                let encoded = match fields.0.next().transpose()? {
+                    Some(encoded) => encoded.to_vec(),
+                    None => message.clone().into_bytes(),
+                };
+                Ok(Failure::Error { message, encoded })
+            }
+            "panic" => Ok(Failure::Panic {
+                message,
+                location: fields.lossy("location")?,
+            }),
+            "malformed" => Ok(Failure::Malformed { message }),
+            kind => Err(ControlError::Verb(kind.to_owned())),
+        }
+    }
+}
+
+/// Why a control message or a failed reply could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ControlError {
+    /// It is not octet strings.
+    Octets(OctetsError),
+    /// A verb or kind that is not known.
+    Verb(String),
+    /// A field is missing.
+    Missing(&'static str),
+    /// A field is not what it should be.
+    Invalid(&'static str),
+}
+
+impl From<OctetsError> for ControlError {
+    fn from(error: OctetsError) -> Self {
+        ControlError::Octets(error)
+    }
+}
+
+impl fmt::Display for ControlError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ControlError::Octets(error) => error.fmt(f),
+            ControlError::Verb(verb) => write!(f, "unknown control verb {verb:?}"),
+            ControlError::Missing(field) => write!(f, "control message without its {field}"),
+            ControlError::Invalid(field) => write!(f, "control message with an invalid {field}"),
+        }
+    }
+}
+
+/// The strings of a message, taken one by one under the name they have in errors.
+struct Fields<'a>(octets::Iter<'a>);
+
+impl<'a> Fields<'a> {
+    fn bytes(&mut self, name: &'static str) -> Result<&'a [u8], ControlError> {
+        Ok(self
+            .0
+            .next()
+            .transpose()?
+            .ok_or(ControlError::Missing(name))?)
+    }
+
+    fn text(&mut self, name: &'static str) -> Result<&'a str, ControlError> {
+        str::from_utf8(self.bytes(name)?).map_err(|_| ControlError::Invalid(name))
+    }
+
+    fn lossy(&mut self, name: &'static str) -> Result<String, ControlError> {
+        Ok(String::from_utf8_lossy(self.bytes(name)?).into_owned())
+    }
+
+    fn number(&mut self, name: &'static str) -> Result<u32, ControlError> {
+        self.text(name)?
+            .parse()
+            .map_err(|_| ControlError::Invalid(name))
+    }
+
+    /// What has not been taken of `payload`, still encoded.
+    fn rest(&self, payload: &'a [u8]) -> &'a [u8] {
+        &payload[self.0.taken()..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_return() {
+        let strings = octets::encode(["a", ""]);
+        let run = Run {
+            protocol: 1,
+            name: "f",
+            version: 7,
+            codec: "octets",
+            max_frame: 9,
+            buflen: 10,
+        };
+        for message in [
+            ToChild::Setup {
+                name: "s",
+                strings: &strings,
+            },
+            ToChild::Run(run),
+        ] {
+            assert_eq!(ToChild::decode(&message.encode()), Ok(message));
+        }
+        for message in [
+            ToParent::Ready { protocol: 1 },
+            ToParent::Refused {
+                kind: "k",
+                message: "m",
+            },
+        ] {
+            assert_eq!(ToParent::decode(&message.encode()), Ok(message));
+        }
+    }
+
+    #[test]
+    fn failures_return() {
+        let text = |s: &str| s.to_owned();
+        for failure in [
+            Failure::Error {
+                message: text("m"),
+                encoded: b"m".to_vec(),
+            },
+            Failure::Error {
+                message: text("m"),
+                encoded: vec![],
+            },
+            Failure::Error {
+                message: text("m"),
+                encoded: vec![0xff],
+            },
+            Failure::Panic {
+                message: text("m"),
+                location: text("f.rs:1:2"),
+            },
+            Failure::Malformed { message: text("m") },
+        ] {
+            assert_eq!(Failure::decode(&failure.encode()), Ok(failure));
+        }
+    }
+
+    #[test]
+    fn bad_messages_name_what_is_wrong() {
+        let strings = |strings: &[&str]| octets::encode(strings);
+        assert_eq!(ToChild::decode(b""), Err(ControlError::Missing("verb")));
+        assert_eq!(
+            ToChild::decode(&strings(&["dance"])),
+            Err(ControlError::Verb("dance".into()))
+        );
+        assert_eq!(
+            ToChild::decode(b"\x05setup\x02a"),
+            Err(ControlError::Octets(OctetsError::CutString {
+                at: 6,
+                len: 2,
+                left: 1
+            }))
+        );
+        assert_eq!(
+            ToChild::decode(b"\x05setup\x01a\x02a"),
+            Err(ControlError::Octets(OctetsError::CutString {
+                at: 8,
+                len: 2,
+                left: 1
+            }))
+        );
+        assert_eq!(
+            ToChild::decode(&strings(&["run", "x"])),
+            Err(ControlError::Invalid("protocol version"))
+        );
+        assert_eq!(
+            ToParent::decode(&strings(&["refused", "x"])),
+            Err(ControlError::Missing("message"))
+        );
+        assert_eq!(
+            Failure::decode(&strings(&["error"])),
+            Err(ControlError::Missing("message"))
+        );
+    }
+}

@@ -1,0 +1,397 @@
+//! Frames: a header, and a decoder that takes bytes however they were split.
+
+use std::fmt;
+use std::ops::Range;
+
+/// Frames longer than this get a buffer of their own, read into directly, and the shared buffer
+/// never grows beyond it. 64 KiB is what one read from a socket brings at best by default.
+const LARGE: usize = 64 << 10;
+
+/// The most that is reserved for a large frame before its bytes have begun to arrive.
+const RESERVE: usize = 1 << 20;
+
+/// What stands before a payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// `id: u32 | length: u32`
+    Tagged,
+    /// `length: u32`; frames have the id 0. Only requests in the ordered mode look like this.
+    Counted,
+}
+
+impl Framing {
+    /// Bytes of the header.
+    pub(crate) const fn header_len(self) -> usize {
+        match self {
+            Framing::Tagged => 8,
+            Framing::Counted => 4,
+        }
+    }
+}
+
+/// The header of a frame, left-aligned, and its length.
+pub(crate) fn header(framing: Framing, id: u32, payload_len: u32) -> ([u8; 8], usize) {
+    let mut bytes = [0; 8];
+    match framing {
+        Framing::Tagged => {
+            bytes[..4].copy_from_slice(&id.to_be_bytes());
+            bytes[4..].copy_from_slice(&payload_len.to_be_bytes());
+        }
+        Framing::Counted => bytes[..4].copy_from_slice(&payload_len.to_be_bytes()),
+    }
+    (bytes, framing.header_len())
+}
+
+/// Where the payload of a decoded frame is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Payload {
+    /// In the decoder's buffer, see [`Decoder::bytes`].
+    At(Range<usize>),
+    /// In a buffer of its own.
+    Owned(Vec<u8>),
+}
+
+/// Why bytes are not frames. Offsets count from the start of the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DecodeError {
+    /// The frame at `offset` claims more than the limit.
+    TooLarge {
+        offset: u64,
+        id: u32,
+        claimed: u32,
+        limit: usize,
+    },
+    /// The stream ended inside the frame that starts at `offset`.
+    Truncated { offset: u64, have: u64, need: u64 },
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DecodeError::TooLarge {
+                offset,
+                id,
+                claimed,
+                limit,
+            } => write!(
+                f,
+                "the frame at offset {offset} (id {id:#x}) claims {claimed} bytes, \
+                 the limit (max_frame) is {limit}"
+            ),
+            DecodeError::Truncated { offset, have, need } => write!(
+                f,
+                "the stream ended inside the frame at offset {offset}: \
+                 {have} of {need} bytes came"
+            ),
+        }
+    }
+}
+
+/// Turns bytes into frames.
+///
+/// Read into [`space`](Decoder::space), then take frames with [`next`](Decoder::next) until there
+/// are none. Payloads in the buffer stay where they are until the next `space`.
+///
+/// Nothing is allocated because a header claims it: the buffer doubles only when a read filled it,
+/// and a large frame's own buffer grows with what has arrived.
+pub(crate) struct Decoder {
+    framing: Framing,
+    max_frame: usize,
+    /// Received bytes; the ones before `start` are done with.
+    buf: Vec<u8>,
+    start: usize,
+    /// Offset of `buf[start]`, or of the large frame, in the stream.
+    offset: u64,
+    /// Capacity that `buf` is to have.
+    target: usize,
+    large: Option<Large>,
+}
+
+/// A frame whose payload did not fit into the shared buffer.
+struct Large {
+    id: u32,
+    len: usize,
+    payload: Vec<u8>,
+}
+
+/// Room to read into: at most `limit` bytes may be appended to `buf`, whose capacity has room for
+/// at least one.
+pub(crate) struct Space<'a> {
+    pub(crate) buf: &'a mut Vec<u8>,
+    pub(crate) limit: usize,
+}
+
+impl Decoder {
+    /// A decoder whose buffer starts at `buflen` bytes.
+    pub(crate) fn new(framing: Framing, buflen: usize, max_frame: usize) -> Self {
+        Decoder {
+            framing,
+            max_frame: max_frame.min(u32::MAX as usize),
+            buf: Vec::new(),
+            start: 0,
+            offset: 0,
+            target: buflen.max(64),
+            large: None,
+        }
+    }
+
+    /// The next whole frame: its id and its payload.
+    pub(crate) fn next(&mut self) -> Result<Option<(u32, Payload)>, DecodeError> {
+        if let Some(large) = &self.large {
+            if large.payload.len() < large.len {
+                return Ok(None);
+            }
+            let large = self.large.take().expect("looked at above");
+            self.offset += (self.framing.header_len() + large.len) as u64;
+            return Ok(Some((large.id, Payload::Owned(large.payload))));
+        }
+        let Some((id, claimed)) = self.peek() else {
+            return Ok(None);
+        };
+        if claimed as usize > self.max_frame {
+            let (offset, limit) = (self.offset, self.max_frame);
+            return Err(DecodeError::TooLarge {
+                offset,
+                id,
+                claimed,
+                limit,
+            });
+        }
+        let at = self.start + self.framing.header_len();
+        let len = claimed as usize;
+        if self.buf.len() - at >= len {
+            self.start = at + len;
+            self.offset += (self.framing.header_len() + len) as u64;
+            return Ok(Some((id, Payload::At(at..at + len))));
+        }
+        if len > LARGE {
+            let mut payload = Vec::with_capacity(len.min(RESERVE));
+            payload.extend_from_slice(&self.buf[at..]);
+            self.buf.clear();
+            self.start = 0;
+            self.large = Some(Large { id, len, payload });
+        }
+        Ok(None)
+    }
+
+    /// The bytes of a payload that is in the buffer.
+    pub(crate) fn bytes(&self, at: Range<usize>) -> &[u8] {
+        &self.buf[at]
+    }
+
+    /// Where the next bytes go. Ends the validity of every [`Payload::At`].
+    pub(crate) fn space(&mut self) -> Space<'_> {
+        // `ref mut`, for the borrow to end where there is none.
+        if let Some(ref mut large) = self.large {
+            let left = large.len - large.payload.len();
+            debug_assert!(left > 0, "a whole large frame was not taken");
+            if large.payload.len() == large.payload.capacity() {
+                large
+                    .payload
+                    .reserve_exact(left.min(large.payload.len().max(RESERVE)));
+            }
+            let limit = left.min(large.payload.capacity() - large.payload.len());
+            return Space {
+                buf: &mut large.payload,
+                limit,
+            };
+        }
+        // A read that filled the buffer had more to bring: make room for it.
+        if self.buf.len() == self.buf.capacity() && self.buf.capacity() >= self.target {
+            self.target = (self.target * 2).min(LARGE.max(self.target));
+        }
+        self.buf.drain(..self.start);
+        self.start = 0;
+        let frame = self
+            .peek()
+            .map_or(0, |(_, len)| self.framing.header_len() + len as usize);
+        let want = self.target.max(frame);
+        if self.buf.capacity() < want || self.buf.len() == self.buf.capacity() {
+            self.buf
+                .reserve_exact(want.max(self.buf.len() + 1) - self.buf.len());
+        }
+        let limit = self.buf.capacity() - self.buf.len();
+        Space {
+            buf: &mut self.buf,
+            limit,
+        }
+    }
+
+    /// Offset in the stream of the first byte that [`next`](Decoder::next) has not taken.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The first bytes that are not a whole frame yet, to show in an error.
+    pub(crate) fn rest(&self) -> &[u8] {
+        &self.buf[self.start..]
+    }
+
+    /// Whether the stream may end here: it may between two frames.
+    pub(crate) fn finish(&self) -> Result<(), DecodeError> {
+        let header = self.framing.header_len() as u64;
+        let (have, need) = match &self.large {
+            Some(large) => (
+                header + large.payload.len() as u64,
+                header + large.len as u64,
+            ),
+            None => {
+                let have = (self.buf.len() - self.start) as u64;
+                (
+                    have,
+                    self.peek()
+                        .map_or(header, |(_, len)| header + u64::from(len)),
+                )
+            }
+        };
+        match have {
+            0 => Ok(()),
+            _ => Err(DecodeError::Truncated {
+                offset: self.offset,
+                have,
+                need,
+            }),
+        }
+    }
+
+    /// The header at the start of what is not taken, if it is there.
+    fn peek(&self) -> Option<(u32, u32)> {
+        let rest = &self.buf[self.start..];
+        match self.framing {
+            Framing::Tagged => {
+                let header = rest.first_chunk::<8>()?;
+                let [a, b, c, d, len @ ..] = *header;
+                Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes(len)))
+            }
+            Framing::Counted => Some((0, u32::from_be_bytes(*rest.first_chunk::<4>()?))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(framing: Framing, id: u32, payload: &[u8]) -> Vec<u8> {
+        let (head, n) = header(framing, id, payload.len() as u32);
+        [&head[..n], payload].concat()
+    }
+
+    /// Feeds `bytes` in pieces of `split`, respecting the room there is.
+    fn decode(
+        decoder: &mut Decoder,
+        mut bytes: &[u8],
+        split: usize,
+    ) -> Result<Vec<(u32, Vec<u8>)>, DecodeError> {
+        let mut frames = Vec::new();
+        while !bytes.is_empty() {
+            let space = decoder.space();
+            assert!(space.limit > 0 && space.buf.capacity() - space.buf.len() >= space.limit);
+            let n = split.min(space.limit).min(bytes.len());
+            space.buf.extend_from_slice(&bytes[..n]);
+            bytes = &bytes[n..];
+            while let Some((id, payload)) = decoder.next()? {
+                frames.push((
+                    id,
+                    match payload {
+                        Payload::At(at) => decoder.bytes(at).to_vec(),
+                        Payload::Owned(bytes) => bytes,
+                    },
+                ));
+            }
+        }
+        Ok(frames)
+    }
+
+    #[test]
+    fn any_split_yields_the_same_frames() {
+        for framing in [Framing::Tagged, Framing::Counted] {
+            let id = |id| if framing == Framing::Tagged { id } else { 0 };
+            let want = vec![
+                (id(1), vec![]),
+                (id(0x8000_0002), b"abc".to_vec()),
+                (id(3), vec![7; 200]),
+                (id(4), (0..LARGE + 5).map(|n| n as u8).collect()),
+                (id(5), vec![8; LARGE]),
+                (id(6), b"z".to_vec()),
+            ];
+            let stream: Vec<u8> = want
+                .iter()
+                .flat_map(|(id, p)| frame(framing, *id, p))
+                .collect();
+            for split in
+                (1..40).chain([63, 64, 65, 4096, LARGE - 1, LARGE, LARGE + 1, stream.len()])
+            {
+                let mut decoder = Decoder::new(framing, 64, 1 << 20);
+                assert_eq!(
+                    decode(&mut decoder, &stream, split).unwrap(),
+                    want,
+                    "split {split}"
+                );
+                assert_eq!(decoder.offset(), stream.len() as u64);
+                assert_eq!(decoder.finish(), Ok(()));
+            }
+        }
+    }
+
+    #[test]
+    fn claimed_length_is_not_allocated() {
+        let mut decoder = Decoder::new(Framing::Tagged, 64, usize::MAX);
+        let head = header(Framing::Tagged, 1, u32::MAX).0;
+        assert_eq!(decode(&mut decoder, &head, 8), Ok(vec![]));
+        assert!(decoder.space().buf.capacity() <= RESERVE);
+    }
+
+    #[test]
+    fn frame_above_the_limit_is_refused_by_its_header() {
+        let mut decoder = Decoder::new(Framing::Tagged, 64, 10);
+        let stream = [
+            frame(Framing::Tagged, 1, b"0123456789"),
+            frame(Framing::Tagged, 2, b"0123456789a"),
+        ]
+        .concat();
+        let error = decode(&mut decoder, &stream[..18 + 8], 5).unwrap_err();
+        assert_eq!(
+            error,
+            DecodeError::TooLarge {
+                offset: 18,
+                id: 2,
+                claimed: 11,
+                limit: 10
+            }
+        );
+    }
+
+    #[test]
+    fn end_inside_a_frame_is_told() {
+        let whole = frame(Framing::Tagged, 1, &vec![1; LARGE + 100]);
+        for cut in [1, 7, 8, 9, 100, LARGE, whole.len() - 1] {
+            let mut decoder = Decoder::new(Framing::Tagged, 64, usize::MAX);
+            decode(&mut decoder, &frame(Framing::Tagged, 9, b"before"), 3).unwrap();
+            assert_eq!(decode(&mut decoder, &whole[..cut], 1000), Ok(vec![]));
+            let need = if cut < 8 { 8 } else { whole.len() as u64 };
+            let told = DecodeError::Truncated {
+                offset: 14,
+                have: cut as u64,
+                need,
+            };
+            assert_eq!(decoder.finish(), Err(told), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn buffer_grows_with_traffic_and_not_with_a_large_frame() {
+        let mut decoder = Decoder::new(Framing::Tagged, 512, usize::MAX);
+        decode(
+            &mut decoder,
+            &frame(Framing::Tagged, 1, &vec![0; 10 * LARGE]),
+            1 << 20,
+        )
+        .unwrap();
+        assert!(decoder.space().buf.capacity() <= 1024);
+        let many = frame(Framing::Tagged, 1, b"x").repeat(100_000);
+        decode(&mut decoder, &many, usize::MAX).unwrap();
+        let capacity = decoder.space().buf.capacity();
+        assert!((LARGE / 2..=LARGE).contains(&capacity), "{capacity}");
+    }
+}

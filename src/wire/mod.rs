@@ -1,0 +1,36 @@
+//! The protocol as bytes: frames, the octet strings inside them, and the control messages made of
+//! octet strings. Pure: no I/O, no clocks, no knowledge of processes or calls.
+//!
+//! Every frame is `id: u32 | length: u32 | payload`, big endian, except for requests in the ordered
+//! mode, which carry no id. What an id means depends on the direction:
+//!
+//! | direction | id | meaning |
+//! |---|---|---|
+//! | to the child | 1..=[`MAX_ID`] | request |
+//! | to the child | [`CONTROL_TO_CHILD`] | control: [`ToChild`] |
+//! | to the parent | the request's | reply |
+//! | to the parent | the request's, with [`FAILED`] set | failed reply: [`Failure`] |
+//! | to the parent | [`EVENT`] | event |
+//! | to the parent | [`CONTROL_TO_PARENT`] | control: [`ToParent`] |
+
+mod control;
+mod frame;
+pub(crate) mod octets;
+mod small;
+
+pub(crate) use control::{ControlError, Failure, Run, ToChild, ToParent, VERSION};
+pub(crate) use frame::{DecodeError, Decoder, Framing, Payload, header};
+pub(crate) use small::SmallBytes;
+
+/// The greatest id of a call; the bit above it marks a failed reply.
+pub(crate) const MAX_ID: u32 = 0x7fff_ffff;
+/// Set in the id of a failed reply.
+pub(crate) const FAILED: u32 = 0x8000_0000;
+/// Id of an event, from child to parent.
+pub(crate) const EVENT: u32 = 0;
+/// Id of a control frame from parent to child.
+pub(crate) const CONTROL_TO_CHILD: u32 = 0;
+/// Id of a control frame from child to parent: a failed reply to no call.
+pub(crate) const CONTROL_TO_PARENT: u32 = FAILED;
+/// Id of every reply in the ordered mode.
+pub(crate) const ORDERED_REPLY: u32 = 1;

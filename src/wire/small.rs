@@ -1,0 +1,80 @@
+//! Bytes that need no allocation while they are few.
+
+use std::fmt;
+use std::ops::Deref;
+
+/// Fits the kit of small replies (a few numbers, a short text) and makes the type 32 bytes.
+const INLINE: usize = 30;
+
+/// An owned byte string; short ones live inside.
+#[derive(Clone)]
+pub(crate) enum SmallBytes {
+    /// The first `len` of `bytes`.
+    Inline { len: u8, bytes: [u8; INLINE] },
+    /// Longer than [`INLINE`], or handed over as a `Vec`.
+    Heap(Vec<u8>),
+}
+
+impl SmallBytes {
+    /// The bytes, with a copy only if they live inside.
+    pub(crate) fn into_vec(self) -> Vec<u8> {
+        match self {
+            SmallBytes::Inline { len, bytes } => bytes[..usize::from(len)].to_vec(),
+            SmallBytes::Heap(bytes) => bytes,
+        }
+    }
+}
+
+impl From<&[u8]> for SmallBytes {
+    fn from(from: &[u8]) -> Self {
+        if from.len() > INLINE {
+            return SmallBytes::Heap(from.to_vec());
+        }
+        let mut bytes = [0; INLINE];
+        bytes[..from.len()].copy_from_slice(from);
+        SmallBytes::Inline {
+            len: from.len() as u8,
+            bytes,
+        }
+    }
+}
+
+impl From<Vec<u8>> for SmallBytes {
+    fn from(from: Vec<u8>) -> Self {
+        SmallBytes::Heap(from)
+    }
+}
+
+impl Deref for SmallBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            SmallBytes::Inline { len, bytes } => &bytes[..usize::from(*len)],
+            SmallBytes::Heap(bytes) => bytes,
+        }
+    }
+}
+
+impl fmt::Debug for SmallBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "\"{}\"", self.escape_ascii())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_and_long_bytes_return() {
+        for len in [0, 1, INLINE - 1, INLINE, INLINE + 1, 1000] {
+            let bytes: Vec<u8> = (0..len).map(|n| n as u8).collect();
+            let small = SmallBytes::from(&bytes[..]);
+            assert_eq!(matches!(small, SmallBytes::Inline { .. }), len <= INLINE);
+            assert_eq!(*small, *bytes);
+            assert_eq!(small.into_vec(), bytes);
+        }
+        assert_eq!(size_of::<SmallBytes>(), 32);
+    }
+}
