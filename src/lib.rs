@@ -2,6 +2,7 @@
 
 mod codec;
 mod error;
+mod process;
 mod service;
 #[expect(unsafe_code, reason = "system calls, each behind a safe function")]
 mod sys;
@@ -9,4 +10,5 @@ mod wire;
 
 pub use codec::{Argument, Codec, CodecError, Input, Octets, Output, Strings};
 pub use error::{BoxError, CallError, Error, ErrorKind, Panic, Phase, Refusal};
+pub use process::{Plain, Process, Stderr};
 pub use service::Service;

@@ -1,0 +1,80 @@
+//! A child process that was started, until it is reaped.
+
+use crate::sys::{self, Signal};
+use std::io::{PipeWriter, Result};
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// A child process. Whoever has it last should have seen it reaped.
+#[derive(Debug)]
+pub(crate) struct Child {
+    pid: u32,
+    /// Readable once the process has ended. `None` if it had, and somebody else had reaped it,
+    /// before it could be opened.
+    pidfd: Option<Arc<OwnedFd>>,
+    /// Keeps the process from being killed: see [`sys::Lifeline`].
+    lifeline: Mutex<Option<PipeWriter>>,
+    /// Whether it was reaped. Locked while it is signalled, so that its number is still its own.
+    reaped: Mutex<bool>,
+}
+
+impl Child {
+    /// Takes charge of a process that was just started.
+    pub(crate) fn new(pid: u32, lifeline: Option<PipeWriter>) -> Result<Self> {
+        let pidfd = match sys::open_pidfd(pid) {
+            Ok(pidfd) => Some(Arc::new(pidfd)),
+            // It is gone, and so is its status: the program ignores SIGCHLD.
+            Err(error) if sys::is_no_process(&error) => None,
+            Err(error) => return Err(error),
+        };
+        Ok(Child {
+            pid,
+            pidfd,
+            lifeline: Mutex::new(lifeline),
+            reaped: Mutex::new(false),
+        })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// What becomes readable when the process ends, if it has not.
+    pub(crate) fn pidfd(&self) -> Option<&Arc<OwnedFd>> {
+        self.pidfd.as_ref()
+    }
+
+    /// Signals the process and its group. Does nothing once it was reaped.
+    pub(crate) fn signal(&self, signal: Signal) {
+        let reaped = self.lock();
+        if let (false, Some(pidfd)) = (*reaped, &self.pidfd) {
+            // It can only fail if somebody else reaped it, which the pidfd tells, too.
+            let _ = sys::signal(self.pid, pidfd.as_fd(), signal);
+        }
+    }
+
+    /// Takes the exit status once the process has ended: `None` if it has not. The status is
+    /// `None` if somebody else took it.
+    pub(crate) fn reap(&self) -> Option<Option<ExitStatus>> {
+        let mut reaped = self.lock();
+        let status = match &self.pidfd {
+            Some(pidfd) => match sys::reap(pidfd.as_fd()) {
+                Ok(None) => return None,
+                Ok(status) => status,
+                Err(_gone) => None,
+            },
+            None => None,
+        };
+        *reaped = true;
+        *self
+            .lifeline
+            .lock()
+            .expect("nothing panics under this lock") = None;
+        Some(status)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.reaped.lock().expect("nothing panics under this lock")
+    }
+}

@@ -1,0 +1,198 @@
+//! Turning a description into a child.
+
+use super::marker::{self, Given};
+use super::stderr::Kind;
+use super::{Child, Process, Target};
+use crate::error::{Error, ErrorKind};
+use crate::sys;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
+use std::io::{self, PipeReader};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// A child that was started, and what leads to it.
+pub(crate) struct Launched {
+    /// The connection.
+    pub(crate) socket: OwnedFd,
+    /// The process, unless there is only the connection.
+    pub(crate) child: Option<Child>,
+    /// Its standard error, if that is captured.
+    pub(crate) stderr: Option<PipeReader>,
+}
+
+impl Process {
+    /// Starts the child. It knows nothing of setups or functions yet.
+    pub(crate) fn launch(&self) -> Result<Launched, Error> {
+        if let Target::Stream(_, socket) = &self.target {
+            let socket = socket
+                .lock()
+                .expect("nothing panics under this lock")
+                .take();
+            return self.adopt(socket);
+        }
+        if marker::unserved().is_some() {
+            let message = "this process was started as a child and has not called Worker::run(), \
+                           so it must not start children; call run() first in main()";
+            return Err(Error::new(ErrorKind::NotServing, message));
+        }
+        self.spawn()
+            .map_err(|error| Error::new(ErrorKind::Spawn, format!("cannot start {self}: {error}")))
+    }
+
+    fn adopt(&self, socket: Option<OwnedFd>) -> Result<Launched, Error> {
+        let error = |message| Err(Error::new(ErrorKind::Spawn, message));
+        match socket {
+            None => error("the stream was started before; a stream can be started once"),
+            Some(socket) if !sys::is_stream_socket(socket.as_fd()) => {
+                error("Process::stream() takes a connected stream socket, and this is not one")
+            }
+            Some(socket) => Ok(Launched {
+                socket,
+                child: None,
+                stderr: None,
+            }),
+        }
+    }
+
+    fn spawn(&self) -> io::Result<Launched> {
+        let (near, far) = UnixStream::pair()?;
+        let mut fds = vec![(out_of_the_way(far)?, 0)];
+        let mut lifeline = None;
+        let mut marker = None;
+        if self.plain().is_some() {
+            fds.push((fds[0].0.try_clone()?, 1));
+        } else {
+            let stdout = matches!(self.target, Target::Test(_));
+            let given = Given {
+                lifeline: !self.outlive,
+                stdout,
+            };
+            marker = Some(given.marker(&fds[0].0)?);
+            if given.lifeline {
+                let (reader, writer) = io::pipe()?;
+                fds.push((out_of_the_way(reader)?, marker::LIFELINE));
+                lifeline = Some(writer);
+            }
+            if given.stdout {
+                // The harness announces the test it runs; the child's own output comes later.
+                fds.push((null()?, 1));
+                fds.push((out_of_the_way(io::stdout())?, marker::STDOUT));
+            }
+        }
+        let stderr = match &self.stderr.0 {
+            Kind::Inherit => None,
+            Kind::Null => {
+                fds.push((null()?, 2));
+                None
+            }
+            Kind::Capture(_) => {
+                let (reader, writer) = io::pipe()?;
+                fds.push((out_of_the_way(writer)?, 2));
+                Some(reader)
+            }
+        };
+        let fds: Vec<(BorrowedFd<'_>, RawFd)> = fds
+            .iter()
+            .map(|(fd, number)| (fd.as_fd(), *number))
+            .collect();
+        let dir = self
+            .dir
+            .as_deref()
+            .map(|dir| c_string(dir.as_os_str()))
+            .transpose()?;
+        let pid = sys::spawn(&sys::Spawn {
+            program: &c_string(&self.program()?)?,
+            args: &self.arguments()?,
+            env: &self.environment(marker)?,
+            dir: dir.as_deref(),
+            fds: &fds,
+            close_from: fds.iter().map(|(_, number)| number + 1).fold(3, i32::max),
+        })?;
+        let child = Some(Child::new(pid, lifeline)?);
+        Ok(Launched {
+            socket: near.into(),
+            child,
+            stderr,
+        })
+    }
+
+    /// What to execute: with a slash in it, unless `PATH` is to be searched.
+    fn program(&self) -> io::Result<OsString> {
+        let absolute = |path: &Path| std::path::absolute(path).map(OsString::from);
+        match &self.target {
+            // Not its path, which may have another program by now.
+            Target::ThisProgram | Target::Test(_) => Ok("/proc/self/exe".into()),
+            Target::Exe(path) => absolute(path),
+            Target::Command(_, program) if program.as_bytes().contains(&b'/') => {
+                absolute(Path::new(program))
+            }
+            Target::Command(_, program) => Ok(program.clone()),
+            Target::Stream(..) => unreachable!("a stream is adopted, not executed"),
+        }
+    }
+
+    /// The command line.
+    fn arguments(&self) -> io::Result<Vec<CString>> {
+        let name = match &self.target {
+            Target::ThisProgram | Target::Test(_) => std::env::args_os().next().unwrap_or_default(),
+            Target::Exe(path) => path.clone().into(),
+            Target::Command(_, program) => program.clone(),
+            Target::Stream(..) => OsString::new(),
+        };
+        // What libtest and nextest understand alike.
+        let test = match &self.target {
+            Target::Test(test) => {
+                vec![test.as_str(), "--exact", "--nocapture", "--include-ignored"]
+            }
+            _ => Vec::new(),
+        };
+        let test = test.into_iter().map(OsString::from);
+        [name]
+            .into_iter()
+            .chain(test)
+            .chain(self.args.clone())
+            .map(|arg| c_string(&arg))
+            .collect()
+    }
+
+    /// The environment: each `NAME=value`.
+    fn environment(&self, marker: Option<String>) -> io::Result<Vec<CString>> {
+        let inherited = std::env::vars_os().filter(|(name, _)| {
+            !self.env_clear && !self.env.contains_key(name) && name != marker::VARIABLE
+        });
+        let changed = self
+            .env
+            .iter()
+            .filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
+        let marker = marker.map(|value| (marker::VARIABLE.into(), value.into()));
+        inherited
+            .chain(changed)
+            .chain(marker)
+            .map(|(name, value)| {
+                let mut both = name;
+                both.push("=");
+                both.push(value);
+                c_string(&both)
+            })
+            .collect()
+    }
+}
+
+/// A duplicate whose number is none of those that a child's descriptors get.
+fn out_of_the_way(fd: impl AsFd) -> io::Result<OwnedFd> {
+    sys::duplicate_above(fd, marker::LIMIT)
+}
+
+fn null() -> io::Result<OwnedFd> {
+    out_of_the_way(File::options().write(true).open("/dev/null")?)
+}
+
+fn c_string(string: &OsStr) -> io::Result<CString> {
+    CString::new(string.to_owned().into_vec()).map_err(|_| {
+        let message = format!("{string:?} has a NUL byte in it");
+        io::Error::new(io::ErrorKind::InvalidInput, message)
+    })
+}
