@@ -3,6 +3,7 @@
 mod codec;
 mod error;
 mod process;
+mod rpc;
 mod service;
 #[expect(unsafe_code, reason = "system calls, each behind a safe function")]
 mod sys;
@@ -11,4 +12,5 @@ mod wire;
 pub use codec::{Argument, Codec, CodecError, Input, Octets, Output, Strings};
 pub use error::{BoxError, CallError, Error, ErrorKind, Panic, Phase, Refusal};
 pub use process::{Plain, Process, Stderr};
+pub use rpc::Rung;
 pub use service::Service;

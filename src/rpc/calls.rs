@@ -1,0 +1,187 @@
+//! The table of calls that were made and not answered. Pure.
+
+use crate::wire::MAX_ID;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Entries by id. Ids are given in order, so the table is a window that moves over them; what is
+/// left far behind, because it takes long, moves to a tree and does not hold the window open. No id
+/// is given again before two thousand million others, and never while its entry is there.
+pub(crate) struct Calls<E> {
+    /// Entries of the ids from `base` on.
+    window: VecDeque<Option<E>>,
+    base: u32,
+    /// How many entries the window has.
+    here: usize,
+    /// Entries of ids before the window, or from before ids began again.
+    left: BTreeMap<u32, E>,
+}
+
+/// The window is at least this long before entries are left behind.
+const SHORT: usize = 256;
+
+impl<E> Calls<E> {
+    pub(crate) fn new() -> Self {
+        Calls {
+            window: VecDeque::new(),
+            base: 1,
+            here: 0,
+            left: BTreeMap::new(),
+        }
+    }
+
+    /// How many entries there are.
+    pub(crate) fn len(&self) -> usize {
+        self.here + self.left.len()
+    }
+
+    /// Puts an entry in and returns its id.
+    pub(crate) fn insert(&mut self, entry: E) -> u32 {
+        loop {
+            if self.base as usize + self.window.len() > MAX_ID as usize {
+                self.leave_behind(self.window.len());
+                self.base = 1;
+            }
+            let id = self.base + self.window.len() as u32;
+            if self.left.contains_key(&id) {
+                // Only after ids began again: step over it.
+                match self.window.len() {
+                    0 => self.base += 1,
+                    _ => self.window.push_back(None),
+                }
+                continue;
+            }
+            self.window.push_back(Some(entry));
+            self.here += 1;
+            return id;
+        }
+    }
+
+    /// The entry of an id, if it is outstanding.
+    pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut E> {
+        match id
+            .checked_sub(self.base)
+            .and_then(|n| self.window.get_mut(n as usize))
+        {
+            Some(Some(entry)) => Some(entry),
+            _ => self.left.get_mut(&id),
+        }
+    }
+
+    /// Takes the entry of an id out.
+    pub(crate) fn remove(&mut self, id: u32) -> Option<E> {
+        let slot = id
+            .checked_sub(self.base)
+            .and_then(|n| self.window.get_mut(n as usize));
+        let Some(entry) = slot.and_then(Option::take) else {
+            return self.left.remove(&id);
+        };
+        self.here -= 1;
+        while let Some(None) = self.window.front() {
+            self.window.pop_front();
+            self.base += 1;
+        }
+        if self.window.len() > SHORT && self.window.len() > 4 * self.here {
+            self.leave_behind(self.window.len() / 2);
+        }
+        Some(entry)
+    }
+
+    /// The id that was given first of those outstanding.
+    pub(crate) fn first(&self) -> Option<u32> {
+        // Ids of the tree are older; those from before ids began again, the high ones, first.
+        let old = self
+            .left
+            .range(self.base..)
+            .next()
+            .or_else(|| self.left.iter().next());
+        old.map(|(id, _)| *id)
+            .or((self.here > 0).then_some(self.base))
+    }
+
+    /// Takes all entries out, in the order in which they were put in.
+    pub(crate) fn drain(&mut self) -> Vec<E> {
+        let mut all = Vec::with_capacity(self.len());
+        while let Some(entry) = self.first().and_then(|id| self.remove(id)) {
+            all.push(entry);
+        }
+        all
+    }
+
+    /// Moves the first `count` places of the window to the tree.
+    fn leave_behind(&mut self, count: usize) {
+        for entry in self.window.drain(..count) {
+            if let Some(entry) = entry {
+                self.left.insert(self.base, entry);
+                self.here -= 1;
+            }
+            self.base += 1;
+        }
+        while let Some(None) = self.window.front() {
+            self.window.pop_front();
+            self.base += 1;
+        }
+        self.window.shrink_to(2 * self.window.len());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_count_from_one_and_are_not_reused() {
+        let mut calls = Calls::new();
+        assert_eq!((calls.insert('a'), calls.insert('b')), (1, 2));
+        assert_eq!(calls.remove(1), Some('a'));
+        assert_eq!(calls.remove(1), None);
+        assert_eq!(calls.remove(2), Some('b'));
+        assert_eq!(calls.insert('c'), 3);
+        assert_eq!(calls.get_mut(3), Some(&mut 'c'));
+        assert_eq!(calls.get_mut(0), None);
+        assert_eq!(calls.get_mut(4), None);
+    }
+
+    #[test]
+    fn old_call_does_not_hold_the_window_open() {
+        let mut calls = Calls::new();
+        calls.insert(0);
+        for n in 1..100_000 {
+            let id = calls.insert(n);
+            assert_eq!(calls.remove(id), Some(n));
+        }
+        assert!(calls.window.len() <= 2 * SHORT, "{}", calls.window.len());
+        assert_eq!(calls.first(), Some(1));
+        assert_eq!(calls.remove(1), Some(0));
+        assert_eq!((calls.len(), calls.first()), (0, None));
+    }
+
+    #[test]
+    fn ids_begin_again_and_step_over_old_ones() {
+        let mut calls = Calls::new();
+        assert_eq!(calls.insert('a'), 1);
+        calls.insert('b');
+        calls.base = MAX_ID - 1;
+        calls.left.insert(1, 'o');
+        calls.left.insert(2, 'p');
+        assert_eq!(calls.len(), 4);
+        assert_eq!(calls.insert('c'), 3);
+        assert_eq!(calls.first(), Some(MAX_ID - 1));
+        assert_eq!(calls.remove(MAX_ID - 1), Some('a'));
+        assert_eq!(calls.remove(MAX_ID), Some('b'));
+        assert_eq!(calls.remove(1), Some('o'));
+        assert_eq!(calls.remove(2), Some('p'));
+        assert_eq!(calls.drain(), ['c']);
+    }
+
+    #[test]
+    fn drain_keeps_the_order() {
+        let mut calls = Calls::new();
+        let ids: Vec<u32> = (0..2000).map(|n| calls.insert(n)).collect();
+        ids.iter()
+            .filter(|id| *id % 100 != 0)
+            .for_each(|id| drop(calls.remove(*id)));
+        assert!(!calls.left.is_empty());
+        let want: Vec<u32> = (0..20).map(|n| n * 100 + 99).collect();
+        assert_eq!(calls.drain(), want);
+    }
+}

@@ -1,0 +1,580 @@
+//! The parent's side of the conversation with one child, as a state machine. Pure: no descriptors,
+//! no threads, no clock.
+//!
+//! ```text
+//!              start() queues setups and run
+//!   Starting ──────────── ready ────────────▶ Serving ── close() ──▶ Closing
+//!   (plain peers are ready from the start)
+//! ```
+//!
+//! Commands put frames into the outbox and calls into the table, in any state: what is queued while
+//! starting goes out with the start. Input is one frame at a time ([`receive`]) or a moment
+//! ([`expire`]); both say whose call has ended. Output is bytes ([`take`]).
+//!
+//! `T` is the caller's own note of a call. It comes back exactly once: from the command that refuses
+//! it, from [`receive`], from [`expire`] or from [`drain`].
+//!
+//! [`receive`]: Connection::receive
+//! [`expire`]: Connection::expire
+//! [`take`]: Connection::take
+//! [`drain`]: Connection::drain
+
+use super::calls::Calls;
+use super::outbox::Outbox;
+use crate::error::{Phase, Refusal};
+use crate::process::Plain;
+use crate::wire::{self, ControlError, Framing, Run, ToChild, ToParent};
+use std::collections::{BTreeSet, VecDeque};
+use std::fmt;
+use std::time::Instant;
+
+/// Limits of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// The longest payload of a request.
+    pub(crate) max_frame: usize,
+    /// The most calls that may be outstanding.
+    pub(crate) calls: usize,
+    /// The most bytes that may be queued.
+    pub(crate) bytes: usize,
+}
+
+/// See the module's documentation.
+pub(crate) struct Connection<T> {
+    plain: Option<Plain>,
+    limits: Limits,
+    ready: bool,
+    closed: bool,
+    outbox: Outbox,
+    calls: Calls<Entry<T>>,
+    /// Entries that still have their note.
+    live: usize,
+    /// The moments at which calls end, with their ids.
+    deadlines: BTreeSet<(Instant, u32)>,
+}
+
+/// A call that was made.
+struct Entry<T> {
+    /// `None` once the call has ended: the entry then only keeps the id until the late reply.
+    note: Option<T>,
+    /// Where its frame is in the stream.
+    start: u64,
+    len: u64,
+    deadline: Option<Instant>,
+}
+
+/// What a frame from the child is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Delivery<T> {
+    /// The child serves from now on.
+    Ready,
+    /// The child will not serve, and says why.
+    Refused { kind: String, message: String },
+    /// An event.
+    Event,
+    /// The reply to a call.
+    Reply(T),
+    /// The failed reply to a call.
+    Failed(T),
+    /// The reply to a call that has ended already.
+    Late,
+}
+
+/// How a child broke the protocol.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Violation {
+    /// Its first frame is not what a worker sends first.
+    NotReady { id: u32 },
+    /// A control frame cannot be read.
+    Control(ControlError),
+    /// It says twice that it is ready, or refuses to serve when it already does.
+    ReadyTwice,
+    /// It answers a call that was never made, or was answered.
+    UnknownId { id: u32 },
+    /// It answers in the ordered mode, but no call is outstanding.
+    NothingAsked,
+    /// An id that the ordered mode does not have.
+    NotOrdered { id: u32 },
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Violation::NotReady { id } => {
+                write!(
+                    f,
+                    "expected a `ready` control frame first, got a frame with id {id:#x}"
+                )
+            }
+            Violation::Control(error) => error.fmt(f),
+            Violation::ReadyTwice => f.write_str("expected `ready` or `refused` only once"),
+            Violation::UnknownId { id } => write!(
+                f,
+                "expected a reply to an outstanding call, got one to id {:#x}, \
+                 which was never called or is answered",
+                id & wire::MAX_ID
+            ),
+            Violation::NothingAsked => {
+                f.write_str("expected no reply, as no call is outstanding, got one")
+            }
+            Violation::NotOrdered { id } => {
+                write!(
+                    f,
+                    "expected id 1 (reply) or 0 (event) in the ordered mode, got {id:#x}"
+                )
+            }
+        }
+    }
+}
+
+impl<T> Connection<T> {
+    /// A connection to a plain peer, which is ready, or to a worker, which needs [`start`].
+    ///
+    /// [`start`]: Connection::start
+    pub(crate) fn new(plain: Option<Plain>, limits: Limits) -> Self {
+        Connection {
+            plain,
+            limits,
+            ready: plain.is_some(),
+            closed: false,
+            outbox: Outbox::default(),
+            calls: Calls::new(),
+            live: 0,
+            deadlines: BTreeSet::new(),
+        }
+    }
+
+    /// Queues what a worker is to do first: its setups, in order, and which function to serve.
+    pub(crate) fn start(&mut self, setups: &[(String, Vec<u8>)], run: Run<'_>) {
+        debug_assert!(self.plain.is_none(), "plain peers know no control frames");
+        for (name, strings) in setups {
+            self.control(&ToChild::Setup { name, strings });
+        }
+        self.control(&ToChild::Run(run));
+    }
+
+    /// Queues a call.
+    ///
+    /// # Errors
+    ///
+    /// The note comes back if the call is refused: [`Refusal::Full`] may be tried again later.
+    pub(crate) fn call(
+        &mut self,
+        request: Vec<u8>,
+        deadline: Option<Instant>,
+        note: T,
+    ) -> Result<u32, (Refusal, Vec<u8>, T)> {
+        if let Err(refusal) = self.admit(request.len()) {
+            return Err((refusal, request, note));
+        }
+        let framing = match self.plain {
+            Some(Plain::Ordered) => Framing::Counted,
+            Some(Plain::Tagged) | None => Framing::Tagged,
+        };
+        let len = (framing.header_len() + request.len()) as u64;
+        let id = self.calls.insert(Entry {
+            note: Some(note),
+            start: 0,
+            len,
+            deadline,
+        });
+        let (header, n) = wire::header(framing, id, request.len() as u32);
+        let start = self.outbox.push(&header[..n], request);
+        self.calls.get_mut(id).expect("it was just inserted").start = start;
+        self.live += 1;
+        if let Some(deadline) = deadline {
+            self.deadlines.insert((deadline, id));
+        }
+        Ok(id)
+    }
+
+    /// No more calls: they are refused from now on.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Takes in a frame that came from the child.
+    pub(crate) fn receive(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<T>, Violation> {
+        match self.plain {
+            None if !self.ready => self.receive_start(id, payload),
+            None if id == wire::CONTROL_TO_PARENT => match ToParent::decode(payload) {
+                Ok(ToParent::Ready { .. } | ToParent::Refused { .. }) => Err(Violation::ReadyTwice),
+                Err(error) => Err(Violation::Control(error)),
+            },
+            _ if id == wire::EVENT => Ok(Delivery::Event),
+            None => {
+                let note = self
+                    .answered(id & wire::MAX_ID)
+                    .ok_or(Violation::UnknownId { id })?;
+                Ok(match note {
+                    None => Delivery::Late,
+                    Some(note) if id & wire::FAILED != 0 => Delivery::Failed(note),
+                    Some(note) => Delivery::Reply(note),
+                })
+            }
+            Some(Plain::Tagged) => {
+                let note = self.answered(id).ok_or(Violation::UnknownId { id })?;
+                Ok(note.map_or(Delivery::Late, Delivery::Reply))
+            }
+            Some(Plain::Ordered) if id == wire::ORDERED_REPLY => {
+                let first = self.calls.first().ok_or(Violation::NothingAsked)?;
+                let note = self.answered(first).ok_or(Violation::NothingAsked)?;
+                Ok(note.map_or(Delivery::Late, Delivery::Reply))
+            }
+            Some(Plain::Ordered) => Err(Violation::NotOrdered { id }),
+        }
+    }
+
+    /// Ends one call whose time is up, if there is one.
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<(T, Phase)> {
+        let &(deadline, id) = self.deadlines.first()?;
+        if deadline > now {
+            return None;
+        }
+        self.deadlines.pop_first();
+        let entry = self
+            .calls
+            .get_mut(id)
+            .expect("deadlines are those of calls in the table");
+        let note = entry
+            .note
+            .take()
+            .expect("deadlines are those of calls that have not ended");
+        let (start, len) = (entry.start, entry.len);
+        self.live -= 1;
+        if self.outbox.withdraw(start, len) {
+            self.calls.remove(id);
+            return Some((note, Phase::Queued));
+        }
+        Some((note, Phase::Sent))
+    }
+
+    /// When [`expire`](Connection::expire) is to be called next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// Ends all calls, in the order in which they were made: the child is lost.
+    pub(crate) fn drain(&mut self) -> Vec<(T, Phase)> {
+        self.closed = true;
+        self.live = 0;
+        self.deadlines.clear();
+        let outbox = &self.outbox;
+        let phase = |start| {
+            if outbox.is_queued(start) {
+                Phase::Queued
+            } else {
+                Phase::Sent
+            }
+        };
+        let notes = self.calls.drain().into_iter();
+        let all = notes
+            .filter_map(|entry| Some((entry.note?, phase(entry.start))))
+            .collect();
+        self.outbox.clear();
+        all
+    }
+
+    /// Takes about `limit` bytes to write. What is taken counts as sent.
+    pub(crate) fn take(&mut self, limit: usize) -> VecDeque<Vec<u8>> {
+        self.outbox.take(limit)
+    }
+
+    /// Whether there is something to [`take`](Connection::take).
+    pub(crate) fn has_output(&self) -> bool {
+        self.outbox.queued() > 0
+    }
+
+    /// Whether the child has said that it serves.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Whether [`close`](Connection::close) was called.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// How many calls have not ended.
+    pub(crate) fn live(&self) -> usize {
+        self.live
+    }
+
+    /// The first frame of a worker.
+    fn receive_start(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<T>, Violation> {
+        if id != wire::CONTROL_TO_PARENT {
+            return Err(Violation::NotReady { id });
+        }
+        match ToParent::decode(payload).map_err(Violation::Control)? {
+            ToParent::Ready { protocol } if protocol != wire::VERSION => Ok(Delivery::Refused {
+                kind: "version".to_owned(),
+                message: format!(
+                    "the child speaks version {protocol} of the protocol, this is version {}",
+                    wire::VERSION
+                ),
+            }),
+            ToParent::Ready { .. } => {
+                self.ready = true;
+                Ok(Delivery::Ready)
+            }
+            ToParent::Refused { kind, message } => Ok(Delivery::Refused {
+                kind: kind.to_owned(),
+                message: message.to_owned(),
+            }),
+        }
+    }
+
+    /// Takes the entry of a call that was answered out of the table. A call that was not sent
+    /// cannot have been answered.
+    fn answered(&mut self, id: u32) -> Option<Option<T>> {
+        let start = self.calls.get_mut(id)?.start;
+        if self.outbox.is_queued(start) {
+            return None;
+        }
+        let entry = self.calls.remove(id)?;
+        if let (Some(_), Some(deadline)) = (&entry.note, entry.deadline) {
+            self.deadlines.remove(&(deadline, id));
+        }
+        self.live -= usize::from(entry.note.is_some());
+        Some(entry.note)
+    }
+
+    fn admit(&self, len: usize) -> Result<(), Refusal> {
+        let Limits {
+            max_frame,
+            calls,
+            bytes,
+        } = self.limits;
+        let queued = self.outbox.queued();
+        if self.closed {
+            Err(Refusal::Closed)
+        } else if len > max_frame {
+            Err(Refusal::TooLarge {
+                len,
+                limit: max_frame,
+            })
+        } else if self.calls.len() >= calls
+            || (queued > 0 && queued.saturating_add(len as u64) > bytes as u64)
+        {
+            Err(Refusal::Full)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn control(&mut self, message: &ToChild<'_>) {
+        let payload = message.encode();
+        let len = payload.len() as u32;
+        let (header, n) = wire::header(Framing::Tagged, wire::CONTROL_TO_CHILD, len);
+        self.outbox.push(&header[..n], payload);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::octets;
+    use std::time::Duration;
+
+    const LIMITS: Limits = Limits {
+        max_frame: 100,
+        calls: usize::MAX,
+        bytes: usize::MAX,
+    };
+
+    fn sent<T>(connection: &mut Connection<T>) -> Vec<u8> {
+        connection.take(usize::MAX).into_iter().flatten().collect()
+    }
+
+    fn plain(plain: Plain) -> Connection<char> {
+        Connection::new(Some(plain), LIMITS)
+    }
+
+    fn serving() -> Connection<char> {
+        let mut connection = Connection::new(None, LIMITS);
+        let run = Run {
+            protocol: 1,
+            name: "f",
+            version: 0,
+            codec: "c",
+            max_frame: 1,
+            buflen: 1,
+        };
+        connection.start(&[], run);
+        sent(&mut connection);
+        let ready = ToParent::Ready { protocol: 1 }.encode();
+        assert_eq!(
+            connection.receive(wire::CONTROL_TO_PARENT, &ready),
+            Ok(Delivery::Ready)
+        );
+        connection
+    }
+
+    fn call(connection: &mut Connection<char>, note: char) -> u32 {
+        connection.call(vec![note as u8], None, note).unwrap()
+    }
+
+    #[test]
+    fn tagged_replies_come_in_any_order() {
+        let mut c = plain(Plain::Tagged);
+        call(&mut c, 'a');
+        call(&mut c, 'b');
+        assert_eq!(sent(&mut c), b"\0\0\0\x01\0\0\0\x01a\0\0\0\x02\0\0\0\x01b");
+        assert_eq!(c.receive(2, b""), Ok(Delivery::Reply('b')));
+        assert_eq!(c.receive(0, b""), Ok(Delivery::Event));
+        assert_eq!(c.receive(1, b""), Ok(Delivery::Reply('a')));
+        assert_eq!(c.live(), 0);
+        assert_eq!(c.receive(1, b""), Err(Violation::UnknownId { id: 1 }));
+        assert_eq!(
+            c.receive(0x8000_0001, b""),
+            Err(Violation::UnknownId { id: 0x8000_0001 })
+        );
+    }
+
+    #[test]
+    fn ordered_replies_come_in_order() {
+        let mut c = plain(Plain::Ordered);
+        assert_eq!(c.receive(1, b""), Err(Violation::NothingAsked));
+        call(&mut c, 'a');
+        call(&mut c, 'b');
+        assert_eq!(sent(&mut c), b"\0\0\0\x01a\0\0\0\x01b");
+        assert_eq!(c.receive(1, b""), Ok(Delivery::Reply('a')));
+        assert_eq!(c.receive(0, b""), Ok(Delivery::Event));
+        assert_eq!(c.receive(1, b""), Ok(Delivery::Reply('b')));
+        assert_eq!(c.receive(2, b""), Err(Violation::NotOrdered { id: 2 }));
+        assert_eq!(c.receive(1, b""), Err(Violation::NothingAsked));
+    }
+
+    #[test]
+    fn reply_to_a_call_that_was_not_sent_is_a_violation() {
+        for mut c in [plain(Plain::Tagged), plain(Plain::Ordered)] {
+            call(&mut c, 'a');
+            assert!(c.receive(1, b"").is_err());
+            assert_eq!(c.drain(), [('a', Phase::Queued)]);
+        }
+    }
+
+    #[test]
+    fn worker_must_be_ready_first() {
+        let start = || Connection::<char>::new(None, LIMITS);
+        assert_eq!(start().receive(7, b""), Err(Violation::NotReady { id: 7 }));
+        assert_eq!(start().receive(0, b""), Err(Violation::NotReady { id: 0 }));
+        let control =
+            |strings: &[&str]| start().receive(wire::CONTROL_TO_PARENT, &octets::encode(strings));
+        assert!(matches!(control(&["dance"]), Err(Violation::Control(_))));
+        let kind = |delivery| match delivery {
+            Ok(Delivery::Refused { kind, .. }) => kind,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(kind(control(&["ready", "2"])), "version");
+        assert_eq!(kind(control(&["refused", "setup", "no disk"])), "setup");
+        let again = ToParent::Ready { protocol: 1 }.encode();
+        assert_eq!(
+            serving().receive(wire::CONTROL_TO_PARENT, &again),
+            Err(Violation::ReadyTwice)
+        );
+    }
+
+    #[test]
+    fn failed_reply_belongs_to_its_call() {
+        let mut c = serving();
+        let (a, b) = (call(&mut c, 'a'), call(&mut c, 'b'));
+        sent(&mut c);
+        assert_eq!(c.receive(b | wire::FAILED, b""), Ok(Delivery::Failed('b')));
+        assert_eq!(c.receive(a, b""), Ok(Delivery::Reply('a')));
+    }
+
+    #[test]
+    fn timeout_of_a_queued_call_unsends_it() {
+        let start = Instant::now();
+        let mut c = plain(Plain::Ordered);
+        c.call(b"a".to_vec(), Some(start + Duration::from_secs(2)), 'a')
+            .unwrap();
+        c.call(b"b".to_vec(), Some(start + Duration::from_secs(1)), 'b')
+            .unwrap();
+        call(&mut c, 'c');
+        assert_eq!(c.deadline(), Some(start + Duration::from_secs(1)));
+        assert_eq!(c.expire(start), None);
+        assert_eq!(
+            c.expire(start + Duration::from_secs(1)),
+            Some(('b', Phase::Queued))
+        );
+        assert_eq!(sent(&mut c), b"\0\0\0\x01a\0\0\0\x01c");
+        assert_eq!(
+            c.expire(start + Duration::from_secs(3)),
+            Some(('a', Phase::Sent))
+        );
+        assert_eq!(c.deadline(), None);
+        assert_eq!(c.receive(1, b""), Ok(Delivery::Late));
+        assert_eq!(c.receive(1, b""), Ok(Delivery::Reply('c')));
+    }
+
+    #[test]
+    fn answer_takes_the_deadline_away() {
+        let mut c = plain(Plain::Tagged);
+        let id = c.call(vec![], Some(Instant::now()), 'a').unwrap();
+        sent(&mut c);
+        assert_eq!(c.receive(id, b""), Ok(Delivery::Reply('a')));
+        assert_eq!(c.deadline(), None);
+    }
+
+    #[test]
+    fn limits_refuse() {
+        let limits = Limits {
+            max_frame: 10,
+            calls: 2,
+            bytes: 30,
+        };
+        let mut c = Connection::new(Some(Plain::Tagged), limits);
+        let mut refused = |len: usize| {
+            c.call(vec![0; len], None, ())
+                .map_err(|(refusal, ..)| refusal)
+        };
+        assert_eq!(refused(11), Err(Refusal::TooLarge { len: 11, limit: 10 }));
+        assert_eq!(refused(10), Ok(1));
+        // 18 bytes are queued, and 18 more would be above 30.
+        assert_eq!(
+            refused(13 - 8 + 8),
+            Err(Refusal::TooLarge { len: 13, limit: 10 })
+        );
+        assert_eq!(refused(4), Ok(2));
+        assert_eq!(refused(0), Err(Refusal::Full));
+        c.take(usize::MAX);
+        assert_eq!(c.receive(1, b""), Ok(Delivery::Reply(())));
+        assert_eq!(
+            c.call(vec![], None, ()).map_err(|(refusal, ..)| refusal),
+            Ok(3)
+        );
+        c.close();
+        assert_eq!(
+            c.call(vec![], None, ()).map_err(|(refusal, ..)| refusal),
+            Err(Refusal::Closed)
+        );
+    }
+
+    #[test]
+    fn queued_bytes_count_against_their_limit() {
+        let limits = Limits {
+            max_frame: 100,
+            calls: usize::MAX,
+            bytes: 30,
+        };
+        let mut c = Connection::new(Some(Plain::Tagged), limits);
+        // One call always fits, or nothing would.
+        assert!(c.call(vec![0; 50], None, ()).is_ok());
+        assert!(matches!(c.call(vec![], None, ()), Err((Refusal::Full, ..))));
+        c.take(usize::MAX);
+        assert!(c.call(vec![], None, ()).is_ok());
+    }
+
+    #[test]
+    fn lost_calls_know_their_phase() {
+        let mut c = plain(Plain::Tagged);
+        call(&mut c, 'a');
+        sent(&mut c);
+        call(&mut c, 'b');
+        assert_eq!(c.drain(), [('a', Phase::Sent), ('b', Phase::Queued)]);
+        assert!(!c.has_output());
+        assert!(c.is_closed());
+    }
+}

@@ -1,0 +1,142 @@
+//! How a child is stopped. Pure.
+
+use crate::sys::Signal;
+use std::time::{Duration, Instant};
+
+/// How far the parent had to go to end a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rung {
+    /// The end of its requests was enough.
+    Closed,
+    /// It was sent SIGTERM.
+    Terminated,
+    /// It was sent SIGKILL.
+    Killed,
+}
+
+/// Climbs from rung to rung while the child does not end, staying `grace` on each.
+///
+/// ```text
+///   start() ── grace ──▶ SIGTERM ── grace ──▶ SIGKILL ── grace ──▶ given up
+/// ```
+#[derive(Debug)]
+pub(crate) struct Ladder {
+    grace: Duration,
+    rung: Rung,
+    next: Option<Instant>,
+    given_up: bool,
+}
+
+impl Ladder {
+    pub(crate) fn new(grace: Duration) -> Self {
+        Ladder {
+            grace,
+            rung: Rung::Closed,
+            next: None,
+            given_up: false,
+        }
+    }
+
+    /// Sets foot on the ladder, if that was not done before: the child has been told to go.
+    pub(crate) fn start(&mut self, now: Instant) {
+        if self.next.is_none() && self.rung == Rung::Closed {
+            self.next = now.checked_add(self.grace);
+        }
+    }
+
+    /// As [`start`](Ladder::start), but the first grace is over already.
+    pub(crate) fn start_at_once(&mut self, now: Instant) {
+        if self.rung == Rung::Closed {
+            self.next = Some(now);
+        }
+    }
+
+    /// Notes that the child was sent SIGKILL.
+    pub(crate) fn killed(&mut self, now: Instant) {
+        self.rung = Rung::Killed;
+        self.next = now.checked_add(self.grace);
+    }
+
+    /// Climbs, if it is time. Returns what to send.
+    pub(crate) fn climb(&mut self, now: Instant) -> Option<Signal> {
+        if self.next.is_none_or(|next| next > now) {
+            return None;
+        }
+        self.next = now.checked_add(self.grace);
+        match self.rung {
+            Rung::Closed => {
+                self.rung = Rung::Terminated;
+                Some(Signal::Term)
+            }
+            Rung::Terminated => {
+                self.rung = Rung::Killed;
+                Some(Signal::Kill)
+            }
+            Rung::Killed => {
+                self.next = None;
+                self.given_up = true;
+                None
+            }
+        }
+    }
+
+    /// When to climb next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.next
+    }
+
+    /// How far it went.
+    pub(crate) fn rung(&self) -> Rung {
+        self.rung
+    }
+
+    /// Whether even SIGKILL was no use: the process hangs in the kernel.
+    pub(crate) fn has_given_up(&self) -> bool {
+        self.given_up
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(5);
+
+    #[test]
+    fn climbs_in_time() {
+        let start = Instant::now();
+        let mut ladder = Ladder::new(GRACE);
+        assert_eq!(ladder.climb(start + 9 * GRACE), None);
+        ladder.start(start);
+        ladder.start(start + GRACE);
+        assert_eq!(ladder.deadline(), Some(start + GRACE));
+        assert_eq!(ladder.climb(start + GRACE - Duration::from_nanos(1)), None);
+        assert_eq!(ladder.climb(start + GRACE), Some(Signal::Term));
+        assert_eq!(ladder.climb(start + GRACE), None);
+        assert_eq!(ladder.climb(start + 2 * GRACE), Some(Signal::Kill));
+        assert_eq!(
+            (ladder.climb(start + 3 * GRACE), ladder.has_given_up()),
+            (None, true)
+        );
+        assert_eq!((ladder.rung(), ladder.deadline()), (Rung::Killed, None));
+    }
+
+    #[test]
+    fn endless_grace_never_climbs() {
+        let mut ladder = Ladder::new(Duration::MAX);
+        ladder.start(Instant::now());
+        assert_eq!(ladder.deadline(), None);
+        assert_eq!(ladder.climb(Instant::now()), None);
+    }
+
+    #[test]
+    fn start_at_once_skips_the_first_grace() {
+        let start = Instant::now();
+        let mut ladder = Ladder::new(GRACE);
+        ladder.start(start);
+        ladder.start_at_once(start);
+        assert_eq!(ladder.climb(start), Some(Signal::Term));
+        ladder.start_at_once(start);
+        assert_eq!(ladder.climb(start), None);
+    }
+}

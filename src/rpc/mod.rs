@@ -1,0 +1,6 @@
+//! The parent.
+mod calls;
+mod connection;
+mod ladder;
+mod outbox;
+pub use ladder::Rung;

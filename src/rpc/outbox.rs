@@ -1,0 +1,218 @@
+//! The bytes that are to be written, in order, until a writer takes them. Pure.
+
+use std::collections::{BTreeMap, VecDeque};
+
+/// Small frames are gathered in chunks of this size: one chunk is one comfortable write.
+const CHUNK: usize = 64 << 10;
+/// A payload from this size on becomes a chunk of its own and is not copied.
+const OWN_CHUNK: usize = 16 << 10;
+
+/// An output queue from which frames can be withdrawn until they are taken.
+///
+/// Offsets count from the start of the stream and never change; what was withdrawn leaves a hole
+/// that is cut out when the chunk around it is taken.
+#[derive(Default)]
+pub(crate) struct Outbox {
+    chunks: VecDeque<Vec<u8>>,
+    /// Whether small frames may be appended to the last chunk.
+    open: bool,
+    /// Offset of the first chunk: everything before it was taken.
+    taken: u64,
+    /// Offset of the end.
+    end: u64,
+    /// Start and length of what was withdrawn and not taken.
+    holes: BTreeMap<u64, u64>,
+    /// The sum of the holes' lengths.
+    withdrawn: u64,
+}
+
+impl Outbox {
+    /// Appends a frame and returns its offset.
+    pub(crate) fn push(&mut self, header: &[u8], payload: Vec<u8>) -> u64 {
+        let start = self.end;
+        self.end += (header.len() + payload.len()) as u64;
+        let own = payload.len() >= OWN_CHUNK;
+        let copied = header.len() + if own { 0 } else { payload.len() };
+        match self.chunks.back() {
+            Some(last) if self.open && last.len() + copied <= CHUNK => {}
+            _ => self.chunks.push_back(Vec::new()),
+        }
+        let last = self.chunks.back_mut().expect("one was just made");
+        last.extend_from_slice(header);
+        if own {
+            self.chunks.push_back(payload);
+        } else {
+            last.extend_from_slice(&payload);
+        }
+        self.open = !own;
+        start
+    }
+
+    /// Withdraws the frame of `len` bytes at `start`. Returns whether it will never be written:
+    /// false if it was taken before.
+    pub(crate) fn withdraw(&mut self, start: u64, len: u64) -> bool {
+        if !self.is_queued(start) {
+            return false;
+        }
+        self.holes.insert(start, len);
+        self.withdrawn += len;
+        if self.queued() == 0 {
+            self.clear();
+        }
+        true
+    }
+
+    /// Whether not a byte of the frame at `start` was taken.
+    pub(crate) fn is_queued(&self, start: u64) -> bool {
+        start >= self.taken
+    }
+
+    /// Bytes that are waiting to be taken.
+    pub(crate) fn queued(&self) -> u64 {
+        self.end - self.taken - self.withdrawn
+    }
+
+    /// Takes whole chunks, in order, until `limit` bytes are reached or nothing is left. A frame
+    /// whose header is taken is taken whole or is the last.
+    pub(crate) fn take(&mut self, limit: usize) -> VecDeque<Vec<u8>> {
+        let mut batch = VecDeque::new();
+        let mut bytes = 0;
+        while bytes < limit {
+            let Some(mut chunk) = self.chunks.pop_front() else {
+                break;
+            };
+            self.cut_holes(&mut chunk);
+            bytes += chunk.len();
+            if !chunk.is_empty() {
+                batch.push_back(chunk);
+            }
+        }
+        if self.queued() == 0 {
+            self.clear();
+        }
+        batch
+    }
+
+    /// Forgets everything that was not taken.
+    pub(crate) fn clear(&mut self) {
+        self.chunks.clear();
+        self.holes.clear();
+        self.withdrawn = 0;
+        self.open = false;
+        self.taken = self.end;
+    }
+
+    /// Counts the first chunk as taken and removes the holes in it.
+    fn cut_holes(&mut self, chunk: &mut Vec<u8>) {
+        let start = self.taken;
+        self.taken += chunk.len() as u64;
+        if self
+            .holes
+            .first_key_value()
+            .is_none_or(|(hole, _)| *hole >= self.taken)
+        {
+            return;
+        }
+        let (mut kept, mut at) = (0, start);
+        while let Some((hole, len)) = self.holes.pop_first() {
+            if hole >= self.taken {
+                self.holes.insert(hole, len);
+                break;
+            }
+            let end = (hole + len).min(self.taken);
+            let from = (at - start) as usize;
+            let before = (hole - at) as usize;
+            chunk.copy_within(from..from + before, kept);
+            kept += before;
+            at = end;
+            self.withdrawn -= end - hole;
+            if hole + len > self.taken {
+                // A large payload: the rest of the hole is the next chunk.
+                self.holes.insert(self.taken, hole + len - self.taken);
+            }
+        }
+        let from = (at - start) as usize;
+        chunk.copy_within(from.., kept);
+        let rest = chunk.len() - from;
+        chunk.truncate(kept + rest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(outbox: &mut Outbox, limit: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while outbox.queued() > 0 {
+            outbox
+                .take(limit)
+                .into_iter()
+                .for_each(|chunk| bytes.extend(chunk));
+        }
+        bytes
+    }
+
+    #[test]
+    fn frames_leave_in_order_and_large_ones_uncopied() {
+        let mut outbox = Outbox::default();
+        let large = vec![7; OWN_CHUNK];
+        let address = large.as_ptr();
+        assert_eq!(outbox.push(b"ab", b"c".to_vec()), 0);
+        assert_eq!(outbox.push(b"de", large), 3);
+        let end = 5 + OWN_CHUNK as u64;
+        assert_eq!(outbox.push(b"f", b"".to_vec()), end);
+        assert_eq!(outbox.queued(), end + 1);
+        let batch = outbox.take(usize::MAX);
+        assert_eq!(batch[0], b"abcde");
+        assert_eq!(batch[1].as_ptr(), address);
+        assert_eq!(batch[2], b"f");
+        assert_eq!(outbox.queued(), 0);
+    }
+
+    #[test]
+    fn small_frames_share_chunks_of_bounded_size() {
+        let mut outbox = Outbox::default();
+        (0..100_000).for_each(|_| drop(outbox.push(b"12345678", vec![0; 16])));
+        let batch = outbox.take(usize::MAX);
+        assert_eq!(batch.len(), (100_000usize * 24).div_ceil(CHUNK / 24 * 24));
+    }
+
+    /// Every subset of a few frames, withdrawn, leaves exactly the others.
+    #[test]
+    fn withdrawn_frames_are_never_taken() {
+        let sizes = [0, 5, OWN_CHUNK, 1, OWN_CHUNK + 3, 2];
+        for set in 0..1 << sizes.len() {
+            let mut outbox = Outbox::default();
+            let (mut want, mut frames) = (Vec::new(), Vec::new());
+            for (n, size) in sizes.into_iter().enumerate() {
+                let payload = vec![n as u8; size];
+                if set >> n & 1 == 0 {
+                    want.extend([b"hd", &payload[..]].concat());
+                }
+                frames.push((outbox.push(b"hd", payload), 2 + size as u64));
+            }
+            for (n, (start, len)) in frames.iter().enumerate().rev() {
+                if set >> n & 1 == 1 {
+                    assert!(outbox.withdraw(*start, *len));
+                }
+            }
+            assert_eq!(outbox.queued(), want.len() as u64, "set {set:b}");
+            assert_eq!(all(&mut outbox, 1), want, "set {set:b}");
+            assert!(outbox.holes.is_empty() && outbox.withdrawn == 0);
+        }
+    }
+
+    #[test]
+    fn taken_frame_cannot_be_withdrawn() {
+        let mut outbox = Outbox::default();
+        let first = outbox.push(b"a", vec![]);
+        outbox.take(1);
+        let second = outbox.push(b"b", vec![]);
+        assert!(!outbox.withdraw(first, 1));
+        assert!(outbox.withdraw(second, 1));
+        assert_eq!(outbox.queued(), 0);
+        assert_eq!(outbox.push(b"c", vec![]), 2);
+        assert_eq!(all(&mut outbox, 1), b"c");
+    }
+}
