@@ -61,6 +61,8 @@ pub enum ErrorKind {
     Protocol,
     /// An event came and there is no [`on_event`](crate::RpcBuilder::on_event).
     UnhandledEvent,
+    /// A method that waits was called in a callback, which would stop the reactor.
+    InCallback,
     /// An operation on the parent's own side failed.
     Io,
 }

@@ -21,7 +21,7 @@ use crate::wire::octets;
 ///
 /// fn encoded(argument: impl Argument<Strings, Octets>) -> Vec<u8> {
 ///     let mut output = Output::default();
-///     argument.encode(&mut output).expect("octet strings can always be encoded");
+///     argument.encode_to(&mut output).expect("octet strings can always be encoded");
 ///     output.as_bytes().to_vec()
 /// }
 ///
@@ -41,17 +41,17 @@ pub trait Argument<T, C> {
     /// # Errors
     ///
     /// Those of [`Codec::encode`].
-    fn encode(self, output: &mut Output) -> Result<(), CodecError>;
+    fn encode_to(self, output: &mut Output) -> Result<(), CodecError>;
 }
 
 impl<T, C: Codec<T>> Argument<T, C> for T {
-    fn encode(self, output: &mut Output) -> Result<(), CodecError> {
+    fn encode_to(self, output: &mut Output) -> Result<(), CodecError> {
         C::encode(&self, output)
     }
 }
 
 impl<T, C: Codec<T>> Argument<T, C> for &T {
-    fn encode(self, output: &mut Output) -> Result<(), CodecError> {
+    fn encode_to(self, output: &mut Output) -> Result<(), CodecError> {
         C::encode(self, output)
     }
 }
@@ -60,7 +60,7 @@ impl<T, C: Codec<T>> Argument<T, C> for &T {
 macro_rules! strings {
     ($([$($generics:tt)*] $type:ty, $self:ident => $strings:expr;)*) => {$(
         impl<$($generics)*> Argument<Strings, Octets> for $type {
-            fn encode($self, output: &mut Output) -> Result<(), CodecError> {
+            fn encode_to($self, output: &mut Output) -> Result<(), CodecError> {
                 for string in $strings {
                     octets::push(output.vec(), string.as_ref());
                 }

@@ -98,6 +98,8 @@ impl std::error::Error for CodecError {
 #[derive(Debug, Default)]
 pub struct Output {
     bytes: Vec<u8>,
+    /// What stands before the value is none of the codec's business.
+    start: usize,
 }
 
 impl Output {
@@ -108,9 +110,17 @@ impl Output {
 
     /// What was written so far.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[self.start..]
     }
 
+    /// An output that appends to these bytes, which the codec does not see, and keeps their
+    /// capacity.
+    pub(crate) fn after(bytes: Vec<u8>) -> Self {
+        let start = bytes.len();
+        Output { bytes, start }
+    }
+
+    /// All bytes, with what stood before.
     pub(crate) fn into_vec(self) -> Vec<u8> {
         self.bytes
     }
@@ -118,13 +128,6 @@ impl Output {
     /// For code that appends in place.
     pub(crate) fn vec(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
-    }
-}
-
-impl From<Vec<u8>> for Output {
-    /// An output that appends to these bytes and keeps their capacity.
-    fn from(bytes: Vec<u8>) -> Self {
-        Output { bytes }
     }
 }
 

@@ -26,7 +26,10 @@ impl Child {
             Ok(pidfd) => Some(Arc::new(pidfd)),
             // It is gone, and so is its status: the program ignores SIGCHLD.
             Err(error) if sys::is_no_process(&error) => None,
-            Err(error) => return Err(error),
+            Err(error) => {
+                sys::kill_and_reap(pid);
+                return Err(error);
+            }
         };
         Ok(Child {
             pid,
@@ -72,6 +75,14 @@ impl Child {
             .lock()
             .expect("nothing panics under this lock") = None;
         Some(status)
+    }
+
+    /// Kills the process and waits for its end, which is imminent.
+    pub(crate) fn abandon(&self) {
+        let mut reaped = self.lock();
+        if !std::mem::replace(&mut *reaped, true) {
+            sys::kill_and_reap(self.pid);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, bool> {

@@ -8,7 +8,7 @@ mod stderr;
 pub(crate) use child::Child;
 pub(crate) use launch::Launched;
 pub use stderr::Stderr;
-pub(crate) use stderr::{Lines, Tail};
+pub(crate) use stderr::{Lines, StderrCallback, Tail};
 
 use crate::codec::{Argument, Octets, Output, Strings};
 use std::collections::BTreeMap;
@@ -229,7 +229,7 @@ impl Process {
     ) -> Self {
         let mut output = Output::default();
         strings
-            .encode(&mut output)
+            .encode_to(&mut output)
             .expect("octet strings can always be encoded");
         self.setups.push((name.into(), output.into_vec()));
         self
@@ -240,7 +240,7 @@ impl Process {
         &self.setups
     }
 
-    pub(crate) fn stderr_callback(&self) -> Option<stderr::Callback> {
+    pub(crate) fn stderr_callback(&self) -> Option<StderrCallback> {
         self.stderr.callback()
     }
 

@@ -11,7 +11,7 @@ const TAIL_LINES: usize = 20;
 const TAIL_BYTES: usize = 8 << 10;
 
 /// Called with the child's process id and a line without its end.
-pub(crate) type Callback = Arc<dyn Fn(u32, &str) + Send + Sync>;
+pub(crate) type StderrCallback = Arc<dyn Fn(u32, &str) + Send + Sync>;
 
 /// What becomes of a child's standard error.
 ///
@@ -25,7 +25,7 @@ pub(super) enum Kind {
     #[default]
     Inherit,
     Null,
-    Capture(Option<Callback>),
+    Capture(Option<StderrCallback>),
 }
 
 impl Stderr {
@@ -55,7 +55,7 @@ impl Stderr {
         Stderr(Kind::Capture(Some(Arc::new(callback))))
     }
 
-    pub(super) fn callback(&self) -> Option<Callback> {
+    pub(super) fn callback(&self) -> Option<StderrCallback> {
         match &self.0 {
             Kind::Capture(callback) => callback.clone(),
             Kind::Inherit | Kind::Null => None,

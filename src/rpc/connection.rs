@@ -157,15 +157,15 @@ impl<T> Connection<T> {
     ///
     /// # Errors
     ///
-    /// The note comes back if the call is refused: [`Refusal::Full`] may be tried again later.
+    /// The note comes back if the call is refused, see [`admit`](Connection::admit).
     pub(crate) fn call(
         &mut self,
         request: Vec<u8>,
         deadline: Option<Instant>,
         note: T,
-    ) -> Result<u32, (Refusal, Vec<u8>, T)> {
+    ) -> Result<u32, (Refusal, T)> {
         if let Err(refusal) = self.admit(request.len()) {
-            return Err((refusal, request, note));
+            return Err((refusal, note));
         }
         let framing = match self.plain {
             Some(Plain::Ordered) => Framing::Counted,
@@ -307,7 +307,7 @@ impl<T> Connection<T> {
         }
         match ToParent::decode(payload).map_err(Violation::Control)? {
             ToParent::Ready { protocol } if protocol != wire::VERSION => Ok(Delivery::Refused {
-                kind: "version".to_owned(),
+                kind: wire::REFUSED_VERSION.to_owned(),
                 message: format!(
                     "the child speaks version {protocol} of the protocol, this is version {}",
                     wire::VERSION
@@ -339,7 +339,8 @@ impl<T> Connection<T> {
         Some(entry.note)
     }
 
-    fn admit(&self, len: usize) -> Result<(), Refusal> {
+    /// Whether a call of that length would be taken now. [`Refusal::Full`] may change.
+    pub(crate) fn admit(&self, len: usize) -> Result<(), Refusal> {
         let Limits {
             max_frame,
             calls,

@@ -173,7 +173,9 @@ mod tests {
     #[test]
     fn small_frames_share_chunks_of_bounded_size() {
         let mut outbox = Outbox::default();
-        (0..100_000).for_each(|_| drop(outbox.push(b"12345678", vec![0; 16])));
+        for n in 0..100_000 {
+            assert_eq!(outbox.push(b"12345678", vec![0; 16]), n * 24);
+        }
         let batch = outbox.take(usize::MAX);
         assert_eq!(batch.len(), (100_000usize * 24).div_ceil(CHUNK / 24 * 24));
     }

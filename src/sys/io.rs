@@ -63,12 +63,13 @@ pub(crate) fn shutdown(socket: impl AsFd, how: Shutdown) -> Result<()> {
     }
 }
 
-/// How many bytes can be read right now from a pipe or stream socket.
-pub(crate) fn available(fd: impl AsFd) -> Result<usize> {
-    let mut bytes: libc::c_int = 0;
-    // SAFETY: FIONREAD writes one int to the pointer, see ioctl_pipe(2) and unix(7).
-    check(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut bytes) })?;
-    Ok(usize::try_from(bytes).unwrap_or(0))
+/// Makes reads and writes of a descriptor, and of all its duplicates, never wait.
+pub(crate) fn set_nonblocking(fd: impl AsFd) -> Result<()> {
+    let fd = fd.as_fd().as_raw_fd();
+    // SAFETY: takes no pointers.
+    let flags = check(unsafe { libc::fcntl(fd, libc::F_GETFL) })?;
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
 }
 
 /// Whether this is a socket that carries a stream of bytes.

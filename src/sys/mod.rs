@@ -11,11 +11,14 @@ mod signals;
 mod spawn;
 
 pub(crate) use io::{
-    available, clear_inherited, duplicate_above, is_stream_socket, receive, replace, send, shutdown,
+    clear_inherited, duplicate_above, is_stream_socket, receive, replace, send, set_nonblocking,
+    shutdown,
 };
 pub(crate) use lifeline::Lifeline;
-pub(crate) use poll::Registration;
-pub(crate) use process::{Signal, is_no_process, open_pidfd, reap, rename_process, signal};
+pub(crate) use poll::{Readiness, Registration, wait_for};
+pub(crate) use process::{
+    Signal, is_no_process, kill_and_reap, open_pidfd, reap, rename_process, signal,
+};
 pub(crate) use signals::signal_name;
 pub(crate) use spawn::{Spawn, spawn};
 

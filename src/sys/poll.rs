@@ -1,5 +1,6 @@
-//! Descriptors in a poller.
+//! Waiting for descriptors: in a poller, or for one alone.
 
+use super::{check, retry};
 use polling::{Event, PollMode, Poller};
 use std::io::Result;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -41,4 +42,25 @@ impl Drop for Registration {
         // It can only fail for a descriptor that is not watched, and then nothing is to be done.
         let _ = self.poller.delete(self.fd.as_fd());
     }
+}
+
+/// What to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Readiness {
+    Readable,
+    Writable,
+}
+
+/// Waits until a descriptor is ready, or its other end is gone, however long it takes.
+pub(crate) fn wait_for(fd: impl AsFd, readiness: Readiness) -> Result<()> {
+    let mut poll = libc::pollfd {
+        fd: fd.as_fd().as_raw_fd(),
+        events: match readiness {
+            Readiness::Readable => libc::POLLIN,
+            Readiness::Writable => libc::POLLOUT,
+        },
+        revents: 0,
+    };
+    // SAFETY: points to one pollfd.
+    retry(|| check(unsafe { libc::poll(&raw mut poll, 1, -1) }).map(drop))
 }

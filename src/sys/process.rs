@@ -80,6 +80,17 @@ pub(crate) fn signal(pid: u32, pidfd: BorrowedFd<'_>, signal: Signal) -> Result<
         })
 }
 
+/// Kills a child that nobody has reaped, and reaps it.
+pub(crate) fn kill_and_reap(pid: u32) {
+    let pid = pid as libc::pid_t;
+    // SAFETY: takes no pointers. The number is still the child's own.
+    let _ = unsafe { libc::kill(pid, libc::SIGKILL) };
+    let status = std::ptr::null_mut();
+    // SAFETY: a null pointer means that the status is not wanted. It fails if the program ignores
+    // SIGCHLD, and then there is nothing to reap.
+    let _ = retry(|| check(unsafe { libc::waitpid(pid, status, 0) }));
+}
+
 /// Sets the name that `ps` and `top` show, if the caller is the process's first thread: a program
 /// executed through `/proc/self/exe` would otherwise be called `exe`. Only 15 bytes of it count.
 pub(crate) fn rename_process(name: &CStr) {

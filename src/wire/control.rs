@@ -6,6 +6,15 @@ use std::fmt;
 /// The version of the control messages. Both sides must have the same.
 pub(crate) const VERSION: u32 = 1;
 
+/// Why a child will not serve: a setup failed, or there is none of that name.
+pub(crate) const REFUSED_SETUP: &str = "setup";
+/// ... there is no function of that name.
+pub(crate) const REFUSED_FUNCTION: &str = "function";
+/// ... the function has another codec, or another version.
+pub(crate) const REFUSED_MISMATCH: &str = "mismatch";
+/// ... the child speaks another version of the protocol.
+pub(crate) const REFUSED_VERSION: &str = "version";
+
 /// What a parent tells its child, apart from requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ToChild<'a> {
@@ -195,11 +204,8 @@ struct Fields<'a>(octets::Iter<'a>);
 
 impl<'a> Fields<'a> {
     fn bytes(&mut self, name: &'static str) -> Result<&'a [u8], ControlError> {
-        Ok(self
-            .0
-            .next()
-            .transpose()?
-            .ok_or(ControlError::Missing(name))?)
+        let string = self.0.next().transpose()?;
+        string.ok_or(ControlError::Missing(name))
     }
 
     fn text(&mut self, name: &'static str) -> Result<&'a str, ControlError> {

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// Frames longer than this get a buffer of their own, read into directly, and the shared buffer
 /// never grows beyond it. 64 KiB is what one read from a socket brings at best by default.
-const LARGE: usize = 64 << 10;
+pub(crate) const LARGE: usize = 64 << 10;
 
 /// The most that is reserved for a large frame before its bytes have begun to arrive.
 const RESERVE: usize = 1 << 20;
@@ -135,6 +135,12 @@ impl Decoder {
         }
     }
 
+    /// Changes the limits from the next frame on. A buffer that is larger already stays so.
+    pub(crate) fn configure(&mut self, buflen: usize, max_frame: usize) {
+        self.target = buflen.max(self.target);
+        self.max_frame = max_frame.min(u32::MAX as usize);
+    }
+
     /// The next whole frame: its id and its payload.
     pub(crate) fn next(&mut self) -> Result<Option<(u32, Payload)>, DecodeError> {
         if let Some(large) = &self.large {
@@ -220,11 +226,6 @@ impl Decoder {
     /// Offset in the stream of the first byte that [`next`](Decoder::next) has not taken.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
-    }
-
-    /// The first bytes that are not a whole frame yet, to show in an error.
-    pub(crate) fn rest(&self) -> &[u8] {
-        &self.buf[self.start..]
     }
 
     /// Whether the stream may end here: it may between two frames.

@@ -1,0 +1,255 @@
+//! Options of a handle, and its start.
+
+use super::connection::{Connection, Limits};
+use super::driver::{Driver, Handlers, OnEvent};
+use super::handle::{Handle, Rpc};
+use super::life::{Life, StartBy};
+use super::link::{Link, after};
+use super::reactor::{Core, Reactor};
+use super::slot::decode;
+use crate::codec::{Codec, CodecError, Input};
+use crate::error::{Error, ErrorKind};
+use crate::process::{Launched, Process};
+use crate::service::Service;
+use crate::sys;
+use crate::wire::{self, Decoder, Framing};
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Options of a handle to a child that is yet to be started: what [`Process::rpc`] returns.
+///
+/// All callbacks run on the reactor's thread, one at a time, never inside the method that registers
+/// them. One that panics is reported by the panic hook, and nothing else comes of it. Methods that
+/// wait refuse to in a callback.
+#[must_use = "nothing is started before start()"]
+pub struct RpcBuilder<S: Service> {
+    process: Process,
+    service: S,
+    on_event: Option<Box<dyn FnMut(S::Event) + Send>>,
+    on_error: Option<Box<dyn FnOnce(Error) + Send>>,
+    on_destroy: Option<Box<dyn FnOnce() + Send>>,
+    start_timeout: Duration,
+    call_timeout: Option<Duration>,
+    grace: Duration,
+    buflen_req: usize,
+    buflen_res: usize,
+    max_frame: usize,
+    max_queue: (usize, usize),
+    reactor: Option<Reactor>,
+}
+
+impl<S: Service> fmt::Debug for RpcBuilder<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RpcBuilder")
+            .field("process", &self.process)
+            .field("service", &self.service.name())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Process {
+    /// A handle to a new child that serves this function, once it is
+    /// [started](RpcBuilder::start).
+    pub fn rpc<S: Service>(&self, service: S) -> RpcBuilder<S> {
+        RpcBuilder {
+            process: self.clone(),
+            service,
+            on_event: None,
+            on_error: None,
+            on_destroy: None,
+            start_timeout: Duration::from_secs(10),
+            call_timeout: None,
+            grace: Duration::from_secs(5),
+            buflen_req: 4 << 10,
+            buflen_res: 4 << 10,
+            max_frame: 256 << 20,
+            max_queue: (usize::MAX, usize::MAX),
+            reactor: None,
+        }
+    }
+}
+
+impl<S: Service> RpcBuilder<S> {
+    /// Takes the events that the child sends, in the order in which it made them and its replies.
+    ///
+    /// Without [`on_error`](RpcBuilder::on_error) it also takes the error that ends the child, as
+    /// [`Service::error_event`] puts it: for octet strings `["error", message]`.
+    ///
+    /// Default: none. An event then is an error, and ends the child.
+    pub fn on_event(mut self, callback: impl FnMut(S::Event) + Send + 'static) -> Self {
+        self.on_event = Some(Box::new(callback));
+        self
+    }
+
+    /// Takes the error that ended the child, after all calls have ended. Either this or
+    /// [`on_destroy`](RpcBuilder::on_destroy) is called, once, and nothing after it.
+    ///
+    /// Default: the error goes to `on_event`, without that to standard error.
+    pub fn on_error(mut self, callback: impl FnOnce(Error) + Send + 'static) -> Self {
+        self.on_error = Some(Box::new(callback));
+        self
+    }
+
+    /// Called when the handle is gone, all calls have ended and the child has, in good order.
+    pub fn on_destroy(mut self, callback: impl FnOnce() + Send + 'static) -> Self {
+        self.on_destroy = Some(Box::new(callback));
+        self
+    }
+
+    /// How long the child may take to get ready, setups included; then it is killed, and its calls
+    /// end with [`ErrorKind::Silent`]. Default: 10 seconds. [`Duration::MAX`] is for ever.
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.start_timeout = timeout;
+        self
+    }
+
+    /// The timeout of calls that have none of their own; see [`Call::timeout`](crate::Call::timeout).
+    /// Default: none.
+    pub fn call_timeout(mut self, timeout: Duration) -> Self {
+        self.call_timeout = Some(timeout);
+        self
+    }
+
+    /// How long the child may take to exit once it is told to and has answered everything, before
+    /// it gets SIGTERM, and then again before it gets SIGKILL. Default: 5 seconds.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// The size in bytes at which the read buffers of both sides start. They grow to hold the
+    /// largest small frame (64 KiB) when traffic is dense; larger frames get buffers of their own,
+    /// for as long as they last. Default: 4096.
+    pub fn buflen(self, bytes: usize) -> Self {
+        self.buflen_req(bytes).buflen_res(bytes)
+    }
+
+    /// As [`buflen`](RpcBuilder::buflen), for the child's buffer only, which requests are read into.
+    pub fn buflen_req(mut self, bytes: usize) -> Self {
+        self.buflen_req = bytes;
+        self
+    }
+
+    /// As [`buflen`](RpcBuilder::buflen), for the parent's buffer only, which replies and events
+    /// are read into.
+    pub fn buflen_res(mut self, bytes: usize) -> Self {
+        self.buflen_res = bytes;
+        self
+    }
+
+    /// The longest payload in bytes that either side takes. A longer request is refused, a longer
+    /// reply fails its call, and a child that sends one all the same breaks the protocol.
+    /// Default: 256 MiB. The format allows 4 GiB less one byte.
+    pub fn max_frame(mut self, bytes: usize) -> Self {
+        self.max_frame = bytes.min(u32::MAX as usize);
+        self
+    }
+
+    /// How many calls may be outstanding, and how many bytes of requests may wait to be written.
+    /// Beyond either, [`call`](Rpc::call) waits and [`try_call`](Rpc::try_call) is refused. One
+    /// request may always be queued, however long it is. Default: no limit.
+    pub fn max_queue(mut self, calls: usize, bytes: usize) -> Self {
+        self.max_queue = (calls, bytes);
+        self
+    }
+
+    /// The reactor whose thread serves the handle. Default: one of its own.
+    pub fn reactor(mut self, reactor: &Reactor) -> Self {
+        self.reactor = Some(reactor.clone());
+        self
+    }
+
+    /// Starts the child. Does not wait for it: calls can be made at once, and go out with the
+    /// start. See [`Rpc::wait_ready`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Spawn`] if the program cannot be executed, [`ErrorKind::NotServing`] if this
+    /// process is a child itself and does not serve yet, [`ErrorKind::Io`] if there are no
+    /// descriptors or threads left. What goes wrong later is told to `on_error` and to all calls.
+    pub fn start(self) -> Result<Rpc<S>, Error> {
+        let io_error =
+            |error| Error::new(ErrorKind::Io, format!("cannot start a reactor: {error}"));
+        let core = match &self.reactor {
+            Some(reactor) => Arc::clone(reactor.core()),
+            None => Core::new().map_err(io_error)?,
+        };
+        let Launched {
+            socket,
+            child,
+            stderr,
+        } = self.process.launch()?;
+        let plain = self.process.plain();
+        let (calls, bytes) = self.max_queue;
+        let max_frame = self.max_frame;
+        let limits = Limits {
+            max_frame,
+            calls,
+            bytes,
+        };
+        let start_by = plain
+            .is_none()
+            .then(|| StartBy(after(Instant::now(), Some(self.start_timeout))));
+        let life = Life::new(child.is_some(), start_by, self.grace);
+        let connection = Connection::new(plain, limits);
+        let link = Arc::new(Link::new(connection, socket, child, Arc::clone(&core)));
+        if plain.is_none() {
+            link.start(
+                self.process.setups(),
+                wire::Run {
+                    protocol: wire::VERSION,
+                    name: self.service.name(),
+                    version: self.service.version(),
+                    codec: <S::Codec as Codec<S::Request>>::NAME,
+                    max_frame: max_frame as u32,
+                    buflen: self.buflen_req.min(u32::MAX as usize) as u32,
+                },
+            );
+        }
+        let service = self.service;
+        let on_event = self.on_event.map(|callback| {
+            let service = service.clone();
+            Box::new(TypedOnEvent { service, callback }) as Box<dyn OnEvent>
+        });
+        let handlers = Handlers {
+            on_event,
+            on_error: self.on_error,
+            on_destroy: self.on_destroy,
+        };
+        let decoder = Decoder::new(Framing::Tagged, self.buflen_res, max_frame);
+        let stderr = stderr.map(|pipe| (OwnedFd::from(pipe), self.process.stderr_callback()));
+        let added = match &stderr {
+            Some((pipe, _)) => sys::set_nonblocking(pipe),
+            None => Ok(()),
+        }
+        .and_then(|()| Driver::new(Arc::clone(&link), handlers, life, decoder, stderr))
+        .and_then(|driver| core.add(driver));
+        if let Err(error) = added {
+            link.abandon();
+            return Err(io_error(error));
+        }
+        Ok(Rpc::new(Handle::new(link, self.call_timeout), service))
+    }
+}
+
+/// `on_event` above the codec.
+struct TypedOnEvent<S: Service> {
+    service: S,
+    callback: Box<dyn FnMut(S::Event) + Send>,
+}
+
+impl<S: Service> OnEvent for TypedOnEvent<S> {
+    fn event(&mut self, payload: Input<'_>) -> Result<(), CodecError> {
+        (self.callback)(decode::<S::Codec, S::Event>(payload)?);
+        Ok(())
+    }
+
+    fn error(&mut self, error: Error) {
+        match self.service.error_event(&error.to_string()) {
+            Some(event) => (self.callback)(event),
+            None => eprintln!("offspring: {error}"),
+        }
+    }
+}

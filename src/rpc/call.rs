@@ -1,0 +1,179 @@
+//! One call: begun, and waited for.
+
+use super::handle::Handle;
+use super::link::{Note, after};
+use super::reactor;
+use super::slot::{Answer, Ended, Outcome, Slot};
+use crate::codec::CodecError;
+use crate::error::{CallError, Refusal};
+use crate::service::Service;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A call that is being made: what [`Rpc::call`](crate::Rpc::call) returns. Dropped, nothing was sent.
+#[must_use = "nothing is sent before then(), wait() or start()"]
+pub struct Call<'a, S: Service> {
+    handle: &'a Handle,
+    request: Result<Vec<u8>, CodecError>,
+    timeout: Option<Duration>,
+    may_wait: bool,
+    service: PhantomData<fn(S)>,
+}
+
+impl<S: Service> fmt::Debug for Call<'_, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Call")
+            .field("bytes", &self.request.as_ref().map_or(0, Vec::len))
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'a, S: Service> Call<'a, S> {
+    pub(super) fn new(
+        handle: &'a Handle,
+        request: Result<Vec<u8>, CodecError>,
+        may_wait: bool,
+    ) -> Self {
+        Call {
+            handle,
+            request,
+            timeout: handle.call_timeout,
+            may_wait,
+            service: PhantomData,
+        }
+    }
+
+    /// After how long the call ends with [`CallError::TimedOut`], counted from when it is queued or
+    /// waits for room in the queue. If it has not been sent by then, it never is; if it has, its
+    /// late reply is dropped, and the child is left alone. [`Duration::MAX`] is never.
+    ///
+    /// Default: the handle's [`call_timeout`](crate::RpcBuilder::call_timeout).
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Queues the call, and has `callback` called with its outcome: exactly once, on the reactor's
+    /// thread, never inside this method.
+    pub fn then(self, callback: impl FnOnce(Outcome<S>) + Send + 'static) {
+        let core = Arc::clone(&self.handle.link.reactor);
+        let note: Note = Box::new(move |answer| callback(answer.decode::<S>()));
+        if let Err((ended, note)) = self.submit(false, note) {
+            core.run(move || note(Answer::Ended(ended)));
+        }
+    }
+
+    /// Makes the call and waits for its outcome. The callbacks of everything that came before the
+    /// reply have returned by then.
+    ///
+    /// # Errors
+    ///
+    /// What kept the call from being answered, or what the function answered.
+    /// [`Refusal::InCallback`] in a callback.
+    pub fn wait(self) -> Outcome<S> {
+        if reactor::in_callback() {
+            return Err(CallError::Refused(Refusal::InCallback));
+        }
+        self.begin(true).wait()
+    }
+
+    /// Queues the call. Its outcome can be taken from the [`Pending`].
+    pub fn start(self) -> Pending<S> {
+        self.begin(false)
+    }
+
+    fn begin(self, writes: bool) -> Pending<S> {
+        let slot = Arc::new(Slot::default());
+        let filled = Arc::clone(&slot);
+        let note: Note = Box::new(move |answer| filled.fill(answer.into_owned()));
+        if let Err((ended, note)) = self.submit(writes, note) {
+            note(Answer::Ended(ended));
+        }
+        Pending {
+            slot,
+            taken: false,
+            service: PhantomData,
+        }
+    }
+
+    fn submit(self, writes: bool, note: Note) -> Result<(), (Ended, Note)> {
+        let deadline = self
+            .timeout
+            .and_then(|timeout| after(Instant::now(), Some(timeout)));
+        match self.request {
+            Ok(request) => {
+                let link = &self.handle.link;
+                link.call(request, deadline, self.may_wait, writes, note)
+            }
+            Err(error) => Err((Ended::Malformed(error), note)),
+        }
+    }
+}
+
+/// A call that was made, and whose outcome is taken later. Dropped, the outcome is abandoned, but not
+/// the call.
+#[must_use = "dropped, the call's outcome is lost; use then() if it is not wanted"]
+pub struct Pending<S: Service = &'static str> {
+    slot: Arc<Slot>,
+    taken: bool,
+    service: PhantomData<fn() -> S>,
+}
+
+impl<S: Service> fmt::Debug for Pending<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pending")
+            .field("taken", &self.taken)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: Service> Pending<S> {
+    /// Waits for the outcome. The callbacks of everything that came before the reply have returned
+    /// by then.
+    ///
+    /// # Errors
+    ///
+    /// As [`Call::wait`]; [`Refusal::Taken`] if another method returned the outcome before.
+    pub fn wait(mut self) -> Outcome<S> {
+        self.wait_deadline_opt(None)
+            .expect("without a deadline it waits until there is one")
+    }
+
+    /// The outcome, if it has come. Never waits.
+    pub fn try_wait(&mut self) -> Option<Outcome<S>> {
+        match self.slot.take() {
+            Some(answer) => Some(self.deliver(answer)),
+            None if self.taken => Some(Err(CallError::Refused(Refusal::Taken))),
+            None => None,
+        }
+    }
+
+    /// Waits for the outcome, at most this long: `None` then, and it can be asked for again.
+    pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Outcome<S>> {
+        self.wait_deadline_opt(after(Instant::now(), Some(timeout)))
+    }
+
+    /// Waits for the outcome until `deadline`: `None` then, and it can be asked for again.
+    pub fn wait_deadline(&mut self, deadline: Instant) -> Option<Outcome<S>> {
+        self.wait_deadline_opt(Some(deadline))
+    }
+
+    fn wait_deadline_opt(&mut self, deadline: Option<Instant>) -> Option<Outcome<S>> {
+        if let Some(outcome) = self.try_wait() {
+            return Some(outcome);
+        }
+        if reactor::in_callback() {
+            return Some(Err(CallError::Refused(Refusal::InCallback)));
+        }
+        let answer = self.slot.wait(deadline)?;
+        Some(self.deliver(answer))
+    }
+
+    fn deliver(&mut self, answer: Answer<'static>) -> Outcome<S> {
+        self.taken = true;
+        answer.decode::<S>()
+    }
+}

@@ -1,0 +1,439 @@
+//! What the reactor does for one child: a dull loop of reading, writing, waiting and telling. What
+//! any of it means is decided by [`Connection`](super::connection) and [`Life`](super::life).
+
+use super::connection::{Delivery, Violation};
+use super::life::{Life, Verdict};
+use super::link::{Exit, Link, Note};
+use super::reactor::{Source, guard, poll_key};
+use super::slot::{Answer, Ended};
+use crate::codec::{CodecError, Input};
+use crate::error::{Error, ErrorKind, Refusal};
+use crate::process::{Lines, StderrCallback, Tail};
+use crate::sys::{self, Registration};
+use crate::wire::{self, DecodeError, Decoder, Payload};
+use polling::Event;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How often one descriptor is read before others have their turn.
+const READS: usize = 16;
+/// How much of standard error is read at once.
+const STDERR_READ: usize = 4 << 10;
+
+/// The program's callbacks, below the codec.
+pub(super) struct Handlers {
+    pub(super) on_event: Option<Box<dyn OnEvent>>,
+    pub(super) on_error: Option<Box<dyn FnOnce(Error) + Send>>,
+    pub(super) on_destroy: Option<Box<dyn FnOnce() + Send>>,
+}
+
+/// The program's `on_event`, below the codec.
+pub(super) trait OnEvent: Send {
+    /// Takes the payload of an event.
+    fn event(&mut self, payload: Input<'_>) -> Result<(), CodecError>;
+
+    /// Takes an error, as there is no `on_error`.
+    fn error(&mut self, error: Error);
+}
+
+/// See the module's documentation.
+pub(crate) struct Driver {
+    link: Arc<Link>,
+    handlers: Option<Handlers>,
+    life: Life,
+    decoder: Decoder,
+    /// Until nothing more is to be read.
+    socket: Option<Registration>,
+    waits_for_room: bool,
+    /// Until the process has ended.
+    process: Option<Registration>,
+    stderr: Option<Capture>,
+    tail: Tail,
+    /// What a read brought, until it is delivered. Kept for its memory.
+    batch: Vec<(Delivery<Note>, Payload)>,
+    deadline: Option<Instant>,
+    over: bool,
+}
+
+/// The child's standard error, while it is open.
+struct Capture {
+    pipe: Registration,
+    lines: Lines,
+    callback: Option<StderrCallback>,
+}
+
+impl Driver {
+    pub(super) fn new(
+        link: Arc<Link>,
+        handlers: Handlers,
+        life: Life,
+        decoder: Decoder,
+        stderr: Option<(OwnedFd, Option<StderrCallback>)>,
+    ) -> io::Result<Self> {
+        let register = |fd: &Arc<OwnedFd>, source| {
+            let event = Event::readable(poll_key(link.key, source));
+            Registration::new(&link.reactor.poller, fd, event)
+        };
+        let socket = register(&link.socket, Source::Socket)?;
+        let process = match link.child.as_ref().and_then(|child| child.pidfd()) {
+            Some(pidfd) => Some(register(pidfd, Source::Process)?),
+            None => None,
+        };
+        let stderr = match stderr {
+            Some((pipe, callback)) => Some(Capture {
+                pipe: register(&Arc::new(pipe), Source::Stderr)?,
+                lines: Lines::default(),
+                callback,
+            }),
+            None => None,
+        };
+        let mut driver = Driver {
+            handlers: Some(handlers),
+            life,
+            decoder,
+            socket: Some(socket),
+            waits_for_room: false,
+            process,
+            stderr,
+            tail: Tail::default(),
+            batch: Vec::new(),
+            deadline: None,
+            over: false,
+            link,
+        };
+        if let (Some(child), None) = (&driver.link.child, &driver.process) {
+            driver.life.exited(child.reap().flatten());
+        }
+        Ok(driver)
+    }
+
+    pub(super) fn key(&self) -> usize {
+        self.link.key
+    }
+
+    /// When to [`attend`](Driver::attend), if nothing happens before.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Whether the last callback has run: the driver is done with.
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// The socket can be read or written.
+    pub(super) fn socket_ready(&mut self, event: Event, now: Instant) {
+        if event.readable {
+            self.read(READS, now);
+        }
+        self.attend(now, event.writable);
+    }
+
+    /// The process has ended, or others say so.
+    pub(super) fn process_ended(&mut self, now: Instant) {
+        let Some(status) = self.link.child.as_ref().and_then(|child| child.reap()) else {
+            return;
+        };
+        self.process = None;
+        self.life.exited(status);
+        // What it wrote is all there now. Its own children may have the other ends open still, and
+        // are not waited for.
+        self.read(usize::MAX, now);
+        if self.life.is_connected() {
+            self.disconnected(None, now);
+        }
+        self.read_stderr(usize::MAX);
+        self.close_stderr();
+        self.attend(now, false);
+    }
+
+    /// Standard error can be read.
+    pub(super) fn stderr_ready(&mut self, now: Instant) {
+        self.read_stderr(READS);
+        self.attend(now, false);
+    }
+
+    /// Writes, signals, and sees whether it is over.
+    pub(super) fn attend(&mut self, now: Instant, room: bool) {
+        let orders = self.link.attend(now, room);
+        for (note, phase) in orders.expired {
+            guard(|| note(Answer::Ended(Ended::TimedOut(phase))));
+        }
+        if orders.close {
+            self.life.close(now);
+        }
+        if orders.broken {
+            self.life.unreachable(now);
+        }
+        if orders.stop {
+            self.life.stop(now);
+        }
+        if orders.kill {
+            self.life.kill(now);
+        }
+        while let Some(signal) = self.life.poll(now) {
+            if let Some(child) = &self.link.child {
+                child.signal(signal);
+            }
+        }
+        if !self.life.is_connected() {
+            self.socket = None;
+        }
+        if self.waits_for_room != orders.blocked
+            && let Some(socket) = &self.socket
+        {
+            let key = poll_key(self.link.key, Source::Socket);
+            let interest = Event::new(key, true, orders.blocked);
+            // A descriptor that is registered can be modified.
+            let _ = socket.modify(interest);
+            self.waits_for_room = orders.blocked;
+        }
+        self.deadline = orders
+            .deadline
+            .into_iter()
+            .chain(self.life.deadline())
+            .min();
+        self.link.set_looks_at(self.deadline);
+        if let Some(verdict) = self.life.verdict(orders.unanswered) {
+            self.conclude(verdict);
+        }
+    }
+
+    /// Reads what has come, at most `reads` times.
+    fn read(&mut self, reads: usize, now: Instant) {
+        for _ in 0..reads {
+            if !self.life.is_connected() {
+                return;
+            }
+            let space = self.decoder.space();
+            let room = space.limit;
+            match sys::receive(&*self.link.socket, space.buf, room, true) {
+                Ok(0) => return self.stream_ended(now),
+                Ok(n) => {
+                    self.deliver(now);
+                    // It may be all there is, and if not, the poller will say so.
+                    if n < room && reads != usize::MAX {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // The child closed with requests unread.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                    return self.stream_ended(now);
+                }
+                Err(error) => return self.disconnected(Some(error), now),
+            }
+        }
+    }
+
+    fn stream_ended(&mut self, now: Instant) {
+        match self.decoder.finish() {
+            Ok(()) => self.disconnected(None, now),
+            Err(error) => {
+                let (kind, message) = Broken::Decode(error).describe();
+                self.life.fail(kind, message, now);
+            }
+        }
+    }
+
+    fn disconnected(&mut self, error: Option<io::Error>, now: Instant) {
+        self.life.disconnected(error, now);
+        self.socket = None;
+    }
+
+    /// Delivers the frames that are in the buffer, in order: one lock, then the callbacks.
+    fn deliver(&mut self, now: Instant) {
+        let Driver {
+            link,
+            decoder,
+            batch,
+            ..
+        } = self;
+        let mut broken = None;
+        link.receive(|connection| {
+            loop {
+                let offset = decoder.offset();
+                let (id, payload) = match decoder.next() {
+                    Ok(Some(frame)) => frame,
+                    Ok(None) => return,
+                    Err(error) => {
+                        broken = Some(Broken::Decode(error));
+                        return;
+                    }
+                };
+                let bytes = match &payload {
+                    Payload::At(at) => decoder.bytes(at.clone()),
+                    Payload::Owned(bytes) => bytes,
+                };
+                match connection.receive(id, bytes) {
+                    Ok(delivery) => batch.push((delivery, payload)),
+                    Err(violation) => {
+                        broken = Some(Broken::Violation(violation, offset));
+                        return;
+                    }
+                }
+            }
+        });
+        let mut batch = std::mem::take(&mut self.batch);
+        for (delivery, payload) in batch.drain(..) {
+            self.hand_over(delivery, payload, now);
+        }
+        self.batch = batch;
+        if let Some(broken) = broken {
+            let (kind, message) = broken.describe();
+            self.life.fail(kind, message, now);
+        }
+    }
+
+    fn hand_over(&mut self, delivery: Delivery<Note>, payload: Payload, now: Instant) {
+        let input = match payload {
+            Payload::At(at) => Input::from(self.decoder.bytes(at)),
+            Payload::Owned(bytes) => Input::from(bytes),
+        };
+        match delivery {
+            Delivery::Reply(note) => guard(|| note(Answer::Reply(input))),
+            Delivery::Failed(note) => guard(|| note(Answer::Failed(input))),
+            Delivery::Late => {}
+            Delivery::Ready => self.life.ready(),
+            Delivery::Refused { kind, message } => {
+                self.life.refused(refusal_kind(&kind), message, now);
+            }
+            Delivery::Event => {
+                let on_event = self.handlers.as_mut().and_then(|h| h.on_event.as_mut());
+                let Some(on_event) = on_event else {
+                    let message = "an event came, but there is no on_event() to take it";
+                    return self.life.fail(ErrorKind::UnhandledEvent, message, now);
+                };
+                let mut result = Ok(());
+                guard(|| result = on_event.event(input));
+                if let Err(error) = result {
+                    let message = format!("an event from the child is malformed: {error}");
+                    self.life.fail(ErrorKind::Protocol, message, now);
+                }
+            }
+        }
+    }
+
+    fn read_stderr(&mut self, reads: usize) {
+        let mut buf = Vec::with_capacity(STDERR_READ);
+        for _ in 0..reads {
+            let Some(capture) = &mut self.stderr else {
+                return;
+            };
+            buf.clear();
+            match sys::receive(&**capture.pipe.fd(), &mut buf, STDERR_READ, false) {
+                Ok(n) if n > 0 => {
+                    let (pid, tail) = (self.link.pid(), &mut self.tail);
+                    capture
+                        .lines
+                        .push(&buf, |line| tell_line(tail, &capture.callback, pid, line));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Ok(_) | Err(_) => return self.close_stderr(),
+            }
+        }
+    }
+
+    fn close_stderr(&mut self) {
+        if let Some(mut capture) = self.stderr.take() {
+            let (pid, tail) = (self.link.pid(), &mut self.tail);
+            capture
+                .lines
+                .finish(|line| tell_line(tail, &capture.callback, pid, line));
+        }
+    }
+
+    /// It is over: ends the calls that are left, and tells the program, last of all.
+    fn conclude(&mut self, verdict: Verdict) {
+        self.over = true;
+        (self.socket, self.process) = (None, None);
+        self.close_stderr();
+        let Verdict {
+            error,
+            status,
+            rung,
+        } = verdict;
+        let pid = self.link.child.as_ref().map(|child| child.pid());
+        let error =
+            error.map(|(kind, text)| Error::new(kind, text).of(pid, status, self.tail.text()));
+        let end = match &error {
+            None => Ok(Exit::new(status, rung)),
+            Some(error) => Err(error.clone()),
+        };
+        for (note, phase) in self.link.end(end) {
+            let ended = match &error {
+                Some(error) => Ended::Lost(error.clone(), phase),
+                None => Ended::Refused(Refusal::Closed),
+            };
+            guard(|| note(Answer::Ended(ended)));
+        }
+        guard(|| self.handlers.take().expect("concluded once").end(error));
+        self.link.over();
+    }
+}
+
+impl Handlers {
+    /// Tells how it ended, by the chain of the original: an error goes to `on_error`, else to
+    /// `on_event`, else to standard error.
+    fn end(self, error: Option<Error>) {
+        let Some(error) = error else {
+            if let Some(on_destroy) = self.on_destroy {
+                on_destroy();
+            }
+            return;
+        };
+        match (self.on_error, self.on_event) {
+            (Some(on_error), _) => on_error(error),
+            (None, Some(mut on_event)) => on_event.error(error),
+            (None, None) => eprintln!("offspring: {error}"),
+        }
+    }
+}
+
+/// Why frames are no frames, or not ones that a child may send; with the offset.
+enum Broken {
+    Decode(DecodeError),
+    Violation(Violation, u64),
+}
+
+impl Broken {
+    fn describe(self) -> (ErrorKind, String) {
+        match self {
+            Broken::Decode(error) => (
+                ErrorKind::Protocol,
+                format!("the child broke the protocol: {error}"),
+            ),
+            Broken::Violation(violation @ Violation::NotReady { .. }, _) => (
+                ErrorKind::NotWorker,
+                format!(
+                    "the program is no offspring worker, or writes to its standard input before \
+                     it serves: {violation}"
+                ),
+            ),
+            Broken::Violation(violation, offset) => (
+                ErrorKind::Protocol,
+                format!("the child broke the protocol at offset {offset}: {violation}"),
+            ),
+        }
+    }
+}
+
+/// The child's own word for why it does not serve.
+fn refusal_kind(kind: &str) -> ErrorKind {
+    match kind {
+        wire::REFUSED_SETUP => ErrorKind::Setup,
+        wire::REFUSED_FUNCTION => ErrorKind::NoFunction,
+        wire::REFUSED_MISMATCH => ErrorKind::Mismatch,
+        wire::REFUSED_VERSION => ErrorKind::Version,
+        _ => ErrorKind::Protocol,
+    }
+}
+
+fn tell_line(tail: &mut Tail, callback: &Option<StderrCallback>, pid: u32, line: &str) {
+    tail.push(line);
+    if let Some(callback) = callback {
+        guard(|| callback(pid, line));
+    }
+}

@@ -1,0 +1,169 @@
+//! The handle to a child.
+
+use super::call::Call;
+use super::link::{Exit, Link, after};
+use crate::codec::{Argument, CodecError, Output};
+use crate::error::Error;
+use crate::service::Service;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A child process, and the function it serves.
+///
+/// Cheap to clone, and to be used from any thread: all clones are the same child. When the last one
+/// is dropped, the child answers what was called, in the background, and exits;
+/// [`finish`](Rpc::finish) waits for that. A clone held by the handle's own callbacks is a cycle that
+/// only `finish` or [`kill`](Rpc::kill) ends.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> Result<(), offspring::BoxError> {
+/// let me = offspring::Worker::new()
+///     .function("greet", |request, _caller| Ok(format!("hello {request}")))
+///     .run();
+/// let rpc = me.rpc("greet").start()?;
+///
+/// // Wait for the reply,
+/// assert_eq!(rpc.call("Alice").wait()?, ["hello Alice"]);
+///
+/// // have it delivered,
+/// rpc.call("Bob").then(|reply| println!("{}", reply.expect("greeting never fails")));
+///
+/// // or take it later.
+/// let carol = rpc.call("Carol").start();
+/// assert_eq!(carol.wait()?, ["hello Carol"]);
+///
+/// let exit = rpc.finish()?;
+/// assert!(exit.status().is_some_and(|status| status.success()));
+/// # Ok(())
+/// # }
+/// ```
+pub struct Rpc<S: Service = &'static str> {
+    handle: Arc<Handle>,
+    service: S,
+}
+
+/// What all clones share. Dropped with the last one.
+pub(super) struct Handle {
+    pub(super) link: Arc<Link>,
+    pub(super) call_timeout: Option<Duration>,
+}
+
+impl Handle {
+    pub(super) fn new(link: Arc<Link>, call_timeout: Option<Duration>) -> Self {
+        Handle { link, call_timeout }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.link.close(None);
+    }
+}
+
+impl<S: Service> Clone for Rpc<S> {
+    fn clone(&self) -> Self {
+        Rpc {
+            handle: Arc::clone(&self.handle),
+            service: self.service.clone(),
+        }
+    }
+}
+
+impl<S: Service> fmt::Debug for Rpc<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rpc")
+            .field("service", &self.service.name())
+            .field("pid", &self.pid())
+            .finish()
+    }
+}
+
+impl<S: Service> Rpc<S> {
+    pub(super) fn new(handle: Handle, service: S) -> Self {
+        let handle = Arc::new(handle);
+        Rpc { handle, service }
+    }
+
+    /// Begins a call. Nothing is sent before one of [`then`](Call::then), [`wait`](Call::wait) and
+    /// [`start`](Call::start), which wait if the queue is [full](crate::RpcBuilder::max_queue).
+    ///
+    /// The request is encoded here: what it is made of need not live on.
+    pub fn call(&self, request: impl Argument<S::Request, S::Codec>) -> Call<'_, S> {
+        Call::new(&self.handle, self.encode(request), true)
+    }
+
+    /// As [`call`](Rpc::call), but if the queue is full, the call ends with
+    /// [`Refusal::Full`](crate::Refusal::Full).
+    pub fn try_call(&self, request: impl Argument<S::Request, S::Codec>) -> Call<'_, S> {
+        Call::new(&self.handle, self.encode(request), false)
+    }
+
+    /// Waits until the child serves. Calls need not wait for it.
+    ///
+    /// # Errors
+    ///
+    /// What kept it from serving, or ended it since. [`ErrorKind::InCallback`] in a callback, if it
+    /// would have to wait.
+    ///
+    /// [`ErrorKind::InCallback`]: crate::ErrorKind::InCallback
+    pub fn wait_ready(&self) -> Result<(), Error> {
+        self.handle.link.wait_ready()
+    }
+
+    /// The child's process id. `None` if the peer is only a stream.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.handle.link.child.as_ref().map(|child| child.pid())
+    }
+
+    /// Kills the child and its process group with SIGKILL; a peer that is only a stream is
+    /// disconnected. Calls that it has not answered end with
+    /// [`ErrorKind::Killed`](crate::ErrorKind::Killed). Does not wait.
+    pub fn kill(&self) {
+        self.handle.link.kill();
+    }
+
+    /// Lets the child answer everything that was called, and exit, and waits for that, and for the
+    /// last callback. This holds for all clones: their further calls are refused.
+    ///
+    /// Waits for calls as long as they take. A child that then does not exit gets SIGTERM after the
+    /// [grace](crate::RpcBuilder::grace), and SIGKILL after another.
+    ///
+    /// # Errors
+    ///
+    /// What ended the child, if it was not this: [`on_error`](crate::RpcBuilder::on_error) gets the
+    /// same. [`ErrorKind::InCallback`](crate::ErrorKind::InCallback) in a callback; the child is told
+    /// to go all the same.
+    pub fn finish(self) -> Result<Exit, Error> {
+        self.finish_by(None)
+    }
+
+    /// As [`finish`](Rpc::finish), but a child that is not gone after `timeout` gets SIGTERM, and
+    /// SIGKILL after the [grace](crate::RpcBuilder::grace), answered or not.
+    ///
+    /// # Errors
+    ///
+    /// As [`finish`](Rpc::finish), and [`ErrorKind::Stopped`](crate::ErrorKind::Stopped) if there
+    /// were calls that it had not answered: they end with that error, too.
+    pub fn finish_timeout(self, timeout: Duration) -> Result<Exit, Error> {
+        self.finish_by(after(Instant::now(), Some(timeout)))
+    }
+
+    fn finish_by(self, stop_by: Option<Instant>) -> Result<Exit, Error> {
+        let link = Arc::clone(&self.handle.link);
+        drop(self);
+        link.close(stop_by);
+        let end = link.wait_end();
+        link.reactor.join();
+        end
+    }
+
+    fn encode(&self, request: impl Argument<S::Request, S::Codec>) -> Result<Vec<u8>, CodecError> {
+        let mut output = Output::default();
+        request.encode_to(&mut output)?;
+        Ok(output.into_vec())
+    }
+}

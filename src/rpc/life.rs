@@ -1,0 +1,355 @@
+//! The life of one child, from its start to the verdict on its end. Pure: told what happened and
+//! when, it says which signals to send, when to look again, and how it all ended.
+//!
+//! ```text
+//!   Starting ── ready ──▶ Serving ── close() ──▶ Closing      fail(), kill(), stop()
+//!      │                     │                      │            from anywhere
+//!      └─────────────────────┴──────────────────────┴──▶ the stream ends, the process exits
+//!                                                            ──▶ verdict()
+//! ```
+//!
+//! The verdict waits for both ends, of the stream and of the process: what a child wrote before it
+//! died is worth reading, and how it died is worth telling.
+
+use super::ladder::{Ladder, Rung};
+use crate::error::ErrorKind;
+use crate::sys::Signal;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Life {
+    process: Process,
+    /// Whether more may come from the child.
+    connected: bool,
+    ready: bool,
+    closing: bool,
+    /// When a child that is not ready is given up.
+    start_by: Option<Instant>,
+    ladder: Ladder,
+    /// To be sent at once.
+    signal: Option<Signal>,
+    /// The first thing that went wrong, if something did.
+    cause: Option<(ErrorKind, String)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Process {
+    /// There is only a stream.
+    None,
+    Running,
+    /// Its status is `None` if somebody else took it.
+    Exited(Option<ExitStatus>),
+}
+
+/// How it ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    /// `None` if it ended in good order.
+    pub(crate) error: Option<(ErrorKind, String)>,
+    pub(crate) status: Option<ExitStatus>,
+    pub(crate) rung: Rung,
+}
+
+impl Life {
+    /// The life of a process, or of only a stream. It is ready at once if `start_by` is `None`.
+    pub(crate) fn new(process: bool, start_by: Option<StartBy>, grace: Duration) -> Self {
+        Life {
+            process: if process {
+                Process::Running
+            } else {
+                Process::None
+            },
+            connected: true,
+            ready: start_by.is_none(),
+            closing: false,
+            start_by: start_by.and_then(|StartBy(by)| by),
+            ladder: Ladder::new(grace),
+            signal: None,
+            cause: None,
+        }
+    }
+
+    /// The child serves.
+    pub(crate) fn ready(&mut self) {
+        self.ready = true;
+        self.start_by = None;
+    }
+
+    /// The child was told to go, and nothing is left to answer: it should exit now.
+    pub(crate) fn close(&mut self, now: Instant) {
+        self.closing = true;
+        self.ladder.start(now);
+    }
+
+    /// The child has been waited for long enough.
+    pub(crate) fn stop(&mut self, now: Instant) {
+        self.fail_with(ErrorKind::Stopped, || {
+            "the child was stopped before it had answered".to_owned()
+        });
+        self.ladder.start_at_once(now);
+    }
+
+    /// The child is to be killed because the program wants it.
+    pub(crate) fn kill(&mut self, now: Instant) {
+        self.fail_with(ErrorKind::Killed, || "the child was killed".to_owned());
+        self.shoot(now);
+    }
+
+    /// The child is to be killed because of what it did. Nothing more is read from it.
+    pub(crate) fn fail(&mut self, kind: ErrorKind, message: impl Into<String>, now: Instant) {
+        self.fail_with(kind, || message.into());
+        self.connected = false;
+        self.shoot(now);
+    }
+
+    /// The child said itself that it will not serve, and exits.
+    pub(crate) fn refused(&mut self, kind: ErrorKind, message: String, now: Instant) {
+        self.start_by = None;
+        self.fail_with(kind, || message);
+        self.ladder.start(now);
+    }
+
+    /// The child reads no more. What it has written is still read, but it must exit.
+    pub(crate) fn unreachable(&mut self, now: Instant) {
+        self.ladder.start(now);
+    }
+
+    /// Nothing more comes from the child: because of this error, if there was one.
+    pub(crate) fn disconnected(&mut self, error: Option<std::io::Error>, now: Instant) {
+        self.connected = false;
+        if let Some(error) = error {
+            self.fail_with(ErrorKind::Io, || {
+                format!("cannot read from the child: {error}")
+            });
+        }
+        self.ladder.start(now);
+    }
+
+    /// The process has ended.
+    pub(crate) fn exited(&mut self, status: Option<ExitStatus>) {
+        self.process = Process::Exited(status);
+    }
+
+    /// The next signal that it is time to send, if there is one.
+    pub(crate) fn poll(&mut self, now: Instant) -> Option<Signal> {
+        if self.start_by.is_some_and(|by| by <= now) {
+            self.start_by = None;
+            let message = "the child did not get ready within the start timeout";
+            self.fail(ErrorKind::Silent, message, now);
+        }
+        let signal = self.signal.take().or_else(|| self.ladder.climb(now))?;
+        match self.process {
+            Process::Running => Some(signal),
+            // Nobody to be signalled: the stream is given up.
+            Process::None => {
+                self.connected = false;
+                None
+            }
+            Process::Exited(_) => None,
+        }
+    }
+
+    /// When to [`poll`](Life::poll) next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let ladder = self.ladder.deadline();
+        self.start_by.into_iter().chain(ladder).min()
+    }
+
+    /// Whether anything from the child is still welcome.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    /// How it ended, once it has; `unanswered` is the number of calls that were not.
+    pub(crate) fn verdict(&self, unanswered: usize) -> Option<Verdict> {
+        let (over, status) = match self.process {
+            Process::None => (!self.connected, None),
+            Process::Running => (self.ladder.has_given_up(), None),
+            Process::Exited(status) => (!self.connected, status),
+        };
+        let deliberate = matches!(
+            self.cause,
+            Some((ErrorKind::Killed | ErrorKind::Stopped, _))
+        );
+        let in_order = unanswered == 0
+            && match self.cause {
+                None => self.closing && self.ready,
+                Some(_) => deliberate,
+            };
+        over.then(|| Verdict {
+            error: (!in_order)
+                .then(|| self.cause.clone().unwrap_or_else(|| self.death(unanswered))),
+            status,
+            rung: self.ladder.rung(),
+        })
+    }
+
+    /// What to say of an end that has no other cause.
+    fn death(&self, unanswered: usize) -> (ErrorKind, String) {
+        let what = match self.process {
+            Process::Exited(_) => "the child ended",
+            Process::Running | Process::None => "the child closed its connection",
+        };
+        if !self.ready {
+            let hint = "does its main() reach Worker::run() or Worker::serve()?";
+            return (
+                ErrorKind::Exited,
+                format!("{what} before it was ready ({hint})"),
+            );
+        }
+        let when = match unanswered {
+            0 => "while it was in use".to_owned(),
+            1 => "with 1 call unanswered".to_owned(),
+            n => format!("with {n} calls unanswered"),
+        };
+        (ErrorKind::Died, format!("{what} {when}"))
+    }
+
+    fn fail_with(&mut self, kind: ErrorKind, message: impl FnOnce() -> String) {
+        if self.cause.is_none() {
+            self.cause = Some((kind, message()));
+        }
+    }
+
+    fn shoot(&mut self, now: Instant) {
+        self.signal = Some(Signal::Kill);
+        self.ladder.killed(now);
+    }
+}
+
+/// By when a child must be ready; `None` is never.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StartBy(pub(crate) Option<Instant>);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    const GRACE: Duration = Duration::from_secs(5);
+    const OK: Option<ExitStatus> = None;
+
+    fn serving() -> (Life, Instant) {
+        let now = Instant::now();
+        let mut life = Life::new(true, Some(StartBy(Some(now + GRACE))), GRACE);
+        life.ready();
+        (life, now)
+    }
+
+    fn kind(life: &Life, unanswered: usize) -> Option<ErrorKind> {
+        let verdict = life.verdict(unanswered).expect("it is over");
+        verdict.error.map(|(kind, _)| kind)
+    }
+
+    #[test]
+    fn good_order_is_no_error() {
+        let (mut life, now) = serving();
+        life.close(now);
+        assert_eq!(life.verdict(0), None);
+        life.disconnected(None, now);
+        assert_eq!(life.verdict(0), None, "how it exits is to be told");
+        life.exited(Some(ExitStatus::from_raw(3 << 8)));
+        let verdict = life.verdict(0).unwrap();
+        assert_eq!((verdict.error, verdict.rung), (None, Rung::Closed));
+        assert_eq!(verdict.status.and_then(|s| s.code()), Some(3));
+    }
+
+    #[test]
+    fn exit_before_the_stream_is_read_is_not_the_end() {
+        let (mut life, now) = serving();
+        life.exited(OK);
+        assert_eq!(life.verdict(1), None);
+        life.disconnected(None, now);
+        assert_eq!(kind(&life, 1), Some(ErrorKind::Died));
+    }
+
+    #[test]
+    fn unanswered_calls_make_an_exit_a_death() {
+        let (mut life, now) = serving();
+        life.close(now);
+        life.disconnected(None, now);
+        life.exited(OK);
+        assert_eq!(kind(&life, 0), None);
+        assert_eq!(kind(&life, 2), Some(ErrorKind::Died));
+    }
+
+    #[test]
+    fn exit_while_in_use_is_a_death() {
+        let (mut life, now) = serving();
+        life.disconnected(None, now);
+        life.exited(OK);
+        assert_eq!(kind(&life, 0), Some(ErrorKind::Died));
+    }
+
+    #[test]
+    fn start_is_bounded() {
+        let now = Instant::now();
+        let mut life = Life::new(true, Some(StartBy(Some(now + GRACE))), GRACE);
+        assert_eq!(life.deadline(), Some(now + GRACE));
+        assert_eq!(life.poll(now), None);
+        assert_eq!(life.poll(now + GRACE), Some(Signal::Kill));
+        assert_eq!(life.poll(now + GRACE), None);
+        life.exited(OK);
+        assert_eq!(kind(&life, 0), Some(ErrorKind::Silent));
+    }
+
+    #[test]
+    fn exit_before_ready_is_a_start_error_even_if_nobody_waits() {
+        let now = Instant::now();
+        let mut life = Life::new(true, Some(StartBy(None)), GRACE);
+        life.close(now);
+        life.disconnected(None, now);
+        life.exited(OK);
+        assert_eq!(kind(&life, 0), Some(ErrorKind::Exited));
+    }
+
+    #[test]
+    fn kill_is_an_error_only_to_calls() {
+        let (mut life, now) = serving();
+        life.kill(now);
+        assert_eq!(life.poll(now), Some(Signal::Kill));
+        life.disconnected(None, now);
+        life.exited(OK);
+        assert_eq!(kind(&life, 0), None);
+        assert_eq!(kind(&life, 1), Some(ErrorKind::Killed));
+        assert_eq!(life.verdict(0).unwrap().rung, Rung::Killed);
+    }
+
+    #[test]
+    fn first_cause_counts() {
+        let (mut life, now) = serving();
+        life.fail(ErrorKind::Protocol, "nonsense", now);
+        life.kill(now);
+        life.exited(OK);
+        assert_eq!(kind(&life, 0), Some(ErrorKind::Protocol));
+    }
+
+    #[test]
+    fn closed_connection_gets_the_process_signalled_and_given_up() {
+        let (mut life, now) = serving();
+        life.disconnected(None, now);
+        assert_eq!(life.poll(now), None);
+        assert_eq!(life.poll(now + GRACE), Some(Signal::Term));
+        assert_eq!(life.poll(now + 2 * GRACE), Some(Signal::Kill));
+        assert_eq!(life.verdict(1), None);
+        assert_eq!(life.poll(now + 3 * GRACE), None);
+        let (kind, message) = life.verdict(1).unwrap().error.unwrap();
+        assert_eq!(kind, ErrorKind::Died);
+        assert_eq!(
+            message,
+            "the child closed its connection with 1 call unanswered"
+        );
+    }
+
+    #[test]
+    fn stream_that_does_not_end_is_given_up() {
+        let now = Instant::now();
+        let mut life = Life::new(false, None, GRACE);
+        life.close(now);
+        assert_eq!((life.poll(now), life.verdict(0)), (None, None));
+        assert_eq!(life.poll(now + GRACE), None);
+        assert_eq!(kind(&life, 0), None);
+    }
+}

@@ -1,0 +1,439 @@
+//! What the handles of one child and the reactor share: the conversation, under one lock.
+//!
+//! Any thread may write: whoever finds nobody writing takes what is queued and sends it outside of
+//! the lock. What the socket does not take is left to the reactor, which alone waits for room.
+//! Reading is the reactor's.
+
+use super::connection::Connection;
+use super::reactor::{self, Core};
+use super::slot::{Answer, Ended, wait_until};
+use crate::error::{Error, ErrorKind, Phase, Refusal};
+use crate::process::Child;
+use crate::sys;
+use crate::{Rung, wire};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::process::ExitStatus;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// How much is written at once, at most.
+const BATCH: usize = 256 << 10;
+/// The most parts of one write; Linux takes 1024.
+const PARTS: usize = 64;
+
+/// Called once with what a call ends with: on the reactor's thread, or never if the call is refused
+/// at once.
+pub(crate) type Note = Box<dyn FnOnce(Answer<'_>) + Send>;
+
+/// See the module's documentation.
+pub(crate) struct Link {
+    state: Mutex<State>,
+    /// Notified of everything that threads wait for: room in the queue, `ready`, the end.
+    changed: Condvar,
+    pub(super) socket: Arc<OwnedFd>,
+    pub(super) child: Option<Child>,
+    pub(super) reactor: Arc<Core>,
+    /// The link's number at the reactor.
+    pub(super) key: usize,
+}
+
+/// What [`Link`]'s lock guards.
+pub(super) struct State {
+    connection: Connection<Note>,
+    writer: Writer,
+    /// Threads that wait for `changed`.
+    waiting: usize,
+    /// Whether the reactor has been told to look at this link, and has not yet.
+    attention: bool,
+    /// When the reactor looks by itself.
+    looks_at: Option<Instant>,
+    kill: bool,
+    /// By when all is to be over.
+    stop_by: Option<Instant>,
+    shut_down: bool,
+    /// Why calls are refused from now on: it ended.
+    end: Option<Result<Exit, Error>>,
+    /// Whether the last callback has run.
+    over: bool,
+}
+
+/// What was taken from the queue and is not written.
+#[derive(Default)]
+struct Writer {
+    /// Whether a thread is at it.
+    busy: bool,
+    /// Whether the socket took no more: the reactor waits for room.
+    blocked: bool,
+    /// Whether the reactor knows that.
+    awaited: bool,
+    /// Whether the child reads no more.
+    broken: bool,
+    chunks: VecDeque<Vec<u8>>,
+    /// How much of the first chunk is written.
+    written: usize,
+}
+
+impl State {
+    /// Whether a call of that length would have to wait.
+    fn is_full(&self, len: usize) -> bool {
+        self.end.is_none() && self.connection.admit(len) == Err(Refusal::Full)
+    }
+}
+
+/// How a child ended that had answered everything.
+#[derive(Debug, Clone)]
+pub struct Exit {
+    status: Option<ExitStatus>,
+    rung: Rung,
+}
+
+impl Exit {
+    pub(crate) fn new(status: Option<ExitStatus>, rung: Rung) -> Self {
+        Exit { status, rung }
+    }
+
+    /// Its exit status. `None` if there was no process, or somebody else reaped it.
+    #[must_use]
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.status
+    }
+
+    /// How far the parent had to go.
+    #[must_use]
+    pub fn rung(&self) -> Rung {
+        self.rung
+    }
+}
+
+/// What the reactor is to do about a link.
+pub(super) struct Orders {
+    /// Calls whose time is up.
+    pub(super) expired: Vec<(Note, Phase)>,
+    pub(super) kill: bool,
+    /// Whether it has taken too long.
+    pub(super) stop: bool,
+    /// Whether the child should exit now: all is sent and answered.
+    pub(super) close: bool,
+    /// Whether to wait for room in the socket.
+    pub(super) blocked: bool,
+    /// Whether the child reads no more.
+    pub(super) broken: bool,
+    /// How many calls have not ended.
+    pub(super) unanswered: usize,
+    /// When to come again.
+    pub(super) deadline: Option<Instant>,
+}
+
+impl Link {
+    pub(super) fn new(
+        connection: Connection<Note>,
+        socket: OwnedFd,
+        child: Option<Child>,
+        reactor: Arc<Core>,
+    ) -> Self {
+        let key = reactor.new_key();
+        Link {
+            state: Mutex::new(State {
+                connection,
+                writer: Writer::default(),
+                waiting: 0,
+                attention: false,
+                looks_at: None,
+                kill: false,
+                stop_by: None,
+                shut_down: false,
+                end: None,
+                over: false,
+            }),
+            changed: Condvar::new(),
+            socket: Arc::new(socket),
+            child,
+            reactor,
+            key,
+        }
+    }
+
+    // ---- for handles, on any thread ----
+
+    /// The child's process id, 0 if there is only a stream.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::pid)
+    }
+
+    /// Makes a call. With `may_wait` it waits for room in the queue. With `writes` the caller, who
+    /// is going to wait for the answer anyway, sends the request himself.
+    ///
+    /// # Errors
+    ///
+    /// The note comes back if the call is refused.
+    pub(crate) fn call(
+        &self,
+        request: Vec<u8>,
+        deadline: Option<Instant>,
+        may_wait: bool,
+        writes: bool,
+        note: Note,
+    ) -> Result<(), (Ended, Note)> {
+        let mut state = self.lock();
+        if may_wait && state.is_full(request.len()) {
+            if reactor::in_callback() {
+                return Err((Ended::Refused(Refusal::InCallback), note));
+            }
+            state = self.wait(state, deadline, |state| state.is_full(request.len()));
+            if state.is_full(request.len()) {
+                return Err((Ended::TimedOut(Phase::Queued), note));
+            }
+        }
+        match &state.end {
+            Some(Err(error)) => return Err((Ended::Lost(error.clone(), Phase::Queued), note)),
+            Some(Ok(_)) => return Err((Ended::Refused(Refusal::Closed), note)),
+            None => {}
+        }
+        if let Err((refusal, note)) = state.connection.call(request, deadline, note) {
+            return Err((Ended::Refused(refusal), note));
+        }
+        if writes {
+            state = self.transmit(state);
+        }
+        self.tell_reactor(state);
+        Ok(())
+    }
+
+    /// No more calls; the child is told to go when it has answered. `stop_by` bounds that.
+    pub(crate) fn close(&self, stop_by: Option<Instant>) {
+        let mut state = self.lock();
+        state.connection.close();
+        state.stop_by = stop_by.into_iter().chain(state.stop_by).min();
+        self.notify_reactor(state);
+    }
+
+    /// The child is killed, whatever it does.
+    pub(crate) fn kill(&self) {
+        let mut state = self.lock();
+        state.kill = true;
+        self.notify_reactor(state);
+    }
+
+    /// Waits until the child serves, or ends.
+    pub(crate) fn wait_ready(&self) -> Result<(), Error> {
+        let mut state = self.lock();
+        if !state.connection.is_ready() && state.end.is_none() {
+            refuse_in_callback("wait_ready()")?;
+            state = self.wait(state, None, |state| {
+                !state.connection.is_ready() && state.end.is_none()
+            });
+        }
+        match &state.end {
+            Some(Err(error)) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for the end, and for the last callback to have run.
+    pub(crate) fn wait_end(&self) -> Result<Exit, Error> {
+        let mut state = self.lock();
+        if !state.over {
+            refuse_in_callback("finish()")?;
+            state = self.wait(state, None, |state| !state.over);
+        }
+        state.end.clone().expect("what is over has ended")
+    }
+
+    fn wait<'a>(
+        &self,
+        mut state: MutexGuard<'a, State>,
+        deadline: Option<Instant>,
+        condition: impl FnMut(&mut State) -> bool,
+    ) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        let mut state = wait_until(&self.changed, state, deadline, condition);
+        state.waiting -= 1;
+        state
+    }
+
+    /// Sends what is queued, unless another thread is at it or the socket is full.
+    fn transmit<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        if state.writer.busy || state.writer.blocked || state.writer.broken {
+            return state;
+        }
+        state.writer.busy = true;
+        loop {
+            let State {
+                connection, writer, ..
+            } = &mut *state;
+            if writer.chunks.is_empty() {
+                writer.chunks = connection.take(BATCH);
+            }
+            if writer.chunks.is_empty() {
+                break;
+            }
+            // The lock is not held over the system call. Nobody else touches what is being
+            // written: `busy` says so.
+            let (mut chunks, written) = (std::mem::take(&mut writer.chunks), writer.written);
+            drop(state);
+            let sent = send(&self.socket, &chunks, written);
+            state = self.lock();
+            let writer = &mut state.writer;
+            match sent {
+                Ok(n) => writer.written = advance(&mut chunks, written + n),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => writer.blocked = true,
+                Err(_) => writer.broken = true,
+            }
+            writer.chunks = chunks;
+            if writer.blocked || writer.broken {
+                break;
+            }
+        }
+        state.writer.busy = false;
+        if state.waiting > 0 {
+            self.changed.notify_all();
+        }
+        state
+    }
+
+    /// Tells the reactor if there is something for it to do.
+    fn tell_reactor(&self, state: MutexGuard<'_, State>) {
+        let due = match (state.connection.deadline(), state.looks_at) {
+            (Some(due), Some(looks_at)) => due < looks_at,
+            (due, None) => due.is_some(),
+            (None, Some(_)) => false,
+        };
+        let writer = &state.writer;
+        let output = state.connection.has_output() || !writer.chunks.is_empty();
+        let unattended = output && !writer.busy && !writer.awaited && !writer.broken;
+        let closing = state.connection.is_closed() && !state.shut_down;
+        if due || unattended || closing {
+            self.notify_reactor(state);
+        }
+    }
+
+    fn notify_reactor(&self, mut state: MutexGuard<'_, State>) {
+        if state.over || std::mem::replace(&mut state.attention, true) {
+            return;
+        }
+        drop(state);
+        self.reactor.attend(self.key);
+    }
+
+    // ---- for the reactor ----
+
+    /// Queues what a worker is to do first.
+    pub(super) fn start(&self, setups: &[(String, Vec<u8>)], run: wire::Run<'_>) {
+        self.lock().connection.start(setups, run);
+    }
+
+    /// Writes, and looks after everything that depends on time or was asked for.
+    /// `room` says that the socket takes bytes again.
+    pub(super) fn attend(&self, now: Instant, room: bool) -> Orders {
+        let mut state = self.lock();
+        state.attention = false;
+        if room {
+            (state.writer.blocked, state.writer.awaited) = (false, false);
+        }
+        let mut expired = Vec::new();
+        while let Some(call) = state.connection.expire(now) {
+            expired.push(call);
+        }
+        state = self.transmit(state);
+        let all_sent =
+            !state.connection.has_output() && !state.writer.busy && state.writer.chunks.is_empty();
+        let close = state.connection.is_closed() && all_sent;
+        if close && !std::mem::replace(&mut state.shut_down, true) {
+            // That it is broken tells the reader.
+            let _ = sys::shutdown(&*self.socket, Shutdown::Write);
+        }
+        if !expired.is_empty() && state.waiting > 0 {
+            self.changed.notify_all();
+        }
+        let stop = state.stop_by.is_some_and(|by| by <= now);
+        if stop {
+            state.stop_by = None;
+        }
+        state.writer.awaited = state.writer.blocked;
+        let deadlines = [state.connection.deadline(), state.stop_by];
+        Orders {
+            expired,
+            kill: std::mem::take(&mut state.kill),
+            stop,
+            close: close && state.connection.live() == 0,
+            blocked: state.writer.blocked,
+            broken: state.writer.broken,
+            unanswered: state.connection.live(),
+            deadline: deadlines.into_iter().flatten().min(),
+        }
+    }
+
+    /// Notes when the reactor looks again without being told.
+    pub(super) fn set_looks_at(&self, when: Option<Instant>) {
+        self.lock().looks_at = when;
+    }
+
+    /// Takes frames in, all that a read brought under one lock.
+    pub(super) fn receive(&self, frames: impl FnOnce(&mut Connection<Note>)) {
+        let mut state = self.lock();
+        frames(&mut state.connection);
+        if state.waiting > 0 {
+            self.changed.notify_all();
+        }
+    }
+
+    /// The start failed half way: the process, if there is one, is killed and reaped.
+    pub(super) fn abandon(&self) {
+        if let Some(child) = &self.child {
+            child.abandon();
+        }
+    }
+
+    /// Ends it for all who call from now on, and hands out the calls that have not ended.
+    pub(super) fn end(&self, end: Result<Exit, Error>) -> Vec<(Note, Phase)> {
+        let mut state = self.lock();
+        state.end = Some(end);
+        state.writer.chunks.clear();
+        state.connection.drain()
+    }
+
+    /// The last callback has run.
+    pub(super) fn over(&self) {
+        self.lock().over = true;
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics under this lock")
+    }
+}
+
+fn refuse_in_callback(what: &str) -> Result<(), Error> {
+    if !reactor::in_callback() {
+        return Ok(());
+    }
+    let message = format!("{what} inside a callback would stop the reactor; call it elsewhere");
+    Err(Error::new(ErrorKind::InCallback, message))
+}
+
+fn send(socket: &OwnedFd, chunks: &VecDeque<Vec<u8>>, written: usize) -> io::Result<usize> {
+    let mut parts = [IoSlice::new(&[]); PARTS];
+    let mut count = 0;
+    for (part, chunk) in parts.iter_mut().zip(chunks) {
+        let skip = if count == 0 { written } else { 0 };
+        *part = IoSlice::new(&chunk[skip..]);
+        count += 1;
+    }
+    sys::send(socket, &parts[..count])
+}
+
+/// Drops the chunks that were written; returns how much of the first one left was.
+fn advance(chunks: &mut VecDeque<Vec<u8>>, mut written: usize) -> usize {
+    while chunks.front().is_some_and(|chunk| chunk.len() <= written) {
+        written -= chunks.pop_front().map_or(0, |chunk| chunk.len());
+    }
+    written
+}
+
+/// `Duration`s are added so that what overflows means never.
+pub(crate) fn after(now: Instant, duration: Option<Duration>) -> Option<Instant> {
+    now.checked_add(duration?)
+}

@@ -1,0 +1,320 @@
+//! The thread that reads from children, writes what callers leave to it, keeps time and runs all
+//! callbacks.
+
+use super::driver::Driver;
+use polling::{Event, Events, Poller};
+use std::cell::Cell;
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+/// A thread that serves any number of handles, instead of one thread for each.
+///
+/// All callbacks of its handles run on it, one at a time: a slow one delays the others. The thread
+/// is started when first needed and ends when the last clone of this is dropped and the last
+/// child served by it has ended.
+///
+/// # Examples
+///
+/// ```
+/// use offspring::{Reactor, Worker};
+///
+/// # fn main() -> Result<(), offspring::BoxError> {
+/// let me = Worker::new().function("echo", |request, _| Ok(request)).run();
+/// let reactor = Reactor::new()?;
+/// let start = || me.rpc("echo").reactor(&reactor).start();
+/// let (one, two) = (start()?, start()?);
+/// assert_eq!(one.call("hello").wait()?, ["hello"]);
+/// assert_eq!(two.call("there").wait()?, ["there"]);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Reactor {
+    keep: Arc<Keep>,
+}
+
+/// Keeps the thread from ending while it has nothing to do.
+#[derive(Debug)]
+struct Keep(Arc<Core>);
+
+impl Reactor {
+    /// A reactor without children, and without a thread yet.
+    ///
+    /// # Errors
+    ///
+    /// If there are no descriptors left.
+    pub fn new() -> io::Result<Self> {
+        let core = Core::new()?;
+        core.lock().keep = true;
+        Ok(Reactor {
+            keep: Arc::new(Keep(core)),
+        })
+    }
+
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        &self.keep.0
+    }
+}
+
+impl Drop for Keep {
+    fn drop(&mut self) {
+        self.0.lock().keep = false;
+        self.0.wake();
+    }
+}
+
+/// What a reactor's thread and everybody else share.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(super) poller: Arc<Poller>,
+    inbox: Mutex<Inbox>,
+}
+
+/// What the thread is to do next.
+#[derive(Debug, Default)]
+struct Inbox {
+    jobs: Vec<Job>,
+    /// Links that want to be looked at.
+    attention: Vec<usize>,
+    next_key: usize,
+    /// Whether the thread will look here again before it sleeps.
+    awake: bool,
+    /// Whether there is a thread, and it has not decided to end.
+    running: bool,
+    /// Whether the thread stays without links.
+    keep: bool,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Job {
+    Add(Box<Driver>),
+    Run(Box<dyn FnOnce() + Send>),
+}
+
+impl std::fmt::Debug for Job {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Job::Add(_) => "Add",
+            Job::Run(_) => "Run",
+        })
+    }
+}
+
+/// What became readable or writable: each link has three descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source {
+    Socket,
+    Process,
+    Stderr,
+}
+
+/// Keys of the poller: a link's, and which of its descriptors.
+pub(super) fn poll_key(link: usize, source: Source) -> usize {
+    link * 4 + source as usize
+}
+
+thread_local! {
+    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is a reactor's thread, which must not block.
+pub(crate) fn in_callback() -> bool {
+    IN_CALLBACK.get()
+}
+
+/// Runs the program's code. A panic is reported by the panic hook, and goes no further.
+pub(super) fn guard(callback: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(callback));
+}
+
+impl Core {
+    pub(crate) fn new() -> io::Result<Arc<Self>> {
+        Ok(Arc::new(Core {
+            poller: Arc::new(Poller::new()?),
+            inbox: Mutex::default(),
+        }))
+    }
+
+    /// A key that no other link has.
+    pub(super) fn new_key(&self) -> usize {
+        let mut inbox = self.lock();
+        inbox.next_key += 1;
+        inbox.next_key
+    }
+
+    /// Serves a child from now on.
+    pub(super) fn add(self: &Arc<Self>, driver: Driver) -> io::Result<()> {
+        self.submit(Job::Add(Box::new(driver)))
+            .map_err(|(error, _)| error)
+    }
+
+    /// Runs a callback on the thread, and here if there can be no thread.
+    pub(crate) fn run(self: &Arc<Self>, callback: impl FnOnce() + Send + 'static) {
+        if let Err((_, Job::Run(callback))) = self.submit(Job::Run(Box::new(callback))) {
+            guard(callback);
+        }
+    }
+
+    /// Looks at a link.
+    pub(super) fn attend(&self, key: usize) {
+        let mut inbox = self.lock();
+        inbox.attention.push(key);
+        self.wake_from(inbox);
+    }
+
+    /// Waits until the thread has ended, if it is about to.
+    pub(crate) fn join(&self) {
+        let mut inbox = self.lock();
+        if inbox.keep || in_callback() {
+            return;
+        }
+        let thread = inbox.thread.take();
+        drop(inbox);
+        if let Some(thread) = thread {
+            // It only ends by a panic if there is a bug, which was reported.
+            let _ = thread.join();
+        }
+    }
+
+    fn submit(self: &Arc<Self>, job: Job) -> Result<(), (io::Error, Job)> {
+        let mut inbox = self.lock();
+        if !inbox.running {
+            let core = Arc::clone(self);
+            let thread = thread::Builder::new().name("offspring".into());
+            match thread.spawn(move || Thread::new(core).run()) {
+                Ok(thread) => inbox.thread = Some(thread),
+                Err(error) => return Err((error, job)),
+            }
+            inbox.running = true;
+            inbox.awake = true;
+        }
+        inbox.jobs.push(job);
+        self.wake_from(inbox);
+        Ok(())
+    }
+
+    fn wake(&self) {
+        self.wake_from(self.lock());
+    }
+
+    fn wake_from(&self, mut inbox: MutexGuard<'_, Inbox>) {
+        if inbox.running && !std::mem::replace(&mut inbox.awake, true) {
+            drop(inbox);
+            // It only fails if the eventfd is gone, and it lives as long as `self`.
+            let _ = self.poller.notify();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().expect("nothing panics under this lock")
+    }
+}
+
+/// The thread's own.
+struct Thread {
+    core: Arc<Core>,
+    drivers: HashMap<usize, Box<Driver>>,
+    /// When which driver wants to be looked at.
+    deadlines: BTreeSet<(Instant, usize)>,
+}
+
+impl Thread {
+    fn new(core: Arc<Core>) -> Self {
+        Thread {
+            core,
+            drivers: HashMap::new(),
+            deadlines: BTreeSet::new(),
+        }
+    }
+
+    fn run(mut self) {
+        IN_CALLBACK.set(true);
+        let mut events = Events::new();
+        loop {
+            while self.do_what_is_asked() {}
+            let now = Instant::now();
+            while let Some(&(deadline, key)) = self.deadlines.first() {
+                if deadline > now {
+                    break;
+                }
+                self.with(key, |driver| driver.attend(now, false));
+            }
+            let mut inbox = self.core.lock();
+            if !inbox.jobs.is_empty() || !inbox.attention.is_empty() {
+                continue;
+            }
+            if self.drivers.is_empty() && !inbox.keep {
+                inbox.running = false;
+                return;
+            }
+            inbox.awake = false;
+            drop(inbox);
+            let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
+            events.clear();
+            let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            self.core
+                .poller
+                .wait(&mut events, timeout)
+                .expect("a poller with open descriptors can be waited for");
+            self.core.lock().awake = true;
+            for event in events.iter() {
+                self.happened(event);
+            }
+        }
+    }
+
+    /// Does what came into the inbox. Returns whether there was something.
+    fn do_what_is_asked(&mut self) -> bool {
+        let mut inbox = self.core.lock();
+        let jobs = std::mem::take(&mut inbox.jobs);
+        let attention = std::mem::take(&mut inbox.attention);
+        drop(inbox);
+        let asked = !jobs.is_empty() || !attention.is_empty();
+        let now = Instant::now();
+        for job in jobs {
+            match job {
+                Job::Run(callback) => guard(callback),
+                Job::Add(driver) => {
+                    let key = driver.key();
+                    self.drivers.insert(key, driver);
+                    self.with(key, |driver| driver.attend(now, false));
+                }
+            }
+        }
+        for key in attention {
+            self.with(key, |driver| driver.attend(now, false));
+        }
+        asked
+    }
+
+    fn happened(&mut self, event: Event) {
+        let now = Instant::now();
+        self.with(event.key / 4, |driver| match event.key % 4 {
+            0 => driver.socket_ready(event, now),
+            1 => driver.process_ended(now),
+            _ => driver.stderr_ready(now),
+        });
+    }
+
+    /// Lets a driver work, if it is still there, and takes note of what it wants next.
+    fn with(&mut self, key: usize, work: impl FnOnce(&mut Driver)) {
+        let Some(driver) = self.drivers.get_mut(&key) else {
+            return;
+        };
+        let before = driver.deadline();
+        work(driver);
+        let over = driver.is_over();
+        let after = driver.deadline().filter(|_| !over);
+        if before != after {
+            before.map(|before| self.deadlines.remove(&(before, key)));
+            after.map(|after| self.deadlines.insert((after, key)));
+        }
+        if over {
+            self.drivers.remove(&key);
+        }
+    }
+}

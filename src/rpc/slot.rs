@@ -1,0 +1,129 @@
+//! How a call ends, below the codec, and a place for that to be waited for.
+
+use crate::codec::{Codec, CodecError, Input};
+use crate::error::{CallError, Error, Panic, Phase, Refusal};
+use crate::service::Service;
+use crate::wire::Failure;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Condvar, Mutex};
+use std::time::Instant;
+
+/// What a call ends with, as the service's types have it.
+pub(crate) type Outcome<S> = Result<<S as Service>::Reply, CallError<<S as Service>::Error>>;
+
+/// What a call ends with, below the codec.
+#[derive(Debug)]
+pub(crate) enum Answer<'a> {
+    /// The payload of a reply.
+    Reply(Input<'a>),
+    /// The payload of a failed reply.
+    Failed(Input<'a>),
+    /// The parent ended it.
+    Ended(Ended),
+}
+
+/// How a parent ends a call that has no answer.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    Malformed(CodecError),
+    TimedOut(Phase),
+    Lost(Error, Phase),
+    Refused(Refusal),
+}
+
+impl Answer<'_> {
+    /// The answer without a loan: large payloads are moved, small ones copied.
+    pub(crate) fn into_owned(self) -> Answer<'static> {
+        match self {
+            Answer::Reply(payload) => Answer::Reply(payload.into_small().into()),
+            Answer::Failed(payload) => Answer::Failed(payload.into_small().into()),
+            Answer::Ended(ended) => Answer::Ended(ended),
+        }
+    }
+
+    /// Reads it as the service's types. Never panics, whatever the codec does: a call that ended
+    /// must be told to whoever made it.
+    pub(crate) fn decode<S: Service>(self) -> Outcome<S> {
+        match self {
+            Answer::Reply(payload) => {
+                decode::<S::Codec, S::Reply>(payload).map_err(CallError::Malformed)
+            }
+            Answer::Failed(payload) => Err(match Failure::decode(&payload) {
+                Ok(Failure::Error { encoded, .. }) => {
+                    match decode::<S::Codec, S::Error>(Input::from(encoded)) {
+                        Ok(error) => CallError::Failed(error),
+                        Err(error) => CallError::Malformed(error),
+                    }
+                }
+                Ok(Failure::Panic { message, location }) => {
+                    CallError::Panicked(Panic::new(message, location))
+                }
+                Ok(Failure::Malformed { message }) => {
+                    CallError::Malformed(CodecError::new(message))
+                }
+                Err(error) => CallError::Malformed(CodecError::new(error.to_string())),
+            }),
+            Answer::Ended(ended) => Err(match ended {
+                Ended::Malformed(error) => CallError::Malformed(error),
+                Ended::TimedOut(phase) => CallError::TimedOut(phase),
+                Ended::Lost(error, phase) => CallError::Lost(error, phase),
+                Ended::Refused(refusal) => CallError::Refused(refusal),
+            }),
+        }
+    }
+}
+
+/// Decodes a value that came from the child, whose bytes may make the program's codec panic.
+pub(crate) fn decode<C: Codec<T>, T>(input: Input<'_>) -> Result<T, CodecError> {
+    catch_unwind(AssertUnwindSafe(|| C::decode(input)))
+        .unwrap_or_else(|_| Err(CodecError::new("the codec panicked")))
+}
+
+/// Where an answer is put by the reactor and waited for by a caller.
+#[derive(Debug, Default)]
+pub(crate) struct Slot {
+    answer: Mutex<Option<Answer<'static>>>,
+    filled: Condvar,
+}
+
+impl Slot {
+    /// Puts the answer in, once.
+    pub(crate) fn fill(&self, answer: Answer<'static>) {
+        *self.answer.lock().expect("nothing panics under this lock") = Some(answer);
+        self.filled.notify_one();
+    }
+
+    /// Takes the answer out if it is there.
+    pub(crate) fn take(&self) -> Option<Answer<'static>> {
+        self.answer
+            .lock()
+            .expect("nothing panics under this lock")
+            .take()
+    }
+
+    /// Waits for the answer; `None` if it does not come before `deadline`.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> Option<Answer<'static>> {
+        let answer = self.answer.lock().expect("nothing panics under this lock");
+        wait_until(&self.filled, answer, deadline, |answer| answer.is_none()).take()
+    }
+}
+
+/// Waits on `changed` while `condition` holds and `deadline` has not passed.
+pub(crate) fn wait_until<'a, T>(
+    changed: &Condvar,
+    guard: std::sync::MutexGuard<'a, T>,
+    deadline: Option<Instant>,
+    condition: impl FnMut(&mut T) -> bool,
+) -> std::sync::MutexGuard<'a, T> {
+    let proof = "nothing panics under this lock";
+    match deadline {
+        None => changed.wait_while(guard, condition).expect(proof),
+        Some(deadline) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            changed
+                .wait_timeout_while(guard, left, condition)
+                .expect(proof)
+                .0
+        }
+    }
+}

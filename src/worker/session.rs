@@ -1,0 +1,274 @@
+//! The child's side of the conversation with its parent, as a state machine. Pure: bytes in, steps
+//! out.
+//!
+//! ```text
+//!   Starting ── run ──▶ Serving          plain peers serve from the start
+//!    setups              requests
+//! ```
+//!
+//! Read into [`space`](Session::space), then take steps with [`next`](Session::next) until there are
+//! none.
+
+use crate::codec::Input;
+use crate::process::Plain;
+use crate::wire::{
+    self, ControlError, DecodeError, Decoder, Framing, Payload, Run, Space, ToChild,
+};
+use std::fmt;
+
+/// See the module's documentation.
+pub(crate) struct Session {
+    plain: Option<Plain>,
+    serving: bool,
+    decoder: Decoder,
+    /// A control message that was too large for the decoder's buffer.
+    held: Vec<u8>,
+}
+
+/// What a child is to do next.
+#[derive(Debug)]
+pub(crate) enum Step<'a> {
+    /// Run a setup, with the octet strings as they travel.
+    Setup { name: &'a str, strings: &'a [u8] },
+    /// Serve this function from now on.
+    Run(Run<'a>),
+    /// Answer a request; the reply carries the id.
+    Request { id: u32, payload: Input<'a> },
+}
+
+/// How a parent broke the protocol, or what else it speaks.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Violation {
+    Decode(DecodeError),
+    Control(ControlError),
+    /// A request before it was said which function is to serve it.
+    TooEarly {
+        id: u32,
+    },
+    /// A setup, or another function, when one is served already.
+    TooLate,
+    /// An id that requests do not have.
+    Id {
+        id: u32,
+    },
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Violation::Decode(error) => error.fmt(f),
+            Violation::Control(error) => error.fmt(f),
+            Violation::TooEarly { id } => {
+                write!(f, "expected `setup` or `run`, got a request with id {id}")
+            }
+            Violation::TooLate => {
+                f.write_str("expected `setup` and `run` before the first request")
+            }
+            Violation::Id { id } => write!(f, "expected a request, got a frame with id {id:#x}"),
+        }
+    }
+}
+
+impl Session {
+    /// A session that has not begun. Its buffer starts at `buflen` bytes.
+    pub(crate) fn new(plain: Option<Plain>, buflen: usize) -> Self {
+        let framing = match plain {
+            Some(Plain::Ordered) => Framing::Counted,
+            Some(Plain::Tagged) | None => Framing::Tagged,
+        };
+        Session {
+            plain,
+            serving: plain.is_some(),
+            decoder: Decoder::new(framing, buflen, u32::MAX as usize),
+            held: Vec::new(),
+        }
+    }
+
+    /// Where the next bytes go.
+    pub(crate) fn space(&mut self) -> Space<'_> {
+        self.decoder.space()
+    }
+
+    /// The next step, if it has come whole.
+    pub(crate) fn next(&mut self) -> Result<Option<Step<'_>>, Violation> {
+        let Some((id, payload)) = self.decoder.next().map_err(Violation::Decode)? else {
+            return Ok(None);
+        };
+        let id = match self.plain {
+            None if id == wire::CONTROL_TO_CHILD => return self.control(payload).map(Some),
+            None if !self.serving => return Err(Violation::TooEarly { id }),
+            None if id > wire::MAX_ID => return Err(Violation::Id { id }),
+            // The original counts up to 2^32 - 1 here.
+            Some(Plain::Tagged) if id == 0 => return Err(Violation::Id { id }),
+            None | Some(Plain::Tagged) => id,
+            Some(Plain::Ordered) => wire::ORDERED_REPLY,
+        };
+        let payload = match payload {
+            Payload::At(at) => Input::from(self.decoder.bytes(at)),
+            Payload::Owned(bytes) => Input::from(bytes),
+        };
+        Ok(Some(Step::Request { id, payload }))
+    }
+
+    /// Whether the requests may end here: they may between two of them.
+    pub(crate) fn finish(&self) -> Result<(), DecodeError> {
+        self.decoder.finish()
+    }
+
+    /// The function that the parent asked for is served from now on, within its limits.
+    pub(crate) fn serve(&mut self, buflen: usize, max_frame: usize) {
+        self.serving = true;
+        self.decoder.configure(buflen, max_frame);
+    }
+
+    fn control(&mut self, payload: Payload) -> Result<Step<'_>, Violation> {
+        if self.serving {
+            return Err(Violation::TooLate);
+        }
+        let bytes = match payload {
+            Payload::At(at) => self.decoder.bytes(at),
+            Payload::Owned(bytes) => {
+                self.held = bytes;
+                &self.held
+            }
+        };
+        Ok(match ToChild::decode(bytes).map_err(Violation::Control)? {
+            ToChild::Setup { name, strings } => Step::Setup { name, strings },
+            ToChild::Run(run) => Step::Run(run),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{header, octets};
+
+    fn frame(id: u32, payload: &[u8]) -> Vec<u8> {
+        let (head, n) = header(Framing::Tagged, id, payload.len() as u32);
+        [&head[..n], payload].concat()
+    }
+
+    fn run() -> Vec<u8> {
+        let run = Run {
+            protocol: wire::VERSION,
+            name: "f",
+            version: 0,
+            codec: "c",
+            max_frame: 30,
+            buflen: 64,
+        };
+        frame(wire::CONTROL_TO_CHILD, &ToChild::Run(run).encode())
+    }
+
+    /// What a session makes of bytes that come in pieces of `split`.
+    fn steps(
+        session: &mut Session,
+        mut bytes: &[u8],
+        split: usize,
+    ) -> Result<Vec<String>, Violation> {
+        let mut steps = Vec::new();
+        while !bytes.is_empty() {
+            let space = session.space();
+            let n = split.min(space.limit).min(bytes.len());
+            space.buf.extend_from_slice(&bytes[..n]);
+            bytes = &bytes[n..];
+            loop {
+                let limits = match session.next()? {
+                    None => break,
+                    Some(Step::Setup { name, strings }) => {
+                        steps.push(format!("setup {name} {}", strings.len()));
+                        None
+                    }
+                    Some(Step::Run(run)) => {
+                        steps.push(format!("run {}", run.name));
+                        Some((run.buflen, run.max_frame))
+                    }
+                    Some(Step::Request { id, payload }) => {
+                        steps.push(format!("request {id} {}", payload.len()));
+                        None
+                    }
+                };
+                if let Some((buflen, max_frame)) = limits {
+                    session.serve(buflen as usize, max_frame as usize);
+                }
+            }
+        }
+        Ok(steps)
+    }
+
+    fn all(bytes: &[u8]) -> Result<Vec<String>, Violation> {
+        steps(&mut Session::new(None, 64), bytes, usize::MAX)
+    }
+
+    #[test]
+    fn start_and_requests_in_any_split() {
+        let strings = octets::encode([vec![b'x'; 100_000]]);
+        let setup = ToChild::Setup {
+            name: "s",
+            strings: &strings,
+        };
+        let stream = [
+            frame(wire::CONTROL_TO_CHILD, &setup.encode()),
+            run(),
+            frame(1, b""),
+            frame(wire::MAX_ID, b"0123456789"),
+        ]
+        .concat();
+        for split in [1, 7, 8, 9, 1000, usize::MAX] {
+            let mut session = Session::new(None, 64);
+            assert_eq!(
+                steps(&mut session, &stream, split).unwrap(),
+                [
+                    "setup s 100003",
+                    "run f",
+                    "request 1 0",
+                    "request 2147483647 10"
+                ]
+            );
+            assert_eq!(session.finish(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn limit_holds_from_run_on() {
+        let stream = [run(), frame(1, &[0; 31])].concat();
+        assert!(matches!(
+            all(&stream),
+            Err(Violation::Decode(DecodeError::TooLarge { limit: 30, .. }))
+        ));
+    }
+
+    #[test]
+    fn everything_has_its_time() {
+        assert_eq!(all(&frame(1, b"")), Err(Violation::TooEarly { id: 1 }));
+        assert_eq!(all(&[run(), run()].concat()), Err(Violation::TooLate));
+        assert_eq!(
+            all(&[run(), frame(0x8000_0000, b"")].concat()),
+            Err(Violation::Id { id: 0x8000_0000 })
+        );
+        assert!(matches!(
+            all(&frame(0, b"\x05dance")),
+            Err(Violation::Control(ControlError::Verb(verb))) if verb == "dance"
+        ));
+    }
+
+    #[test]
+    fn plain_peers_begin_with_requests() {
+        let mut tagged = Session::new(Some(Plain::Tagged), 64);
+        let stream = [frame(1, b"a"), frame(u32::MAX, b"")].concat();
+        assert_eq!(
+            steps(&mut tagged, &stream, 3).unwrap(),
+            ["request 1 1", "request 4294967295 0"]
+        );
+        assert_eq!(
+            steps(&mut tagged, &frame(0, b""), 3),
+            Err(Violation::Id { id: 0 })
+        );
+        let mut ordered = Session::new(Some(Plain::Ordered), 64);
+        assert_eq!(
+            steps(&mut ordered, b"\0\0\0\x01a\0\0\0\0", 3).unwrap(),
+            ["request 1 1", "request 1 0"]
+        );
+    }
+}
