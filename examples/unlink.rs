@@ -1,0 +1,97 @@
+//! Removes files and directories in a child process: the first example of `AnyEvent::Fork::RPC`.
+//!
+//! ```text
+//! cargo run --example unlink              # makes a small tree, and removes most of it
+//! cargo run --example unlink -- PATH...   # removes these
+//! ```
+//!
+//! Exits with status 1 if anything could not be removed.
+
+use offspring::{BoxError, Caller, Strings, Worker};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::{env, fs};
+
+/// Runs in the child.
+fn remove(request: Strings) -> Result<(), BoxError> {
+    let [verb, path] = request.array()?;
+    let path = Path::new(std::ffi::OsStr::from_bytes(path));
+    match verb {
+        b"rmdir" => Ok(fs::remove_dir(path)?),
+        b"unlink" => Ok(fs::remove_file(path)?),
+        other => Err(format!("illegal command `{}`", other.escape_ascii()).into()),
+    }
+}
+
+fn main() -> Result<ExitCode, BoxError> {
+    let mut count = 0;
+    let me = Worker::new()
+        .function("remove", move |request, caller: &Caller| {
+            count += 1;
+            if count % 3 == 0 {
+                caller.event(count.to_string());
+            }
+            remove(request)
+        })
+        .run(); // the child serves here, and never returns
+
+    let mut paths: Vec<PathBuf> = env::args_os().skip(1).map(PathBuf::from).collect();
+    let tree = paths.is_empty().then(Tree::make).transpose()?;
+    if let Some(tree) = &tree {
+        paths = tree.paths();
+    }
+
+    let failed = Arc::new(AtomicBool::new(false));
+    let rpc = me
+        .rpc("remove")
+        .on_event(|count| eprintln!("{count} requests handled"))
+        .start()?;
+    for path in paths {
+        let is_dir = fs::symlink_metadata(&path).is_ok_and(|what| what.is_dir());
+        let verb = if is_dir { "rmdir" } else { "unlink" };
+        let failed = Arc::clone(&failed);
+        rpc.call((verb, path.as_os_str().as_bytes()))
+            .then(move |reply| match reply {
+                Ok(_) => println!("{}: removed", path.display()),
+                Err(error) => {
+                    println!("{}: {error}", path.display());
+                    failed.store(true, Ordering::Relaxed);
+                }
+            });
+    }
+    rpc.finish()?; // all answered, the child has exited
+    Ok(ExitCode::from(u8::from(failed.load(Ordering::Relaxed))))
+}
+
+/// Something to remove: files, directories, a missing path, and a directory that is not empty.
+struct Tree(PathBuf);
+
+impl Tree {
+    fn make() -> Result<Self, BoxError> {
+        let root = env::temp_dir().join(format!("offspring-unlink-{}", std::process::id()));
+        for dir in ["empty", "full"] {
+            fs::create_dir_all(root.join(dir))?;
+        }
+        for file in ["one", "two", "full/kept"] {
+            fs::write(root.join(file), "to be removed\n")?;
+        }
+        Ok(Tree(root))
+    }
+
+    fn paths(&self) -> Vec<PathBuf> {
+        ["one", "two", "missing", "empty", "full"]
+            .map(|name| self.0.join(name))
+            .to_vec()
+    }
+}
+
+impl Drop for Tree {
+    fn drop(&mut self) {
+        // What is left of it, in the parent's own way.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+use std::os::unix::ffi::OsStrExt;
