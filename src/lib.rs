@@ -15,4 +15,4 @@ pub use error::{BoxError, CallError, Error, ErrorKind, Panic, Phase, Refusal};
 pub use process::{Plain, Process, Stderr};
 pub use rpc::{Call, Exit, Pending, Reactor, Rpc, RpcBuilder, Rung};
 pub use service::Service;
-pub use worker::{Caller, Worker};
+pub use worker::{Caller, Cancellation, Loop, Parent, Poster, Watch, Worker};

@@ -39,6 +39,7 @@ use std::fmt::{Debug, Display};
 ///     type Reply = u64;
 ///     type Error = u64;
 ///     type Event = u64;
+///     type Progress = u64;
 ///
 ///     fn name(&self) -> &str {
 ///         "square"
@@ -56,7 +57,11 @@ use std::fmt::{Debug, Display};
 /// ```
 pub trait Service: Clone + Send + Sync + 'static {
     /// Writes and reads all the types below.
-    type Codec: Codec<Self::Request> + Codec<Self::Reply> + Codec<Self::Error> + Codec<Self::Event>;
+    type Codec: Codec<Self::Request>
+        + Codec<Self::Reply>
+        + Codec<Self::Error>
+        + Codec<Self::Event>
+        + Codec<Self::Progress>;
     /// What a call sends.
     type Request: Send + 'static;
     /// What a call gets if the function succeeds.
@@ -65,6 +70,8 @@ pub trait Service: Clone + Send + Sync + 'static {
     type Error: Display + Debug + Send + 'static;
     /// What the child sends on its own.
     type Event: Send + 'static;
+    /// What a function sends about one call while it works on it.
+    type Progress: Send + 'static;
 
     /// The function's name in the child's table. For a plain peer, only a name for messages.
     fn name(&self) -> &str;
@@ -89,6 +96,7 @@ impl Service for &'static str {
     type Reply = Strings;
     type Error = BoxError;
     type Event = Strings;
+    type Progress = Strings;
 
     fn name(&self) -> &str {
         self

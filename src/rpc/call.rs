@@ -1,15 +1,15 @@
 //! One call: begun, and waited for.
 
 use super::handle::Handle;
-use super::link::{Note, after};
+use super::link::{How, Link, Note, Progress, after};
 use super::reactor;
-use super::slot::{Answer, Ended, Outcome, Slot};
-use crate::codec::CodecError;
+use super::slot::{Answer, Ended, Outcome, Slot, decode};
+use crate::codec::{CodecError, Input};
 use crate::error::{CallError, Refusal};
 use crate::service::Service;
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// A call that is being made: what [`Rpc::call`](crate::Rpc::call) returns. Dropped, nothing was sent.
@@ -18,6 +18,8 @@ pub struct Call<'a, S: Service> {
     handle: &'a Handle,
     request: Result<Vec<u8>, CodecError>,
     timeout: Option<Duration>,
+    progress: Option<Progress>,
+    cancel_on_drop: bool,
     may_wait: bool,
     service: PhantomData<fn(S)>,
 }
@@ -41,18 +43,39 @@ impl<'a, S: Service> Call<'a, S> {
             handle,
             request,
             timeout: handle.call_timeout,
+            progress: None,
+            cancel_on_drop: false,
             may_wait,
             service: PhantomData,
         }
     }
 
     /// After how long the call ends with [`CallError::TimedOut`], counted from when it is queued or
-    /// waits for room in the queue. If it has not been sent by then, it never is; if it has, its
-    /// late reply is dropped, and the child is left alone. [`Duration::MAX`] is never.
+    /// waits for room in the queue. Then it is as if the call had been
+    /// [cancelled](Pending::cancel). [`Duration::MAX`] is never.
     ///
     /// Default: the handle's [`call_timeout`](crate::RpcBuilder::call_timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// Has the progress that the function reports given to `callback`, on the reactor's thread, in
+    /// order with events and replies, and never after the call's outcome. What does not decode is
+    /// dropped.
+    pub fn on_progress(mut self, mut callback: impl FnMut(S::Progress) + Send + 'static) -> Self {
+        self.progress = Some(Arc::new(Mutex::new(move |payload: Input<'_>| {
+            if let Ok(progress) = decode::<S::Codec, S::Progress>(payload) {
+                callback(progress);
+            }
+        })));
+        self
+    }
+
+    /// Has the call cancelled if its [`Pending`] is dropped without having given the outcome.
+    /// Default: the call goes on.
+    pub fn cancel_on_drop(mut self) -> Self {
+        self.cancel_on_drop = true;
         self
     }
 
@@ -86,27 +109,40 @@ impl<'a, S: Service> Call<'a, S> {
     }
 
     fn begin(self, writes: bool) -> Pending<S> {
+        let (link, cancel_on_drop) = (Arc::clone(&self.handle.link), self.cancel_on_drop);
         let slot = Arc::new(Slot::default());
         let filled = Arc::clone(&slot);
         let note: Note = Box::new(move |answer| filled.fill(answer.into_owned()));
-        if let Err((ended, note)) = self.submit(writes, note) {
-            note(Answer::Ended(ended));
-        }
+        let id = match self.submit(writes, note) {
+            Ok(id) => Some(id),
+            Err((ended, note)) => {
+                note(Answer::Ended(ended));
+                None
+            }
+        };
         Pending {
             slot,
+            link,
+            id,
+            cancel_on_drop,
             taken: false,
             service: PhantomData,
         }
     }
 
-    fn submit(self, writes: bool, note: Note) -> Result<(), (Ended, Note)> {
+    fn submit(self, writes: bool, note: Note) -> Result<u32, (Ended, Note)> {
         let deadline = self
             .timeout
             .and_then(|timeout| after(Instant::now(), Some(timeout)));
         match self.request {
             Ok(request) => {
-                let link = &self.handle.link;
-                link.call(request, deadline, self.may_wait, writes, note)
+                let how = How {
+                    deadline,
+                    progress: self.progress,
+                    may_wait: self.may_wait,
+                    writes,
+                };
+                self.handle.link.call(request, how, note)
             }
             Err(error) => Err((Ended::Malformed(error), note)),
         }
@@ -114,12 +150,24 @@ impl<'a, S: Service> Call<'a, S> {
 }
 
 /// A call that was made, and whose outcome is taken later. Dropped, the outcome is abandoned, but not
-/// the call.
+/// the call, unless it was made with [`cancel_on_drop`](Call::cancel_on_drop).
 #[must_use = "dropped, the call's outcome is lost; use then() if it is not wanted"]
 pub struct Pending<S: Service = &'static str> {
     slot: Arc<Slot>,
+    link: Arc<Link>,
+    /// Unless it was refused.
+    id: Option<u32>,
+    cancel_on_drop: bool,
     taken: bool,
     service: PhantomData<fn() -> S>,
+}
+
+impl<S: Service> Drop for Pending<S> {
+    fn drop(&mut self) {
+        if let (true, false, Some(id)) = (self.cancel_on_drop, self.taken, self.id) {
+            self.link.cancel(id);
+        }
+    }
 }
 
 impl<S: Service> fmt::Debug for Pending<S> {
@@ -159,6 +207,16 @@ impl<S: Service> Pending<S> {
     /// Waits for the outcome until `deadline`: `None` then, and it can be asked for again.
     pub fn wait_deadline(&mut self, deadline: Instant) -> Option<Outcome<S>> {
         self.wait_deadline_opt(Some(deadline))
+    }
+
+    /// Cancels the call: nobody waits for it any more. If it has not been sent, it never is; if it has
+    /// not started in the child, it does not start, except that a child which runs one call at a time
+    /// may start one whose cancellation reaches it only a few milliseconds before; if it runs, the
+    /// function [is told](crate::Caller::is_cancelled). Does nothing if the call has ended.
+    ///
+    /// A plain peer is not told; the reply is dropped.
+    pub fn cancel(mut self) {
+        self.cancel_on_drop = true;
     }
 
     fn wait_deadline_opt(&mut self, deadline: Option<Instant>) -> Option<Outcome<S>> {

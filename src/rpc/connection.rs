@@ -12,11 +12,13 @@
 //! ([`expire`]); both say whose call has ended. Output is bytes ([`take`]).
 //!
 //! `T` is the caller's own note of a call. It comes back exactly once: from the command that refuses
-//! it, from [`receive`], from [`expire`] or from [`drain`].
+//! it, from [`receive`], from [`expire`], from [`cancel`] or from [`drain`]. `P` is what is to be told
+//! of the call's progress.
 //!
 //! [`receive`]: Connection::receive
 //! [`expire`]: Connection::expire
 //! [`take`]: Connection::take
+//! [`cancel`]: Connection::cancel
 //! [`drain`]: Connection::drain
 
 use super::calls::Calls;
@@ -24,7 +26,7 @@ use super::outbox::Outbox;
 use crate::error::{Phase, Refusal};
 use crate::process::Plain;
 use crate::wire::{self, ControlError, Framing, Run, ToChild, ToParent};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Instant;
 
@@ -40,7 +42,7 @@ pub(crate) struct Limits {
 }
 
 /// See the module's documentation.
-pub(crate) struct Connection<T> {
+pub(crate) struct Connection<T, P> {
     plain: Option<Plain>,
     limits: Limits,
     ready: bool,
@@ -51,6 +53,8 @@ pub(crate) struct Connection<T> {
     live: usize,
     /// The moments at which calls end, with their ids.
     deadlines: BTreeSet<(Instant, u32)>,
+    /// Of the calls that have one.
+    progress: BTreeMap<u32, P>,
 }
 
 /// A call that was made.
@@ -65,18 +69,20 @@ struct Entry<T> {
 
 /// What a frame from the child is.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Delivery<T> {
+pub(crate) enum Delivery<T, P> {
     /// The child serves from now on.
     Ready,
     /// The child will not serve, and says why.
     Refused { kind: String, message: String },
     /// An event.
     Event,
+    /// How far a call has got, and who is to be told.
+    Progress(P, Vec<u8>),
     /// The reply to a call.
     Reply(T),
     /// The failed reply to a call.
     Failed(T),
-    /// The reply to a call that has ended already.
+    /// The reply to, or progress of, a call for which nobody waits.
     Late,
 }
 
@@ -127,7 +133,7 @@ impl fmt::Display for Violation {
     }
 }
 
-impl<T> Connection<T> {
+impl<T, P: Clone> Connection<T, P> {
     /// A connection to a plain peer, which is ready, or to a worker, which needs [`start`].
     ///
     /// [`start`]: Connection::start
@@ -141,6 +147,7 @@ impl<T> Connection<T> {
             calls: Calls::new(),
             live: 0,
             deadlines: BTreeSet::new(),
+            progress: BTreeMap::new(),
         }
     }
 
@@ -162,6 +169,7 @@ impl<T> Connection<T> {
         &mut self,
         request: Vec<u8>,
         deadline: Option<Instant>,
+        progress: Option<P>,
         note: T,
     ) -> Result<u32, (Refusal, T)> {
         if let Err(refusal) = self.admit(request.len()) {
@@ -185,6 +193,9 @@ impl<T> Connection<T> {
         if let Some(deadline) = deadline {
             self.deadlines.insert((deadline, id));
         }
+        if let Some(progress) = progress {
+            self.progress.insert(id, progress);
+        }
         Ok(id)
     }
 
@@ -194,13 +205,15 @@ impl<T> Connection<T> {
     }
 
     /// Takes in a frame that came from the child.
-    pub(crate) fn receive(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<T>, Violation> {
+    pub(crate) fn receive(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<T, P>, Violation> {
         match self.plain {
             None if !self.ready => self.receive_start(id, payload),
-            None if id == wire::CONTROL_TO_PARENT => match ToParent::decode(payload) {
-                Ok(ToParent::Ready { .. } | ToParent::Refused { .. }) => Err(Violation::ReadyTwice),
-                Err(error) => Err(Violation::Control(error)),
-            },
+            None if id == wire::CONTROL_TO_PARENT => {
+                match ToParent::decode(payload).map_err(Violation::Control)? {
+                    ToParent::Ready { .. } | ToParent::Refused { .. } => Err(Violation::ReadyTwice),
+                    ToParent::Progress { id, payload } => self.progress(id, payload),
+                }
+            }
             _ if id == wire::EVENT => Ok(Delivery::Event),
             None => {
                 let note = self
@@ -231,20 +244,24 @@ impl<T> Connection<T> {
         if deadline > now {
             return None;
         }
-        self.deadlines.pop_first();
-        let entry = self
-            .calls
-            .get_mut(id)
-            .expect("deadlines are those of calls in the table");
-        let note = entry
-            .note
-            .take()
-            .expect("deadlines are those of calls that have not ended");
-        let (start, len) = (entry.start, entry.len);
-        self.live -= 1;
+        let ended = self.cancel(id);
+        debug_assert!(ended.is_some(), "deadlines are those of calls that go on");
+        ended
+    }
+
+    /// Ends a call that the caller does not wait for any more, unless it has ended. If it was sent,
+    /// the child is told.
+    pub(crate) fn cancel(&mut self, id: u32) -> Option<(T, Phase)> {
+        let entry = self.calls.get_mut(id)?;
+        let note = entry.note.take()?;
+        let (start, len, deadline) = (entry.start, entry.len, entry.deadline);
+        self.forget(id, deadline);
         if self.outbox.withdraw(start, len) {
             self.calls.remove(id);
             return Some((note, Phase::Queued));
+        }
+        if self.plain.is_none() {
+            self.control(&ToChild::Cancel { id });
         }
         Some((note, Phase::Sent))
     }
@@ -259,6 +276,7 @@ impl<T> Connection<T> {
         self.closed = true;
         self.live = 0;
         self.deadlines.clear();
+        self.progress.clear();
         let outbox = &self.outbox;
         let phase = |start| {
             if outbox.is_queued(start) {
@@ -301,7 +319,7 @@ impl<T> Connection<T> {
     }
 
     /// The first frame of a worker.
-    fn receive_start(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<T>, Violation> {
+    fn receive_start(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<T, P>, Violation> {
         if id != wire::CONTROL_TO_PARENT {
             return Err(Violation::NotReady { id });
         }
@@ -321,22 +339,49 @@ impl<T> Connection<T> {
                 kind: kind.to_owned(),
                 message: message.to_owned(),
             }),
+            ToParent::Progress { .. } => Err(Violation::NotReady { id }),
         }
+    }
+
+    fn progress(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<T, P>, Violation> {
+        if !self.is_sent(id) {
+            return Err(Violation::UnknownId { id });
+        }
+        let told = self.progress.get(&id);
+        Ok(told.map_or(Delivery::Late, |told| {
+            Delivery::Progress(told.clone(), payload.to_vec())
+        }))
     }
 
     /// Takes the entry of a call that was answered out of the table. A call that was not sent
     /// cannot have been answered.
     fn answered(&mut self, id: u32) -> Option<Option<T>> {
-        let start = self.calls.get_mut(id)?.start;
-        if self.outbox.is_queued(start) {
+        if !self.is_sent(id) {
             return None;
         }
         let entry = self.calls.remove(id)?;
-        if let (Some(_), Some(deadline)) = (&entry.note, entry.deadline) {
+        if entry.note.is_some() {
+            self.forget(id, entry.deadline);
+        }
+        Some(entry.note)
+    }
+
+    /// Whether a call is outstanding, and some of it was taken to be written.
+    fn is_sent(&mut self, id: u32) -> bool {
+        let outbox = &self.outbox;
+        let entry = self.calls.get_mut(id);
+        entry.is_some_and(|entry| !outbox.is_queued(entry.start))
+    }
+
+    /// A call has ended.
+    fn forget(&mut self, id: u32, deadline: Option<Instant>) {
+        self.live -= 1;
+        if let Some(deadline) = deadline {
             self.deadlines.remove(&(deadline, id));
         }
-        self.live -= usize::from(entry.note.is_some());
-        Some(entry.note)
+        if !self.progress.is_empty() {
+            self.progress.remove(&id);
+        }
     }
 
     /// Whether a call of that length would be taken now. [`Refusal::Full`] may change.
@@ -383,15 +428,15 @@ mod tests {
         bytes: usize::MAX,
     };
 
-    fn sent<T>(connection: &mut Connection<T>) -> Vec<u8> {
+    fn sent<T>(connection: &mut Connection<T, char>) -> Vec<u8> {
         connection.take(usize::MAX).into_iter().flatten().collect()
     }
 
-    fn plain(plain: Plain) -> Connection<char> {
+    fn plain(plain: Plain) -> Connection<char, char> {
         Connection::new(Some(plain), LIMITS)
     }
 
-    fn serving() -> Connection<char> {
+    fn serving() -> Connection<char, char> {
         let mut connection = Connection::new(None, LIMITS);
         let run = Run {
             protocol: 1,
@@ -411,8 +456,8 @@ mod tests {
         connection
     }
 
-    fn call(connection: &mut Connection<char>, note: char) -> u32 {
-        connection.call(vec![note as u8], None, note).unwrap()
+    fn call(connection: &mut Connection<char, char>, note: char) -> u32 {
+        connection.call(vec![note as u8], None, None, note).unwrap()
     }
 
     #[test]
@@ -457,7 +502,7 @@ mod tests {
 
     #[test]
     fn worker_must_be_ready_first() {
-        let start = || Connection::<char>::new(None, LIMITS);
+        let start = || Connection::<char, char>::new(None, LIMITS);
         assert_eq!(start().receive(7, b""), Err(Violation::NotReady { id: 7 }));
         assert_eq!(start().receive(0, b""), Err(Violation::NotReady { id: 0 }));
         let control =
@@ -489,10 +534,20 @@ mod tests {
     fn timeout_of_a_queued_call_unsends_it() {
         let start = Instant::now();
         let mut c = plain(Plain::Ordered);
-        c.call(b"a".to_vec(), Some(start + Duration::from_secs(2)), 'a')
-            .unwrap();
-        c.call(b"b".to_vec(), Some(start + Duration::from_secs(1)), 'b')
-            .unwrap();
+        c.call(
+            b"a".to_vec(),
+            Some(start + Duration::from_secs(2)),
+            None,
+            'a',
+        )
+        .unwrap();
+        c.call(
+            b"b".to_vec(),
+            Some(start + Duration::from_secs(1)),
+            None,
+            'b',
+        )
+        .unwrap();
         call(&mut c, 'c');
         assert_eq!(c.deadline(), Some(start + Duration::from_secs(1)));
         assert_eq!(c.expire(start), None);
@@ -511,9 +566,55 @@ mod tests {
     }
 
     #[test]
+    fn cancelled_call_is_withdrawn_or_the_child_is_told() {
+        let mut c = serving();
+        let (a, b) = (call(&mut c, 'a'), call(&mut c, 'b'));
+        assert_eq!(c.cancel(b), Some(('b', Phase::Queued)));
+        assert_eq!(sent(&mut c), b"\0\0\0\x01\0\0\0\x01a");
+        assert_eq!(c.cancel(a), Some(('a', Phase::Sent)));
+        assert_eq!((c.cancel(a), c.cancel(b), c.live()), (None, None, 0));
+        let cancel = ToChild::Cancel { id: a }.encode();
+        assert_eq!(sent(&mut c)[8..], cancel);
+        assert_eq!(c.receive(a, b""), Ok(Delivery::Late));
+        assert_eq!(c.receive(a, b""), Err(Violation::UnknownId { id: a }));
+    }
+
+    #[test]
+    fn id_of_a_cancelled_call_is_kept_until_its_answer() {
+        let mut c = plain(Plain::Tagged);
+        let a = call(&mut c, 'a');
+        sent(&mut c);
+        c.cancel(a);
+        assert!(!c.has_output(), "a plain peer is not told");
+        assert_ne!(call(&mut c, 'b'), a);
+        assert_eq!(c.drain(), [('b', Phase::Queued)]);
+    }
+
+    #[test]
+    fn progress_goes_to_who_waits_for_the_call() {
+        let mut c = serving();
+        let a = c.call(vec![], None, Some('p'), 'a').unwrap();
+        let b = call(&mut c, 'b');
+        let report = |id| ToParent::Progress { id, payload: b"x" }.encode();
+        let progress =
+            |c: &mut Connection<char, char>, id| c.receive(wire::CONTROL_TO_PARENT, &report(id));
+        assert_eq!(progress(&mut c, a), Err(Violation::UnknownId { id: a }));
+        sent(&mut c);
+        assert_eq!(
+            progress(&mut c, a),
+            Ok(Delivery::Progress('p', b"x".to_vec()))
+        );
+        assert_eq!(progress(&mut c, b), Ok(Delivery::Late));
+        c.cancel(a);
+        assert_eq!(progress(&mut c, a), Ok(Delivery::Late));
+        c.receive(a, b"").unwrap();
+        assert_eq!(progress(&mut c, a), Err(Violation::UnknownId { id: a }));
+    }
+
+    #[test]
     fn answer_takes_the_deadline_away() {
         let mut c = plain(Plain::Tagged);
-        let id = c.call(vec![], Some(Instant::now()), 'a').unwrap();
+        let id = c.call(vec![], Some(Instant::now()), None, 'a').unwrap();
         sent(&mut c);
         assert_eq!(c.receive(id, b""), Ok(Delivery::Reply('a')));
         assert_eq!(c.deadline(), None);
@@ -526,9 +627,9 @@ mod tests {
             calls: 2,
             bytes: 30,
         };
-        let mut c = Connection::new(Some(Plain::Tagged), limits);
+        let mut c = Connection::<(), char>::new(Some(Plain::Tagged), limits);
         let mut refused = |len: usize| {
-            c.call(vec![0; len], None, ())
+            c.call(vec![0; len], None, None, ())
                 .map_err(|(refusal, ..)| refusal)
         };
         assert_eq!(refused(11), Err(Refusal::TooLarge { len: 11, limit: 10 }));
@@ -543,12 +644,14 @@ mod tests {
         c.take(usize::MAX);
         assert_eq!(c.receive(1, b""), Ok(Delivery::Reply(())));
         assert_eq!(
-            c.call(vec![], None, ()).map_err(|(refusal, ..)| refusal),
+            c.call(vec![], None, None, ())
+                .map_err(|(refusal, ..)| refusal),
             Ok(3)
         );
         c.close();
         assert_eq!(
-            c.call(vec![], None, ()).map_err(|(refusal, ..)| refusal),
+            c.call(vec![], None, None, ())
+                .map_err(|(refusal, ..)| refusal),
             Err(Refusal::Closed)
         );
     }
@@ -560,12 +663,15 @@ mod tests {
             calls: usize::MAX,
             bytes: 30,
         };
-        let mut c = Connection::new(Some(Plain::Tagged), limits);
+        let mut c = Connection::<(), char>::new(Some(Plain::Tagged), limits);
         // One call always fits, or nothing would.
-        assert!(c.call(vec![0; 50], None, ()).is_ok());
-        assert!(matches!(c.call(vec![], None, ()), Err((Refusal::Full, ..))));
+        assert!(c.call(vec![0; 50], None, None, ()).is_ok());
+        assert!(matches!(
+            c.call(vec![], None, None, ()),
+            Err((Refusal::Full, ..))
+        ));
         c.take(usize::MAX);
-        assert!(c.call(vec![], None, ()).is_ok());
+        assert!(c.call(vec![], None, None, ()).is_ok());
     }
 
     #[test]

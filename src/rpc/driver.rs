@@ -3,7 +3,7 @@
 
 use super::connection::{Delivery, Violation};
 use super::life::{Life, Verdict};
-use super::link::{Exit, Link, Note};
+use super::link::{Exit, Link, Note, Progress};
 use super::reactor::{Source, guard, poll_key};
 use super::slot::{Answer, Ended};
 use crate::codec::{CodecError, Input};
@@ -52,7 +52,7 @@ pub(crate) struct Driver {
     stderr: Option<Capture>,
     tail: Tail,
     /// What a read brought, until it is delivered. Kept for its memory.
-    batch: Vec<(Delivery<Note>, Payload)>,
+    batch: Vec<(Delivery<Note, Progress>, Payload)>,
     deadline: Option<Instant>,
     over: bool,
 }
@@ -287,7 +287,7 @@ impl Driver {
         }
     }
 
-    fn hand_over(&mut self, delivery: Delivery<Note>, payload: Payload, now: Instant) {
+    fn hand_over(&mut self, delivery: Delivery<Note, Progress>, payload: Payload, now: Instant) {
         let input = match payload {
             Payload::At(at) => Input::from(self.decoder.bytes(at)),
             Payload::Owned(bytes) => Input::from(bytes),
@@ -295,6 +295,12 @@ impl Driver {
         match delivery {
             Delivery::Reply(note) => guard(|| note(Answer::Reply(input))),
             Delivery::Failed(note) => guard(|| note(Answer::Failed(input))),
+            Delivery::Progress(progress, payload) => guard(|| {
+                // It is poisoned if it panicked before: it is not called again then.
+                if let Ok(mut progress) = progress.lock() {
+                    progress(Input::from(payload));
+                }
+            }),
             Delivery::Late => {}
             Delivery::Ready => self.life.ready(),
             Delivery::Refused { kind, message } => {

@@ -7,6 +7,7 @@
 use super::connection::Connection;
 use super::reactor::{self, Core};
 use super::slot::{Answer, Ended, wait_until};
+use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Child;
 use crate::sys;
@@ -28,6 +29,9 @@ const PARTS: usize = 64;
 /// at once.
 pub(crate) type Note = Box<dyn FnOnce(Answer<'_>) + Send>;
 
+/// Called with the payload of each progress report of a call, by the reactor only.
+pub(crate) type Progress = Arc<Mutex<dyn FnMut(Input<'_>) + Send>>;
+
 /// See the module's documentation.
 pub(crate) struct Link {
     state: Mutex<State>,
@@ -42,7 +46,7 @@ pub(crate) struct Link {
 
 /// What [`Link`]'s lock guards.
 pub(super) struct State {
-    connection: Connection<Note>,
+    connection: Connection<Note, Progress>,
     writer: Writer,
     /// Threads that wait for `changed`.
     waiting: usize,
@@ -81,6 +85,17 @@ impl State {
     fn is_full(&self, len: usize) -> bool {
         self.end.is_none() && self.connection.admit(len) == Err(Refusal::Full)
     }
+}
+
+/// How a call is made.
+pub(crate) struct How {
+    /// When it ends without an answer.
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) progress: Option<Progress>,
+    /// Whether it waits for room in the queue.
+    pub(crate) may_wait: bool,
+    /// Whether the caller, who is going to wait for the answer anyway, sends the request himself.
+    pub(crate) writes: bool,
 }
 
 /// How a child ended that had answered everything.
@@ -129,7 +144,7 @@ pub(super) struct Orders {
 
 impl Link {
     pub(super) fn new(
-        connection: Connection<Note>,
+        connection: Connection<Note, Progress>,
         socket: OwnedFd,
         child: Option<Child>,
         reactor: Arc<Core>,
@@ -163,8 +178,8 @@ impl Link {
         self.child.as_ref().map_or(0, Child::pid)
     }
 
-    /// Makes a call. With `may_wait` it waits for room in the queue. With `writes` the caller, who
-    /// is going to wait for the answer anyway, sends the request himself.
+    /// Makes a call.
+    /// Returns the call's id.
     ///
     /// # Errors
     ///
@@ -172,11 +187,15 @@ impl Link {
     pub(crate) fn call(
         &self,
         request: Vec<u8>,
-        deadline: Option<Instant>,
-        may_wait: bool,
-        writes: bool,
+        how: How,
         note: Note,
-    ) -> Result<(), (Ended, Note)> {
+    ) -> Result<u32, (Ended, Note)> {
+        let How {
+            deadline,
+            progress,
+            may_wait,
+            writes,
+        } = how;
         let mut state = self.lock();
         if may_wait && state.is_full(request.len()) {
             if reactor::in_callback() {
@@ -192,14 +211,26 @@ impl Link {
             Some(Ok(_)) => return Err((Ended::Refused(Refusal::Closed), note)),
             None => {}
         }
-        if let Err((refusal, note)) = state.connection.call(request, deadline, note) {
-            return Err((Ended::Refused(refusal), note));
-        }
+        let id = match state.connection.call(request, deadline, progress, note) {
+            Ok(id) => id,
+            Err((refusal, note)) => return Err((Ended::Refused(refusal), note)),
+        };
         if writes {
             state = self.transmit(state);
         }
         self.tell_reactor(state);
-        Ok(())
+        Ok(id)
+    }
+
+    /// Nobody waits for a call's outcome any more. Its note is dropped.
+    pub(crate) fn cancel(&self, id: u32) {
+        let mut state = self.lock();
+        let note = state.connection.cancel(id);
+        if note.is_some() && state.waiting > 0 {
+            self.changed.notify_all();
+        }
+        self.tell_reactor(state);
+        drop(note);
     }
 
     /// No more calls; the child is told to go when it has answered. `stop_by` bounds that.
@@ -372,7 +403,7 @@ impl Link {
     }
 
     /// Takes frames in, all that a read brought under one lock.
-    pub(super) fn receive(&self, frames: impl FnOnce(&mut Connection<Note>)) {
+    pub(super) fn receive(&self, frames: impl FnOnce(&mut Connection<Note, Progress>)) {
         let mut state = self.lock();
         frames(&mut state.connection);
         if state.waiting > 0 {

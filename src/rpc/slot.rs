@@ -61,6 +61,7 @@ impl Answer<'_> {
                 Ok(Failure::Malformed { message }) => {
                     CallError::Malformed(CodecError::new(message))
                 }
+                Ok(Failure::Unanswered | Failure::Cancelled) => CallError::Unanswered,
                 Err(error) => CallError::Malformed(CodecError::new(error.to_string())),
             }),
             Answer::Ended(ended) => Err(match ended {

@@ -49,6 +49,15 @@ pub(crate) fn send(socket: impl AsFd, parts: &[IoSlice<'_>]) -> Result<usize> {
     retry(|| check_size(unsafe { libc::sendmsg(fd, &raw const message, flags) }))
 }
 
+/// Writes as much of `bytes` as there is room for, waiting until there is some; to a socket or
+/// anything else. A closed pipe raises SIGPIPE, which Rust programs ignore.
+pub(crate) fn write(fd: impl AsFd, bytes: &[u8]) -> Result<usize> {
+    let fd = fd.as_fd().as_raw_fd();
+    let start = bytes.as_ptr().cast();
+    // SAFETY: `start` points to that many bytes.
+    retry(|| check_size(unsafe { libc::write(fd, start, bytes.len()) }))
+}
+
 /// Ends one or both directions of a socket. That it is not connected any more is no error.
 pub(crate) fn shutdown(socket: impl AsFd, how: Shutdown) -> Result<()> {
     let how = match how {

@@ -3,6 +3,8 @@
 //!
 //! What is safe elsewhere is not here: sockets, pipes and duplicated descriptors come from `std`.
 
+mod bell;
+mod clock;
 mod io;
 mod lifeline;
 mod poll;
@@ -10,12 +12,14 @@ mod process;
 mod signals;
 mod spawn;
 
+pub(crate) use bell::Bell;
+pub(crate) use clock::coarse_clock;
 pub(crate) use io::{
     clear_inherited, duplicate_above, is_stream_socket, receive, replace, send, set_nonblocking,
-    shutdown,
+    shutdown, write,
 };
 pub(crate) use lifeline::Lifeline;
-pub(crate) use poll::{Readiness, Registration, wait_for};
+pub(crate) use poll::{Interest, PollSet, Registration, wait_for};
 pub(crate) use process::{
     Signal, is_no_process, kill_and_reap, open_pidfd, reap, rename_process, signal,
 };

@@ -22,6 +22,8 @@ pub(crate) enum ToChild<'a> {
     Setup { name: &'a str, strings: &'a [u8] },
     /// Serve a function from now on.
     Run(Run<'a>),
+    /// Nobody waits for the answer to this request any more.
+    Cancel { id: u32 },
 }
 
 /// Which function a child is to serve, and how.
@@ -59,6 +61,7 @@ impl<'a> ToChild<'a> {
                 &run.max_frame.to_string(),
                 &run.buflen.to_string(),
             ]),
+            ToChild::Cancel { id } => octets::encode(["cancel", &id.to_string()]),
         }
     }
 
@@ -80,6 +83,9 @@ impl<'a> ToChild<'a> {
                 max_frame: fields.number("max_frame")?,
                 buflen: fields.number("buflen")?,
             })),
+            "cancel" => Ok(ToChild::Cancel {
+                id: fields.number("call id")?,
+            }),
             verb => Err(ControlError::Verb(verb.to_owned())),
         }
     }
@@ -92,6 +98,8 @@ pub(crate) enum ToParent<'a> {
     Ready { protocol: u32 },
     /// The child will not serve, and why. Comes instead of `Ready`.
     Refused { kind: &'a str, message: &'a str },
+    /// A call has got so far, in the words of its service.
+    Progress { id: u32, payload: &'a [u8] },
 }
 
 impl<'a> ToParent<'a> {
@@ -100,6 +108,9 @@ impl<'a> ToParent<'a> {
         match self {
             ToParent::Ready { protocol } => octets::encode(["ready", &protocol.to_string()]),
             ToParent::Refused { kind, message } => octets::encode(["refused", kind, message]),
+            ToParent::Progress { id, payload } => {
+                octets::encode([b"progress", id.to_string().as_bytes(), payload])
+            }
         }
     }
 
@@ -113,6 +124,10 @@ impl<'a> ToParent<'a> {
             "refused" => Ok(ToParent::Refused {
                 kind: fields.text("kind")?,
                 message: fields.text("message")?,
+            }),
+            "progress" => Ok(ToParent::Progress {
+                id: fields.number("call id")?,
+                payload: fields.bytes("progress")?,
             }),
             verb => Err(ControlError::Verb(verb.to_owned())),
         }
@@ -128,6 +143,10 @@ pub(crate) enum Failure {
     Panic { message: String, location: String },
     /// The request could not be decoded, or the answer not encoded.
     Malformed { message: String },
+    /// The function dropped the call without an answer.
+    Unanswered,
+    /// The call was cancelled before it started.
+    Cancelled,
 }
 
 impl Failure {
@@ -143,6 +162,8 @@ impl Failure {
             }
             Failure::Panic { message, location } => octets::encode(["panic", message, location]),
             Failure::Malformed { message } => octets::encode(["malformed", message]),
+            Failure::Unanswered => octets::encode(["unanswered", "dropped without an answer"]),
+            Failure::Cancelled => octets::encode(["cancelled", "cancelled before it started"]),
         }
     }
 
@@ -164,6 +185,8 @@ impl Failure {
                 location: fields.lossy("location")?,
             }),
             "malformed" => Ok(Failure::Malformed { message }),
+            "unanswered" => Ok(Failure::Unanswered),
+            "cancelled" => Ok(Failure::Cancelled),
             kind => Err(ControlError::Verb(kind.to_owned())),
         }
     }
@@ -249,6 +272,7 @@ mod tests {
                 strings: &strings,
             },
             ToChild::Run(run),
+            ToChild::Cancel { id: 7 },
         ] {
             assert_eq!(ToChild::decode(&message.encode()), Ok(message));
         }
@@ -257,6 +281,10 @@ mod tests {
             ToParent::Refused {
                 kind: "k",
                 message: "m",
+            },
+            ToParent::Progress {
+                id: 7,
+                payload: b"\xff",
             },
         ] {
             assert_eq!(ToParent::decode(&message.encode()), Ok(message));
@@ -284,6 +312,8 @@ mod tests {
                 location: text("f.rs:1:2"),
             },
             Failure::Malformed { message: text("m") },
+            Failure::Unanswered,
+            Failure::Cancelled,
         ] {
             assert_eq!(Failure::decode(&failure.encode()), Ok(failure));
         }

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// Frames longer than this get a buffer of their own, read into directly, and the shared buffer
 /// never grows beyond it. 64 KiB is what one read from a socket brings at best by default.
-pub(crate) const LARGE: usize = 64 << 10;
+const LARGE: usize = 64 << 10;
 
 /// The most that is reserved for a large frame before its bytes have begun to arrive.
 const RESERVE: usize = 1 << 20;

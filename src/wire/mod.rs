@@ -22,7 +22,7 @@ pub(crate) use control::{
     ControlError, Failure, REFUSED_FUNCTION, REFUSED_MISMATCH, REFUSED_SETUP, REFUSED_VERSION, Run,
     ToChild, ToParent, VERSION,
 };
-pub(crate) use frame::{DecodeError, Decoder, Framing, LARGE, Payload, Space, header};
+pub(crate) use frame::{DecodeError, Decoder, Framing, Payload, Space, header};
 pub(crate) use small::SmallBytes;
 
 /// The greatest id of a call; the bit above it marks a failed reply.

@@ -1,13 +1,20 @@
-//! What a function sees of the call it serves.
+//! What a function sees of the call it serves, and of its parent.
 
-use super::outlet::Outlet;
-use crate::codec::Argument;
+use super::hub::{Hub, malformed};
+use super::panics;
+use crate::codec::{Argument, Codec, Input, Output};
 use crate::service::Service;
+use crate::wire::Failure;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-/// The call that a function serves, and through it the parent.
+/// The call that a function serves: the way to answer it, where that is not done by returning, and
+/// to its parent.
+///
+/// Functions that return their answer borrow it; those that answer later own it. It can be sent to
+/// any thread and answered there. One that is dropped unanswered fails its call: as panicked if that
+/// is why it is dropped, else as [unanswered](crate::CallError::Unanswered).
 ///
 /// # Examples
 ///
@@ -32,24 +39,156 @@ use std::sync::Arc;
 /// # }
 /// ```
 pub struct Caller<S: Service = &'static str> {
-    outlet: Arc<Outlet>,
-    service: PhantomData<fn(S)>,
+    parent: Parent<S>,
+    id: u32,
+    answered: bool,
 }
 
 impl<S: Service> fmt::Debug for Caller<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Caller").finish_non_exhaustive()
+        f.debug_struct("Caller").field("id", &self.id).finish()
     }
 }
 
 impl<S: Service> Caller<S> {
-    pub(super) fn new(outlet: &Arc<Outlet>) -> Self {
+    pub(super) fn new(hub: Arc<Hub>, id: u32) -> Self {
         Caller {
-            outlet: Arc::clone(outlet),
-            service: PhantomData,
+            parent: Parent {
+                hub,
+                service: PhantomData,
+            },
+            id,
+            answered: false,
         }
     }
 
+    /// Reads the request, or fails the call.
+    pub(super) fn decode(self, request: Input<'_>) -> Option<(S::Request, Self)> {
+        match S::Codec::decode(request) {
+            Ok(request) => Some((request, self)),
+            Err(error) => {
+                self.end(&malformed("the request", &error));
+                None
+            }
+        }
+    }
+
+    /// Answers the call.
+    pub fn reply(mut self, reply: impl Argument<S::Reply, S::Codec>) {
+        let hub = &self.parent.hub;
+        match hub.reply(self.id, |output| reply.encode_to(output)) {
+            Ok(()) => self.answered = true,
+            Err(failure) => self.end(&failure),
+        }
+    }
+
+    /// Answers the call with an error.
+    pub fn fail(self, error: S::Error) {
+        let mut output = Output::default();
+        let failure = match S::Codec::encode(&error, &mut output) {
+            Ok(()) => Failure::Error {
+                message: error.to_string(),
+                encoded: output.into_vec(),
+            },
+            Err(codec_error) => malformed(&format!("the error ({error})"), &codec_error),
+        };
+        self.end(&failure);
+    }
+
+    /// Answers the call with what a fallible operation gave.
+    pub fn answer(self, result: Result<impl Argument<S::Reply, S::Codec>, S::Error>) {
+        match result {
+            Ok(reply) => self.reply(reply),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Sends how far the call has got to the parent's
+    /// [`on_progress`](crate::Call::on_progress). It arrives in order with the answer, events and
+    /// other replies. A plain peer gets none.
+    ///
+    /// # Panics
+    ///
+    /// As [`event`](Caller::event).
+    pub fn progress(&self, progress: impl Argument<S::Progress, S::Codec>) {
+        self.parent.hub.progress::<S>(self.id, progress);
+    }
+
+    /// As [`Parent::event`].
+    ///
+    /// # Panics
+    ///
+    /// If the event cannot be encoded, or is longer than
+    /// [`max_frame`](crate::RpcBuilder::max_frame). The call then fails with that message.
+    pub fn event(&self, event: impl Argument<S::Event, S::Codec>) {
+        self.parent.event(event);
+    }
+
+    /// As [`Parent::flush`].
+    pub fn flush(&self) -> bool {
+        self.parent.flush()
+    }
+
+    /// The parent, which can be told things when the call is over, too.
+    #[must_use]
+    pub fn parent(&self) -> &Parent<S> {
+        &self.parent
+    }
+
+    /// Whether nobody waits for the answer any more: the call was cancelled, or its timeout has
+    /// passed. It must be answered all the same, or dropped.
+    ///
+    /// Functions that run [one at a time](crate::Worker::function) are not told while they run.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.parent.hub.is_cancelled(self.id)
+    }
+
+    /// The call's cancellation, to be kept when the caller itself is given away.
+    #[must_use]
+    pub fn cancellation(&self) -> Cancellation {
+        Cancellation {
+            hub: Arc::clone(&self.parent.hub),
+            id: self.id,
+        }
+    }
+
+    fn end(mut self, failure: &Failure) {
+        self.answered = true;
+        self.parent.hub.fail(self.id, failure);
+    }
+}
+
+impl<S: Service> Drop for Caller<S> {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.parent.hub.fail(self.id, &panics::blame());
+        }
+    }
+}
+
+/// A child's parent, as a function sees it.
+pub struct Parent<S: Service = &'static str> {
+    hub: Arc<Hub>,
+    service: PhantomData<fn(S)>,
+}
+
+impl<S: Service> fmt::Debug for Parent<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Parent").finish_non_exhaustive()
+    }
+}
+
+impl<S: Service> Clone for Parent<S> {
+    fn clone(&self) -> Self {
+        Parent {
+            hub: Arc::clone(&self.hub),
+            service: PhantomData,
+        }
+    }
+}
+
+impl<S: Service> Parent<S> {
     /// Sends an event to the parent's [`on_event`](crate::RpcBuilder::on_event). Events and replies
     /// arrive in the order in which they are sent. If the parent is gone, nothing happens: the child
     /// is about to go, too.
@@ -57,14 +196,43 @@ impl<S: Service> Caller<S> {
     /// # Panics
     ///
     /// If the event cannot be encoded, or is longer than
-    /// [`max_frame`](crate::RpcBuilder::max_frame). The call then fails with that message.
+    /// [`max_frame`](crate::RpcBuilder::max_frame).
     pub fn event(&self, event: impl Argument<S::Event, S::Codec>) {
-        self.outlet.event::<S>(event);
+        self.hub.event::<S>(event);
     }
 
-    /// Waits until everything sent so far is on its way to the parent: it survives whatever this
-    /// process does next. Returns whether the parent could be written to.
+    /// Waits until everything sent so far, from whichever thread, is on its way to the parent: it
+    /// survives whatever this process does next. Returns whether the parent could be written to.
     pub fn flush(&self) -> bool {
-        self.outlet.is_open()
+        self.hub.flush()
+    }
+}
+
+/// Whether a call was cancelled, and what to do then. Dropping it does nothing.
+#[derive(Clone)]
+pub struct Cancellation {
+    hub: Arc<Hub>,
+    id: u32,
+}
+
+impl fmt::Debug for Cancellation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cancellation")
+            .field("id", &self.id)
+            .finish()
+    }
+}
+
+impl Cancellation {
+    /// As [`Caller::is_cancelled`]. False once the call is answered.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.hub.is_cancelled(self.id)
+    }
+
+    /// Has `callback` called when the call is cancelled, on the child's main thread; at once if it
+    /// was. Not called at all if the call is answered before.
+    pub fn then(&self, callback: impl FnOnce() + Send + 'static) {
+        self.hub.on_cancel(self.id, Box::new(callback));
     }
 }

@@ -1,19 +1,30 @@
 //! The child: a table of functions, and the loop that serves them.
 
+mod async_child;
 mod caller;
-mod outlet;
+mod hub;
+mod idset;
+mod inlet;
+mod ledger;
+mod looper;
 mod panics;
 mod serve;
 mod session;
+mod sync_child;
 mod table;
+mod timers;
 
-pub use caller::Caller;
+pub use caller::{Caller, Cancellation, Parent};
+pub use looper::{Loop, Poster, Watch};
 
 use crate::codec::{Argument, Strings};
 use crate::error::BoxError;
 use crate::process::{Plain, Process, marker};
 use crate::service::Service;
+use serve::Options;
 use std::fmt;
+use std::num::NonZero;
+use std::thread;
 use table::Table;
 
 /// The functions that a child serves: a program builds the same table whether it is the parent or
@@ -66,9 +77,15 @@ use table::Table;
 /// What stands before that line runs in the child, too. What the child prints appears at once, not
 /// captured.
 #[must_use = "a table of functions does nothing before run()"]
-#[derive(Default)]
 pub struct Worker {
     table: Table,
+    options: Options,
+}
+
+impl Default for Worker {
+    fn default() -> Self {
+        Worker::new()
+    }
 }
 
 impl fmt::Debug for Worker {
@@ -83,7 +100,15 @@ impl fmt::Debug for Worker {
 impl Worker {
     /// A table without functions.
     pub fn new() -> Self {
-        Worker::default()
+        Worker {
+            table: Table::default(),
+            options: Options {
+                threads: thread::available_parallelism().map_or(1, NonZero::get),
+                max_running: usize::MAX,
+                high_water: 1 << 20,
+                done: None,
+            },
+        }
     }
 
     /// Adds a setup: what a child runs before it serves, if its parent asks for it with
@@ -115,7 +140,96 @@ impl Worker {
         F: FnMut(S::Request, &Caller<S>) -> Result<R, S::Error> + 'static,
         R: Argument<S::Reply, S::Codec>,
     {
-        self.table.add_function(&service, function);
+        self.table.add_function(service, function);
+        self
+    }
+
+    /// Adds a function that answers later: every call starts as it comes, and the function is given
+    /// the [`Caller`] to own, and a [`Loop`] with timers, descriptors and other threads to wait for.
+    /// Answers go out in the order in which they are made.
+    ///
+    /// The parent need not know that the function is of this kind.
+    ///
+    /// # Panics
+    ///
+    /// If there is one of that name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .deferred("sleep", |request, caller, events| match request.to_string().parse() {
+    ///         Ok(ms) => drop(events.after(Duration::from_millis(ms), |_| caller.reply("good morning"))),
+    ///         Err(_) => caller.fail("for how many milliseconds?".into()),
+    ///     })
+    ///     .run();
+    /// let rpc = me.rpc("sleep").start()?;
+    /// let all: Vec<_> = (0..100).map(|_| rpc.call("20").start()).collect();
+    /// for sleeper in all {
+    ///     assert_eq!(sleeper.wait()?, ["good morning"]);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn deferred<S, F>(mut self, service: S, function: F) -> Self
+    where
+        S: Service,
+        F: FnMut(S::Request, Caller<S>, &Loop) + 'static,
+    {
+        self.table.add_deferred(service, function);
+        self
+    }
+
+    /// Adds a function that runs on [threads](Worker::threads) of the child, one call on each; more
+    /// calls wait. Events and replies of all threads stay whole, and arrive in the order in which
+    /// they are made.
+    ///
+    /// # Panics
+    ///
+    /// If there is one of that name.
+    pub fn threaded<S, F, R>(mut self, service: S, function: F) -> Self
+    where
+        S: Service,
+        F: Fn(S::Request, &Caller<S>) -> Result<R, S::Error> + Send + Sync + 'static,
+        R: Argument<S::Reply, S::Codec>,
+    {
+        self.table.add_threaded(service, function);
+        self
+    }
+
+    /// How many calls a [threaded](Worker::threaded) function runs at once, on as many threads,
+    /// which are started as needed. At least 1. Default: one for each processor.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.options.threads = threads.max(1);
+        self
+    }
+
+    /// How many calls of a [deferred](Worker::deferred) function may be unanswered at once; more
+    /// wait. At least 1. Default: no limit.
+    pub fn max_running(mut self, calls: usize) -> Self {
+        self.options.max_running = calls.max(1);
+        self
+    }
+
+    /// How many bytes of answers and events may wait to be written, and of requests to be started,
+    /// before a child with deferred or threaded functions reads no more requests, until they are
+    /// fewer. Default: 1 MiB.
+    pub fn high_water(mut self, bytes: usize) -> Self {
+        self.options.high_water = bytes;
+        self
+    }
+
+    /// What a child with a [deferred](Worker::deferred) or [threaded](Worker::threaded) function does
+    /// at the end of its requests, when all are answered. Then it goes on as long as anything is left
+    /// to wait for on the [`Loop`], and exits. The process is not killed if its parent is: it lives on
+    /// as it likes.
+    ///
+    /// Default: it exits at once, whatever it waits for. Functions that run one at a time have no loop,
+    /// and this is not called for them.
+    pub fn done(mut self, done: impl FnOnce(&Loop) + 'static) -> Self {
+        self.options.done = Some(Box::new(done));
         self
     }
 
@@ -165,12 +279,12 @@ impl Worker {
     ///
     /// If there is no function of that name.
     pub fn serve_plain(self, name: &str, plain: Plain) -> ! {
-        serve::serve_plain(self.table, name, plain)
+        serve::serve_plain(self.table, self.options, name, plain)
     }
 
     fn run_or(self, parent: impl FnOnce() -> Process) -> Process {
         match marker::unserved() {
-            Some(given) => serve::serve(self.table, given),
+            Some(given) => serve::serve(self.table, self.options, given),
             None => parent(),
         }
     }

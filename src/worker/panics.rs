@@ -1,18 +1,22 @@
-//! Panics as values: what was said, and where.
+//! Panics as values: what was said, and where, and whose calls are to fail with it.
 
 use crate::wire::Failure;
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 thread_local! {
-    /// Where this thread panicked last.
-    static PLACE: RefCell<String> = const { RefCell::new(String::new()) };
+    /// What this thread's last panic was.
+    static LAST: RefCell<Option<Failure>> = const { RefCell::new(None) };
+    /// Whether what is dropped now is dropped because of that.
+    static BLAMING: Cell<bool> = const { Cell::new(false) };
+    /// How many calls have failed with it.
+    static BLAMED: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Runs `function`; a panic in it is a failure. It is also shown on standard error, by the panic
-/// hook that there is.
+/// Runs `function`. A panic in it is returned as a failure, and is also shown on standard error by
+/// the panic hook that there is.
 ///
 /// Only the hook is told where a panic happened, so the first call here sets one, around the one
 /// that is set. Only children come here, and their hook is theirs to set.
@@ -22,14 +26,49 @@ pub(crate) fn catch<T>(function: impl FnOnce() -> T) -> Result<T, Failure> {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
             let place = info.location().map(ToString::to_string);
-            PLACE.set(place.unwrap_or_default());
+            LAST.set(Some(Failure::Panic {
+                message: message(info.payload()),
+                location: place.unwrap_or_default(),
+            }));
             previous(info);
         }));
     });
-    panic::catch_unwind(AssertUnwindSafe(function)).map_err(|panic| Failure::Panic {
-        message: message(&*panic),
-        location: PLACE.take(),
-    })
+    panic::catch_unwind(AssertUnwindSafe(function)).map_err(|_| last())
+}
+
+/// As [`catch`], for a callback that may own calls, in what it captures or was given. If it panics,
+/// it is dropped, and those fail with the panic, which is returned if there were none.
+pub(crate) fn catch_blaming<C>(
+    mut callback: C,
+    run: impl FnOnce(&mut C),
+) -> Result<Option<C>, Failure> {
+    let before = BLAMED.get();
+    match catch(|| run(&mut callback)) {
+        Ok(()) => Ok(Some(callback)),
+        Err(panic) if drop_blaming(callback, &panic) || BLAMED.get() > before => Ok(None),
+        Err(panic) => Err(panic),
+    }
+}
+
+/// Drops what may own calls, because of a panic, which those fail with. Returns whether there were
+/// any.
+pub(crate) fn drop_blaming<C>(dropped: C, panic: &Failure) -> bool {
+    let before = BLAMED.get();
+    LAST.set(Some(panic.clone()));
+    BLAMING.set(true);
+    // What a destructor has to say in this situation is not worth more.
+    let _ = catch(|| drop(dropped));
+    BLAMING.set(false);
+    BLAMED.get() > before
+}
+
+/// What a call fails with that is dropped unanswered at this moment.
+pub(crate) fn blame() -> Failure {
+    if !BLAMING.get() && !std::thread::panicking() {
+        return Failure::Unanswered;
+    }
+    BLAMED.set(BLAMED.get() + 1);
+    last()
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {
@@ -40,9 +79,25 @@ fn message(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("the panic's value is no text").to_owned()
 }
 
+fn last() -> Failure {
+    LAST.with_borrow(Clone::clone).unwrap_or(Failure::Panic {
+        message: "a panic that no hook saw".to_owned(),
+        location: "an unknown place".to_owned(),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Tells what it was dropped with.
+    struct Call<'a>(&'a RefCell<Option<Failure>>);
+
+    impl Drop for Call<'_> {
+        fn drop(&mut self) {
+            self.0.replace(Some(blame()));
+        }
+    }
 
     #[test]
     fn message_and_place_are_told() {
@@ -52,5 +107,37 @@ mod tests {
         assert_eq!(message, "no 1");
         assert!(location.contains("panics.rs:"), "{location}");
         assert_eq!(catch(|| 7), Ok(7));
+    }
+
+    #[test]
+    fn call_that_is_dropped_by_a_panic_is_blamed_on_it() {
+        let told = RefCell::default();
+        let call = Call(&told);
+        let captured = move || {
+            let _call = &call;
+            panic!("captured");
+        };
+        let result = catch_blaming(captured, |callback| callback());
+        assert!(matches!(result, Ok(None)));
+        assert!(
+            matches!(told.take(), Some(Failure::Panic { message, .. }) if message == "captured")
+        );
+
+        let call = Call(&told);
+        let result = catch_blaming(Some(call), |call| {
+            let _given = call.take();
+            panic!("given");
+        });
+        assert!(matches!(result, Ok(None)));
+        assert!(matches!(told.take(), Some(Failure::Panic { message, .. }) if message == "given"));
+    }
+
+    #[test]
+    fn panic_without_a_call_comes_back() {
+        let result = catch_blaming((), |()| panic!("alone"));
+        assert!(matches!(result, Err(Failure::Panic { message, .. }) if message == "alone"));
+        let told = RefCell::default();
+        drop(Call(&told));
+        assert_eq!(told.take(), Some(Failure::Unanswered));
     }
 }

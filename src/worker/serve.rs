@@ -1,74 +1,89 @@
-//! A child at work: takes its connection over, reads, calls, writes, exits.
+//! A child takes its connection over, prepares, serves in the shape that its function has, and exits.
 
-use super::outlet::{Frame, Outlet};
+use super::async_child;
+use super::hub::Hub;
+use super::inlet::Inlet;
+use super::ledger::Limits;
+use super::looper::Loop;
 use super::session::{Session, Step, Violation};
-use super::table::{Entry, Refused, Table, describe};
+use super::sync_child;
+use super::table::{Entry, Function, Refused, Table};
 use crate::process::Plain;
 use crate::process::marker::{self, Given};
-use crate::sys::{self, Lifeline, Readiness};
+use crate::sys::{self, Lifeline};
 use crate::wire::{self, ToParent};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Where a child's read buffer starts before its parent says how large it is to be.
 const BUFLEN: usize = 4 << 10;
 
-/// For how long after the last request a child still dies at once with its parent. Then it is idle,
-/// and exits in order.
-const LINGER: Duration = Duration::from_millis(50);
-
 /// No descriptor of a child's own is below this.
 const STANDARD: i32 = 3;
 
+/// What a child does at the end of its requests instead of exiting.
+pub(super) type Done = Box<dyn FnOnce(&Loop)>;
+
+/// How a table is served.
+pub(super) struct Options {
+    pub(super) threads: usize,
+    pub(super) max_running: usize,
+    pub(super) high_water: usize,
+    pub(super) done: Option<Done>,
+}
+
 /// Why a child stops serving, if not for the end of its requests.
-enum Stop {
+pub(super) enum Stop {
     /// The parent was told that it will not serve.
     Refused,
     /// To be told on standard error.
     Error(String),
 }
 
+/// A child with its connection.
+pub(super) struct Child {
+    pub(super) session: Session,
+    pub(super) inlet: Inlet,
+    pub(super) hub: Arc<Hub>,
+}
+
 /// Serves the parent that started this process, and exits.
-pub(super) fn serve(mut table: Table, given: Given) -> ! {
-    let result = take_over(given).map_err(|error| Stop::Error(error.to_string()));
-    let result = result.and_then(|(inlet, outlet)| {
-        let session = Session::new(None, BUFLEN);
-        Child::new(session, inlet, outlet).start(&mut table)
-    });
+pub(super) fn serve(mut table: Table, options: Options, given: Given) -> ! {
+    let serve = || {
+        let (input, lifeline) = take_over(given)?;
+        let mut inlet = Inlet::new(input.try_clone()?, lifeline)?;
+        if options.done.is_some() {
+            inlet.outlive_parent();
+        }
+        Ok(Child::new(None, inlet, input))
+    };
+    let result = serve().map_err(io_error);
+    let result = result.and_then(|child| child.start(&mut table, options));
     exit(table, result)
 }
 
 /// Serves a plain peer on the standard input and output, and exits.
-pub(super) fn serve_plain(mut table: Table, name: &str, plain: Plain) -> ! {
+pub(super) fn serve_plain(mut table: Table, options: Options, name: &str, plain: Plain) -> ! {
     let entry = table.plain_function(name);
-    let take_over = || -> io::Result<(Inlet, Outlet)> {
+    let take_over = || -> io::Result<Child> {
         let input = sys::duplicate_above(io::stdin(), STANDARD)?;
         let output = sys::duplicate_above(io::stdout(), STANDARD)?;
         sys::replace(0, File::open("/dev/null")?)?;
         // A stray print must not get between the frames.
         sys::replace(1, io::stderr())?;
-        let inlet = Inlet {
-            fd: input,
-            lifeline: None,
-        };
-        Ok((inlet, Outlet::new(output, Some(plain))))
+        Ok(Child::new(Some(plain), Inlet::new(input, None)?, output))
     };
-    let result = take_over().map_err(|error| Stop::Error(error.to_string()));
-    let result = result.and_then(|(inlet, outlet)| {
-        let session = Session::new(Some(plain), BUFLEN);
-        Child::new(session, inlet, outlet).answer(entry)
-    });
+    let result = take_over().map_err(io_error);
+    let result = result.and_then(|child| child.answer(entry, options, Some(plain)));
     exit(table, result)
 }
 
-/// What `function`s captured is dropped first.
+/// What functions captured is dropped first.
 fn exit(table: Table, result: Result<(), Stop>) -> ! {
     drop(table);
     std::process::exit(match result {
@@ -82,8 +97,8 @@ fn exit(table: Table, result: Result<(), Stop>) -> ! {
 }
 
 /// Makes the standard descriptors what a program expects, and the connection private.
-fn take_over(given: Given) -> io::Result<(Inlet, Outlet)> {
-    let input = sys::duplicate_above(io::stdin(), STANDARD)?;
+fn take_over(given: Given) -> io::Result<(OwnedFd, Option<Lifeline>)> {
+    let socket = sys::duplicate_above(io::stdin(), STANDARD)?;
     sys::replace(0, File::open("/dev/null")?)?;
     let inherited = |number| {
         let missing = || io::Error::new(ErrorKind::NotFound, "an inherited descriptor is closed");
@@ -94,8 +109,6 @@ fn take_over(given: Given) -> io::Result<(Inlet, Outlet)> {
     }
     let mut lifeline = None;
     if given.lifeline {
-        let socket = UnixStream::from(input.try_clone()?);
-        socket.set_read_timeout(Some(LINGER))?;
         lifeline = Some(Lifeline::new(inherited(marker::LIFELINE)?)?);
     }
     if let Some(name) = std::env::args_os().next() {
@@ -106,68 +119,20 @@ fn take_over(given: Given) -> io::Result<(Inlet, Outlet)> {
             sys::rename_process(&name);
         }
     }
-    let outlet = Outlet::new(input.try_clone()?, None);
-    let inlet = Inlet {
-        fd: input,
-        lifeline,
-    };
-    Ok((inlet, outlet))
-}
-
-/// The child's reading end.
-struct Inlet {
-    fd: OwnedFd,
-    lifeline: Option<Lifeline>,
-}
-
-impl Inlet {
-    /// From here on the process dies with its parent, if it is meant to. Returns whether the parent
-    /// is still there.
-    fn hold_on(&self) -> io::Result<bool> {
-        self.lifeline.as_ref().map_or(Ok(true), Lifeline::arm)
-    }
-
-    /// Reads what has come, or waits for it. Returns 0 at the end.
-    fn read(&self, session: &mut Session) -> io::Result<usize> {
-        let space = session.space();
-        loop {
-            match sys::receive(&self.fd, space.buf, space.limit, false) {
-                // Nothing for a while: the child is idle now.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    if let Some(lifeline) = &self.lifeline {
-                        lifeline.disarm()?;
-                    }
-                    sys::wait_for(self.fd.as_fd(), Readiness::Readable)?;
-                    if !self.hold_on()? {
-                        return Ok(0);
-                    }
-                }
-                // The parent went with replies unread.
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(0),
-                result => return result,
-            }
-        }
-    }
-}
-
-/// A child with its connection.
-struct Child {
-    session: Session,
-    inlet: Inlet,
-    outlet: Arc<Outlet>,
+    Ok((socket, lifeline))
 }
 
 impl Child {
-    fn new(session: Session, inlet: Inlet, outlet: Outlet) -> Self {
+    fn new(plain: Option<Plain>, inlet: Inlet, output: OwnedFd) -> Self {
         Child {
-            session,
+            session: Session::new(plain, BUFLEN),
             inlet,
-            outlet: Arc::new(outlet),
+            hub: Arc::new(Hub::new(output, plain)),
         }
     }
 
     /// Runs setups until it is told what to serve, and serves that.
-    fn start(mut self, table: &mut Table) -> Result<(), Stop> {
+    fn start(mut self, table: &mut Table, options: Options) -> Result<(), Stop> {
         if !self.inlet.hold_on().map_err(io_error)? {
             return Ok(());
         }
@@ -181,88 +146,76 @@ impl Child {
                 }
                 Some(Step::Setup { name, strings }) => {
                     let result = table.set_up(name, strings);
-                    result.map_err(|refused| self.refuse(refused))?;
+                    result.map_err(|refused| refuse(&self.hub, refused))?;
                 }
                 Some(Step::Run(run)) => {
                     let (buflen, max_frame) = (run.buflen as usize, run.max_frame as usize);
                     let result = table.function(&run);
-                    let entry = result.map_err(|refused| self.refuse(refused))?;
+                    let entry = result.map_err(|refused| refuse(&self.hub, refused))?;
                     self.session.serve(buflen, max_frame);
-                    self.outlet.set_max_frame(max_frame);
+                    self.hub.set_max_frame(max_frame);
                     let protocol = wire::VERSION;
-                    let ready = ToParent::Ready { protocol }.encode();
-                    self.outlet.control(wire::CONTROL_TO_PARENT, &ready);
-                    return self.answer(entry);
+                    self.hub.control(&ToParent::Ready { protocol });
+                    return self.answer(entry, options, None);
                 }
-                Some(Step::Request { .. }) => unreachable!("the session refuses early requests"),
-            }
-        }
-    }
-
-    /// Answers requests, one at a time, each before the next is looked at, until they end.
-    fn answer(mut self, entry: &mut Entry) -> Result<(), Stop> {
-        let mut buffer = Vec::new();
-        loop {
-            match self.session.next().map_err(broken)? {
-                None => {
-                    if !self.read()? {
-                        return Ok(());
-                    }
-                }
-                Some(Step::Request { id, payload }) => {
-                    let mut frame = Frame::new(buffer);
-                    let result = entry.call(payload, &self.outlet, &mut frame);
-                    let result = result.and_then(|()| self.outlet.reply(id, frame));
-                    buffer = match result {
-                        Ok(buffer) => buffer,
-                        Err(failure) if self.outlet.is_plain() => {
-                            let message = format!("the function {}", describe(&failure));
-                            return Err(Stop::Error(message));
-                        }
-                        Err(failure) => {
-                            self.outlet.fail(id, &failure);
-                            Vec::new()
-                        }
-                    };
-                    if !self.outlet.is_open() {
-                        let message = "the parent is gone, a reply could not be written";
-                        return Err(Stop::Error(message.to_owned()));
-                    }
-                    if buffer.capacity() > wire::LARGE {
-                        buffer = Vec::new();
-                    }
-                }
-                Some(Step::Setup { .. } | Step::Run(_)) => {
-                    unreachable!("the session refuses late control messages")
+                Some(Step::Request { .. } | Step::Cancel { .. }) => {
+                    unreachable!("the session refuses what is too early")
                 }
             }
         }
     }
 
-    /// Reads on. Returns false at the end of the requests.
-    fn read(&mut self) -> Result<bool, Stop> {
-        match self.inlet.read(&mut self.session).map_err(io_error)? {
-            0 => {
-                let finished = self.session.finish();
-                finished.map_err(|error| broken(Violation::Decode(error)))?;
-                Ok(false)
-            }
-            _ => Ok(true),
+    /// Answers requests until they end.
+    fn answer(self, entry: &mut Entry, options: Options, plain: Option<Plain>) -> Result<(), Stop> {
+        let running = match &entry.function {
+            Function::Sync(_) => 1,
+            // Answers in order are those of calls that run in order.
+            _ if plain == Some(Plain::Ordered) => 1,
+            Function::Deferred(_) => options.max_running,
+            Function::Threaded(_) => options.threads,
+        };
+        let high_water = options.high_water;
+        self.hub.set_limits(Limits {
+            running,
+            high_water,
+        });
+        match &mut entry.function {
+            Function::Sync(function) => sync_child::answer(self, function),
+            _ => async_child::answer(self, entry, options.done, running),
         }
     }
 
-    fn refuse(&self, (kind, message): Refused) -> Stop {
-        let message = &message;
-        let refused = ToParent::Refused { kind, message }.encode();
-        self.outlet.control(wire::CONTROL_TO_PARENT, &refused);
-        Stop::Refused
+    /// Reads on, waiting for something to come. Returns false at the end of the requests.
+    pub(super) fn read(&mut self) -> Result<bool, Stop> {
+        let n = self.inlet.read(&mut self.session).map_err(io_error)?;
+        self.has_read(n)
+    }
+
+    /// What it means to have read so many bytes: whether there may be more.
+    pub(super) fn has_read(&self, n: usize) -> Result<bool, Stop> {
+        if n == 0 {
+            let finished = self.session.finish();
+            finished.map_err(|error| broken(Violation::Decode(error)))?;
+        }
+        Ok(n > 0)
     }
 }
 
-fn io_error(error: io::Error) -> Stop {
-    Stop::Error(format!("cannot read from the parent: {error}"))
+fn refuse(hub: &Hub, (kind, message): Refused) -> Stop {
+    let message = &message;
+    hub.control(&ToParent::Refused { kind, message });
+    Stop::Refused
 }
 
-fn broken(violation: Violation) -> Stop {
+pub(super) fn io_error(error: io::Error) -> Stop {
+    Stop::Error(format!("the connection to the parent: {error}"))
+}
+
+pub(super) fn broken(violation: Violation) -> Stop {
     Stop::Error(format!("the parent broke the protocol: {violation}"))
+}
+
+/// The parent cannot be written to.
+pub(super) fn parent_gone() -> Stop {
+    Stop::Error("the parent is gone, and replies could not be written".to_owned())
 }

@@ -20,6 +20,8 @@ use std::fmt;
 pub(crate) struct Session {
     plain: Option<Plain>,
     serving: bool,
+    /// How many requests came, where they do not say which is which.
+    count: u32,
     decoder: Decoder,
     /// A control message that was too large for the decoder's buffer.
     held: Vec<u8>,
@@ -34,6 +36,8 @@ pub(crate) enum Step<'a> {
     Run(Run<'a>),
     /// Answer a request; the reply carries the id.
     Request { id: u32, payload: Input<'a> },
+    /// Nobody waits for the answer to this request any more.
+    Cancel { id: u32 },
 }
 
 /// How a parent broke the protocol, or what else it speaks.
@@ -47,6 +51,10 @@ pub(crate) enum Violation {
     },
     /// A setup, or another function, when one is served already.
     TooLate,
+    /// A request with the id of one that is not answered.
+    Duplicate {
+        id: u32,
+    },
     /// An id that requests do not have.
     Id {
         id: u32,
@@ -64,6 +72,12 @@ impl fmt::Display for Violation {
             Violation::TooLate => {
                 f.write_str("expected `setup` and `run` before the first request")
             }
+            Violation::Duplicate { id } => {
+                write!(
+                    f,
+                    "expected a new id, got a request with id {id}, which is not answered"
+                )
+            }
             Violation::Id { id } => write!(f, "expected a request, got a frame with id {id:#x}"),
         }
     }
@@ -79,6 +93,7 @@ impl Session {
         Session {
             plain,
             serving: plain.is_some(),
+            count: 0,
             decoder: Decoder::new(framing, buflen, u32::MAX as usize),
             held: Vec::new(),
         }
@@ -101,7 +116,10 @@ impl Session {
             // The original counts up to 2^32 - 1 here.
             Some(Plain::Tagged) if id == 0 => return Err(Violation::Id { id }),
             None | Some(Plain::Tagged) => id,
-            Some(Plain::Ordered) => wire::ORDERED_REPLY,
+            Some(Plain::Ordered) => {
+                self.count = self.count.wrapping_add(1);
+                self.count
+            }
         };
         let payload = match payload {
             Payload::At(at) => Input::from(self.decoder.bytes(at)),
@@ -122,9 +140,6 @@ impl Session {
     }
 
     fn control(&mut self, payload: Payload) -> Result<Step<'_>, Violation> {
-        if self.serving {
-            return Err(Violation::TooLate);
-        }
         let bytes = match payload {
             Payload::At(at) => self.decoder.bytes(at),
             Payload::Owned(bytes) => {
@@ -132,10 +147,13 @@ impl Session {
                 &self.held
             }
         };
-        Ok(match ToChild::decode(bytes).map_err(Violation::Control)? {
-            ToChild::Setup { name, strings } => Step::Setup { name, strings },
-            ToChild::Run(run) => Step::Run(run),
-        })
+        match ToChild::decode(bytes).map_err(Violation::Control)? {
+            ToChild::Setup { name, strings } if !self.serving => Ok(Step::Setup { name, strings }),
+            ToChild::Run(run) if !self.serving => Ok(Step::Run(run)),
+            ToChild::Setup { .. } | ToChild::Run(_) => Err(Violation::TooLate),
+            ToChild::Cancel { id } if !self.serving => Err(Violation::TooEarly { id }),
+            ToChild::Cancel { id } => Ok(Step::Cancel { id }),
+        }
     }
 }
 
@@ -184,6 +202,10 @@ mod tests {
                         steps.push(format!("run {}", run.name));
                         Some((run.buflen, run.max_frame))
                     }
+                    Some(Step::Cancel { id }) => {
+                        steps.push(format!("cancel {id}"));
+                        None
+                    }
                     Some(Step::Request { id, payload }) => {
                         steps.push(format!("request {id} {}", payload.len()));
                         None
@@ -213,6 +235,7 @@ mod tests {
             run(),
             frame(1, b""),
             frame(wire::MAX_ID, b"0123456789"),
+            frame(wire::CONTROL_TO_CHILD, &ToChild::Cancel { id: 1 }.encode()),
         ]
         .concat();
         for split in [1, 7, 8, 9, 1000, usize::MAX] {
@@ -223,7 +246,8 @@ mod tests {
                     "setup s 100003",
                     "run f",
                     "request 1 0",
-                    "request 2147483647 10"
+                    "request 2147483647 10",
+                    "cancel 1"
                 ]
             );
             assert_eq!(session.finish(), Ok(()));
@@ -268,7 +292,7 @@ mod tests {
         let mut ordered = Session::new(Some(Plain::Ordered), 64);
         assert_eq!(
             steps(&mut ordered, b"\0\0\0\x01a\0\0\0\0", 3).unwrap(),
-            ["request 1 1", "request 1 0"]
+            ["request 1 1", "request 2 0"]
         );
     }
 }

@@ -1,7 +1,8 @@
 //! The functions and setups of a child, below the codec.
 
 use super::caller::Caller;
-use super::outlet::{Frame, Outlet, failed, malformed};
+use super::hub::{Hub, describe};
+use super::looper::Loop;
 use super::panics;
 use crate::codec::{Argument, Codec, Input, Strings};
 use crate::error::BoxError;
@@ -10,8 +11,13 @@ use crate::wire::{self, Failure, Run};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Functions are called with a request, and see to it that the call of this id is answered.
+pub(super) type Sync = dyn FnMut(Input<'_>, &Arc<Hub>, u32);
+pub(super) type Deferred = dyn FnMut(Input<'_>, &Arc<Hub>, u32, &Loop);
+pub(super) type Threaded = dyn Fn(Input<'_>, &Arc<Hub>, u32) + Send + std::marker::Sync;
+type OnPanic = dyn Fn(&Arc<Hub>, &Failure);
+
 type Setup = Box<dyn FnMut(Strings) -> Result<(), BoxError>>;
-type Function = Box<dyn FnMut(Input<'_>, &Arc<Outlet>, &mut Frame) -> Result<(), Failure>>;
 
 /// See the module's documentation.
 #[derive(Default)]
@@ -24,7 +30,19 @@ pub(super) struct Table {
 pub(super) struct Entry {
     version: u32,
     codec: &'static str,
-    function: Function,
+    pub(super) function: Function,
+    /// Tells the parent of a panic that belongs to no call.
+    pub(super) on_panic: Arc<OnPanic>,
+}
+
+/// The shapes of functions.
+pub(super) enum Function {
+    /// One call at a time.
+    Sync(Box<Sync>),
+    /// All calls at once, on the loop.
+    Deferred(Box<Deferred>),
+    /// Several calls at once, on threads.
+    Threaded(Arc<Threaded>),
 }
 
 /// Why a child will not serve: a kind of [`wire::ToParent::Refused`], and a message.
@@ -40,22 +58,64 @@ impl Table {
         assert!(before.is_none(), "two setups have the name `{name}`");
     }
 
-    pub(super) fn add_function<S, F, R>(&mut self, service: &S, mut function: F)
+    pub(super) fn add_function<S, F, R>(&mut self, service: S, mut function: F)
     where
         S: Service,
         F: FnMut(S::Request, &Caller<S>) -> Result<R, S::Error> + 'static,
         R: Argument<S::Reply, S::Codec>,
     {
+        let function = Function::Sync(Box::new(move |request, hub, id| {
+            let caller = Caller::<S>::new(Arc::clone(hub), id);
+            if let Some((request, caller)) = caller.decode(request) {
+                let result = function(request, &caller);
+                caller.answer(result);
+            }
+        }));
+        self.add(service, function);
+    }
+
+    pub(super) fn add_deferred<S, F>(&mut self, service: S, mut function: F)
+    where
+        S: Service,
+        F: FnMut(S::Request, Caller<S>, &Loop) + 'static,
+    {
+        let function = Function::Deferred(Box::new(move |request, hub, id, events| {
+            let caller = Caller::<S>::new(Arc::clone(hub), id);
+            if let Some((request, caller)) = caller.decode(request) {
+                function(request, caller, events);
+            }
+        }));
+        self.add(service, function);
+    }
+
+    pub(super) fn add_threaded<S, F, R>(&mut self, service: S, function: F)
+    where
+        S: Service,
+        F: Fn(S::Request, &Caller<S>) -> Result<R, S::Error> + Send + std::marker::Sync + 'static,
+        R: Argument<S::Reply, S::Codec>,
+    {
+        let function = Function::Threaded(Arc::new(move |request, hub, id| {
+            let caller = Caller::<S>::new(Arc::clone(hub), id);
+            if let Some((request, caller)) = caller.decode(request) {
+                let result = function(request, &caller);
+                caller.answer(result);
+            }
+        }));
+        self.add(service, function);
+    }
+
+    fn add<S: Service>(&mut self, service: S, function: Function) {
         let name = service.name().to_owned();
         let entry = Entry {
             version: service.version(),
             codec: <S::Codec as Codec<S::Request>>::NAME,
-            function: Box::new(move |payload, outlet, frame| {
-                let request =
-                    S::Codec::decode(payload).map_err(|e| malformed("the request", &e))?;
-                let reply = function(request, &Caller::new(outlet)).map_err(|e| failed::<S>(&e))?;
-                let encoded = reply.encode_to(&mut frame.output);
-                encoded.map_err(|e| malformed("the reply", &e))
+            function,
+            on_panic: Arc::new(move |hub, panic| {
+                let message = format!("a callback {}", describe(panic));
+                if let Some(event) = service.error_event(&message) {
+                    // What that has to say is shown by the hook, as the first panic was.
+                    let _ = panics::catch(|| hub.event::<S>(event));
+                }
             }),
         };
         let before = self.functions.insert(name.clone(), entry);
@@ -119,27 +179,6 @@ impl Table {
             Some(entry) => entry,
             None => panic!("no function `{name}` to serve; there are: {names}"),
         }
-    }
-}
-
-impl Entry {
-    /// Calls the function, whose reply goes into `frame`.
-    pub(super) fn call(
-        &mut self,
-        payload: Input<'_>,
-        outlet: &Arc<Outlet>,
-        frame: &mut Frame,
-    ) -> Result<(), Failure> {
-        panics::catch(|| (self.function)(payload, outlet, frame))?
-    }
-}
-
-/// A failure for people to read.
-pub(super) fn describe(failure: &Failure) -> String {
-    match failure {
-        Failure::Error { message, .. } => format!("failed: {message}"),
-        Failure::Panic { message, location } => format!("panicked at {location}: {message}"),
-        Failure::Malformed { message } => format!("got or gave something malformed: {message}"),
     }
 }
 

@@ -1,0 +1,624 @@
+//! What all threads of a child share: its calls and its output, under one lock.
+//!
+//! Frames are put into one buffer, whole and in the order in which they are made, and any thread may
+//! write: whoever finds nobody writing takes what has gathered. A thread that serves a batch of
+//! requests writes when the batch is done ([`batching`]); others write at once.
+
+use super::ledger::{Duplicate, Ledger, Limits, Was};
+use super::looper::Post;
+use crate::codec::{Argument, CodecError, Input, Output};
+use crate::process::Plain;
+use crate::service::Service;
+use crate::sys::{self, Bell, Interest};
+use crate::wire::{self, Failure, Framing, SmallBytes, ToParent};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+/// A batch is written when it has become this large.
+const BATCH: usize = 64 << 10;
+/// A frame from this size on is not copied if nothing is before it.
+const LARGE: usize = 16 << 10;
+
+/// What a call's cancellation sets off.
+pub(super) type OnCancel = Box<dyn FnOnce() + Send>;
+
+/// See the module's documentation.
+pub(crate) struct Hub {
+    state: Mutex<State>,
+    /// Notified when output was written.
+    changed: Condvar,
+    /// Notified when a request waits for a thread.
+    work: Condvar,
+    fd: OwnedFd,
+    is_socket: bool,
+    plain: Option<Plain>,
+    /// The longest payload that the parent takes.
+    max_frame: AtomicUsize,
+}
+
+struct State {
+    ledger: Ledger,
+    out: Out,
+    /// How many threads wait for `changed`.
+    waiting: usize,
+    threads: Threads,
+    on_cancel: BTreeMap<u32, Vec<OnCancel>>,
+    bell: Option<Arc<Bell>>,
+    /// Whether the loop sleeps, and can be woken by the bell.
+    asleep: bool,
+    /// Whether it does so because it may take no more requests.
+    slept_full: bool,
+    posts: Vec<Post>,
+}
+
+/// Those that take requests by themselves.
+#[derive(Default)]
+struct Threads {
+    any: bool,
+    /// How many have no request, started or not.
+    free: usize,
+}
+
+/// What became of a request.
+pub(super) struct Arrived<'a> {
+    /// The request, if it is to start at once.
+    pub(super) start: Option<Input<'a>>,
+    /// Whether no more should be taken.
+    pub(super) full: bool,
+}
+
+#[derive(Default)]
+struct Out {
+    /// Whole frames.
+    gathered: Vec<u8>,
+    /// What is being written, and how much of it is. Comes before `gathered`.
+    current: Vec<u8>,
+    written: usize,
+    /// Whether a thread is at it.
+    busy: bool,
+    /// Whether the parent cannot be written to any more.
+    broken: bool,
+    /// An empty buffer, for its memory.
+    spare: Vec<u8>,
+}
+
+impl Out {
+    fn unsent(&self) -> usize {
+        self.gathered.len() + self.current.len() - self.written
+    }
+}
+
+thread_local! {
+    static BATCHING: Cell<bool> = const { Cell::new(false) };
+    /// Where frames are made before they are gathered.
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Whether this thread leaves its frames in the buffer, and promises to write them before it waits
+/// for anything.
+pub(super) fn batching(batching: bool) {
+    BATCHING.set(batching);
+}
+
+/// What a loop finds when it wants to sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Rest {
+    /// More requests are welcome.
+    pub(super) wants_requests: bool,
+    /// Output waits for room in the socket.
+    pub(super) wants_room: bool,
+    /// Another thread may have something to tell: sleep where the bell is heard.
+    pub(super) wants_bell: bool,
+    /// All is answered and written, and no more requests will come.
+    pub(super) finished: bool,
+    /// The parent is gone with output unwritten.
+    pub(super) broken: bool,
+}
+
+const HEADER: usize = Framing::Tagged.header_len();
+
+impl Hub {
+    pub(super) fn new(fd: OwnedFd, plain: Option<Plain>) -> Self {
+        Hub {
+            state: Mutex::new(State {
+                ledger: Ledger::default(),
+                out: Out::default(),
+                waiting: 0,
+                threads: Threads::default(),
+                on_cancel: BTreeMap::new(),
+                bell: None,
+                asleep: false,
+                slept_full: false,
+                posts: Vec::new(),
+            }),
+            changed: Condvar::new(),
+            work: Condvar::new(),
+            is_socket: sys::is_stream_socket(fd.as_fd()),
+            fd,
+            plain,
+            max_frame: AtomicUsize::new(u32::MAX as usize),
+        }
+    }
+
+    pub(super) fn set_max_frame(&self, max_frame: usize) {
+        // ORDERING: set before functions run; threads they start see it by being started.
+        self.max_frame.store(max_frame, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_limits(&self, limits: Limits) {
+        self.lock().ledger.set_limits(limits);
+    }
+
+    pub(super) fn output(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    // ---- calls ----
+
+    /// Takes a request in, which starts at once or waits.
+    pub(super) fn arrive<'a>(&self, id: u32, request: Input<'a>) -> Result<Arrived<'a>, Duplicate> {
+        let mut state = self.lock();
+        let mut start = Some(request);
+        if !state.ledger.start(id)?
+            && let Some(request) = start.take()
+        {
+            state.ledger.wait(id, request.into_small())?;
+        }
+        let full = !state.ledger.wants_requests(state.out.unsent());
+        Ok(Arrived { start, full })
+    }
+
+    /// Takes a request in, which waits to be taken.
+    pub(super) fn queue(&self, id: u32, request: Input<'_>) -> Result<(), Duplicate> {
+        let mut state = self.lock();
+        state.ledger.wait(id, request.into_small())?;
+        if state.threads.free > 0 {
+            self.work.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Whether more requests are welcome.
+    pub(super) fn wants_requests(&self) -> bool {
+        let state = self.lock();
+        state.ledger.wants_requests(state.out.unsent())
+    }
+
+    /// The next request that waits, if it may start: it counts as running.
+    pub(super) fn next(&self) -> Option<(u32, SmallBytes)> {
+        self.lock().ledger.next()
+    }
+
+    /// A thread is about to be started that takes requests with [`take`](Hub::take). Returns false
+    /// if it is not needed, as others are free.
+    pub(super) fn add_thread(&self) -> bool {
+        let mut state = self.lock();
+        let needed = state.ledger.waiting() > state.threads.free;
+        if needed {
+            state.threads.any = true;
+            state.threads.free += 1;
+        }
+        needed
+    }
+
+    /// The thread could not be started.
+    pub(super) fn remove_thread(&self) {
+        self.lock().threads.free -= 1;
+    }
+
+    /// Takes the next request, waiting until there is one. For threads that are free.
+    pub(super) fn take(&self) -> (u32, SmallBytes) {
+        let mut state = self.lock();
+        loop {
+            if let Some(next) = state.ledger.next() {
+                state.threads.free -= 1;
+                let unsent = state.out.unsent();
+                if state.slept_full && state.ledger.wants_requests(unsent) {
+                    self.ring(&mut state);
+                }
+                return next;
+            }
+            let proof = "nothing panics under this lock";
+            state = self.work.wait(state).expect(proof);
+        }
+    }
+
+    /// The thread that took a request is free again.
+    pub(super) fn thread_is_free(&self) {
+        self.lock().threads.free += 1;
+    }
+
+    /// Nobody waits for the answer to a call any more. Runs what was to be done then.
+    pub(super) fn cancel(&self, id: u32) {
+        let mut state = self.lock();
+        match state.ledger.cancel(id) {
+            Was::Waiting => {
+                drop(state);
+                self.fail(id, &Failure::Cancelled);
+            }
+            Was::Running => {
+                let on_cancel = state.on_cancel.remove(&id).unwrap_or_default();
+                drop(state);
+                for callback in on_cancel {
+                    // A panic is shown by the hook, and belongs to no call: this one was told.
+                    let _ = super::panics::catch(callback);
+                }
+            }
+            Was::Gone => {}
+        }
+    }
+
+    pub(super) fn is_cancelled(&self, id: u32) -> bool {
+        self.lock().ledger.is_cancelled(id)
+    }
+
+    /// Has `callback` called when the call is cancelled; at once if it was. Dropped when it is
+    /// answered.
+    pub(super) fn on_cancel(&self, id: u32, callback: OnCancel) {
+        let mut state = self.lock();
+        if !state.ledger.is_cancelled(id) {
+            state.on_cancel.entry(id).or_default().push(callback);
+            return;
+        }
+        drop(state);
+        callback();
+    }
+
+    /// No more requests will come.
+    pub(super) fn close(&self) {
+        self.lock().ledger.close();
+    }
+
+    // ---- answers ----
+
+    /// Answers a call: `fill` writes the reply's payload.
+    ///
+    /// # Errors
+    ///
+    /// If `fill` fails, or the reply is longer than the parent takes. The call is not answered.
+    pub(super) fn reply(
+        &self,
+        id: u32,
+        fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
+    ) -> Result<(), Failure> {
+        let wire_id = match self.plain {
+            Some(Plain::Ordered) => wire::ORDERED_REPLY,
+            Some(Plain::Tagged) | None => id,
+        };
+        self.frame("the reply", wire_id, Some(id), fill)
+    }
+
+    /// Answers a call that failed. In plain mode there is no such answer: the process ends, with what
+    /// it made before written.
+    pub(super) fn fail(&self, id: u32, failure: &Failure) {
+        if self.plain.is_some() {
+            self.flush();
+            eprintln!("offspring child: the function {}", describe(failure));
+            std::process::exit(1);
+        }
+        // ORDERING: see `set_max_frame`.
+        let limit = self.max_frame.load(Ordering::Relaxed);
+        let mut payload = failure.encode();
+        if payload.len() > limit {
+            let message = "the error is longer than the limit (max_frame)".to_owned();
+            payload = Failure::Malformed { message }.encode();
+        }
+        self.send(frame(id | wire::FAILED, &payload), Some(id));
+    }
+
+    /// Sends an event.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be encoded, or is longer than the parent takes: the function that sends it has a
+    /// bug, and its call is to fail.
+    pub(super) fn event<S: Service>(&self, event: impl Argument<S::Event, S::Codec>) {
+        let sent = self.frame("an event", wire::EVENT, None, |output| {
+            event.encode_to(output)
+        });
+        if let Err(Failure::Malformed { message }) = sent {
+            panic!("{message}");
+        }
+    }
+
+    /// Sends progress of a call. Plain peers have none.
+    ///
+    /// # Panics
+    ///
+    /// As [`event`](Hub::event).
+    pub(super) fn progress<S: Service>(
+        &self,
+        id: u32,
+        progress: impl Argument<S::Progress, S::Codec>,
+    ) {
+        let mut output = Output::default();
+        if let Err(error) = progress.encode_to(&mut output) {
+            panic!("a progress report cannot be encoded: {error}");
+        }
+        let payload = &output.into_vec();
+        // ORDERING: see `set_max_frame`.
+        let limit = self.max_frame.load(Ordering::Relaxed);
+        if payload.len() > limit {
+            let len = payload.len();
+            panic!("a progress report has {len} bytes, the limit (max_frame) is {limit}");
+        }
+        self.control(&ToParent::Progress { id, payload });
+    }
+
+    /// Sends a control message, unless the parent knows none.
+    pub(super) fn control(&self, message: &ToParent<'_>) {
+        if self.plain.is_none() {
+            self.send(frame(wire::CONTROL_TO_PARENT, &message.encode()), None);
+        }
+    }
+
+    // ---- output ----
+
+    /// Whether the parent cannot be written to any more.
+    pub(super) fn is_broken(&self) -> bool {
+        self.lock().out.broken
+    }
+
+    /// Waits until everything sent so far is written. Returns whether it could be.
+    pub(super) fn flush(&self) -> bool {
+        let mut state = self.transmit(self.lock(), true);
+        while state.out.unsent() > 0 && !state.out.broken {
+            state = self.wait(state);
+        }
+        !state.out.broken
+    }
+
+    /// Writes what has gathered, as far as there is room.
+    pub(super) fn write_batch(&self) {
+        let state = self.lock();
+        if state.out.unsent() > 0 {
+            drop(self.transmit(state, false));
+        }
+    }
+
+    /// Makes a frame whose payload `fill` writes, and sends it.
+    fn frame(
+        &self,
+        what: &str,
+        id: u32,
+        answers: Option<u32>,
+        fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
+    ) -> Result<(), Failure> {
+        let mut bytes = SCRATCH.take();
+        bytes.clear();
+        bytes.resize(HEADER, 0);
+        let mut output = Output::after(bytes);
+        fill(&mut output).map_err(|error| malformed(what, &error))?;
+        let mut bytes = output.into_vec();
+        let len = bytes.len() - HEADER;
+        // ORDERING: see `set_max_frame`.
+        let limit = self.max_frame.load(Ordering::Relaxed);
+        if len > limit {
+            let message = format!("{what} has {len} bytes, the limit (max_frame) is {limit}");
+            return Err(Failure::Malformed { message });
+        }
+        let len = u32::try_from(len).expect("max_frame is not above");
+        bytes[..HEADER].copy_from_slice(&wire::header(Framing::Tagged, id, len).0);
+        SCRATCH.set(self.send(bytes, answers));
+        Ok(())
+    }
+
+    /// Sends a frame, which may answer a call. Returns an empty buffer.
+    fn send(&self, mut frame: Vec<u8>, answers: Option<u32>) -> Vec<u8> {
+        let batching = BATCHING.get();
+        let mut state = self.lock();
+        if !batching {
+            // Whoever is not the loop may wait for a parent that is slow.
+            while state.is_above_high_water() && state.out.busy {
+                state = self.wait(state);
+            }
+        }
+        if let Some(id) = answers {
+            state.answered(id);
+            let to_start = state.ledger.waiting() > 0 && !state.threads.any;
+            if to_start || state.ledger.is_finished() {
+                self.ring(&mut state);
+            }
+        }
+        let out = &mut state.out;
+        if out.broken {
+            return Vec::new();
+        }
+        if frame.len() >= LARGE && out.unsent() == 0 && !out.busy {
+            out.written = 0;
+            std::mem::swap(&mut out.current, &mut frame);
+        } else {
+            out.gathered.extend_from_slice(&frame);
+        }
+        frame.clear();
+        if !batching || state.out.unsent() >= BATCH {
+            drop(self.transmit(state, !batching));
+        }
+        if frame.capacity() > BATCH {
+            return Vec::new();
+        }
+        frame
+    }
+
+    /// Writes what there is, unless another thread is at it, which then takes it along. With `wait`
+    /// until all is written, otherwise as far as there is room.
+    fn transmit<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        wait: bool,
+    ) -> MutexGuard<'a, State> {
+        if state.out.busy {
+            return state;
+        }
+        state.out.busy = true;
+        while !state.out.broken {
+            let out = &mut state.out;
+            if out.current.is_empty() {
+                if out.gathered.is_empty() {
+                    break;
+                }
+                let empty = std::mem::take(&mut out.spare);
+                out.current = std::mem::replace(&mut out.gathered, empty);
+                out.written = 0;
+            }
+            // Nobody else touches what is being written: `busy` says so.
+            let (current, written) = (std::mem::take(&mut out.current), out.written);
+            drop(state);
+            let result = self.write(&current[written..], wait);
+            state = self.lock();
+            let out = &mut state.out;
+            out.current = current;
+            match result {
+                Ok(n) => out.written += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => {
+                    out.broken = true;
+                    out.gathered = Vec::new();
+                    out.written = out.current.len();
+                }
+            }
+            if out.written == out.current.len() {
+                let mut empty = std::mem::take(&mut out.current);
+                empty.clear();
+                if empty.capacity() <= 2 * BATCH {
+                    out.spare = empty;
+                }
+                out.written = 0;
+            }
+        }
+        state.out.busy = false;
+        if state.waiting > 0 {
+            self.changed.notify_all();
+        }
+        self.ring(&mut state);
+        state
+    }
+
+    fn write(&self, bytes: &[u8], wait: bool) -> io::Result<usize> {
+        loop {
+            let result = if self.is_socket {
+                sys::send(&self.fd, &[IoSlice::new(bytes)])
+            } else {
+                sys::write(&self.fd, bytes)
+            };
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && wait => {
+                    sys::wait_for(&self.fd, Interest::Writable)?;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    // ---- the loop ----
+
+    /// Has a callback run on the loop.
+    pub(super) fn post(&self, post: Post) {
+        let mut state = self.lock();
+        state.posts.push(post);
+        self.ring(&mut state);
+    }
+
+    /// What was posted since the last time.
+    pub(super) fn take_posts(&self) -> Vec<Post> {
+        std::mem::take(&mut self.lock().posts)
+    }
+
+    /// The bell, made when first asked for.
+    pub(super) fn bell(&self) -> io::Result<Arc<Bell>> {
+        let mut state = self.lock();
+        if let Some(bell) = &state.bell {
+            return Ok(Arc::clone(bell));
+        }
+        let bell = Arc::new(Bell::new()?);
+        state.bell = Some(Arc::clone(&bell));
+        Ok(bell)
+    }
+
+    /// Prepares for sleep, if nothing was posted meanwhile. The bell is rung from here on for
+    /// everything that concerns the loop.
+    pub(super) fn lie_down(&self) -> Option<Rest> {
+        let mut state = self.lock();
+        if !state.posts.is_empty() {
+            return None;
+        }
+        state.asleep = true;
+        let unsent = state.out.unsent();
+        let wants_requests = state.ledger.wants_requests(unsent);
+        let finished = state.ledger.is_finished() && unsent == 0;
+        state.slept_full = !wants_requests;
+        Some(Rest {
+            wants_requests,
+            wants_room: unsent > 0 && !state.out.busy,
+            wants_bell: state.bell.is_some() || !wants_requests || state.ledger.waiting() > 0,
+            finished,
+            broken: state.out.broken,
+        })
+    }
+
+    /// The loop is up again.
+    pub(super) fn get_up(&self) {
+        self.lock().asleep = false;
+    }
+
+    fn ring(&self, state: &mut State) {
+        if state.asleep
+            && let Some(bell) = &state.bell
+        {
+            state.asleep = false;
+            bell.ring();
+        }
+    }
+
+    fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        let proof = "nothing panics under this lock";
+        let mut state = self.changed.wait(state).expect(proof);
+        state.waiting -= 1;
+        state
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("nothing panics under this lock")
+    }
+}
+
+impl State {
+    fn answered(&mut self, id: u32) {
+        self.ledger.answered(id);
+        if !self.on_cancel.is_empty() {
+            self.on_cancel.remove(&id);
+        }
+    }
+
+    fn is_above_high_water(&self) -> bool {
+        self.out.unsent() > self.ledger.high_water()
+    }
+}
+
+/// A whole frame. The payload is not above `max_frame`.
+fn frame(id: u32, payload: &[u8]) -> Vec<u8> {
+    let len = u32::try_from(payload.len()).expect("max_frame is not above");
+    [&wire::header(Framing::Tagged, id, len).0, payload].concat()
+}
+
+/// What a codec has to say of a value, as a failure.
+pub(super) fn malformed(what: &str, error: &CodecError) -> Failure {
+    let message = format!("{what}: {error}");
+    Failure::Malformed { message }
+}
+
+/// A failure for people to read.
+pub(super) fn describe(failure: &Failure) -> String {
+    match failure {
+        Failure::Error { message, .. } => format!("failed: {message}"),
+        Failure::Panic { message, location } => format!("panicked at {location}: {message}"),
+        Failure::Malformed { message } => format!("got or gave something malformed: {message}"),
+        Failure::Unanswered => "dropped a call without an answer".to_owned(),
+        Failure::Cancelled => "was cancelled".to_owned(),
+    }
+}

@@ -1,0 +1,241 @@
+//! Which calls a child has: those that wait, those that run, and what it may take on. Pure.
+//!
+//! ```text
+//!   arrive() ──▶ waiting ── next() ──▶ running ── answered() ──▶ gone
+//!                   └──── cancel() ──────┴ told
+//! ```
+
+use super::idset::IdSet;
+use crate::wire::SmallBytes;
+use std::collections::{BTreeSet, VecDeque};
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    limits: Limits,
+    /// Requests that have not started, in order.
+    waiting: VecDeque<(u32, SmallBytes)>,
+    /// The bytes of those.
+    waiting_bytes: usize,
+    running: IdSet,
+    /// Those of `running` that were cancelled.
+    cancelled: BTreeSet<u32>,
+    /// Whether there will be no more requests.
+    closed: bool,
+}
+
+/// What a child takes on at most.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    /// How many calls run at once.
+    pub(crate) running: usize,
+    /// How many bytes may wait, to be started or to be written, before no more is read.
+    pub(crate) high_water: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            running: usize::MAX,
+            high_water: usize::MAX,
+        }
+    }
+}
+
+/// What a cancelled call was doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Was {
+    /// It never starts.
+    Waiting,
+    Running,
+    /// It had been answered, or never made.
+    Gone,
+}
+
+/// A request with the id of one that is not answered.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Duplicate;
+
+impl Ledger {
+    /// Changes what is taken on from now on. Default: anything.
+    pub(crate) fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// A request may start at once, if none waits and there is room: then it counts as running.
+    pub(crate) fn start(&mut self, id: u32) -> Result<bool, Duplicate> {
+        let may = self.waiting.is_empty() && self.running.len() < self.limits.running;
+        if may && !self.running.insert(id) {
+            return Err(Duplicate);
+        }
+        Ok(may)
+    }
+
+    /// Puts a request behind those that wait.
+    pub(crate) fn wait(&mut self, id: u32, request: SmallBytes) -> Result<(), Duplicate> {
+        if self.running.contains(id) {
+            return Err(Duplicate);
+        }
+        self.waiting_bytes += request.len();
+        self.waiting.push_back((id, request));
+        Ok(())
+    }
+
+    /// Takes the request that is to start next, if there is one and it may. An id that runs already
+    /// is passed over until its call is answered.
+    pub(crate) fn next(&mut self) -> Option<(u32, SmallBytes)> {
+        if self.running.len() >= self.limits.running
+            || !self.running.insert(self.waiting.front()?.0)
+        {
+            return None;
+        }
+        let (id, request) = self.waiting.pop_front()?;
+        self.waiting_bytes -= request.len();
+        Some((id, request))
+    }
+
+    /// Nobody waits for the answer any more.
+    pub(crate) fn cancel(&mut self, id: u32) -> Was {
+        if let Some(at) = self.waiting.iter().position(|(waiting, _)| *waiting == id) {
+            let (_, request) = self.waiting.remove(at).expect("it was just found");
+            self.waiting_bytes -= request.len();
+            return Was::Waiting;
+        }
+        if self.running.contains(id) {
+            self.cancelled.insert(id);
+            return Was::Running;
+        }
+        Was::Gone
+    }
+
+    /// Whether a running call was cancelled.
+    pub(crate) fn is_cancelled(&self, id: u32) -> bool {
+        !self.cancelled.is_empty() && self.cancelled.contains(&id)
+    }
+
+    /// A running call was answered.
+    pub(crate) fn answered(&mut self, id: u32) {
+        self.running.remove(id);
+        if !self.cancelled.is_empty() {
+            self.cancelled.remove(&id);
+        }
+    }
+
+    /// There will be no more requests.
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Whether more requests may be read while so many bytes of answers are not written.
+    pub(crate) fn wants_requests(&self, unsent: usize) -> bool {
+        !self.closed && unsent.saturating_add(self.waiting_bytes) <= self.limits.high_water
+    }
+
+    pub(crate) fn high_water(&self) -> usize {
+        self.limits.high_water
+    }
+
+    /// How many requests wait to be started.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether everything is answered, and nothing more will come.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.closed && self.waiting.is_empty() && self.running.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger(running: usize, high_water: usize) -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.set_limits(Limits {
+            running,
+            high_water,
+        });
+        ledger
+    }
+
+    fn bytes(len: usize) -> SmallBytes {
+        vec![0; len].into()
+    }
+
+    /// The ids of what starts now.
+    fn started(ledger: &mut Ledger) -> Vec<u32> {
+        std::iter::from_fn(|| ledger.next().map(|(id, _)| id)).collect()
+    }
+
+    #[test]
+    fn requests_start_in_order_as_others_are_answered() {
+        let mut ledger = ledger(2, 100);
+        assert_eq!((ledger.start(1), ledger.start(2)), (Ok(true), Ok(true)));
+        assert_eq!(ledger.start(3), Ok(false));
+        ledger.wait(3, bytes(1)).unwrap();
+        ledger.wait(4, bytes(1)).unwrap();
+        assert_eq!(started(&mut ledger), []);
+        ledger.answered(2);
+        assert_eq!(ledger.start(5), Ok(false), "3 and 4 come first");
+        assert_eq!(started(&mut ledger), [3]);
+        ledger.answered(1);
+        ledger.answered(3);
+        assert_eq!(started(&mut ledger), [4]);
+    }
+
+    #[test]
+    fn cancelled_before_the_start_never_starts() {
+        let mut ledger = ledger(1, 100);
+        ledger.start(1).unwrap();
+        for id in 2..=4 {
+            ledger.wait(id, bytes(1)).unwrap();
+        }
+        assert_eq!(ledger.cancel(3), Was::Waiting);
+        assert_eq!(ledger.cancel(3), Was::Gone);
+        assert_eq!(ledger.cancel(1), Was::Running);
+        assert!(ledger.is_cancelled(1));
+        ledger.answered(1);
+        assert!(!ledger.is_cancelled(1));
+        assert_eq!(ledger.cancel(1), Was::Gone);
+        assert_eq!(started(&mut ledger), [2]);
+        ledger.answered(2);
+        assert_eq!(started(&mut ledger), [4]);
+    }
+
+    #[test]
+    fn high_water_counts_what_waits_and_what_is_unsent() {
+        let mut ledger = ledger(0, 10);
+        assert!(ledger.wants_requests(10));
+        assert!(!ledger.wants_requests(11));
+        ledger.wait(1, bytes(6)).unwrap();
+        assert!(ledger.wants_requests(4));
+        assert!(!ledger.wants_requests(5));
+        ledger.cancel(1);
+        assert!(ledger.wants_requests(10));
+        ledger.close();
+        assert!(!ledger.wants_requests(0));
+    }
+
+    #[test]
+    fn finished_when_closed_and_answered() {
+        let mut ledger = ledger(1, 10);
+        ledger.start(1).unwrap();
+        ledger.wait(2, bytes(0)).unwrap();
+        ledger.answered(1);
+        ledger.close();
+        assert!(!ledger.is_finished());
+        assert_eq!(started(&mut ledger), [2]);
+        assert!(!ledger.is_finished());
+        ledger.answered(2);
+        assert!(ledger.is_finished());
+    }
+
+    #[test]
+    fn id_in_use_is_refused() {
+        let mut ledger = ledger(9, 10);
+        ledger.start(1).unwrap();
+        assert_eq!(ledger.start(1), Err(Duplicate));
+        assert_eq!(ledger.wait(1, bytes(0)), Err(Duplicate));
+    }
+}

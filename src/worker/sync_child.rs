@@ -1,0 +1,92 @@
+//! A child that does one thing at a time: read, call, write.
+
+use super::hub::Hub;
+use super::panics;
+use super::serve::{Child, Stop, broken, io_error, parent_gone};
+use super::session::{Step, Violation};
+use super::table;
+use crate::codec::Input;
+use crate::sys::coarse_clock;
+use std::sync::Arc;
+
+/// Answers requests, one at a time, each before the next is begun, until they end.
+pub(super) fn answer(mut child: Child, function: &mut table::Sync) -> Result<(), Stop> {
+    let mut looked = coarse_clock();
+    loop {
+        match child.session.next().map_err(broken)? {
+            None => {
+                if !child.read()? {
+                    return Ok(());
+                }
+                looked = coarse_clock();
+            }
+            Some(Step::Request { id, payload }) => {
+                let arrived = child.hub.arrive(id, payload);
+                let arrived = arrived.map_err(|_| broken(Violation::Duplicate { id }))?;
+                if let Some(request) = arrived.start {
+                    call(function, request, &child.hub, id)?;
+                }
+                // Among the requests that have come there may be cancelled ones. To look costs a
+                // system call: not for every one of thousands of short calls.
+                if looked != coarse_clock() {
+                    look_ahead(&mut child, function)?;
+                    looked = coarse_clock();
+                }
+            }
+            Some(Step::Cancel { id }) => child.hub.cancel(id),
+            Some(Step::Setup { .. } | Step::Run(_)) => {
+                unreachable!("the session refuses what is too late")
+            }
+        }
+    }
+}
+
+/// Answers everything that has come, having looked through it for cancelled calls before each.
+fn look_ahead(child: &mut Child, function: &mut table::Sync) -> Result<(), Stop> {
+    loop {
+        while let Some(step) = child.session.next().map_err(broken)? {
+            match step {
+                Step::Request { id, payload } => {
+                    let queued = child.hub.queue(id, payload);
+                    queued.map_err(|_| broken(Violation::Duplicate { id }))?;
+                }
+                Step::Cancel { id } => child.hub.cancel(id),
+                Step::Setup { .. } | Step::Run(_) => {
+                    unreachable!("the session refuses what is too late")
+                }
+            }
+        }
+        if child.inlet.is_socket() && child.hub.wants_requests() {
+            let read = child.inlet.try_read(&mut child.session).map_err(io_error)?;
+            // That the requests have ended is found again when there are none left.
+            if let Some(n @ 1..) = read {
+                child.has_read(n)?;
+                continue;
+            }
+        }
+        let looked = coarse_clock();
+        loop {
+            let Some((id, request)) = child.hub.next() else {
+                return Ok(());
+            };
+            call(function, Input::from(request), &child.hub, id)?;
+            if looked != coarse_clock() {
+                break;
+            }
+        }
+    }
+}
+
+fn call(
+    function: &mut table::Sync,
+    request: Input<'_>,
+    hub: &Arc<Hub>,
+    id: u32,
+) -> Result<(), Stop> {
+    // A panic has failed the call by now, as its caller was dropped.
+    let _ = panics::catch(|| function(request, hub, id));
+    if hub.is_broken() {
+        return Err(parent_gone());
+    }
+    Ok(())
+}
