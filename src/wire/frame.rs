@@ -7,7 +7,7 @@ use std::ops::Range;
 /// never grows beyond it. 64 KiB is what one read from a socket brings at best by default.
 const LARGE: usize = 64 << 10;
 
-/// The most that is reserved for a large frame before its bytes have begun to arrive.
+/// The most that is reserved before the bytes arrive: for a large frame, or because of a start size.
 const RESERVE: usize = 1 << 20;
 
 /// What stands before a payload.
@@ -122,7 +122,7 @@ pub(crate) struct Space<'a> {
 }
 
 impl Decoder {
-    /// A decoder whose buffer starts at `buflen` bytes.
+    /// A decoder whose buffer starts at `buflen` bytes, within reason.
     pub(crate) fn new(framing: Framing, buflen: usize, max_frame: usize) -> Self {
         Decoder {
             framing,
@@ -130,14 +130,14 @@ impl Decoder {
             buf: Vec::new(),
             start: 0,
             offset: 0,
-            target: buflen.max(64),
+            target: buflen.clamp(64, RESERVE),
             large: None,
         }
     }
 
     /// Changes the limits from the next frame on. A buffer that is larger already stays so.
     pub(crate) fn configure(&mut self, buflen: usize, max_frame: usize) {
-        self.target = buflen.max(self.target);
+        self.target = buflen.clamp(self.target, RESERVE);
         self.max_frame = max_frame.min(u32::MAX as usize);
     }
 
@@ -340,6 +340,15 @@ mod tests {
         let mut decoder = Decoder::new(Framing::Tagged, 64, usize::MAX);
         let head = header(Framing::Tagged, 1, u32::MAX).0;
         assert_eq!(decode(&mut decoder, &head, 8), Ok(vec![]));
+        assert!(decoder.space().buf.capacity() <= RESERVE);
+    }
+
+    /// A parent may ask its child for any start size.
+    #[test]
+    fn start_size_is_granted_within_reason() {
+        let mut decoder = Decoder::new(Framing::Tagged, usize::MAX, usize::MAX);
+        assert!(decoder.space().buf.capacity() <= RESERVE);
+        decoder.configure(usize::MAX, usize::MAX);
         assert!(decoder.space().buf.capacity() <= RESERVE);
     }
 
