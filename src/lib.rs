@@ -2,6 +2,8 @@
 
 mod codec;
 mod error;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 mod process;
 mod rpc;
 mod service;

@@ -29,3 +29,6 @@ pub use handle::Rpc;
 pub use ladder::Rung;
 pub use link::Exit;
 pub use reactor::Reactor;
+
+#[cfg(any(fuzzing, test))]
+pub(crate) use connection::{Connection, Delivery, Limits, Violation};

@@ -17,6 +17,9 @@ mod timers;
 pub use caller::{Caller, Cancellation, Parent};
 pub use looper::{Loop, Poster, Watch};
 
+#[cfg(any(fuzzing, test))]
+pub(crate) use session::{Session, Step, Violation as SessionViolation};
+
 use crate::codec::{Argument, Strings};
 use crate::error::BoxError;
 use crate::process::{Plain, Process, marker};

@@ -1,0 +1,83 @@
+use super::{Script, Stream, allowed};
+use crate::process::Plain;
+use crate::wire::{DecodeError, MAX_ID};
+use crate::worker::{Session, SessionViolation, Step};
+
+/// A step, on its own.
+#[derive(Debug, PartialEq, Eq)]
+enum Owned {
+    Setup(String, Vec<u8>),
+    Run(String, u32, u32),
+    Request(u32, Vec<u8>),
+}
+
+/// The steps of a session, how it ended, and whether it may end there.
+type Outcome = (
+    Vec<Owned>,
+    Result<(), SessionViolation>,
+    Result<(), DecodeError>,
+);
+
+/// The child's session, in every mode: any split of what the parent sends gives the same steps and
+/// the same error, each step comes when it may, and memory stays within the limit.
+pub fn child(data: &[u8]) {
+    let mut script = Script(data);
+    let plain = script.mode();
+    let buflen = script.pick(&[0, 64, 4096, 100_000]);
+    let stream = Stream::read(&mut script);
+    let whole = session(plain, buflen, &stream.whole());
+    let split = session(plain, buflen, &stream);
+    assert_eq!((&split.0, &split.1), (&whole.0, &whole.1));
+    if whole.1.is_ok() {
+        // After an error it is of no use how much more had arrived.
+        assert_eq!(split.2, whole.2);
+    }
+    check(plain, &whole.0);
+}
+
+fn session(plain: Option<Plain>, buflen: usize, stream: &Stream) -> Outcome {
+    let mut session = Session::new(plain, buflen);
+    let mut steps = Vec::new();
+    let result = stream.feed(
+        &mut session,
+        // Until the parent has said how much is too much, nothing is; a start size it asks for is
+        // granted within reason.
+        |arrived| allowed(usize::MAX, usize::MAX, arrived),
+        Session::space,
+        |session| {
+            while let Some(step) = session.next()? {
+                let step = match step {
+                    Step::Setup { name, strings } => Owned::Setup(name.into(), strings.to_vec()),
+                    Step::Run(run) => Owned::Run(run.name.into(), run.buflen, run.max_frame),
+                    Step::Request { id, payload } => Owned::Request(id, payload.to_vec()),
+                };
+                if let Owned::Run(_, buflen, max_frame) = step {
+                    session.serve(buflen as usize, max_frame as usize);
+                }
+                steps.push(step);
+            }
+            Ok(())
+        },
+    );
+    let end = session.finish();
+    (steps, result, end)
+}
+
+fn check(plain: Option<Plain>, steps: &[Owned]) {
+    let mut limit = plain.map(|_| u32::MAX);
+    for step in steps {
+        match step {
+            Owned::Setup(..) => assert_eq!(limit, None, "a setup after `run`"),
+            Owned::Run(_, _, max_frame) => assert_eq!(limit.replace(*max_frame), None),
+            Owned::Request(id, payload) => {
+                let limit = limit.expect("a request before `run`");
+                assert!(payload.len() <= limit as usize);
+                match plain {
+                    None => assert!((1..=MAX_ID).contains(id)),
+                    Some(Plain::Tagged) => assert_ne!(*id, 0),
+                    Some(Plain::Ordered) => assert_eq!(*id, 1),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+use super::Script;
+use crate::wire::{ControlError, Failure, Run, ToChild, ToParent, octets};
+use std::fmt::Debug;
+
+/// Control messages and failed replies: any bytes are read or refused, what was read is written so
+/// that it reads back the same, and so is what is made up from the bytes.
+pub fn control(data: &[u8]) {
+    if let Ok(message) = told(ToChild::decode(data)) {
+        assert_eq!(ToChild::decode(&message.encode()), Ok(message));
+    }
+    if let Ok(message) = told(ToParent::decode(data)) {
+        assert_eq!(ToParent::decode(&message.encode()), Ok(message));
+    }
+    if let Ok(failure) = told(Failure::decode(data)) {
+        assert_eq!(Failure::decode(&failure.encode()), Ok(failure));
+    }
+
+    let mut script = Script(data);
+    let mut text = || String::from_utf8_lossy(script.string()).into_owned();
+    let (one, two) = (text(), text());
+    let mut number = || u32::from_be_bytes(std::array::from_fn(|_| script.byte()));
+    let strings = octets::encode([&one, &two]);
+    for message in [
+        ToChild::Setup {
+            name: &one,
+            strings: &strings,
+        },
+        ToChild::Run(Run {
+            protocol: number(),
+            name: &one,
+            version: number(),
+            codec: &two,
+            max_frame: number(),
+            buflen: number(),
+        }),
+    ] {
+        assert_eq!(ToChild::decode(&message.encode()), Ok(message));
+    }
+    for message in [
+        ToParent::Ready { protocol: number() },
+        ToParent::Refused {
+            kind: &one,
+            message: &two,
+        },
+    ] {
+        assert_eq!(ToParent::decode(&message.encode()), Ok(message));
+    }
+    for failure in [
+        Failure::Error {
+            message: one.clone(),
+            encoded: script.0.to_vec(),
+        },
+        Failure::Panic {
+            message: one.clone(),
+            location: two,
+        },
+        Failure::Malformed { message: one },
+    ] {
+        assert_eq!(Failure::decode(&failure.encode()), Ok(failure));
+    }
+}
+
+/// The same result; an error can be told.
+fn told<T: Debug>(result: Result<T, ControlError>) -> Result<T, ControlError> {
+    result.inspect_err(|error| assert!(!error.to_string().is_empty()))
+}

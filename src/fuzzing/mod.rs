@@ -1,0 +1,189 @@
+//! What the fuzz targets in `fuzz/` check: functions of any bytes that panic if the code is wrong.
+//!
+//! Not part of the library: compiled with `--cfg fuzzing` and into its tests, which feed the
+//! functions the seeds in `fuzz/corpus/` and a few thousand random inputs. Each function reads its
+//! options from the first bytes and compares the real thing with a naive one.
+
+mod child;
+mod control;
+mod frames;
+mod octets;
+mod parent;
+
+pub use child::child;
+pub use control::control;
+pub use frames::frames;
+pub use octets::octets;
+pub use parent::parent;
+
+use crate::process::Plain;
+use crate::wire::{LARGE, Space};
+
+/// The most that a decoder may reserve before the bytes arrive.
+const RESERVE: usize = 1 << 20;
+
+/// Input as a list of decisions. Past its end there are zeros.
+struct Script<'a>(&'a [u8]);
+
+impl<'a> Script<'a> {
+    fn byte(&mut self) -> u8 {
+        self.bytes(1).first().copied().unwrap_or(0)
+    }
+
+    /// At most `n` bytes: what is left of them.
+    fn bytes(&mut self, n: usize) -> &'a [u8] {
+        let (taken, rest) = self.0.split_at(n.min(self.0.len()));
+        self.0 = rest;
+        taken
+    }
+
+    /// At most 255 bytes, behind their number.
+    fn string(&mut self) -> &'a [u8] {
+        let n = self.byte();
+        self.bytes(n.into())
+    }
+
+    fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[usize::from(self.byte()) % choices.len()]
+    }
+
+    fn mode(&mut self) -> Option<Plain> {
+        self.pick(&[None, Some(Plain::Tagged), Some(Plain::Ordered)])
+    }
+}
+
+/// A stream of bytes, and the pieces in which it arrives.
+struct Stream {
+    bytes: Vec<u8>,
+    /// How much of the end is there only to fill large frames: it comes in larger pieces.
+    filler: usize,
+    /// Sizes of the pieces, over and over. Empty: all that fits.
+    pieces: Vec<usize>,
+}
+
+impl Stream {
+    /// The rest of the script, which says first how to split it and how much to put behind it.
+    fn read(script: &mut Script<'_>) -> Self {
+        let pieces = script.string().iter().map(|n| usize::from(*n) + 1);
+        let pieces = pieces.collect();
+        let filler = usize::from(script.byte()) << 10;
+        let mut bytes = script.0.to_vec();
+        bytes.extend((0..filler).map(|n| n as u8));
+        Stream {
+            bytes,
+            filler,
+            pieces,
+        }
+    }
+
+    /// The same stream in as few pieces as a decoder takes.
+    fn whole(&self) -> Self {
+        Stream {
+            bytes: self.bytes.clone(),
+            filler: self.filler,
+            pieces: Vec::new(),
+        }
+    }
+
+    /// Feeds something that decodes, until it fails or all has arrived. `step` gets the decoder
+    /// after each piece.
+    fn feed<D, E>(
+        &self,
+        decoder: &mut D,
+        allowed: impl Fn(usize) -> usize,
+        space: impl Fn(&mut D) -> Space<'_>,
+        mut step: impl FnMut(&mut D) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut sizes = self.pieces.iter().cycle();
+        let mut at = 0;
+        while at < self.bytes.len() {
+            let size = match sizes.next() {
+                Some(size) if at >= self.bytes.len() - self.filler => size << 8,
+                Some(size) => *size,
+                None => usize::MAX,
+            };
+            let Space { buf, limit } = space(decoder);
+            let capacity = buf.capacity();
+            assert!(limit > 0 && capacity - buf.len() >= limit, "no room");
+            assert!(capacity <= allowed(at), "{capacity} bytes of memory");
+            let n = size.min(limit).min(self.bytes.len() - at);
+            buf.extend_from_slice(&self.bytes[at..at + n]);
+            at += n;
+            step(decoder)?;
+        }
+        Ok(())
+    }
+}
+
+/// The largest buffer that a decoder may have when so much has arrived.
+fn allowed(buflen: usize, max_frame: usize, arrived: usize) -> usize {
+    let shared = buflen.clamp(LARGE, RESERVE) + 8;
+    let large = max_frame.min(2 * arrived + RESERVE);
+    shared.max(large)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    type Target = (&'static str, fn(&[u8]));
+
+    const TARGETS: [Target; 5] = [
+        ("frames", super::frames),
+        ("octets", super::octets),
+        ("parent", super::parent),
+        ("child", super::child),
+        ("control", super::control),
+    ];
+
+    /// The seeds of a target. None outside of the repository: the package has no `fuzz/`.
+    fn seeds(name: &str) -> Vec<Vec<u8>> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let Ok(files) = fs::read_dir(root.join("fuzz/corpus").join(name)) else {
+            return Vec::new();
+        };
+        files
+            .map(|file| fs::read(file.unwrap().path()).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn seeds_pass() {
+        for (name, target) in TARGETS {
+            for seed in seeds(name) {
+                target(&seed);
+                // What is cut short is another input.
+                (0..seed.len()).for_each(|n| target(&seed[..n]));
+            }
+        }
+    }
+
+    /// Seeds with bytes changed at random; the same ones each time.
+    #[test]
+    fn changed_seeds_pass() {
+        let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 33) as usize % below
+        };
+        for (name, target) in TARGETS {
+            let mut inputs = seeds(name);
+            inputs.push((0..200).map(|_| random(256) as u8).collect());
+            for _ in 0..1000 {
+                let mut input = inputs[random(inputs.len())].clone();
+                for _ in 0..=random(8) {
+                    let at = random(input.len().max(1));
+                    match random(3) {
+                        0 if at < input.len() => input[at] = random(256) as u8,
+                        1 if at < input.len() => drop(input.remove(at)),
+                        _ => input.insert(at, random(12) as u8),
+                    }
+                }
+                target(&input);
+            }
+        }
+    }
+}

@@ -1,0 +1,349 @@
+use super::Script;
+use crate::error::{Phase, Refusal};
+use crate::process::Plain;
+use crate::rpc::{Connection, Delivery, Limits, Violation};
+use crate::wire::{self, Decoder, Framing, LARGE, Payload, Run, ToParent, octets};
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// The parent's connection, in every mode: whatever the child sends and the program does, in
+/// whatever order, each call's note comes back exactly once, and everything is as in a model that
+/// keeps plain lists.
+pub fn parent(data: &[u8]) {
+    let mut script = Script(data);
+    let plain = script.mode();
+    let limits = Limits {
+        max_frame: script.pick(&[10, 1000, 100_000, u32::MAX as usize]),
+        calls: script.pick(&[usize::MAX, 0, 1, 3]),
+        bytes: script.pick(&[usize::MAX, 0, 100, 40_000]),
+    };
+    let mut parent = Parent::new(plain, limits);
+    while !script.0.is_empty() {
+        match script.byte() % 8 {
+            0 | 1 => parent.call(script.byte(), script.byte()),
+            2 => parent.take(script.pick(&[1, 100, LARGE, usize::MAX])),
+            3 => parent.arrive(script.string()),
+            4 => {
+                let (id, failed) = (script.byte(), script.pick(&[0, wire::FAILED]));
+                parent.arrive(&frame(u32::from(id) | failed, script.string()));
+            }
+            5 => parent.control(script.byte()),
+            6 => parent.pass(script.byte()),
+            _ => match script.byte() {
+                0 => parent.drain(),
+                1 => parent.close(),
+                _ => parent.expire(),
+            },
+        }
+        parent.check();
+    }
+    parent.drain();
+    parent.check();
+    assert!(parent.returned.iter().all(|returned| *returned));
+}
+
+/// A connection, and what it should be like.
+struct Parent {
+    connection: Connection<usize>,
+    decoder: Decoder,
+    plain: Option<Plain>,
+    limits: Limits,
+    ready: bool,
+    closed: bool,
+    /// The child broke the protocol: nothing more is read.
+    broken: bool,
+    now: Instant,
+    /// The id of the last call.
+    last: u32,
+    /// Calls whose id is not free, in order.
+    calls: Vec<Made>,
+    /// What is not written, frame by frame: the call, and the bytes that are left.
+    queue: VecDeque<(Option<u32>, VecDeque<u8>)>,
+    /// Whether each note that was taken has come back.
+    returned: Vec<bool>,
+}
+
+struct Made {
+    id: u32,
+    note: usize,
+    deadline: Option<Instant>,
+    ended: bool,
+    sent: bool,
+}
+
+impl Parent {
+    fn new(plain: Option<Plain>, limits: Limits) -> Self {
+        let mut parent = Parent {
+            connection: Connection::new(plain, limits),
+            decoder: Decoder::new(Framing::Tagged, 64, limits.max_frame),
+            plain,
+            limits,
+            ready: plain.is_some(),
+            closed: false,
+            broken: false,
+            now: Instant::now(),
+            last: 0,
+            calls: Vec::new(),
+            queue: VecDeque::new(),
+            returned: Vec::new(),
+        };
+        if plain.is_none() {
+            let run = Run {
+                protocol: wire::VERSION,
+                name: "f",
+                version: 2,
+                codec: "c",
+                max_frame: 3,
+                buflen: 4,
+            };
+            let setup = ("s".to_owned(), octets::encode(["a", ""]));
+            parent.connection.start(&[setup], run);
+            let setup = octets::encode(["setup", "s", "a", ""]);
+            let run = octets::encode(["run", "1", "f", "2", "c", "3", "4"]);
+            for payload in [setup, run] {
+                let frame = frame(wire::CONTROL_TO_CHILD, &payload);
+                parent.queue.push_back((None, frame.into()));
+            }
+        }
+        parent
+    }
+
+    fn call(&mut self, size: u8, time: u8) {
+        let len = match usize::from(size) {
+            // Up to 56 kB: some are above what shares a chunk with others.
+            long @ 200.. => (long - 199) * 1000,
+            short => short,
+        };
+        let note = self.returned.len();
+        let request = vec![note as u8; len];
+        let deadline =
+            (!time.is_multiple_of(4)).then(|| self.now + Duration::from_millis(time.into()));
+        let result = self.connection.call(request.clone(), deadline, note);
+        if let Err(refusal) = self.admit(len) {
+            assert_eq!(result, Err((refusal, note)));
+            return;
+        }
+        self.last += 1;
+        assert_eq!(result, Ok(self.last));
+        self.returned.push(false);
+        self.calls.push(Made {
+            id: self.last,
+            note,
+            deadline,
+            ended: false,
+            sent: false,
+        });
+        let bytes = match self.plain {
+            Some(Plain::Ordered) => [&(len as u32).to_be_bytes()[..], &request].concat(),
+            _ => frame(self.last, &request),
+        };
+        self.queue.push_back((Some(self.last), bytes.into()));
+    }
+
+    fn take(&mut self, limit: usize) {
+        let taken: Vec<u8> = self.connection.take(limit).into_iter().flatten().collect();
+        assert!(taken.len() >= limit.min(self.queued()), "too little");
+        let mut taken = taken.into_iter();
+        while taken.len() > 0 {
+            let (id, frame) = self.queue.front_mut().expect("more than was queued");
+            for call in self.calls.iter_mut().filter(|call| Some(call.id) == *id) {
+                call.sent = true;
+            }
+            let n = frame.len().min(taken.len());
+            assert!(frame.drain(..n).eq(taken.by_ref().take(n)));
+            if frame.is_empty() {
+                self.queue.pop_front();
+            }
+        }
+    }
+
+    fn control(&mut self, which: u8) {
+        let protocol = u32::from(which / 4);
+        let payload = match which % 4 {
+            0 | 1 => ToParent::Ready { protocol }.encode(),
+            2 => octets::encode(["refused", "function", "no such"]),
+            _ => octets::encode(["dance"]),
+        };
+        self.arrive(&frame(wire::CONTROL_TO_PARENT, &payload));
+    }
+
+    /// Bytes come from the child.
+    fn arrive(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() && !self.broken {
+            let space = self.decoder.space();
+            let n = space.limit.min(bytes.len());
+            space.buf.extend_from_slice(&bytes[..n]);
+            bytes = &bytes[n..];
+            while !self.broken {
+                match self.decoder.next() {
+                    Ok(Some((id, payload))) => {
+                        let payload = match payload {
+                            Payload::At(at) => self.decoder.bytes(at).to_vec(),
+                            Payload::Owned(bytes) => bytes,
+                        };
+                        self.receive(id, &payload);
+                    }
+                    Ok(None) => break,
+                    Err(_) => self.broken = true,
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self, id: u32, payload: &[u8]) {
+        let want = self.deliver(id, payload);
+        let got = self.connection.receive(id, payload);
+        assert_eq!(got, want);
+        match got {
+            Ok(Delivery::Reply(note) | Delivery::Failed(note)) => self.comes_back(note),
+            Ok(_) => {}
+            Err(violation) => {
+                assert!(!violation.to_string().is_empty());
+                self.broken = true;
+            }
+        }
+    }
+
+    /// What a frame should be.
+    fn deliver(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<usize>, Violation> {
+        let control = id == wire::CONTROL_TO_PARENT && self.plain.is_none();
+        if !self.ready && !control {
+            return Err(Violation::NotReady { id });
+        }
+        if control {
+            let message = ToParent::decode(payload).map_err(Violation::Control)?;
+            return match message {
+                _ if self.ready => Err(Violation::ReadyTwice),
+                ToParent::Ready { protocol: 1 } => {
+                    self.ready = true;
+                    Ok(Delivery::Ready)
+                }
+                ToParent::Ready { protocol } => Ok(Delivery::Refused {
+                    kind: "version".to_owned(),
+                    message: format!(
+                        "the child speaks version {protocol} of the protocol, this is version 1"
+                    ),
+                }),
+                ToParent::Refused { kind, message } => Ok(Delivery::Refused {
+                    kind: kind.to_owned(),
+                    message: message.to_owned(),
+                }),
+            };
+        }
+        let call = match (id, self.plain) {
+            (0, _) => return Ok(Delivery::Event),
+            (1, Some(Plain::Ordered)) => 0,
+            (_, Some(Plain::Ordered)) => return Err(Violation::NotOrdered { id }),
+            (_, Some(Plain::Tagged)) => self.position(id).ok_or(Violation::UnknownId { id })?,
+            (_, None) => self
+                .position(id & wire::MAX_ID)
+                .ok_or(Violation::UnknownId { id })?,
+        };
+        if !self.calls.get(call).is_some_and(|call| call.sent) {
+            return Err(match self.plain {
+                Some(Plain::Ordered) => Violation::NothingAsked,
+                _ => Violation::UnknownId { id },
+            });
+        }
+        let Made { note, ended, .. } = self.calls.remove(call);
+        Ok(match ended {
+            true => Delivery::Late,
+            false if id & wire::FAILED != 0 => Delivery::Failed(note),
+            false => Delivery::Reply(note),
+        })
+    }
+
+    fn position(&self, id: u32) -> Option<usize> {
+        self.calls.iter().position(|call| call.id == id)
+    }
+
+    fn pass(&mut self, milliseconds: u8) {
+        self.now += Duration::from_millis(milliseconds.into());
+    }
+
+    /// Ends one call whose time is up.
+    fn expire(&mut self) {
+        let live = self.calls.iter().filter(|call| !call.ended);
+        let due = live.filter(|call| call.deadline.is_some_and(|deadline| deadline <= self.now));
+        let first = due.min_by_key(|call| call.deadline).map(|call| call.id);
+        let got = self.connection.expire(self.now);
+        let Some(at) = first.and_then(|id| self.position(id)) else {
+            assert_eq!(got, None);
+            return;
+        };
+        let Made { id, note, sent, .. } = self.calls[at];
+        let phase = if sent { Phase::Sent } else { Phase::Queued };
+        assert_eq!(got, Some((note, phase)));
+        self.comes_back(note);
+        if sent {
+            self.calls[at].ended = true;
+        } else {
+            self.calls.remove(at);
+            self.queue.retain(|(call, _)| *call != Some(id));
+        }
+    }
+
+    fn close(&mut self) {
+        self.connection.close();
+        self.closed = true;
+    }
+
+    fn drain(&mut self) {
+        let live = self.calls.drain(..).filter(|call| !call.ended);
+        let want: Vec<(usize, Phase)> = live
+            .map(|call| {
+                (
+                    call.note,
+                    if call.sent {
+                        Phase::Sent
+                    } else {
+                        Phase::Queued
+                    },
+                )
+            })
+            .collect();
+        assert_eq!(self.connection.drain(), want);
+        want.into_iter().for_each(|(note, _)| self.comes_back(note));
+        self.queue.clear();
+        self.closed = true;
+    }
+
+    fn comes_back(&mut self, note: usize) {
+        assert!(!self.returned[note], "a note came back twice");
+        self.returned[note] = true;
+    }
+
+    fn queued(&self) -> usize {
+        self.queue.iter().map(|(_, frame)| frame.len()).sum()
+    }
+
+    /// Whether a call should be taken.
+    fn admit(&self, len: usize) -> Result<(), Refusal> {
+        let (queued, limit) = (self.queued(), self.limits.max_frame);
+        let over = queued > 0 && queued.saturating_add(len) > self.limits.bytes;
+        match () {
+            () if self.closed => Err(Refusal::Closed),
+            () if len > limit => Err(Refusal::TooLarge { len, limit }),
+            () if over || self.calls.len() >= self.limits.calls => Err(Refusal::Full),
+            () => Ok(()),
+        }
+    }
+
+    fn check(&self) {
+        let live = || self.calls.iter().filter(|call| !call.ended);
+        let (connection, first) = (&self.connection, live().filter_map(|call| call.deadline));
+        assert_eq!(connection.live(), live().count());
+        assert_eq!(connection.deadline(), first.min());
+        assert_eq!(connection.has_output(), !self.queue.is_empty());
+        assert_eq!(connection.is_ready(), self.ready);
+        assert_eq!(connection.is_closed(), self.closed);
+        for len in [0, 1, 100, 50_000] {
+            assert_eq!(connection.admit(len), self.admit(len));
+        }
+    }
+}
+
+fn frame(id: u32, payload: &[u8]) -> Vec<u8> {
+    let len = payload.len() as u32;
+    [&id.to_be_bytes()[..], &len.to_be_bytes(), payload].concat()
+}
