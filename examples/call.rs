@@ -10,7 +10,9 @@
 
 use offspring::{BoxError, CallError, Error, Pending, Plain, Process, Strings};
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -24,11 +26,11 @@ struct Options {
     plain: Plain,
     repeat: usize,
     timeout: Option<Duration>,
-    command: Vec<String>,
-    strings: Vec<String>,
+    command: Vec<OsString>,
+    strings: Vec<OsString>,
 }
 
-fn parse(mut args: VecDeque<String>) -> Result<Options, BoxError> {
+fn parse(mut args: VecDeque<OsString>) -> Result<Options, BoxError> {
     let mut options = Options {
         plain: Plain::Tagged,
         repeat: 1,
@@ -36,13 +38,20 @@ fn parse(mut args: VecDeque<String>) -> Result<Options, BoxError> {
         command: Vec::new(),
         strings: Vec::new(),
     };
-    while let Some(option) = args.pop_front() {
-        if !option.starts_with("--") || option == "--" {
-            args.push_front(option);
-            break;
-        }
-        let mut value = || args.pop_front().ok_or(format!("{option} needs a value"));
-        match option.as_str() {
+    while let Some(first) = args.pop_front() {
+        let option = match first.to_str() {
+            Some(option) if option.starts_with("--") && option != "--" => option,
+            _ => {
+                args.push_front(first);
+                break;
+            }
+        };
+        let mut value = || {
+            let value = args.pop_front().ok_or(format!("{option} needs a value"))?;
+            let text = value.into_string();
+            text.map_err(|value| format!("{option}: {value:?} is not UTF-8"))
+        };
+        match option {
             "--tagged" => options.plain = Plain::Tagged,
             "--ordered" => options.plain = Plain::Ordered,
             "--repeat" => {
@@ -88,6 +97,7 @@ fn run(options: &Options) -> Result<(), BoxError> {
         rpc = rpc.call_timeout(timeout);
     }
     let rpc = rpc.start()?;
+    let strings: Vec<&[u8]> = options.strings.iter().map(|s| s.as_bytes()).collect();
     let mut pending = VecDeque::new();
     let print = |call: Pending| -> Result<(), BoxError> {
         let reply = call.wait().map_err(|error| match error {
@@ -100,7 +110,7 @@ fn run(options: &Options) -> Result<(), BoxError> {
         if pending.len() == IN_FLIGHT {
             pending.pop_front().map_or(Ok(()), print)?;
         }
-        pending.push_back(rpc.call(&options.strings).start());
+        pending.push_back(rpc.call(&strings).start());
     }
     pending.into_iter().try_for_each(print)?;
     let exit = rpc.finish()?;
@@ -113,7 +123,7 @@ fn run(options: &Options) -> Result<(), BoxError> {
 }
 
 fn main() -> ExitCode {
-    let options = match parse(std::env::args().skip(1).collect()) {
+    let options = match parse(std::env::args_os().skip(1).collect()) {
         Ok(options) => options,
         Err(error) => {
             eprintln!("call: {error}\n{USAGE}");
