@@ -1,4 +1,131 @@
 //! Call functions in child processes.
+//!
+//! A program starts a child, calls a function in it, and gets the reply by callback or by waiting
+//! for it; the child sends events back while it works. A crash, a leak, an `abort` or hostile input
+//! stays in the child, and is an error in the parent that says what happened. Threads and `poll`,
+//! no async runtime, no macros, for Linux.
+//!
+//! # Quick start
+//!
+//! A program is usually its own child: it builds a table of functions and calls
+//! [`Worker::run`] first in `main`. A child serves the table there and never returns; the parent
+//! gets the description of a child.
+//!
+//! ```
+//! use offspring::{BoxError, Caller, Strings, Worker};
+//!
+//! fn main() -> Result<(), BoxError> {
+//!     let mut count = 0;
+//!     let me = Worker::new()
+//!         .function("double", move |request: Strings, caller: &Caller| {
+//!             count += 1;
+//!             caller.event(format!("call {count}"));
+//!             let [n] = request.texts()?;
+//!             Ok((2 * n.parse::<i64>()?).to_string())
+//!         })
+//!         .run(); // a child serves here, and never returns
+//!
+//!     let rpc = me.rpc("double").on_event(|event| eprintln!("{event}")).start()?;
+//!     rpc.call("20").then(|reply| println!("{reply:?}")); // called later, on another thread
+//!     assert_eq!(rpc.call("21").wait()?, ["42"]); // waits
+//!
+//!     let error = rpc.call("many").wait().unwrap_err(); // the child goes on
+//!     assert_eq!(error.to_string(), "invalid digit found in string");
+//!
+//!     rpc.finish()?; // everything is answered, and the child has exited
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # The pieces
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`Worker`] | the child's table of functions and setups |
+//! | [`Caller`] | what a function sees of the call it serves: it sends events |
+//! | [`Process`] | how to get a child: this program, another worker, any command, a stream |
+//! | [`RpcBuilder`] | the options of a handle: callbacks, timeouts, limits |
+//! | [`Rpc`] | the handle to one child; all clones are the same one |
+//! | [`Call`] | a call that is being made: [`then`](Call::then), [`wait`](Call::wait) or [`start`](Call::start) it |
+//! | [`Pending`] | a call that was started, to be waited for later |
+//! | [`Exit`] | how a child ended in good order, and which [`Rung`] of the stop ladder it took |
+//! | [`Reactor`] | a thread that serves several handles |
+//! | [`Stderr`] | what becomes of a child's standard error: it can be captured line by line |
+//! | [`Strings`] | what plain calls, replies and events carry: a list of octet strings |
+//! | [`Service`] | a function's types and [`Codec`], for calls that carry something else |
+//! | [`Error`] | what happened to a child |
+//! | [`CallError`] | how a call ended, if not with a reply |
+//!
+//! # What runs where
+//!
+//! | code | process | thread |
+//! |---|---|---|
+//! | functions, setups | child | the one that called [`Worker::run`]; one at a time |
+//! | [`Call::then`]'s callback | parent | the reactor's |
+//! | [`on_event`](RpcBuilder::on_event), [`on_error`](RpcBuilder::on_error), [`on_destroy`](RpcBuilder::on_destroy), [`Stderr::lines`] | parent | the reactor's |
+//!
+//! A handle has a reactor thread of its own, unless it is told to [share](RpcBuilder::reactor) one.
+//! Callbacks run one at a time, in the order in which the child made its replies and events, and
+//! never inside the method that registers them. Methods that wait return after the callbacks of
+//! everything that came before; in a callback they refuse to wait, and say so at once, for nothing
+//! would be read meanwhile. A callback that panics is reported by the panic hook, and the reactor goes
+//! on.
+//!
+//! # Errors
+//!
+//! Every call ends exactly once. An error that the function returned
+//! ([`Failed`](CallError::Failed)), its panic ([`Panicked`](CallError::Panicked)) and values that cannot
+//! be encoded or decoded ([`Malformed`](CallError::Malformed)) are the call's own, and the child lives
+//! on. If the child is lost, all its calls end with [`Lost`](CallError::Lost), with an [`Error`] that
+//! has the kind, the process id, the exit status or signal, and the last lines of standard error if
+//! they are captured. The [`Phase`] tells whether the call was sent: one that was not can be made
+//! again.
+//!
+//! The end of the child itself is told once, after all else: to `on_error` if something went wrong
+//! (without that to `on_event`, without either on standard error), to `on_destroy` if not.
+//! [`Rpc::finish`] returns the same.
+//!
+//! # What starting a child does
+//!
+//! [`RpcBuilder::start`] makes a socket pair, executes the program with `posix_spawn` and returns. The
+//! child gets the arguments of [`Process::arg`], not the parent's own, the parent's environment and
+//! directory unless told otherwise, and no descriptors but those it needs; [`Process`] has the
+//! details. It runs `main` up to [`Worker::run`], takes its connection over, runs the setups, and
+//! reports. Calls can be made at once: they are sent along. A child that does not report within the
+//! [start timeout](RpcBuilder::start_timeout), exits first, is no worker or has no such function ends
+//! with an error that says which, and so do its calls.
+//!
+//! When the last handle is dropped, or [`Rpc::finish`] is called, the child answers what was called
+//! and exits. If it does not, it gets SIGTERM after the [grace](RpcBuilder::grace), and SIGKILL after
+//! another. If the parent is gone, an idle child exits and a busy one is killed.
+//!
+//! # Limits
+//!
+//! | option | default | beyond it |
+//! |---|---|---|
+//! | [`max_frame`](RpcBuilder::max_frame) | 256 MiB | a request is refused, a reply fails its call |
+//! | [`max_queue`](RpcBuilder::max_queue) | none | [`call`](Rpc::call) waits, [`try_call`](Rpc::try_call) is refused |
+//! | [`start_timeout`](RpcBuilder::start_timeout) | 10 s | the child is killed |
+//! | [`call_timeout`](RpcBuilder::call_timeout), [`Call::timeout`] | none | the call ends, the child goes on |
+//! | [`grace`](RpcBuilder::grace) | 5 s | SIGTERM, then SIGKILL |
+//!
+//! Nothing is allocated because the other side claims a length: buffers grow with what arrives.
+//!
+//! # Plain peers
+//!
+//! The other side need not be this library, nor written in Rust. [`Process::command`] starts any program
+//! that speaks one of the two [`Plain`] modes on its standard input and output, [`Process::stream`] takes
+//! a connected socket, and [`Worker::serve_plain`] is such a child. They are what Perl's
+//! `AnyEvent::Fork::RPC` speaks: frames of a few bytes around octet strings. A plain child cannot report
+//! a failed call: it ends.
+//!
+//! # In tests
+//!
+//! Functions can be called in children of a `#[test]`, too: see [`Worker`](Worker#in-tests).
+//!
+//! # Hazards
+//!
+//! [`gotchas`] tells what is treacherous about child processes, and what is done about each.
 
 mod codec;
 mod error;
@@ -18,3 +145,11 @@ pub use process::{Plain, Process, Stderr};
 pub use rpc::{Call, Exit, Pending, Reactor, Rpc, RpcBuilder, Rung};
 pub use service::Service;
 pub use worker::{Caller, Cancellation, Loop, Parent, Poster, Watch, Worker};
+
+#[doc = include_str!("gotchas.md")]
+pub mod gotchas {}
+
+/// The examples in the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
