@@ -21,6 +21,9 @@ use std::time::Instant;
 const READS: usize = 16;
 /// How much of standard error is read at once.
 const STDERR_READ: usize = 4 << 10;
+/// How often standard error is read once the process has ended: 1 MiB, which is as much as a pipe
+/// holds. What comes after that is not from the child, and may never end.
+const LAST_STDERR_READS: usize = (1 << 20) / STDERR_READ;
 
 /// The program's callbacks, below the codec.
 pub(super) struct Handlers {
@@ -144,7 +147,7 @@ impl Driver {
         if self.life.is_connected() {
             self.disconnected(None, now);
         }
-        self.read_stderr(usize::MAX);
+        self.read_stderr(LAST_STDERR_READS);
         self.close_stderr();
         self.attend(now, false);
     }
