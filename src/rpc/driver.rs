@@ -234,10 +234,7 @@ impl Driver {
     fn stream_ended(&mut self, now: Instant) {
         match self.decoder.finish() {
             Ok(()) => self.disconnected(None, now),
-            Err(error) => {
-                let (kind, message) = Broken::Decode(error).describe();
-                self.life.fail(kind, message, now);
-            }
+            Err(error) => self.broken(Broken::Decode(error), now),
         }
     }
 
@@ -285,9 +282,13 @@ impl Driver {
         }
         self.batch = batch;
         if let Some(broken) = broken {
-            let (kind, message) = broken.describe();
-            self.life.fail(kind, message, now);
+            self.broken(broken, now);
         }
+    }
+
+    fn broken(&mut self, broken: Broken, now: Instant) {
+        let (kind, message) = broken.describe(self.life.is_ready());
+        self.life.fail(kind, message, now);
     }
 
     fn hand_over(&mut self, delivery: Delivery<Note, Progress>, payload: Payload, now: Instant) {
@@ -408,24 +409,23 @@ enum Broken {
 }
 
 impl Broken {
-    fn describe(self) -> (ErrorKind, String) {
-        match self {
-            Broken::Decode(error) => (
-                ErrorKind::Protocol,
-                format!("the child broke the protocol: {error}"),
-            ),
-            Broken::Violation(violation @ Violation::NotReady { .. }, _) => (
-                ErrorKind::NotWorker,
-                format!(
-                    "the program is no offspring worker, or writes to its standard input before \
-                     it serves: {violation}"
-                ),
-            ),
-            Broken::Violation(violation, offset) => (
-                ErrorKind::Protocol,
-                format!("the child broke the protocol at offset {offset}: {violation}"),
-            ),
+    /// What comes from a child that has not been ready is another program's, unless it is at least
+    /// a control frame.
+    fn describe(self, ready: bool) -> (ErrorKind, String) {
+        let is_worker = ready || matches!(self, Broken::Violation(Violation::Control(_), _));
+        let what = match self {
+            Broken::Decode(error) => format!(": {error}"),
+            Broken::Violation(violation, offset) => format!(" at offset {offset}: {violation}"),
+        };
+        if is_worker {
+            let message = format!("the child broke the protocol{what}");
+            return (ErrorKind::Protocol, message);
         }
+        let message = format!(
+            "the program is no offspring worker, or writes to its standard input before it \
+             serves{what}"
+        );
+        (ErrorKind::NotWorker, message)
     }
 }
 

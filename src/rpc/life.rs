@@ -157,6 +157,11 @@ impl Life {
         self.start_by.into_iter().chain(ladder).min()
     }
 
+    /// Whether the child has said that it serves, or need not.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
     /// Whether anything from the child is still welcome.
     pub(crate) fn is_connected(&self) -> bool {
         self.connected
