@@ -1,0 +1,358 @@
+//! What the tests of all files share: a worker that does as it is told, bounds against hangs, and
+//! a look at processes from outside.
+
+#![allow(dead_code, reason = "each file of tests uses its own share of this")]
+#![expect(unreachable_pub, reason = "each file of tests is a crate")]
+
+use offspring::{
+    BoxError, CallError, Caller, Error, ErrorKind, Process, RpcBuilder, Strings, Worker,
+};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Nothing takes that long, however busy the machine is: what does, hangs.
+pub const FOREVER: Duration = Duration::from_secs(60);
+
+/// Runs a test's body on a thread of its own. If it hangs, the test fails.
+pub fn bounded(body: impl FnOnce() + Send + 'static) {
+    let (done, wait) = mpsc::channel::<()>();
+    let thread = thread::spawn(move || {
+        let _done = done;
+        body();
+    });
+    // Nothing is ever sent; the channel closes when the body has returned or panicked.
+    if wait.recv_timeout(FOREVER) == Err(RecvTimeoutError::Timeout) {
+        panic!("the test hangs: not done after {FOREVER:?}");
+    }
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Runs a test's body in a process without other tests, where descriptors, threads and children
+/// can be counted and signals be changed.
+pub fn alone(body: impl FnOnce() + Send + 'static) {
+    const VARIABLE: &str = "OFFSPRING_TEST_ALONE";
+    let name = thread::current()
+        .name()
+        .expect("a test's thread has its name")
+        .to_owned();
+    if std::env::var(VARIABLE).is_ok_and(|alone| alone == name) {
+        return bounded(body);
+    }
+    let status = Command::new("/proc/self/exe")
+        .args([&name, "--exact", "--nocapture", "--include-ignored"])
+        .env(VARIABLE, &name)
+        .status()
+        .unwrap();
+    assert!(status.success(), "alone, the test ended with {status}");
+}
+
+/// Waits until `condition` holds.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < FOREVER, "never came to be: {what}");
+        // Only to leave the processor to those who are waited for.
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// The worker of most tests: its function `do` does what the first string says.
+pub fn worker() -> Worker {
+    Worker::new().function("do", obey)
+}
+
+/// What the function `do` does.
+pub fn obey(request: Strings, caller: &Caller) -> Result<Strings, BoxError> {
+    let rest = || request.iter().skip(1).collect::<Strings>();
+    let one = |text: String| Ok([text].into_iter().collect::<Strings>());
+    let text = || -> Result<String, BoxError> { Ok(rest().texts::<1>()?[0].to_owned()) };
+    match &request[0] {
+        b"echo" => Ok(rest()),
+        b"size" => one(rest()[0].len().to_string()),
+        b"blob" => Ok([vec![7; text()?.parse()?]].into_iter().collect()),
+        b"event" => {
+            caller.event(rest());
+            Ok(Strings::new())
+        }
+        b"events" => {
+            let n: usize = text()?.parse()?;
+            (0..n).for_each(|n| caller.event(n.to_string()));
+            one(n.to_string())
+        }
+        // So many events of 1 MiB.
+        b"flood" => {
+            let block = [vec![7; 1 << 20]];
+            (0..text()?.parse()?).for_each(|_: usize| caller.event(&block));
+            Ok(Strings::new())
+        }
+        b"fail" => Err(text()?.into()),
+        b"panic" => panic!("{}", text()?),
+        b"exit" => std::process::exit(text()?.parse()?),
+        b"abort" => std::process::abort(),
+        b"segv" => segv(),
+        b"signal" => {
+            signal(std::process::id(), &text()?);
+            // Only if the signal is not deadly.
+            Ok(Strings::new())
+        }
+        b"stderr" => {
+            eprintln!("{}", text()?);
+            Ok(Strings::new())
+        }
+        b"stderr and exit" => {
+            eprintln!("{}", text()?);
+            std::process::exit(3)
+        }
+        b"events and exit" => {
+            let n: usize = text()?.parse()?;
+            (0..n).for_each(|n| caller.event(n.to_string()));
+            std::process::exit(3)
+        }
+        b"gate" => {
+            Gate::enter(&text()?);
+            Ok(Strings::new())
+        }
+        b"spin" => {
+            Gate::announce(&text()?);
+            loop {
+                std::hint::black_box(());
+            }
+        }
+        b"pid" => one(std::process::id().to_string()),
+        other => Err(format!("unknown verb `{}`", other.escape_ascii()).into()),
+    }
+}
+
+#[expect(unsafe_code, reason = "what else would crash?")]
+fn segv() -> ! {
+    let nowhere = std::ptr::without_provenance_mut::<u8>(8);
+    // SAFETY: it is not. The test wants the signal.
+    unsafe { nowhere.write_volatile(1) };
+    unreachable!("nothing is mapped there")
+}
+
+/// Holds a function in a child until the test lets it go on.
+pub struct Gate {
+    name: String,
+    listener: UnixListener,
+}
+
+impl Gate {
+    pub fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("offspring-test-{}-{count}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        Gate { name, listener }
+    }
+
+    /// What a function needs to know.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits until a function stands at the gate.
+    pub fn entered(&self) -> Entered {
+        Entered(self.listener.accept().unwrap().0)
+    }
+
+    /// For the child: stands at the gate until it opens. Answers knocks meanwhile.
+    pub fn enter(name: &str) {
+        let mut stream = Gate::connect(name);
+        let mut knock = [0];
+        while stream.read(&mut knock).is_ok_and(|n| n > 0) {
+            stream.write_all(&knock).unwrap();
+        }
+    }
+
+    /// For the child: tells that it got here, and goes on.
+    pub fn announce(name: &str) {
+        drop(Gate::connect(name));
+    }
+
+    fn connect(name: &str) -> UnixStream {
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        UnixStream::connect_addr(&address).unwrap()
+    }
+}
+
+/// A function that stands at the gate. Dropped, the gate opens.
+pub struct Entered(UnixStream);
+
+impl Entered {
+    /// Whether the function still stands there.
+    pub fn knock(&mut self) -> bool {
+        let mut answer = [0];
+        self.0.write_all(b"?").is_ok() && self.0.read(&mut answer).is_ok_and(|n| n > 0)
+    }
+
+    /// Lets it go on.
+    pub fn open(self) {}
+}
+
+/// Signals a process: `STOP`, `CONT`, `KILL`.
+pub fn signal(pid: u32, name: &str) {
+    let status = Command::new("sh")
+        .args(["-c", r#"kill -s "$1" "$2""#, "kill", name, &pid.to_string()])
+        .status()
+        .unwrap();
+    // A process that signals itself may not get to see it.
+    assert!(status.success(), "kill -s {name} {pid}: {status}");
+}
+
+/// Stops a process, and waits until no thread of it runs.
+pub fn stop(pid: u32) {
+    signal(pid, "STOP");
+    eventually("all threads are stopped", || {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        tasks.flatten().all(|task| {
+            fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| stat.contains(") T "))
+        })
+    });
+}
+
+/// Whether a process is gone, or a zombie that is no child of ours.
+pub fn is_gone(pid: u32) -> bool {
+    stat(pid).is_none_or(|fields| fields[0] == "Z" && fields[1] != std::process::id().to_string())
+}
+
+/// The state of a process as one letter, if there is such a process.
+pub fn state(pid: u32) -> Option<String> {
+    Some(stat(pid)?[0].clone())
+}
+
+/// The process group of a process.
+pub fn group(pid: u32) -> Option<u32> {
+    stat(pid)?[2].parse().ok()
+}
+
+/// `/proc/PID/stat` behind the name: state, parent, group, and so on.
+fn stat(pid: u32) -> Option<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, fields) = stat.rsplit_once(") ")?;
+    Some(fields.split(' ').map(str::to_owned).collect())
+}
+
+/// A child that is a shell script instead of a worker. `ready` in it says what a worker says first,
+/// and `send OCTAL-ESCAPES` writes to the parent.
+pub fn script(text: &str) -> Process {
+    let prelude = r#"send() { printf '%b' "$1" >&0; }
+        ready() { send '\0200\0000\0000\0000\0000\0000\0000\0010\0005ready\00011'; }
+    "#;
+    Process::exe("/bin/sh").args(["-c", &format!("{prelude}{text}")])
+}
+
+/// The children of this process, zombies included.
+pub fn children() -> Vec<u32> {
+    children_of(std::process::id())
+}
+
+/// The children of a process, zombies included.
+pub fn children_of(parent: u32) -> Vec<u32> {
+    let parent = parent.to_string();
+    fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| stat(*pid).is_some_and(|fields| fields[1] == parent))
+        .collect()
+}
+
+/// The descriptors of a process: numbers, and what they are.
+pub fn descriptors(pid: u32) -> Vec<(u32, String)> {
+    let mut all: Vec<(u32, String)> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            // The one that reads the directory is gone by now.
+            let what = fs::read_link(&path).ok()?;
+            let number = path.file_name()?.to_str()?.parse().ok()?;
+            Some((number, what.to_str()?.to_owned()))
+        })
+        .collect();
+    all.retain(|(_, what)| !(what.starts_with("/proc/") && what.ends_with("/fd")));
+    all.sort_unstable();
+    all
+}
+
+/// How many reactor threads this process has.
+pub fn reactors() -> usize {
+    fs::read_dir("/proc/self/task")
+        .unwrap()
+        .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok())
+        .filter(|name| name.trim_end() == "offspring")
+        .count()
+}
+
+/// A field of `/proc/PID/status`.
+pub fn status_field(pid: u32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.expect("every process has it").trim().to_owned()
+}
+
+/// What callbacks said, in order.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    pub fn add(&self, what: impl Into<String>) {
+        self.0.lock().unwrap().push(what.into());
+    }
+
+    pub fn lines(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    pub fn last(&self) -> Option<String> {
+        self.lines().pop()
+    }
+
+    /// Waits for the callback that is the last of all, and checks that it came once, and last.
+    pub fn end(&self) -> String {
+        let is_end = |line: &String| line == "destroy" || line.starts_with("error: ");
+        eventually("on_error or on_destroy", || self.lines().iter().any(is_end));
+        let lines = self.lines();
+        let ends = lines.iter().filter(|line| is_end(line)).count();
+        assert_eq!(ends, 1, "{lines:?}");
+        let end = lines.last().cloned().unwrap();
+        assert!(is_end(&end), "it was not the last: {lines:?}");
+        end
+    }
+}
+
+/// Logs all that a handle tells: `event: ..`, `error: Kind`, `destroy`.
+pub fn logged(builder: RpcBuilder<&'static str>) -> (RpcBuilder<&'static str>, Log) {
+    let log = Log::default();
+    let (events, errors, destroyed) = (log.clone(), log.clone(), log.clone());
+    let builder = builder
+        .on_event(move |event| events.add(format!("event: {event}")))
+        .on_error(move |error| errors.add(format!("error: {:?}", error.kind())))
+        .on_destroy(move || destroyed.add("destroy"));
+    (builder, log)
+}
+
+/// The error that a call was lost to.
+pub fn lost<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Error {
+    match outcome {
+        Err(CallError::Lost(error, _)) => error,
+        other => panic!("the call should be lost, and ended with {other:?}"),
+    }
+}
+
+/// The kind of error that a call was lost to.
+pub fn lost_kind<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> ErrorKind {
+    lost(outcome).kind()
+}

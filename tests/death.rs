@@ -1,0 +1,394 @@
+//! How children die, and what is told of it.
+
+mod common;
+
+use common::{Gate, Log, alone, bounded, logged, lost, lost_kind, worker};
+use offspring::{CallError, ErrorKind, Phase, Process, Reactor, Stderr};
+use std::os::unix::process::ExitStatusExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// Every way for a child to go, or for a call to end, and whether the handle then ends in an error.
+const ENDS: &[(&[&str], bool)] = &[
+    (&["echo", "all is well"], false),
+    (&["fail", "no luck"], false),
+    (&["panic", "dear me"], false),
+    (&["signal", "KILL"], true),
+    (&["signal", "TERM"], true),
+    (&["segv"], true),
+    (&["abort"], true),
+    (&["exit", "0"], true),
+    (&["exit", "3"], true),
+];
+
+/// How the parent goes on after the calls.
+#[derive(Debug, Clone, Copy)]
+enum Goodbye {
+    Finish,
+    Drop,
+    Kill,
+    Stop,
+}
+
+#[test]
+fn every_call_ends_once_however_it_all_ends() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let reactor = Reactor::new().unwrap();
+        let me = me.stderr(Stderr::null());
+        for (request, deadly) in ENDS {
+            for goodbye in [Goodbye::Finish, Goodbye::Drop, Goodbye::Kill, Goodbye::Stop] {
+                let situation = format!("{request:?} {goodbye:?}");
+                let (builder, log) = logged(me.rpc("do").reactor(&reactor));
+                let rpc = builder.start().unwrap();
+                let ends: Vec<Arc<AtomicUsize>> = (0..20).map(|_| Arc::default()).collect();
+                for (n, end) in ends.iter().enumerate() {
+                    let end = Arc::clone(end);
+                    let call = match n {
+                        10 => rpc.call(*request),
+                        11 => rpc.call("echo").timeout(Duration::ZERO),
+                        _ => rpc.call("echo"),
+                    };
+                    call.then(move |_| {
+                        end.fetch_add(1, Ordering::Relaxed);
+                        if n % 5 == 0 {
+                            panic!("a callback panics");
+                        }
+                    });
+                }
+                let pending = rpc.call("echo").start();
+                match goodbye {
+                    Goodbye::Finish => drop(rpc.finish()),
+                    Goodbye::Drop => drop(rpc),
+                    Goodbye::Kill => rpc.kill(),
+                    Goodbye::Stop => drop(rpc.finish_timeout(Duration::ZERO)),
+                }
+                let answered = pending.wait().is_ok();
+                let end = log.end();
+                if *deadly {
+                    assert!(!answered, "{situation}");
+                    assert!(end.starts_with("error: "), "{situation}: {end}");
+                } else if let Goodbye::Finish | Goodbye::Drop = goodbye {
+                    assert!(answered, "{situation}");
+                    assert_eq!(end, "destroy", "{situation}");
+                }
+                for (n, end) in ends.iter().enumerate() {
+                    let count = end.load(Ordering::Relaxed);
+                    assert_eq!(count, 1, "{situation}: call {n} ended {count} times");
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn crash_is_told_with_pid_signal_and_last_words() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        for (request, what, signal) in [
+            (vec!["segv"], "killed by SIGSEGV", 11),
+            (vec!["abort"], "killed by SIGABRT", 6),
+            (vec!["signal", "KILL"], "killed by SIGKILL", 9),
+            (vec!["signal", "TERM"], "killed by SIGTERM", 15),
+        ] {
+            let rpc = me.clone().stderr(Stderr::keep()).rpc("do");
+            let rpc = rpc.on_error(drop).start().unwrap();
+            rpc.call(["stderr", "famous last words"]).wait().unwrap();
+            let error = lost(rpc.call(&request).wait());
+            assert_eq!(error.kind(), ErrorKind::Died, "{error}");
+            assert_eq!(error.pid(), rpc.pid());
+            assert_eq!(error.status().and_then(|s| s.signal()), Some(signal));
+            assert!(error.stderr().contains("famous last words\n"), "{error:?}");
+            let text = error.to_string();
+            for part in [
+                what,
+                "famous last words",
+                &format!("pid {}", rpc.pid().unwrap()),
+                "with 1 call unanswered",
+            ] {
+                assert!(text.contains(part), "no `{part}` in: {text}");
+            }
+            let again = rpc.finish().unwrap_err();
+            assert_eq!(again.to_string(), text, "all are told the same");
+        }
+    });
+}
+
+#[test]
+fn exit_in_a_call_is_told_with_status_and_last_words() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let rpc = me.stderr(Stderr::keep()).rpc("do");
+        let rpc = rpc.on_error(drop).start().unwrap();
+        let error = lost(rpc.call(["stderr and exit", "enough"]).wait());
+        assert_eq!(error.status().and_then(|s| s.code()), Some(3));
+        assert!(error.stderr().ends_with("enough\n"), "{error:?}");
+        assert!(
+            error.to_string().contains("exited with status 3"),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn standard_error_is_told_line_by_line() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let log = Log::default();
+        let lines = log.clone();
+        let stderr = Stderr::lines(move |pid, line| lines.add(format!("{pid} {line}")));
+        let rpc = me.stderr(stderr).rpc("do").start().unwrap();
+        let pid = rpc.pid().unwrap();
+        rpc.call(["stderr", "one\ntwo"]).wait().unwrap();
+        rpc.finish().unwrap();
+        assert_eq!(log.lines(), [format!("{pid} one"), format!("{pid} two")]);
+    });
+}
+
+#[test]
+fn phase_tells_what_was_never_sent() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("do").on_error(drop).max_queue(usize::MAX, 1);
+        let rpc = rpc.start().unwrap();
+        let gate = Gate::new();
+        let first = rpc.call(["gate", gate.name()]).start();
+        let _inside = gate.entered();
+        // The child does not read, and this is more than the socket takes.
+        let large = rpc.call([b"size".to_vec(), vec![0; 16 << 20]]).start();
+        // It waits until the other one is on its way.
+        let behind = rpc.call("echo").start();
+        common::signal(rpc.pid().unwrap(), "KILL");
+        for (call, phase) in [
+            (first, Phase::Sent),
+            (large, Phase::Sent),
+            (behind, Phase::Queued),
+        ] {
+            let outcome = call.wait();
+            assert_eq!(outcome.as_ref().unwrap_err().phase(), Some(phase));
+            let error = outcome.unwrap_err();
+            let told = error.to_string();
+            assert!(told.ends_with(&format!("the call was {phase}")), "{told}");
+        }
+        // What is called now cannot have been sent.
+        let late = rpc.call("echo").wait();
+        assert!(matches!(late, Err(CallError::Lost(_, Phase::Queued))));
+    });
+}
+
+#[test]
+fn what_was_written_before_the_death_comes_before_it() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let (builder, log) = logged(me.rpc("do"));
+        let rpc = builder.start().unwrap();
+        let replied = log.clone();
+        rpc.call(["echo", "answer"])
+            .then(move |reply| replied.add(format!("reply: {}", reply.unwrap())));
+        let failed = log.clone();
+        rpc.call(["events and exit", "5000"])
+            .then(move |reply| failed.add(format!("lost: {:?}", lost_kind(reply))));
+        assert_eq!(log.end(), "error: Died");
+        let mut want = vec!["reply: answer".to_owned()];
+        want.extend((0..5000).map(|n| format!("event: {n}")));
+        want.extend(["lost: Died".to_owned(), "error: Died".to_owned()]);
+        assert_eq!(log.lines(), want);
+    });
+}
+
+#[test]
+fn kill_ends_calls_and_is_no_error_without_them() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let (builder, log) = logged(me.rpc("do"));
+        let rpc = builder.start().unwrap();
+        let gate = Gate::new();
+        let call = rpc.call(["gate", gate.name()]).start();
+        let _inside = gate.entered();
+        rpc.kill();
+        assert_eq!(lost_kind(call.wait()), ErrorKind::Killed);
+        assert_eq!(log.end(), "error: Killed");
+
+        let (builder, log) = logged(me.rpc("do"));
+        let rpc = builder.start().unwrap();
+        rpc.call("echo").wait().unwrap();
+        rpc.kill();
+        let exit = rpc.finish().unwrap();
+        assert_eq!(exit.rung(), offspring::Rung::Killed);
+        assert_eq!(exit.status().and_then(|status| status.signal()), Some(9));
+        assert_eq!(log.end(), "destroy");
+    });
+}
+
+#[test]
+fn kill_reaches_the_process_group() {
+    let me = worker()
+        .function("start another", |_, _| {
+            let sleep = std::process::Command::new("sleep").arg("1000").spawn()?;
+            Ok(sleep.id().to_string())
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("start another").start().unwrap();
+        let pid = rpc.call(()).wait().unwrap().to_string().parse().unwrap();
+        assert!(!common::is_gone(pid));
+        rpc.kill();
+        rpc.finish().unwrap();
+        common::eventually("its child is gone, too", || common::is_gone(pid));
+    });
+}
+
+#[test]
+fn error_without_on_error_goes_to_on_event() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let log = Log::default();
+        let (events, destroyed) = (log.clone(), log.clone());
+        let rpc = me
+            .rpc("do")
+            .on_event(move |event| {
+                let [word, message] = event.texts().unwrap();
+                events.add(format!("{word}: {message}"));
+            })
+            .on_destroy(move || destroyed.add("destroy"))
+            .start()
+            .unwrap();
+        let error = lost(rpc.call(["exit", "7"]).wait());
+        let told = log.end();
+        assert_eq!(told, format!("error: {error}"));
+        assert!(told.contains("exited with status 7"), "{told}");
+    });
+}
+
+#[test]
+fn error_without_any_handler_goes_to_standard_error() {
+    let me = worker()
+        .function("have a child die", |_, _| {
+            let me = worker().run_in_test();
+            let rpc = me.rpc("do").start()?;
+            let error = lost(rpc.call(["exit", "7"]).wait());
+            // It has been told when this returns.
+            let _ = rpc.finish();
+            Ok(error.to_string())
+        })
+        .run_in_test();
+    bounded(move || {
+        let log = Log::default();
+        let lines = log.clone();
+        let me = me.stderr(Stderr::lines(move |_, line| lines.add(line)));
+        let rpc = me.rpc("have a child die").start().unwrap();
+        let error = rpc.call(()).wait().unwrap();
+        rpc.finish().unwrap();
+        assert_eq!(log.lines(), [format!("offspring: {error}")]);
+    });
+}
+
+#[test]
+fn event_without_a_handler_is_an_error() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("do").on_error(drop).start().unwrap();
+        // The reply may have come along with the event, or be lost to it.
+        drop(rpc.call(["event", "1"]).start());
+        let error = rpc.finish().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::UnhandledEvent);
+    });
+}
+
+#[test]
+fn child_that_only_closes_its_connection_is_ended() {
+    bounded(|| {
+        let me = common::script("ready; exec 0</dev/null; exec sleep 1000");
+        let (builder, log) = logged(me.rpc("any").grace(Duration::from_millis(20)));
+        let rpc = builder.start().unwrap();
+        let error = lost(rpc.call("hello").wait());
+        assert_eq!(error.kind(), ErrorKind::Died);
+        assert_eq!(error.status().and_then(|s| s.signal()), Some(15), "{error}");
+        assert_eq!(log.end(), "error: Died");
+    });
+}
+
+#[test]
+fn children_die_with_a_parent_that_is_killed() {
+    let me = with_grandchild(|me| me).run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("middle").on_error(drop).start().unwrap();
+        let (idle, busy) = (Gate::new(), Gate::new());
+        let middle = rpc.call([idle.name(), busy.name()]).start();
+        let mut inside = idle.entered();
+        assert!(inside.knock());
+        // The other one loops for ever by now.
+        drop(busy.entered());
+        let pids = common::children_of(rpc.pid().unwrap());
+        assert_eq!(pids.len(), 2, "{pids:?}");
+        inside.open();
+        common::signal(rpc.pid().unwrap(), "KILL");
+        assert_eq!(lost_kind(middle.wait()), ErrorKind::Died);
+        for pid in pids {
+            common::eventually("a grandchild is gone", || common::is_gone(pid));
+        }
+    });
+}
+
+#[test]
+fn child_that_may_outlive_its_parent_finishes_its_work() {
+    let me = with_grandchild(Process::outlive_parent).run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("middle").on_error(drop).start().unwrap();
+        let (gate, busy) = (Gate::new(), Gate::new());
+        let middle = rpc.call([gate.name(), busy.name()]).start();
+        let mut inside = gate.entered();
+        drop(busy.entered());
+        let pids = common::children_of(rpc.pid().unwrap());
+        common::signal(rpc.pid().unwrap(), "KILL");
+        assert_eq!(lost_kind(middle.wait()), ErrorKind::Died);
+        // The middle one is reaped, its end of the connection closed.
+        assert!(inside.knock(), "the busy child lives on");
+        inside.open();
+        // One exits when it looks for more work, the other never looks.
+        let gone = || pids.iter().filter(|pid| common::is_gone(**pid)).count();
+        common::eventually("the one that can exit does", || gone() > 0);
+        assert_eq!(gone(), 1);
+        let looping = pids.iter().find(|pid| !common::is_gone(**pid)).unwrap();
+        common::signal(*looping, "KILL");
+    });
+}
+
+/// A worker whose function `middle` starts two children: one stands at the gate of the first
+/// string, the other announces itself at the second and loops.
+fn with_grandchild(how: fn(Process) -> Process) -> offspring::Worker {
+    worker().function("middle", move |request, _| {
+        let [gate, busy] = request.texts()?;
+        let me = how(worker().run_in_test());
+        let (one, two) = (me.rpc("do").start()?, me.rpc("do").start()?);
+        let gate = one.call(["gate", gate]).start();
+        two.call(["spin", busy]).wait()?;
+        Ok(gate.wait()?)
+    })
+}
+
+#[test]
+fn status_that_somebody_else_took_is_unknown() {
+    let me = worker().run_in_test();
+    alone(move || {
+        ignore_children();
+        let (builder, log) = logged(me.rpc("do"));
+        let rpc = builder.start().unwrap();
+        assert_eq!(rpc.call(["echo", "on"]).wait().unwrap(), ["on"]);
+        let exit = rpc.finish().unwrap();
+        assert_eq!(exit.status(), None);
+        assert_eq!(log.end(), "destroy");
+
+        let rpc = me.rpc("do").on_error(drop).start().unwrap();
+        let error = lost(rpc.call(["exit", "3"]).wait());
+        assert_eq!((error.kind(), error.status()), (ErrorKind::Died, None));
+    });
+}
+
+/// Has the kernel reap this process's children.
+#[expect(unsafe_code, reason = "a system call")]
+fn ignore_children() {
+    // SAFETY: nobody has a handler for it that could be lost.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}

@@ -1,0 +1,413 @@
+//! Starting children, and what is told when that fails.
+
+mod common;
+
+use common::{Gate, alone, bounded, logged, lost, script, worker};
+use offspring::{Error, ErrorKind, Plain, Process, Rpc, Stderr, Worker};
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A start timeout for children that would never get ready.
+const SHORT: Duration = Duration::from_millis(50);
+
+/// Checks that calls, handlers and `wait_ready` all get the same start error, and returns it.
+fn start_error(process: &Process, timeout: Duration) -> Error {
+    let process = process.clone().stderr(Stderr::null());
+    let builder = process.rpc("do").start_timeout(timeout).grace(SHORT);
+    let (builder, log) = logged(builder);
+    let rpc = builder.start().unwrap();
+    let calls: Vec<_> = (0..3).map(|_| rpc.call("echo").start()).collect();
+    let error = rpc.wait_ready().unwrap_err();
+    for call in calls {
+        let told = lost(call.wait());
+        assert_eq!(told.to_string(), error.to_string());
+    }
+    assert_eq!(lost(rpc.call("late").wait()).kind(), error.kind());
+    let end = rpc.finish().unwrap_err();
+    assert_eq!(end.to_string(), error.to_string());
+    assert_eq!(log.lines(), [format!("error: {:?}", error.kind())]);
+    error
+}
+
+/// A file for a test, removed afterwards.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new(name: &str) -> Self {
+        let name = format!("offspring-{name}-{}", std::process::id());
+        Temporary(std::env::temp_dir().join(name))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn calls_made_before_ready_are_answered() {
+    let me = worker()
+        .setup("gate", |name| {
+            Gate::enter(name.texts::<1>()?[0]);
+            Ok(())
+        })
+        .run_in_test();
+    bounded(move || {
+        let gate = Gate::new();
+        let rpc = me.setup("gate", gate.name()).rpc("do").start().unwrap();
+        let inside = gate.entered();
+        let calls: Vec<_> = (0..10)
+            .map(|n| rpc.call(["echo", &n.to_string()]).start())
+            .collect();
+        inside.open();
+        rpc.wait_ready().unwrap();
+        for (n, call) in calls.into_iter().enumerate() {
+            assert_eq!(call.wait().unwrap(), [n.to_string()]);
+        }
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn setups_run_in_order_with_their_strings() {
+    use std::{cell::RefCell, rc::Rc};
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let (one, two) = (Rc::clone(&seen), Rc::clone(&seen));
+    let me = Worker::new()
+        .setup("one", move |strings| {
+            one.borrow_mut().push(format!("one {strings:?}"));
+            Ok(())
+        })
+        .setup("two", move |strings| {
+            two.borrow_mut().push(format!("two {strings:?}"));
+            Ok(())
+        })
+        .function("seen", move |_, _| Ok(seen.borrow().clone()))
+        .run_in_test();
+    bounded(move || {
+        let process = me
+            .setup("two", ())
+            .setup("one", "a")
+            .setup("one", ["", "b"]);
+        let rpc = process.rpc("seen").start().unwrap();
+        let want = ["two []", r#"one ["a"]"#, r#"one ["", "b"]"#];
+        assert_eq!(rpc.call(()).wait().unwrap(), want);
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn arguments_environment_and_directory_reach_the_child() {
+    let me = Worker::new()
+        .function("look", |_, _| {
+            let variable = |name| std::env::var(name).unwrap_or("none".into());
+            let dir = std::env::current_dir()?;
+            Ok([
+                variable("OFFSPRING_A"),
+                variable("OFFSPRING_B"),
+                dir.display().to_string(),
+            ])
+        })
+        .run_in_test();
+    bounded(move || {
+        let look = |process: &Process| {
+            let rpc = process.rpc("look").start().unwrap();
+            let seen = rpc.call(()).wait().unwrap();
+            rpc.finish().unwrap();
+            seen
+        };
+        let here = std::env::current_dir().unwrap().display().to_string();
+        assert_eq!(look(&me), ["none", "none", &here]);
+        let changed = me.clone().env("OFFSPRING_A", "a b=c").current_dir("/");
+        assert_eq!(look(&changed), ["a b=c", "none", "/"]);
+        let removed = changed.env("OFFSPRING_B", "b").env_remove("OFFSPRING_A");
+        assert_eq!(look(&removed), ["none", "b", "/"]);
+        let cleared = removed.env_clear().env("OFFSPRING_A", "a");
+        assert_eq!(look(&cleared), ["a", "none", "/"]);
+
+        let rpc = script("ready; exec cat >/dev/null")
+            .arg("ignored")
+            .rpc("any");
+        drop(rpc.start().unwrap());
+    });
+}
+
+#[test]
+fn missing_program_is_told_at_once() {
+    bounded(|| {
+        let missing = Process::exe("/nowhere/to/be/found");
+        let error = missing.rpc("do").start().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Spawn);
+        let text = error.to_string();
+        for part in ["/nowhere/to/be/found", "No such file"] {
+            assert!(text.contains(part), "no `{part}` in: {text}");
+        }
+        let missing = Process::command(Plain::Tagged, "offspring-no-such-command");
+        let error = missing.rpc("do").start().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Spawn);
+        let nowhere = Process::exe("/bin/cat").current_dir("/nowhere/to/be/found");
+        let error = nowhere.rpc("do").start().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Spawn);
+        let nul = Process::exe("/bin/cat").arg("a\0b");
+        let error = nul.rpc("do").start().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Spawn);
+        assert!(error.to_string().contains("NUL"), "{error}");
+    });
+}
+
+#[test]
+fn program_that_is_not_executable_is_told_at_once() {
+    bounded(|| {
+        let file = Temporary::new("not-executable");
+        fs::write(&file.0, "#!/bin/sh\n").unwrap();
+        let error = Process::exe(&file.0).rpc("do").start().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Spawn);
+        assert!(error.to_string().contains("Permission denied"), "{error}");
+        // Nor is what is executable, and no program.
+        fs::write(&file.0, [0; 100]).unwrap();
+        fs::set_permissions(&file.0, fs::Permissions::from_mode(0o755)).unwrap();
+        match Process::exe(&file.0).rpc("do").on_error(drop).start() {
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Spawn),
+            // posix_spawnp(3) gives what the kernel cannot execute to a shell.
+            Ok(rpc) => assert_eq!(rpc.finish().unwrap_err().kind(), ErrorKind::Exited),
+        }
+        drop(File::open(&file.0).unwrap());
+    });
+}
+
+#[test]
+fn program_that_exits_at_once_is_told_with_its_status() {
+    bounded(|| {
+        let error = start_error(&Process::exe("/bin/true"), Duration::MAX);
+        assert_eq!(error.kind(), ErrorKind::Exited);
+        assert_eq!(error.status().and_then(|status| status.code()), Some(0));
+        assert!(error.to_string().contains("exited with status 0"));
+        let script = script("echo oh no >&2; exit 3");
+        let rpc = script.stderr(Stderr::keep()).rpc("do");
+        let rpc = rpc.on_error(drop).start().unwrap();
+        let error = rpc.wait_ready().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exited);
+        assert_eq!(error.stderr(), "oh no\n");
+        assert!(error.to_string().contains("exited with status 3"));
+        assert!(error.to_string().contains("oh no"));
+    });
+}
+
+#[test]
+fn program_that_is_no_worker_is_told_as_such() {
+    bounded(|| {
+        // It echoes the frames it gets, to a connection that is its standard input only.
+        let error = start_error(&Process::exe("/bin/cat"), SHORT);
+        assert_eq!(error.kind(), ErrorKind::Silent);
+        for junk in [
+            // As a length this is above the limit, ...
+            "send 'hello, this is a shell'; exec cat >/dev/null",
+            // ... this is a frame that comes too early, and this no frame at all.
+            "cat >&0",
+            "send 'hello'",
+        ] {
+            let error = start_error(&script(junk), Duration::MAX);
+            assert_eq!(error.kind(), ErrorKind::NotWorker, "{error}");
+        }
+    });
+}
+
+#[test]
+fn child_that_is_never_ready_is_given_up() {
+    let me = worker()
+        .setup("stuck", |name| {
+            Gate::enter(name.texts::<1>()?[0]);
+            Ok(())
+        })
+        .run_in_test();
+    bounded(move || {
+        let gate = Gate::new();
+        let stuck = me.setup("stuck", gate.name());
+        let error = start_error(&stuck, SHORT);
+        assert_eq!(error.kind(), ErrorKind::Silent);
+        let pid = error.pid().unwrap();
+        common::eventually("it is gone", || common::is_gone(pid));
+    });
+}
+
+#[test]
+fn setup_that_fails_is_told_with_its_message() {
+    let me = worker()
+        .setup("fail", |_| Err("no such luck".into()))
+        .setup("panic", |_| panic!("dear me"))
+        .setup("count", |strings| {
+            let [_, _] = strings.array()?;
+            Ok(())
+        })
+        .run_in_test();
+    bounded(move || {
+        for (name, parts) in [
+            ("fail", vec!["setup `fail`", "no such luck"]),
+            ("panic", vec!["setup `panic`", "dear me", "start.rs:"]),
+            ("count", vec!["setup `count`", "expected 2 strings, got 1"]),
+            (
+                "other",
+                vec!["no setup `other`", "`count`, `fail`, `panic`"],
+            ),
+        ] {
+            let error = start_error(&me.clone().setup(name, "x"), Duration::MAX);
+            assert_eq!(error.kind(), ErrorKind::Setup);
+            let text = error.to_string();
+            for part in parts {
+                assert!(text.contains(part), "no `{part}` in: {text}");
+            }
+        }
+    });
+}
+
+#[test]
+fn unknown_function_is_told_with_those_there_are() {
+    let me = worker().function("other", |_, _| Ok(())).run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("missing").on_error(drop).start().unwrap();
+        let error = lost(rpc.call("x").wait());
+        assert_eq!(error.kind(), ErrorKind::NoFunction);
+        let text = error.to_string();
+        assert!(
+            text.contains("no function `missing`; there are: `do`, `other`"),
+            "{text}"
+        );
+    });
+}
+
+#[test]
+fn other_version_of_the_protocol_is_told() {
+    bounded(|| {
+        // ready, 2
+        let future = script(r"send '\0200\0\0\0\0\0\0\0010\0005ready\00012'; exec cat >/dev/null");
+        let error = start_error(&future, Duration::MAX);
+        assert_eq!(error.kind(), ErrorKind::Version, "{error}");
+        assert!(error.to_string().contains("version 2"), "{error}");
+        assert!(error.to_string().contains("version 1"), "{error}");
+    });
+}
+
+#[test]
+fn child_may_refuse_in_its_own_words() {
+    bounded(|| {
+        // refused, KIND, no
+        for (kind, want) in [
+            (r"\0005setup", ErrorKind::Setup),
+            (r"\0010mismatch", ErrorKind::Mismatch),
+            (r"\0007version", ErrorKind::Version),
+            (r"\0010function", ErrorKind::NoFunction),
+            (r"\0005dance", ErrorKind::Protocol),
+        ] {
+            let length = 8 + kind.len() - 4 + 3;
+            let refusal = format!(
+                r"send '\0200\0\0\0\0\0\0\0{length:o}\0007refused{kind}\0002no'; exec cat >/dev/null"
+            );
+            let error = start_error(&script(&refusal), Duration::MAX);
+            assert_eq!(error.kind(), want, "{error}");
+            assert!(error.to_string().starts_with("no"), "{error}");
+        }
+    });
+}
+
+#[test]
+fn process_that_does_not_serve_yet_starts_no_children() {
+    // In the parent this succeeds; in the child it comes before its run().
+    let early = Process::exe("/bin/true").rpc("do").on_error(drop).start();
+    let early = early.map(drop).map_err(|error| error.kind());
+    let me = Worker::new()
+        .function("early", move |_, _| Ok(format!("{early:?}")))
+        .function("later", |_, _| {
+            let me = Worker::new().run_in_test();
+            let rpc = me.rpc("early").start()?;
+            let reply = rpc.call(()).wait()?;
+            rpc.finish()?;
+            Ok(format!("a grandchild: {reply}"))
+        })
+        .run_in_test();
+    bounded(move || {
+        let ask = |name| {
+            let rpc: Rpc = me.rpc(name).start().unwrap();
+            let reply = rpc.call(()).wait().unwrap();
+            rpc.finish().unwrap();
+            reply.to_string()
+        };
+        assert_eq!(ask("early"), "Err(NotServing)");
+        assert_eq!(ask("later"), "a grandchild: Err(NotServing)");
+    });
+}
+
+#[test]
+fn stream_can_be_started_once_and_must_be_a_stream() {
+    bounded(|| {
+        let (near, _far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let process = Process::stream(Plain::Tagged, near);
+        let _rpc = process.rpc("peer").start().unwrap();
+        let error = process.clone().rpc("peer").start().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Spawn);
+        for fd in [
+            std::os::fd::OwnedFd::from(File::open("/dev/null").unwrap()),
+            std::os::unix::net::UnixDatagram::pair().unwrap().0.into(),
+        ] {
+            let process = Process::stream(Plain::Tagged, fd);
+            let error = process.rpc("peer").start().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Spawn);
+        }
+    });
+}
+
+#[test]
+fn program_that_was_removed_still_starts_its_children() {
+    const VARIABLE: &str = "OFFSPRING_TEST_COPY";
+    let me = worker().run_in_test();
+    if std::env::var_os(VARIABLE).is_some() {
+        return bounded(move || {
+            fs::remove_file(std::env::current_exe().unwrap()).unwrap();
+            let rpc = me.rpc("do").start().unwrap();
+            assert_eq!(rpc.call(["echo", "on"]).wait().unwrap(), ["on"]);
+            rpc.finish().unwrap();
+        });
+    }
+    let copy = Temporary::new("copy");
+    fs::copy(std::env::current_exe().unwrap(), &copy.0).unwrap();
+    let name = std::thread::current().name().unwrap().to_owned();
+    let status = std::process::Command::new(&copy.0)
+        .args([&name, "--exact", "--nocapture"])
+        .env(VARIABLE, "1")
+        .status();
+    assert!(status.unwrap().success());
+    assert!(!copy.0.exists(), "it removed itself");
+}
+
+#[test]
+fn no_descriptors_left_is_a_clear_error() {
+    let me = worker().run_in_test();
+    alone(move || {
+        limit_descriptors(100);
+        let hoard: Vec<File> = std::iter::from_fn(|| File::open("/dev/null").ok()).collect();
+        let error = me.rpc("do").start().unwrap_err();
+        assert!(
+            matches!(error.kind(), ErrorKind::Io | ErrorKind::Spawn),
+            "{error:?}"
+        );
+        drop(hoard);
+        let rpc = me.rpc("do").start().unwrap();
+        assert_eq!(rpc.call(["echo", "on"]).wait().unwrap(), ["on"]);
+        rpc.finish().unwrap();
+        assert_eq!(common::children(), []);
+    });
+}
+
+/// Has this process get no more than so many descriptors.
+#[expect(unsafe_code, reason = "a system call")]
+fn limit_descriptors(count: libc::rlim_t) {
+    let limit = libc::rlimit {
+        rlim_cur: count,
+        rlim_max: count,
+    };
+    // SAFETY: points to an rlimit.
+    let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    assert_eq!(result, 0);
+}
