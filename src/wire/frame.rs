@@ -173,8 +173,8 @@ impl Decoder {
         if len > LARGE {
             let mut payload = Vec::with_capacity(len.min(RESERVE));
             payload.extend_from_slice(&self.buf[at..]);
-            self.buf.clear();
-            self.start = 0;
+            // The bytes stay until `space`: they may be those of payloads in the buffer.
+            self.start = self.buf.len();
             self.large = Some(Large { id, len, payload });
         }
         Ok(None)
@@ -291,15 +291,15 @@ mod tests {
             let n = split.min(space.limit).min(bytes.len());
             space.buf.extend_from_slice(&bytes[..n]);
             bytes = &bytes[n..];
-            while let Some((id, payload)) = decoder.next()? {
-                frames.push((
-                    id,
-                    match payload {
-                        Payload::At(at) => decoder.bytes(at).to_vec(),
-                        Payload::Owned(bytes) => bytes,
-                    },
-                ));
+            // Payloads must hold until the next `space`, so they are looked at last.
+            let mut batch = Vec::new();
+            while let Some(frame) = decoder.next()? {
+                batch.push(frame);
             }
+            frames.extend(batch.into_iter().map(|(id, payload)| match payload {
+                Payload::At(at) => (id, decoder.bytes(at).to_vec()),
+                Payload::Owned(bytes) => (id, bytes),
+            }));
         }
         Ok(frames)
     }
@@ -333,6 +333,15 @@ mod tests {
                 assert_eq!(decoder.finish(), Ok(()));
             }
         }
+    }
+
+    #[test]
+    fn payload_holds_while_a_large_frame_begins_behind_it() {
+        let mut decoder = Decoder::new(Framing::Tagged, 4096, usize::MAX);
+        let want = vec![(1, b"small".to_vec()), (2, vec![9; 2 * LARGE])];
+        let frames = want.iter().map(|(id, p)| frame(Framing::Tagged, *id, p));
+        let stream: Vec<u8> = frames.flatten().collect();
+        assert_eq!(decode(&mut decoder, &stream, usize::MAX), Ok(want));
     }
 
     #[test]
