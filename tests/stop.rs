@@ -1,0 +1,205 @@
+//! Stopping children: the ladder, and how far it had to go.
+
+mod common;
+
+use common::{Gate, bounded, logged, lost_kind, script, worker};
+use offspring::{CallError, ErrorKind, Phase, Refusal, Rung};
+use std::os::unix::process::ExitStatusExt;
+use std::time::Duration;
+
+/// A grace for children that would never go.
+const SHORT: Duration = Duration::from_millis(20);
+
+#[test]
+fn finish_waits_until_all_is_answered_and_the_child_has_exited() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let (builder, log) = logged(me.rpc("do"));
+        let rpc = builder.start().unwrap();
+        for n in 0..100 {
+            let replied = log.clone();
+            rpc.call(["echo", &n.to_string()])
+                .then(move |reply| replied.add(reply.unwrap().to_string()));
+        }
+        let pid = rpc.pid().unwrap();
+        let exit = rpc.finish().unwrap();
+        assert_eq!(exit.rung(), Rung::Closed);
+        assert_eq!(exit.status().and_then(|status| status.code()), Some(0));
+        assert_eq!(common::state(pid), None, "it is reaped");
+        let mut want: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        want.push("destroy".to_owned());
+        assert_eq!(log.lines(), want);
+    });
+}
+
+#[test]
+fn drop_of_the_last_clone_lets_the_child_answer_and_go() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let (builder, log) = logged(me.rpc("do"));
+        let rpc = builder.start().unwrap();
+        let gate = Gate::new();
+        let (first, replied) = (log.clone(), log.clone());
+        rpc.call(["gate", gate.name()])
+            .then(move |reply| first.add(format!("{}", reply.is_ok())));
+        rpc.call(["echo", "last"])
+            .then(move |reply| replied.add(reply.unwrap().to_string()));
+        let clone = rpc.clone();
+        let pid = rpc.pid().unwrap();
+        drop(rpc);
+        let inside = gate.entered();
+        assert_eq!(clone.call("pid").timeout(SHORT).wait().ok(), None);
+        drop(clone);
+        inside.open();
+        assert_eq!(log.end(), "destroy");
+        assert_eq!(log.lines(), ["true", "last", "destroy"]);
+        assert_eq!(common::state(pid), None, "it is reaped");
+    });
+}
+
+#[test]
+fn handle_dropped_in_its_own_callback_ends_in_order() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let (builder, log) = logged(me.rpc("do"));
+        let rpc = builder.start().unwrap();
+        let inner = rpc.clone();
+        rpc.call("echo").then(move |_| drop(inner));
+        drop(rpc);
+        assert_eq!(log.end(), "destroy");
+    });
+}
+
+#[test]
+fn finish_in_a_callback_is_refused_and_the_child_goes_all_the_same() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let (builder, log) = logged(me.rpc("do"));
+        let rpc = builder.start().unwrap();
+        let (inner, told) = (rpc.clone(), log.clone());
+        rpc.call("echo")
+            .then(move |_| told.add(format!("{:?}", inner.finish().unwrap_err().kind())));
+        common::eventually("the end", || log.last().as_deref() == Some("destroy"));
+        assert_eq!(log.lines(), ["InCallback", "destroy"]);
+        let late = rpc.call("echo").wait();
+        assert!(matches!(late, Err(CallError::Refused(Refusal::Closed))));
+    });
+}
+
+#[test]
+fn calls_on_other_clones_are_refused_after_finish() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("do").start().unwrap();
+        let clone = rpc.clone();
+        rpc.finish().unwrap();
+        let refused = |outcome| matches!(outcome, Err(CallError::Refused(Refusal::Closed)));
+        assert!(refused(clone.call("echo").wait()));
+        assert!(refused(clone.try_call("echo").start().wait()));
+        let (send, receive) = std::sync::mpsc::channel();
+        clone
+            .call("echo")
+            .then(move |outcome| send.send(outcome).unwrap());
+        assert!(refused(receive.recv().unwrap()));
+        assert_eq!(clone.finish().unwrap().rung(), Rung::Closed);
+    });
+}
+
+#[test]
+fn child_that_exits_on_sigterm_gets_no_further() {
+    bounded(|| {
+        let stubborn = script("trap 'exit 7' TERM; ready; while :; do sleep 1000; done");
+        let rpc = stubborn.rpc("any").grace(SHORT).start().unwrap();
+        rpc.wait_ready().unwrap();
+        let exit = rpc.finish().unwrap();
+        // The shell waits for what it runs, which is in its group and gets the signal, too.
+        assert!(exit.rung() >= Rung::Terminated);
+        if exit.rung() == Rung::Terminated {
+            assert_eq!(exit.status().and_then(|status| status.code()), Some(7));
+        }
+        // Given enough time it is always so.
+        let script = script("ready; exec sleep 1000");
+        let rpc = script.rpc("any").grace(Duration::from_secs(1));
+        let exit = rpc.start().unwrap().finish().unwrap();
+        assert_eq!(exit.rung(), Rung::Terminated);
+        assert_eq!(exit.status().and_then(|status| status.signal()), Some(15));
+    });
+}
+
+#[test]
+fn child_that_ignores_sigterm_is_killed() {
+    bounded(|| {
+        let deaf = script("trap '' TERM; ready; while :; do sleep 1000; done");
+        let (builder, log) = logged(deaf.rpc("any").grace(SHORT));
+        let rpc = builder.start().unwrap();
+        rpc.wait_ready().unwrap();
+        let exit = rpc.finish().unwrap();
+        assert_eq!(exit.rung(), Rung::Killed);
+        assert_eq!(exit.status().and_then(|status| status.signal()), Some(9));
+        assert_eq!(log.end(), "destroy", "that is no error");
+    });
+}
+
+#[test]
+fn stopped_child_is_killed() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("do").grace(SHORT).start().unwrap();
+        rpc.wait_ready().unwrap();
+        common::stop(rpc.pid().unwrap());
+        let exit = rpc.finish().unwrap();
+        assert_eq!(exit.rung(), Rung::Killed);
+    });
+}
+
+#[test]
+fn finish_timeout_stops_a_child_that_does_not_answer() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let (builder, log) = logged(me.rpc("do").grace(SHORT));
+        let rpc = builder.start().unwrap();
+        let gate = Gate::new();
+        let stuck = rpc.call(["spin", gate.name()]).start();
+        drop(gate.entered());
+        let behind = rpc.call("echo").start();
+        let error = rpc.finish_timeout(SHORT).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Stopped);
+        assert!(error.status().is_some(), "{error}");
+        let stuck = stuck.wait();
+        assert_eq!(stuck.as_ref().unwrap_err().phase(), Some(Phase::Sent));
+        assert_eq!(lost_kind(stuck), ErrorKind::Stopped);
+        assert_eq!(lost_kind(behind.wait()), ErrorKind::Stopped);
+        assert_eq!(log.end(), "error: Stopped");
+    });
+}
+
+#[test]
+fn finish_timeout_that_is_not_needed_is_no_error() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        for timeout in [common::FOREVER, Duration::MAX] {
+            let rpc = me.rpc("do").start().unwrap();
+            rpc.call("echo").then(|_| {});
+            let exit = rpc.finish_timeout(timeout).unwrap();
+            assert_eq!(exit.rung(), Rung::Closed);
+        }
+    });
+}
+
+#[test]
+fn plain_child_that_does_not_go_at_the_end_of_its_input_is_ended() {
+    bounded(|| {
+        let sleep = offspring::Process::command(offspring::Plain::Tagged, "sleep").arg("1000");
+        let rpc = sleep.rpc("any").grace(SHORT).start().unwrap();
+        let exit = rpc.finish().unwrap();
+        assert!(exit.rung() >= Rung::Terminated);
+
+        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let stream = offspring::Process::stream(offspring::Plain::Tagged, near);
+        let rpc = stream.rpc("any").grace(SHORT).start().unwrap();
+        // The other end stays open, and says nothing.
+        let exit = rpc.finish().unwrap();
+        assert_eq!(exit.status(), None);
+        drop(far);
+    });
+}
