@@ -9,6 +9,7 @@ enum Owned {
     Setup(String, Vec<u8>),
     Run(String, u32, u32),
     Request(u32, Vec<u8>),
+    Cancel(u32),
 }
 
 /// The steps of a session, how it ended, and whether it may end there.
@@ -50,6 +51,7 @@ fn session(plain: Option<Plain>, buflen: usize, stream: &Stream) -> Outcome {
                     Step::Setup { name, strings } => Owned::Setup(name.into(), strings.to_vec()),
                     Step::Run(run) => Owned::Run(run.name.into(), run.buflen, run.max_frame),
                     Step::Request { id, payload } => Owned::Request(id, payload.to_vec()),
+                    Step::Cancel { id } => Owned::Cancel(id),
                 };
                 if let Owned::Run(_, buflen, max_frame) = step {
                     session.serve(buflen as usize, max_frame as usize);
@@ -65,17 +67,22 @@ fn session(plain: Option<Plain>, buflen: usize, stream: &Stream) -> Outcome {
 
 fn check(plain: Option<Plain>, steps: &[Owned]) {
     let mut limit = plain.map(|_| u32::MAX);
+    let mut count = 0;
     for step in steps {
         match step {
             Owned::Setup(..) => assert_eq!(limit, None, "a setup after `run`"),
             Owned::Run(_, _, max_frame) => assert_eq!(limit.replace(*max_frame), None),
+            Owned::Cancel(_) => assert!(plain.is_none() && limit.is_some(), "too early"),
             Owned::Request(id, payload) => {
                 let limit = limit.expect("a request before `run`");
                 assert!(payload.len() <= limit as usize);
                 match plain {
                     None => assert!((1..=MAX_ID).contains(id)),
                     Some(Plain::Tagged) => assert_ne!(*id, 0),
-                    Some(Plain::Ordered) => assert_eq!(*id, 1),
+                    Some(Plain::Ordered) => {
+                        count += 1;
+                        assert_eq!(*id, count);
+                    }
                 }
             }
         }

@@ -33,6 +33,7 @@ pub fn control(data: &[u8]) {
             max_frame: number(),
             buflen: number(),
         }),
+        ToChild::Cancel { id: number() },
     ] {
         assert_eq!(ToChild::decode(&message.encode()), Ok(message));
     }
@@ -41,6 +42,10 @@ pub fn control(data: &[u8]) {
         ToParent::Refused {
             kind: &one,
             message: &two,
+        },
+        ToParent::Progress {
+            id: number(),
+            payload: two.as_bytes(),
         },
     ] {
         assert_eq!(ToParent::decode(&message.encode()), Ok(message));
@@ -52,9 +57,11 @@ pub fn control(data: &[u8]) {
         },
         Failure::Panic {
             message: one.clone(),
-            location: two,
+            location: two.clone(),
         },
         Failure::Malformed { message: one },
+        Failure::Unanswered,
+        Failure::Cancelled,
     ] {
         assert_eq!(Failure::decode(&failure.encode()), Ok(failure));
     }

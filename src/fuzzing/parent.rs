@@ -32,6 +32,7 @@ pub fn parent(data: &[u8]) {
             _ => match script.byte() {
                 0 => parent.drain(),
                 1 => parent.close(),
+                id @ 128.. => parent.cancel(u32::from(id - 128)),
                 _ => parent.expire(),
             },
         }
@@ -44,7 +45,7 @@ pub fn parent(data: &[u8]) {
 
 /// A connection, and what it should be like.
 struct Parent {
-    connection: Connection<usize>,
+    connection: Connection<usize, u32>,
     decoder: Decoder,
     plain: Option<Plain>,
     limits: Limits,
@@ -67,6 +68,8 @@ struct Made {
     id: u32,
     note: usize,
     deadline: Option<Instant>,
+    /// Whether progress is wanted.
+    progress: bool,
     ended: bool,
     sent: bool,
 }
@@ -118,7 +121,9 @@ impl Parent {
         let request = vec![note as u8; len];
         let deadline =
             (!time.is_multiple_of(4)).then(|| self.now + Duration::from_millis(time.into()));
-        let result = self.connection.call(request.clone(), deadline, note);
+        let progress = size.is_multiple_of(2);
+        let told = progress.then_some(self.last + 1);
+        let result = self.connection.call(request.clone(), deadline, told, note);
         if let Err(refusal) = self.admit(len) {
             assert_eq!(result, Err((refusal, note)));
             return;
@@ -130,6 +135,7 @@ impl Parent {
             id: self.last,
             note,
             deadline,
+            progress,
             ended: false,
             sent: false,
         });
@@ -158,9 +164,14 @@ impl Parent {
     }
 
     fn control(&mut self, which: u8) {
-        let protocol = u32::from(which / 4);
+        let number = u32::from(which / 4);
         let payload = match which % 4 {
-            0 | 1 => ToParent::Ready { protocol }.encode(),
+            0 if self.ready => ToParent::Progress {
+                id: number,
+                payload: &[which],
+            }
+            .encode(),
+            0 | 1 => ToParent::Ready { protocol: number }.encode(),
             2 => octets::encode(["refused", "function", "no such"]),
             _ => octets::encode(["dance"]),
         };
@@ -205,7 +216,7 @@ impl Parent {
     }
 
     /// What a frame should be.
-    fn deliver(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<usize>, Violation> {
+    fn deliver(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<usize, u32>, Violation> {
         let control = id == wire::CONTROL_TO_PARENT && self.plain.is_none();
         if !self.ready && !control {
             return Err(Violation::NotReady { id });
@@ -213,6 +224,19 @@ impl Parent {
         if control {
             let message = ToParent::decode(payload).map_err(Violation::Control)?;
             return match message {
+                ToParent::Progress { .. } if !self.ready => Err(Violation::NotReady { id }),
+                ToParent::Progress { id, payload } => match self.position(id) {
+                    Some(call) if self.calls[call].sent => {
+                        let Made {
+                            progress, ended, ..
+                        } = self.calls[call];
+                        Ok(match progress && !ended {
+                            true => Delivery::Progress(id, payload.to_vec()),
+                            false => Delivery::Late,
+                        })
+                    }
+                    _ => Err(Violation::UnknownId { id }),
+                },
                 _ if self.ready => Err(Violation::ReadyTwice),
                 ToParent::Ready { protocol: 1 } => {
                     self.ready = true;
@@ -267,7 +291,19 @@ impl Parent {
         let due = live.filter(|call| call.deadline.is_some_and(|deadline| deadline <= self.now));
         let first = due.min_by_key(|call| call.deadline).map(|call| call.id);
         let got = self.connection.expire(self.now);
-        let Some(at) = first.and_then(|id| self.position(id)) else {
+        self.ends(first, got);
+    }
+
+    /// Ends one call that nobody waits for.
+    fn cancel(&mut self, id: u32) {
+        let live = self.position(id).is_some_and(|at| !self.calls[at].ended);
+        let got = self.connection.cancel(id);
+        self.ends(live.then_some(id), got);
+    }
+
+    /// The call of this id has ended, if there was one: it is withdrawn, or the child is told.
+    fn ends(&mut self, id: Option<u32>, got: Option<(usize, Phase)>) {
+        let Some(at) = id.and_then(|id| self.position(id)) else {
             assert_eq!(got, None);
             return;
         };
@@ -275,11 +311,16 @@ impl Parent {
         let phase = if sent { Phase::Sent } else { Phase::Queued };
         assert_eq!(got, Some((note, phase)));
         self.comes_back(note);
-        if sent {
-            self.calls[at].ended = true;
-        } else {
+        if !sent {
             self.calls.remove(at);
             self.queue.retain(|(call, _)| *call != Some(id));
+            return;
+        }
+        self.calls[at].ended = true;
+        if self.plain.is_none() {
+            let cancel = octets::encode(["cancel", &id.to_string()]);
+            let frame = frame(wire::CONTROL_TO_CHILD, &cancel);
+            self.queue.push_back((None, frame.into()));
         }
     }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 /// Frames longer than this get a buffer of their own, read into directly, and the shared buffer
 /// never grows beyond it. 64 KiB is what one read from a socket brings at best by default.
-const LARGE: usize = 64 << 10;
+pub(crate) const LARGE: usize = 64 << 10;
 
 /// The most that is reserved before the bytes arrive: for a large frame, or because of a start size.
 const RESERVE: usize = 1 << 20;

@@ -22,6 +22,8 @@ pub(crate) use control::{
     ControlError, Failure, REFUSED_FUNCTION, REFUSED_MISMATCH, REFUSED_SETUP, REFUSED_VERSION, Run,
     ToChild, ToParent, VERSION,
 };
+#[cfg(any(fuzzing, test))]
+pub(crate) use frame::LARGE;
 pub(crate) use frame::{DecodeError, Decoder, Framing, Payload, Space, header};
 pub(crate) use small::SmallBytes;
 

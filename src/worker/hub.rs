@@ -344,7 +344,7 @@ impl Hub {
         let limit = self.max_frame.load(Ordering::Relaxed);
         if payload.len() > limit {
             let len = payload.len();
-            panic!("a progress report has {len} bytes, the limit (max_frame) is {limit}");
+            panic!("a progress report has {len} bytes, above the limit (max_frame) of {limit}");
         }
         self.control(&ToParent::Progress { id, payload });
     }
@@ -398,7 +398,7 @@ impl Hub {
         // ORDERING: see `set_max_frame`.
         let limit = self.max_frame.load(Ordering::Relaxed);
         if len > limit {
-            let message = format!("{what} has {len} bytes, the limit (max_frame) is {limit}");
+            let message = format!("{what} has {len} bytes, above the limit (max_frame) of {limit}");
             return Err(Failure::Malformed { message });
         }
         let len = u32::try_from(len).expect("max_frame is not above");
