@@ -78,7 +78,8 @@ impl Parent {
     fn new(plain: Option<Plain>, limits: Limits) -> Self {
         let mut parent = Parent {
             connection: Connection::new(plain, limits),
-            decoder: Decoder::new(Framing::Tagged, 64, limits.max_frame),
+            decoder: Decoder::new(Framing::Tagged, 64, limits.max_frame)
+                .with_control(|id| id & wire::FAILED != 0),
             plain,
             limits,
             ready: plain.is_some(),
@@ -237,6 +238,7 @@ impl Parent {
                     }
                     _ => Err(Violation::UnknownId { id }),
                 },
+                ToParent::Log { .. } => Ok(Delivery::Log),
                 _ if self.ready => Err(Violation::ReadyTwice),
                 ToParent::Ready { protocol: 1 } => {
                     self.ready = true;

@@ -218,7 +218,11 @@ impl<S: Service> RpcBuilder<S> {
             on_error: self.on_error,
             on_destroy: self.on_destroy,
         };
-        let decoder = Decoder::new(Framing::Tagged, self.buflen_res, max_frame);
+        let mut decoder = Decoder::new(Framing::Tagged, self.buflen_res, max_frame);
+        if plain.is_none() {
+            // Control frames have the id of a failed reply to no call.
+            decoder = decoder.with_control(|id| id & wire::FAILED != 0);
+        }
         let stderr = stderr.map(|pipe| (OwnedFd::from(pipe), self.process.stderr_callback()));
         let added = match &stderr {
             Some((pipe, _)) => sys::set_nonblocking(pipe),
@@ -249,7 +253,7 @@ impl<S: Service> OnEvent for TypedOnEvent<S> {
     fn error(&mut self, error: Error) {
         match self.service.error_event(&error.to_string()) {
             Some(event) => (self.callback)(event),
-            None => eprintln!("offspring: {error}"),
+            None => super::log::error(&error),
         }
     }
 }

@@ -76,6 +76,8 @@ pub(crate) enum Delivery<T, P> {
     Refused { kind: String, message: String },
     /// An event.
     Event,
+    /// A log record: the payload of its control frame is to be read again where it is wanted.
+    Log,
     /// How far a call has got, and who is to be told.
     Progress(P, Vec<u8>),
     /// The reply to a call.
@@ -212,6 +214,7 @@ impl<T, P: Clone> Connection<T, P> {
                 match ToParent::decode(payload).map_err(Violation::Control)? {
                     ToParent::Ready { .. } | ToParent::Refused { .. } => Err(Violation::ReadyTwice),
                     ToParent::Progress { id, payload } => self.progress(id, payload),
+                    ToParent::Log { .. } => Ok(Delivery::Log),
                 }
             }
             _ if id == wire::EVENT => Ok(Delivery::Event),
@@ -318,7 +321,7 @@ impl<T, P: Clone> Connection<T, P> {
         self.live
     }
 
-    /// The first frame of a worker.
+    /// The first frame of a worker, apart from log records.
     fn receive_start(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<T, P>, Violation> {
         if id != wire::CONTROL_TO_PARENT {
             return Err(Violation::NotReady { id });
@@ -339,6 +342,7 @@ impl<T, P: Clone> Connection<T, P> {
                 kind: kind.to_owned(),
                 message: message.to_owned(),
             }),
+            ToParent::Log { .. } => Ok(Delivery::Log),
             ToParent::Progress { .. } => Err(Violation::NotReady { id }),
         }
     }

@@ -305,6 +305,7 @@ impl Driver {
                     progress(Input::from(payload));
                 }
             }),
+            Delivery::Log => super::log::emit(&input, self.link.pid()),
             Delivery::Late => {}
             Delivery::Ready => self.life.ready(),
             Delivery::Refused { kind, message } => {
@@ -397,7 +398,7 @@ impl Handlers {
         match (self.on_error, self.on_event) {
             (Some(on_error), _) => on_error(error),
             (None, Some(mut on_event)) => on_event.error(error),
-            (None, None) => eprintln!("offspring: {error}"),
+            (None, None) => super::log::error(&error),
         }
     }
 }

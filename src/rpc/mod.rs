@@ -19,6 +19,7 @@ mod handle;
 mod ladder;
 mod life;
 mod link;
+mod log;
 mod outbox;
 mod reactor;
 mod slot;

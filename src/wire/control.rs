@@ -100,6 +100,26 @@ pub(crate) enum ToParent<'a> {
     Refused { kind: &'a str, message: &'a str },
     /// A call has got so far, in the words of its service.
     Progress { id: u32, payload: &'a [u8] },
+    /// A log record. May also come before `Ready`.
+    #[cfg(feature = "log")]
+    Log(LogRecord<'a>),
+    /// A log record, from a child that has more features.
+    #[cfg(not(feature = "log"))]
+    Log,
+}
+
+/// What is sent of a log record.
+#[cfg(feature = "log")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LogRecord<'a> {
+    /// As the `log` crate counts: 1 is an error, 5 a trace.
+    pub(crate) level: u32,
+    pub(crate) target: &'a str,
+    pub(crate) module: &'a str,
+    pub(crate) file: &'a str,
+    /// 0 if it is not known.
+    pub(crate) line: u32,
+    pub(crate) message: &'a str,
 }
 
 impl<'a> ToParent<'a> {
@@ -111,6 +131,18 @@ impl<'a> ToParent<'a> {
             ToParent::Progress { id, payload } => {
                 octets::encode([b"progress", id.to_string().as_bytes(), payload])
             }
+            #[cfg(feature = "log")]
+            ToParent::Log(record) => octets::encode([
+                "log",
+                &record.level.to_string(),
+                record.target,
+                record.module,
+                record.file,
+                &record.line.to_string(),
+                record.message,
+            ]),
+            #[cfg(not(feature = "log"))]
+            ToParent::Log => octets::encode(["log"]),
         }
     }
 
@@ -129,6 +161,17 @@ impl<'a> ToParent<'a> {
                 id: fields.number("call id")?,
                 payload: fields.bytes("progress")?,
             }),
+            #[cfg(feature = "log")]
+            "log" => Ok(ToParent::Log(LogRecord {
+                level: fields.number("level")?,
+                target: fields.text("target")?,
+                module: fields.text("module")?,
+                file: fields.text("file")?,
+                line: fields.number("line")?,
+                message: fields.text("message")?,
+            })),
+            #[cfg(not(feature = "log"))]
+            "log" => Ok(ToParent::Log),
             verb => Err(ControlError::Verb(verb.to_owned())),
         }
     }

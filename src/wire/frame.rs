@@ -10,6 +10,9 @@ pub(crate) const LARGE: usize = 64 << 10;
 /// The most that is reserved before the bytes arrive: for a large frame, or because of a start size.
 const RESERVE: usize = 1 << 20;
 
+/// How much longer than `max_frame` a control frame or a failed reply may be.
+pub(crate) const CONTROL_ROOM: usize = 64 << 10;
+
 /// What stands before a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
@@ -97,6 +100,8 @@ impl fmt::Display for DecodeError {
 pub(crate) struct Decoder {
     framing: Framing,
     max_frame: usize,
+    /// Whether frames with this id are the library's own, and may be longer.
+    is_control: fn(u32) -> bool,
     /// Received bytes; the ones before `start` are done with.
     buf: Vec<u8>,
     start: usize,
@@ -127,12 +132,20 @@ impl Decoder {
         Decoder {
             framing,
             max_frame: max_frame.min(u32::MAX as usize),
+            is_control: |_| false,
             buf: Vec::new(),
             start: 0,
             offset: 0,
             target: buflen.clamp(64, RESERVE),
             large: None,
         }
+    }
+
+    /// Lets frames of some ids be longer by [`CONTROL_ROOM`]: `max_frame` is the program's limit for
+    /// what it sends itself, and may be too small for what the library says beside and around it.
+    pub(crate) fn with_control(mut self, is_control: fn(u32) -> bool) -> Self {
+        self.is_control = is_control;
+        self
     }
 
     /// Changes the limits from the next frame on. A buffer that is larger already stays so.
@@ -154,8 +167,14 @@ impl Decoder {
         let Some((id, claimed)) = self.peek() else {
             return Ok(None);
         };
-        if claimed as usize > self.max_frame {
-            let (offset, limit) = (self.offset, self.max_frame);
+        let room = if (self.is_control)(id) {
+            CONTROL_ROOM
+        } else {
+            0
+        };
+        let limit = self.max_frame.saturating_add(room);
+        if claimed as usize > limit {
+            let offset = self.offset;
             return Err(DecodeError::TooLarge {
                 offset,
                 id,

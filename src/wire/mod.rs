@@ -18,13 +18,15 @@ mod frame;
 pub(crate) mod octets;
 mod small;
 
+#[cfg(feature = "log")]
+pub(crate) use control::LogRecord;
 pub(crate) use control::{
     ControlError, Failure, REFUSED_FUNCTION, REFUSED_MISMATCH, REFUSED_SETUP, REFUSED_VERSION, Run,
     ToChild, ToParent, VERSION,
 };
 #[cfg(any(fuzzing, test))]
 pub(crate) use frame::LARGE;
-pub(crate) use frame::{DecodeError, Decoder, Framing, Payload, Space, header};
+pub(crate) use frame::{CONTROL_ROOM, DecodeError, Decoder, Framing, Payload, Space, header};
 pub(crate) use small::SmallBytes;
 
 /// The greatest id of a call; the bit above it marks a failed reply.

@@ -10,7 +10,7 @@ use crate::codec::{Argument, CodecError, Input, Output};
 use crate::process::Plain;
 use crate::service::Service;
 use crate::sys::{self, Bell, Interest};
-use crate::wire::{self, Failure, Framing, SmallBytes, ToParent};
+use crate::wire::{self, CONTROL_ROOM, Failure, Framing, SmallBytes, ToParent};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -147,6 +147,11 @@ impl Hub {
     pub(super) fn set_max_frame(&self, max_frame: usize) {
         // ORDERING: set before functions run; threads they start see it by being started.
         self.max_frame.store(max_frame, Ordering::Relaxed);
+    }
+
+    fn max_frame(&self) -> usize {
+        // ORDERING: see `set_max_frame`.
+        self.max_frame.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_limits(&self, limits: Limits) {
@@ -300,10 +305,8 @@ impl Hub {
             eprintln!("offspring child: the function {}", describe(failure));
             std::process::exit(1);
         }
-        // ORDERING: see `set_max_frame`.
-        let limit = self.max_frame.load(Ordering::Relaxed);
         let mut payload = failure.encode();
-        if payload.len() > limit {
+        if payload.len() > self.max_frame().saturating_add(CONTROL_ROOM) {
             let message = "the error is longer than the limit (max_frame)".to_owned();
             payload = Failure::Malformed { message }.encode();
         }
@@ -340,8 +343,7 @@ impl Hub {
             panic!("a progress report cannot be encoded: {error}");
         }
         let payload = &output.into_vec();
-        // ORDERING: see `set_max_frame`.
-        let limit = self.max_frame.load(Ordering::Relaxed);
+        let limit = self.max_frame();
         if payload.len() > limit {
             let len = payload.len();
             panic!("a progress report has {len} bytes, above the limit (max_frame) of {limit}");
@@ -395,13 +397,12 @@ impl Hub {
         fill(&mut output).map_err(|error| malformed(what, &error))?;
         let mut bytes = output.into_vec();
         let len = bytes.len() - HEADER;
-        // ORDERING: see `set_max_frame`.
-        let limit = self.max_frame.load(Ordering::Relaxed);
+        let limit = self.max_frame();
         if len > limit {
             let message = format!("{what} has {len} bytes, above the limit (max_frame) of {limit}");
             return Err(Failure::Malformed { message });
         }
-        let len = u32::try_from(len).expect("max_frame is not above");
+        let len = u32::try_from(len).expect("it was held against max_frame");
         bytes[..HEADER].copy_from_slice(&wire::header(Framing::Tagged, id, len).0);
         SCRATCH.set(self.send(bytes, answers));
         Ok(())
@@ -600,9 +601,9 @@ impl State {
     }
 }
 
-/// A whole frame. The payload is not above `max_frame`.
+/// A whole frame.
 fn frame(id: u32, payload: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(payload.len()).expect("max_frame is not above");
+    let len = u32::try_from(payload.len()).expect("it was held against max_frame");
     [&wire::header(Framing::Tagged, id, len).0, payload].concat()
 }
 

@@ -6,6 +6,8 @@ mod hub;
 mod idset;
 mod inlet;
 mod ledger;
+#[cfg(feature = "log")]
+mod logger;
 mod looper;
 mod panics;
 mod serve;
@@ -110,6 +112,8 @@ impl Worker {
                 max_running: usize::MAX,
                 high_water: 1 << 20,
                 done: None,
+                #[cfg(feature = "log")]
+                log: None,
             },
         }
     }
@@ -233,6 +237,19 @@ impl Worker {
     /// and this is not called for them.
     pub fn done(mut self, done: impl FnOnce(&Loop) + 'static) -> Self {
         self.options.done = Some(Box::new(done));
+        self
+    }
+
+    /// Has a child's log records, up to this level, come out of its parent's logger: with their level,
+    /// target, module, file and line, and the child's process id before the message. Panics come as
+    /// errors with the target `panic`, before anything else happens about them. Records arrive in
+    /// order with events and replies, those of setups before the child is ready.
+    ///
+    /// A child sets its logger in [`run`](Worker::run): a parent that sets one for itself does so
+    /// after that. A plain peer gets no records.
+    #[cfg(feature = "log")]
+    pub fn log(mut self, level: log::LevelFilter) -> Self {
+        self.options.log = Some(level);
         self
     }
 

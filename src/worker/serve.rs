@@ -35,6 +35,8 @@ pub(super) struct Options {
     pub(super) max_running: usize,
     pub(super) high_water: usize,
     pub(super) done: Option<Done>,
+    #[cfg(feature = "log")]
+    pub(super) log: Option<log::LevelFilter>,
 }
 
 /// Why a child stops serving, if not for the end of its requests.
@@ -133,6 +135,14 @@ impl Child {
 
     /// Runs setups until it is told what to serve, and serves that.
     fn start(mut self, table: &mut Table, options: Options) -> Result<(), Stop> {
+        #[cfg(feature = "log")]
+        if let Some(level) = options.log
+            && super::logger::install(&self.hub, level).is_err()
+        {
+            let message =
+                "Worker::log() found a logger in the child; set it after run()".to_owned();
+            return Err(refuse(&self.hub, (wire::REFUSED_SETUP, message)));
+        }
         if !self.inlet.hold_on().map_err(io_error)? {
             return Ok(());
         }

@@ -90,11 +90,15 @@ impl Session {
             Some(Plain::Ordered) => Framing::Counted,
             Some(Plain::Tagged) | None => Framing::Tagged,
         };
+        let mut decoder = Decoder::new(framing, buflen, u32::MAX as usize);
+        if plain.is_none() {
+            decoder = decoder.with_control(|id| id == wire::CONTROL_TO_CHILD);
+        }
         Session {
             plain,
             serving: plain.is_some(),
             count: 0,
-            decoder: Decoder::new(framing, buflen, u32::MAX as usize),
+            decoder,
             held: Vec::new(),
         }
     }
