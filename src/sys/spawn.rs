@@ -23,8 +23,8 @@ pub(crate) struct Spawn<'a> {
     /// Its descriptors: which of ours, and the number it gets. Ours must have numbers above all of
     /// those, see [`super::duplicate_above`]. 0, 1 and 2 are inherited if not named here.
     pub(crate) fds: &'a [(BorrowedFd<'a>, RawFd)],
-    /// All other descriptors from this number on are closed, where the system can (glibc 2.34).
-    /// Elsewhere the ones that are not close-on-exec are inherited.
+    /// All other descriptors below this number are closed, and all from it on where the system can
+    /// (glibc 2.34). Elsewhere the ones that are not close-on-exec are inherited.
     pub(crate) close_from: RawFd,
 }
 
@@ -45,6 +45,11 @@ pub(crate) fn spawn(what: &Spawn<'_>) -> Result<u32> {
             "a descriptor is in the way of another"
         );
         actions.duplicate(fd, number)?;
+    }
+    for number in 3..what.close_from {
+        if what.fds.iter().all(|(_, given)| *given != number) {
+            actions.close(number)?;
+        }
     }
     actions.close_from(what.close_from)?;
     let attributes = Attributes::new()?;
@@ -99,6 +104,12 @@ impl Actions {
         let fd = fd.as_raw_fd();
         // SAFETY: the actions are initialised.
         check(unsafe { libc::posix_spawn_file_actions_adddup2(&raw mut self.0, fd, number) })
+    }
+
+    /// Closes a descriptor, which need not be open.
+    fn close(&mut self, number: RawFd) -> Result<()> {
+        // SAFETY: the actions are initialised.
+        check(unsafe { libc::posix_spawn_file_actions_addclose(&raw mut self.0, number) })
     }
 
     fn change_dir(&mut self, dir: &CStr) -> Result<()> {
