@@ -428,6 +428,8 @@ impl Link {
 
     /// The last callback has run.
     pub(super) fn over(&self) {
+        // First: who is woken here wants to know whether the thread is about to end.
+        self.reactor.link_over();
         self.lock().over = true;
         self.changed.notify_all();
     }

@@ -81,6 +81,8 @@ struct Inbox {
     /// Links that want to be looked at.
     attention: Vec<usize>,
     next_key: usize,
+    /// How many links have not ended.
+    links: usize,
     /// Whether the thread will look here again before it sleeps.
     awake: bool,
     /// Whether there is a thread, and it has not decided to end.
@@ -148,8 +150,18 @@ impl Core {
 
     /// Serves a child from now on.
     pub(super) fn add(self: &Arc<Self>, driver: Driver) -> io::Result<()> {
+        // Before the thread can know of it: it may end at once.
+        self.lock().links += 1;
         self.submit(Job::Add(Box::new(driver)))
-            .map_err(|(error, _)| error)
+            .map_err(|(error, _)| {
+                self.lock().links -= 1;
+                error
+            })
+    }
+
+    /// A link has ended; its last callback has run.
+    pub(super) fn link_over(&self) {
+        self.lock().links -= 1;
     }
 
     /// Runs a callback on the thread, and here if there can be no thread.
@@ -169,7 +181,7 @@ impl Core {
     /// Waits until the thread has ended, if it is about to.
     pub(crate) fn join(&self) {
         let mut inbox = self.lock();
-        if inbox.keep || in_callback() {
+        if inbox.keep || inbox.links > 0 || in_callback() {
             return;
         }
         let thread = inbox.thread.take();
