@@ -368,10 +368,14 @@ impl Link {
         while let Some(call) = state.connection.expire(now) {
             expired.push(call);
         }
-        state = self.transmit(state);
+        let kill = std::mem::take(&mut state.kill);
+        if !kill {
+            // One that is to be killed would otherwise see the end, and may exit before.
+            state = self.transmit(state);
+        }
         let all_sent =
             !state.connection.has_output() && !state.writer.busy && state.writer.chunks.is_empty();
-        let close = state.connection.is_closed() && all_sent;
+        let close = state.connection.is_closed() && all_sent && !kill;
         if close && !std::mem::replace(&mut state.shut_down, true) {
             // That it is broken tells the reader.
             let _ = sys::shutdown(&*self.socket, Shutdown::Write);
@@ -387,7 +391,7 @@ impl Link {
         let deadlines = [state.connection.deadline(), state.stop_by];
         Orders {
             expired,
-            kill: std::mem::take(&mut state.kill),
+            kill,
             stop,
             close: close && state.connection.live() == 0,
             blocked: state.writer.blocked,
