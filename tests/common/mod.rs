@@ -356,3 +356,29 @@ pub fn lost<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Error {
 pub fn lost_kind<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> ErrorKind {
     lost(outcome).kind()
 }
+
+/// Numbers that look random. The seed is printed, and can be given.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new() -> Self {
+        let seed = match std::env::var("OFFSPRING_TEST_SEED") {
+            Ok(seed) => seed.parse().expect("the seed is a number"),
+            Err(_) => {
+                let epoch = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+                epoch.as_nanos() as u64
+            }
+        };
+        println!("OFFSPRING_TEST_SEED={seed}");
+        Random(seed | 1)
+    }
+
+    /// A number below `limit`: xorshift64*.
+    pub fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
+        number as usize % limit
+    }
+}

@@ -1,0 +1,316 @@
+//! Peers that break the protocol: a clear error, all calls ended, nothing allocated for them.
+
+mod common;
+
+use common::{bounded, logged, lost, script};
+use offspring::{CallError, Error, ErrorKind, Plain, Process, Rpc};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+/// A handle to a peer that the test plays.
+fn peer(plain: Plain) -> (Rpc, UnixStream, common::Log) {
+    let (near, far) = UnixStream::pair().unwrap();
+    let (builder, log) = logged(Process::stream(plain, near).rpc("peer"));
+    (builder.start().unwrap(), far, log)
+}
+
+fn frame(id: u32, payload: &[u8]) -> Vec<u8> {
+    let len = payload.len() as u32;
+    [&id.to_be_bytes()[..], &len.to_be_bytes(), payload].concat()
+}
+
+/// Lets a peer that was called twice write these bytes, and returns the error that comes of it.
+fn error_of(plain: Plain, bytes: &[u8]) -> Error {
+    let (rpc, mut far, log) = peer(plain);
+    let calls = [rpc.call("one").start(), rpc.call("two").start()];
+    // Requests that were not sent cannot have been answered.
+    let mut requests = vec![
+        0;
+        match plain {
+            Plain::Tagged => 24,
+            _ => 16,
+        }
+    ];
+    far.read_exact(&mut requests).unwrap();
+    far.write_all(bytes).unwrap();
+    drop(far);
+    let mut last = None;
+    for call in calls {
+        match call.wait() {
+            Ok(reply) => assert_eq!(reply, ["ok"]),
+            outcome => last = Some(lost(outcome)),
+        }
+    }
+    let error = rpc.finish().unwrap_err();
+    if let Some(last) = last {
+        assert_eq!(last.to_string(), error.to_string());
+    }
+    assert_eq!(log.end(), format!("error: {:?}", error.kind()));
+    error
+}
+
+#[test]
+fn violations_are_told_with_offset_and_expectation() {
+    bounded(|| {
+        let ok = frame(1, b"\x02ok");
+        let also = frame(2, b"\x02ok");
+        for (plain, bytes, parts) in [
+            (
+                Plain::Tagged,
+                [&ok[..], &frame(7, b"")].concat(),
+                &[
+                    "offset 11",
+                    "expected a reply to an outstanding call",
+                    "0x7",
+                ][..],
+            ),
+            (
+                Plain::Tagged,
+                [&ok[..], &ok].concat(),
+                &["offset 11", "never called or is answered", "0x1"],
+            ),
+            // A plain peer has no failed replies.
+            (
+                Plain::Tagged,
+                frame(0x8000_0001, b"\x05error\x02no"),
+                &["offset 0", "expected a reply to an outstanding call"],
+            ),
+            (
+                Plain::Tagged,
+                b"HTTP/1.1 400 Bad Request\r\n".to_vec(),
+                &["offset 0", "limit (max_frame) is 268435456"],
+            ),
+            (
+                Plain::Tagged,
+                frame(1, b"\x02ok")[..9].to_vec(),
+                &["ended inside the frame at offset 0", "9 of 11 bytes"],
+            ),
+            (
+                Plain::Tagged,
+                [&ok[..], &[0, 0, 0]].concat(),
+                &["ended inside the frame at offset 11", "3 of 8 bytes"],
+            ),
+            (
+                Plain::Tagged,
+                [&1_u32.to_be_bytes()[..], &[0xff; 4]].concat(),
+                &["offset 0", "claims 4294967295 bytes", "268435456"],
+            ),
+            (
+                Plain::Ordered,
+                frame(2, b"\x02ok"),
+                &["offset 0", "expected id 1", "0x2"],
+            ),
+            (
+                Plain::Ordered,
+                [&ok[..], &ok, &ok].concat(),
+                &["offset 22", "no call is outstanding"],
+            ),
+            (
+                Plain::Tagged,
+                frame(0, b"\x05cut"),
+                &["an event from the child is malformed"],
+            ),
+        ] {
+            let error = error_of(plain, &bytes);
+            assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+            let text = error.to_string();
+            for part in parts {
+                assert!(text.contains(part), "no `{part}` in: {text}");
+            }
+        }
+        // These are none: the connection ends between two frames.
+        assert_eq!(error_of(Plain::Tagged, &ok).kind(), ErrorKind::Died);
+        let (rpc, mut far, log) = peer(Plain::Tagged);
+        let calls = [rpc.call("one").start(), rpc.call("two").start()];
+        far.read_exact(&mut [0; 24]).unwrap();
+        far.write_all(&[also, ok].concat()).unwrap();
+        for call in calls {
+            assert_eq!(call.wait().unwrap(), ["ok"]);
+        }
+        drop(rpc);
+        drop(far);
+        assert_eq!(log.end(), "destroy");
+    });
+}
+
+#[test]
+fn reply_to_a_call_that_was_not_sent_is_a_violation() {
+    bounded(|| {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let rpc = Process::stream(Plain::Tagged, near).rpc("peer");
+        let rpc = rpc.on_error(drop).max_queue(usize::MAX, 1).start().unwrap();
+        // More than the socket takes, and one behind it, whose id can be guessed.
+        let large = rpc.call([vec![0; 16 << 20]]).start();
+        let behind = rpc.call("two").start();
+        far.write_all(&frame(2, b"\x02ok")).unwrap();
+        let error = lost(behind.wait());
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+        lost(large.wait());
+    });
+}
+
+#[test]
+fn reply_that_does_not_decode_fails_its_call_only() {
+    bounded(|| {
+        let (rpc, mut far, _log) = peer(Plain::Tagged);
+        let calls = [rpc.call("one").start(), rpc.call("two").start()];
+        far.read_exact(&mut [0; 24]).unwrap();
+        far.write_all(&[frame(1, b"\x05cut"), frame(2, b"\x02ok")].concat())
+            .unwrap();
+        let [one, two] = calls.map(offspring::Pending::wait);
+        assert!(matches!(one, Err(CallError::Malformed(_))), "{one:?}");
+        assert_eq!(two.unwrap(), ["ok"]);
+    });
+}
+
+#[test]
+fn reply_above_the_limit_of_the_handle_is_a_violation() {
+    bounded(|| {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let rpc = Process::stream(Plain::Tagged, near).rpc("peer");
+        let rpc = rpc.on_error(drop).max_frame(10).start().unwrap();
+        let one = rpc.call("one").start();
+        let two = rpc.call("two").start();
+        far.read_exact(&mut [0; 24]).unwrap();
+        far.write_all(&frame(1, b"\x09123456789")).unwrap();
+        assert_eq!(one.wait().unwrap(), ["123456789"]);
+        far.write_all(&frame(2, b"\x0a1234567890")).unwrap();
+        let error = lost(two.wait());
+        assert_eq!(error.kind(), ErrorKind::Protocol);
+        let text = error.to_string();
+        for part in ["offset 18", "claims 11 bytes", "limit (max_frame) is 10"] {
+            assert!(text.contains(part), "no `{part}` in: {text}");
+        }
+    });
+}
+
+#[test]
+fn claimed_length_is_not_allocated() {
+    bounded(|| {
+        let peak = || {
+            let peak = common::status_field(std::process::id(), "VmPeak");
+            let kibibytes: u64 = peak.trim_end_matches(" kB").parse().unwrap();
+            kibibytes << 10
+        };
+        let before = peak();
+        for _ in 0..3 {
+            let (near, mut far) = UnixStream::pair().unwrap();
+            let rpc = Process::stream(Plain::Tagged, near).rpc("peer");
+            let rpc = rpc.on_error(drop).max_frame(usize::MAX).start().unwrap();
+            let call = rpc.call("one").start();
+            far.read_exact(&mut [0; 12]).unwrap();
+            let head = frame(1, b"")[..4].to_vec();
+            far.write_all(&[&head[..], &[0xff; 4], &[0; 100_000]].concat())
+                .unwrap();
+            drop(far);
+            let text = lost(call.wait()).to_string();
+            assert!(text.contains("100008 of 4294967303 bytes came"), "{text}");
+        }
+        // Other tests of this process, and stacks of threads, need some.
+        let grown = peak() - before;
+        assert!(grown < 2 << 30, "12 GiB were claimed, {grown} bytes taken");
+    });
+}
+
+#[test]
+fn event_without_end_is_not_kept_beyond_the_limit() {
+    bounded(|| {
+        // It writes as long as somebody reads.
+        let yes = Process::command(Plain::Tagged, "yes");
+        let (builder, log) = logged(yes.rpc("any"));
+        let rpc = builder.start().unwrap();
+        let error = lost(rpc.call("hello").wait());
+        assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
+        assert_eq!(log.end(), "error: Protocol");
+    });
+}
+
+#[test]
+fn worker_that_breaks_the_protocol_is_killed() {
+    bounded(|| {
+        for (text, part) in [
+            ("ready; ready; exec cat >/dev/null", "only once"),
+            (
+                "ready; send '\\0\\0\\0\\007\\0\\0\\0\\0'; exec cat >/dev/null",
+                "outstanding call",
+            ),
+            // A control message that nobody knows.
+            (
+                "ready; send '\\0200\\0\\0\\0\\0\\0\\0\\006\\005dance'; exec cat >/dev/null",
+                "dance",
+            ),
+            ("ready; send '\\0\\0\\0'", "ended inside the frame"),
+        ] {
+            let (builder, log) = logged(script(text).rpc("any"));
+            let rpc = builder.start().unwrap();
+            let error = lost(rpc.call("hello").wait());
+            assert_eq!(error.kind(), ErrorKind::Protocol, "{text}: {error}");
+            assert!(error.to_string().contains(part), "{text}: {error}");
+            assert!(error.status().is_some(), "it is reaped");
+            assert_eq!(log.end(), "error: Protocol");
+        }
+    });
+}
+
+#[test]
+fn failed_reply_of_an_unknown_kind_fails_its_call_only() {
+    bounded(|| {
+        let text =
+            "ready; send '\\0200\\0\\0\\001\\0\\0\\0\\011\\005dance\\002no'; exec cat >/dev/null";
+        let rpc = script(text).rpc("any").start().unwrap();
+        let outcome = rpc.call("hello").wait();
+        let Err(CallError::Malformed(error)) = outcome else {
+            panic!("the kind is unknown: {outcome:?}");
+        };
+        assert!(error.to_string().contains("dance"), "{error}");
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn bytes_one_by_one_are_frames_all_the_same() {
+    bounded(|| {
+        let (rpc, mut far, log) = peer(Plain::Tagged);
+        let call = rpc.call("one").start();
+        far.read_exact(&mut [0; 12]).unwrap();
+        let stream = [frame(0, b"\x01e"), frame(1, b"\x02ok")].concat();
+        for byte in stream {
+            far.write_all(&[byte]).unwrap();
+            std::thread::yield_now();
+        }
+        assert_eq!(call.wait().unwrap(), ["ok"]);
+        assert_eq!(log.lines(), ["event: e"]);
+    });
+}
+
+#[test]
+fn random_bytes_end_every_call_once() {
+    bounded(|| {
+        let reactor = offspring::Reactor::new().unwrap();
+        let mut random = common::Random::new();
+        for _ in 0..300 {
+            let (near, mut far) = UnixStream::pair().unwrap();
+            let process = Process::stream(Plain::Tagged, near);
+            let (builder, log) = logged(process.rpc("peer").reactor(&reactor).max_frame(1 << 20));
+            let rpc = builder.start().unwrap();
+            let calls: Vec<_> = (0..5).map(|_| rpc.call("x").start()).collect();
+            let mut bytes = Vec::new();
+            for _ in 0..random.below(20) {
+                // Mostly frames, with ids and lengths that are nearly right.
+                let payload = vec![random.below(4) as u8; random.below(6)];
+                bytes.extend(frame(random.below(7) as u32, &payload));
+                if random.below(10) == 0 {
+                    bytes.push(random.below(256) as u8);
+                }
+            }
+            // The other end may have hung up already.
+            let _ = far.write_all(&bytes);
+            drop(far);
+            drop(rpc);
+            for call in calls {
+                let _ = call.wait();
+            }
+            log.end();
+        }
+    });
+}

@@ -1,0 +1,148 @@
+//! What a child inherits, and what not.
+
+mod common;
+
+use common::{Log, alone, descriptors, eventually, logged, status_field, worker};
+use offspring::{Plain, Process, Rpc, Stderr};
+use std::fs::{File, OpenOptions};
+use std::io::Read;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::process::Stdio;
+
+/// What is open in a child, apart from the standard descriptors: one word each.
+fn extra(pid: u32) -> Vec<String> {
+    let all = descriptors(pid).into_iter();
+    all.filter(|(number, _)| *number > 2)
+        .map(|(_, what)| what.split(':').next().unwrap().to_owned())
+        .collect()
+}
+
+#[test]
+fn child_has_only_the_descriptors_it_was_given() {
+    let me = worker().run_in_test();
+    alone(move || {
+        // The parent is careless: these stay open in programs that it executes.
+        let careless: Vec<i32> = (0..3)
+            .map(|_| inherited(OpenOptions::new().write(true).open("/dev/null").unwrap()))
+            .collect();
+        let rpc = me.rpc("do").start().unwrap();
+        rpc.wait_ready().unwrap();
+        let pid = rpc.pid().unwrap();
+        // The connection twice, for reading and writing, and the lifeline.
+        let mut kept = extra(pid);
+        kept.sort();
+        assert_eq!(kept, ["pipe", "socket", "socket"]);
+        assert_eq!(descriptors(pid)[0], (0, "/dev/null".to_owned()));
+        rpc.finish().unwrap();
+
+        let rpc = me.clone().outlive_parent().rpc("do").start().unwrap();
+        rpc.wait_ready().unwrap();
+        assert_eq!(extra(rpc.pid().unwrap()), ["socket", "socket"]);
+        rpc.finish().unwrap();
+
+        // A command gets the connection as both its input and its output.
+        let (rpc, _log) = quiet_command();
+        let all = descriptors(rpc.pid().unwrap());
+        assert_eq!(all.len(), 3, "{all:?}");
+        assert!(all[0].1.starts_with("socket:") && all[0].1 == all[1].1);
+        assert_eq!(all[2].1, "/dev/null");
+        rpc.finish().unwrap();
+        assert_eq!(careless.len(), 3);
+    });
+}
+
+#[test]
+fn handles_are_not_inherited_by_other_programs() {
+    let me = worker().run_in_test();
+    alone(move || {
+        // What is open in a program that is started by other means.
+        let other = || {
+            let mut shell = std::process::Command::new("sh")
+                .args(["-c", "echo; read line"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            shell.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+            let extra = extra(shell.id());
+            drop(shell.stdin.take());
+            shell.wait().unwrap();
+            extra
+        };
+        let before = other();
+        let rpc = me.stderr(Stderr::keep()).rpc("do").start().unwrap();
+        rpc.call("echo").wait().unwrap();
+        assert_eq!(other(), before);
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn signals_of_a_child_are_as_new() {
+    let me = worker().run_in_test();
+    alone(move || {
+        let before = signals(std::process::id(), "SigCgt");
+        disturb_signals();
+        let (shell, _log) = quiet_command();
+        let rpc = me.rpc("do").start().unwrap();
+        rpc.wait_ready().unwrap();
+        for field in ["SigIgn", "SigBlk"] {
+            assert_eq!(signals(shell.pid().unwrap(), field), 0, "{field}");
+        }
+        let pid = rpc.pid().unwrap();
+        // The C library blocks signals for moments.
+        eventually("none is blocked", || signals(pid, "SigBlk") == 0);
+        // A Rust program ignores SIGPIPE, as its runtime begins.
+        assert_eq!(signals(pid, "SigIgn"), 1 << (libc::SIGPIPE - 1));
+        // Nor has the library set a handler here or there.
+        assert_eq!(signals(pid, "SigCgt"), before);
+        assert_eq!(signals(std::process::id(), "SigCgt"), before);
+        for rpc in [shell, rpc] {
+            let pid = rpc.pid().unwrap();
+            assert_eq!(common::group(pid), Some(pid), "its own group");
+            rpc.finish().unwrap();
+        }
+    });
+}
+
+/// A command that has started whole, and does nothing until the end of its input.
+fn quiet_command() -> (Rpc, Log) {
+    let shell = Process::command(Plain::Tagged, "sh");
+    let shell = shell.args(["-c", r"printf '\0\0\0\0\0\0\0\0'; read line"]);
+    let (builder, log) = logged(shell.stderr(Stderr::null()).rpc("any"));
+    let rpc = builder.start().unwrap();
+    eventually("its event", || log.last().as_deref() == Some("event: "));
+    (rpc, log)
+}
+
+/// A set of signals of a process, without those that glibc keeps for itself.
+fn signals(pid: u32, field: &str) -> u64 {
+    let own = 0b11 << (32 - 1);
+    u64::from_str_radix(&status_field(pid, field), 16).unwrap() & !own
+}
+
+/// Leaves a file open in programs that are executed.
+#[expect(unsafe_code, reason = "a system call")]
+fn inherited(file: File) -> i32 {
+    // SAFETY: takes no pointers.
+    let result = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETFD, 0) };
+    assert_eq!(result, 0);
+    file.into_raw_fd()
+}
+
+/// Ignores and blocks signals: the first are inherited by the whole process, the others by this
+/// thread.
+#[expect(unsafe_code, reason = "system calls")]
+fn disturb_signals() {
+    for signal in [libc::SIGUSR1, libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: nobody has a handler for it that could be lost.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
+    let mut set = std::mem::MaybeUninit::uninit();
+    // SAFETY: initialises the set.
+    unsafe { libc::sigfillset(set.as_mut_ptr()) };
+    // SAFETY: the set is initialised; the old one is not wanted.
+    let result =
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, set.as_ptr(), std::ptr::null_mut()) };
+    assert_eq!(result, 0);
+}

@@ -1,0 +1,148 @@
+//! The parent in the plain modes, bit for bit what `AnyEvent::Fork::RPC` 2.0 writes and reads.
+//! `tests/plain_child.rs` has the child.
+
+mod common;
+
+use common::{bounded, logged, lost};
+use offspring::{ErrorKind, Plain, Process, Stderr, Strings};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+/// What a parent writes for two calls, and reads.
+#[test]
+fn bytes_are_those_of_the_original() {
+    bounded(|| {
+        // pack "NN/a*", $id, pack "(w/a*)*", @_ with the async backend,
+        let tagged = [
+            b"\0\0\0\x01\0\0\0\x06\x02ab\0\x01\xff".to_vec(),
+            b"\0\0\0\x02\0\0\0\0".to_vec(),
+            [b"\0\0\0\x03\0\0\0\x82\x81\0".to_vec(), vec![b'x'; 128]].concat(),
+        ]
+        .concat();
+        // pack "N/a*", pack "(w/a*)*", @_ with the sync backend.
+        let ordered = [
+            b"\0\0\0\x06\x02ab\0\x01\xff".to_vec(),
+            b"\0\0\0\0".to_vec(),
+            [b"\0\0\0\x82\x81\0".to_vec(), vec![b'x'; 128]].concat(),
+        ]
+        .concat();
+        for (plain, want, ids) in [
+            (Plain::Tagged, tagged, [2, 3, 1]),
+            (Plain::Ordered, ordered, [1, 1, 1]),
+        ] {
+            let (near, mut far) = UnixStream::pair().unwrap();
+            let (builder, log) = logged(Process::stream(plain, near).rpc("peer"));
+            let rpc = builder.start().unwrap();
+            let calls = [
+                rpc.call([&b"ab"[..], b"", b"\xff"]).start(),
+                rpc.call(()).start(),
+                rpc.call([[b'x'; 128]]).start(),
+            ];
+            let mut got = vec![0; want.len()];
+            far.read_exact(&mut got).unwrap();
+            assert_eq!(got, want, "{plain:?}");
+
+            // Replies and an event, in the order of `ids`.
+            for (n, id) in ids.into_iter().enumerate() {
+                let reply = [&[0, 0, 0, id, 0, 0, 0, 2, 1], &[b'0' + n as u8][..]].concat();
+                far.write_all(&reply).unwrap();
+                far.write_all(b"\0\0\0\0\0\0\0\x03\x01e\0").unwrap();
+            }
+            let replies = calls.map(|call| call.wait().unwrap().to_string());
+            match plain {
+                Plain::Tagged => assert_eq!(replies, ["2", "0", "1"]),
+                Plain::Ordered => assert_eq!(replies, ["0", "1", "2"]),
+            }
+            // The end of the requests is the end of what the parent writes.
+            drop(rpc);
+            assert_eq!(far.read_to_end(&mut got).unwrap(), 0);
+            drop(far);
+            assert_eq!(log.end(), "destroy");
+            assert_eq!(
+                log.lines(),
+                ["event: e ", "event: e ", "event: e ", "destroy"]
+            );
+        }
+    });
+}
+
+#[test]
+fn ordered_call_that_timed_out_keeps_its_place() {
+    bounded(|| {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let rpc = Process::stream(Plain::Ordered, near).rpc("peer");
+        let rpc = rpc.start().unwrap();
+        let short = std::time::Duration::from_millis(20);
+        assert!(rpc.call("one").timeout(short).wait().is_err());
+        let two = rpc.call("two").start();
+        far.read_exact(&mut [0; 16]).unwrap();
+        far.write_all(b"\0\0\0\x01\0\0\0\x02\x01a\0\0\0\x01\0\0\0\x02\x01b")
+            .unwrap();
+        assert_eq!(two.wait().unwrap(), ["b"]);
+    });
+}
+
+/// A worker as somebody who only knows the manual writes it. Its first argument is the mode.
+const PERL: &str = r##"
+    use strict;
+    my $tagged = shift eq "tagged";
+    binmode STDIN; binmode STDOUT; $| = 1;
+    sub get { my $r = ""; while (length $r < $_[0]) { sysread STDIN, $r, $_[0] - length $r, length $r or exit } $r }
+    sub put { my $w = pack "NN/a*", shift, pack "(w/a*)*", @_; syswrite STDOUT, $w }
+    while () {
+        my $id = $tagged ? unpack "N", get 4 : 1;
+        my $len = unpack "N", get 4;
+        my @args = unpack "(w/a*)*", get $len;
+        my $verb = shift @args;
+        if ($verb eq "echo") { put $id, @args }
+        elsif ($verb eq "reverse") { put $id, reverse @args }
+        elsif ($verb eq "events") { put 0, "event", $_ for 1 .. $args[0]; put $id }
+        elsif ($verb eq "die") { die "$args[0]\n" }
+    }
+"##;
+
+#[test]
+fn worker_in_another_language_is_called() {
+    let found = std::process::Command::new("perl").arg("-v").output();
+    if found.is_err() {
+        assert!(std::env::var_os("CI").is_none(), "there is no perl");
+        println!("skipped: there is no perl");
+        return;
+    }
+    bounded(|| {
+        for (plain, mode) in [(Plain::Tagged, "tagged"), (Plain::Ordered, "ordered")] {
+            let perl = Process::command(plain, "perl").args(["-e", PERL, mode]);
+            let (builder, log) = logged(perl.clone().stderr(Stderr::keep()).rpc("perl"));
+            let rpc = builder.start().unwrap();
+            rpc.wait_ready().unwrap();
+            let every_byte: Vec<u8> = (0..=255).collect();
+            let sizes = [0, 1, 127, 128, 16_383, 16_384, 300_000];
+            let mut request: Strings = ["reverse"].into_iter().collect();
+            request.extend(sizes.map(|size| vec![b'x'; size]));
+            request.push(&every_byte);
+            let reply = rpc.call(request).wait().unwrap();
+            assert_eq!(&reply[0], &every_byte);
+            let lengths: Vec<usize> = reply.iter().skip(1).map(<[u8]>::len).collect();
+            assert!(lengths.iter().eq(sizes.iter().rev()), "{lengths:?}");
+
+            let calls: Vec<_> = (0..100)
+                .map(|n| rpc.call(["echo", &n.to_string()]).start())
+                .collect();
+            for (n, call) in calls.into_iter().enumerate() {
+                assert_eq!(call.wait().unwrap(), [n.to_string()]);
+            }
+            assert!(rpc.call(["events", "2"]).wait().unwrap().is_empty());
+            assert_eq!(log.lines(), ["event: event 1", "event: event 2"]);
+
+            let error = lost(rpc.call(["die", "of boredom"]).wait());
+            assert_eq!(error.kind(), ErrorKind::Died);
+            assert_eq!(error.stderr(), "of boredom\n");
+            assert_eq!(error.status().map(|status| status.success()), Some(false));
+            assert_eq!(log.end(), "error: Died");
+
+            let rpc = perl.rpc("perl").start().unwrap();
+            assert_eq!(rpc.call(["echo", "on"]).wait().unwrap(), ["on"]);
+            assert!(rpc.finish().unwrap().status().unwrap().success());
+        }
+    });
+}

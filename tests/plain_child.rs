@@ -1,0 +1,254 @@
+//! The child in the plain modes, bit for bit what `AnyEvent::Fork::RPC` 2.0 reads and writes.
+//!
+//! Has no test harness, which would print to the standard output before the child can take it. The
+//! program is the child if its first argument says so; otherwise it is the one test there is.
+
+mod common;
+
+use common::{bounded, logged, lost};
+use offspring::{ErrorKind, Plain, Process, Stderr, Worker};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Output, Stdio};
+
+const CHILD: &str = "--plain-child";
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [CHILD, "tagged"] => child(Plain::Tagged),
+        [CHILD, "ordered"] => child(Plain::Ordered),
+        _ => {}
+    }
+    // What cargo-nextest asks of a program without a harness.
+    let has = |wanted: &str| args.iter().any(|arg| arg == wanted);
+    if has("--list") {
+        if !has("--ignored") {
+            println!("plain_child: test");
+        }
+        return;
+    }
+    let filters: Vec<_> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
+    let mut passed = 0;
+    for (name, check) in CHECKS {
+        let is_asked =
+            |filter: &&String| filter.as_str() == "plain_child" || name.contains(filter.as_str());
+        if filters.is_empty() || filters.iter().any(is_asked) {
+            bounded(check);
+            println!("{name}: ok");
+            passed += 1;
+        }
+    }
+    println!("{passed} passed, 0 failed");
+}
+
+const CHECKS: &[(&str, fn())] = &[
+    ("bytes_are_those_of_the_original", bytes),
+    ("prints_do_not_get_between_the_frames", prints),
+    ("failures_end_the_child_with_a_message", failures),
+    (
+        "broken_requests_end_the_child_with_a_message",
+        broken_requests,
+    ),
+    ("child_exits_when_its_parent_is_gone", parent_gone),
+    ("parent_and_child_understand_each_other", both),
+];
+
+fn child(plain: Plain) -> ! {
+    Worker::new()
+        .function("do", |request, caller| match &request[0] {
+            b"print" => {
+                println!("a stray print");
+                let mut line = String::new();
+                let n = std::io::stdin().read_line(&mut line)?;
+                Ok([n.to_string()].into_iter().collect())
+            }
+            _ => common::obey(request, caller),
+        })
+        .serve_plain("do", plain)
+}
+
+fn me(mode: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([CHILD, mode]);
+    command
+}
+
+/// What a child makes of its whole input.
+fn run(mode: &str, input: &[u8]) -> Output {
+    let mut child = me(mode)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || {
+        // It need not read all of it.
+        let _ = stdin.write_all(&input);
+    });
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    output
+}
+
+/// Octet strings below 128 bytes.
+fn strings(strings: &[&str]) -> Vec<u8> {
+    let all = strings
+        .iter()
+        .flat_map(|string| [&[string.len() as u8], string.as_bytes()].concat());
+    all.collect()
+}
+
+fn request(mode: &str, id: u32, list: &[&str]) -> Vec<u8> {
+    let payload = strings(list);
+    let len = (payload.len() as u32).to_be_bytes();
+    match mode {
+        "tagged" => [&id.to_be_bytes()[..], &len, &payload].concat(),
+        _ => [&len[..], &payload].concat(),
+    }
+}
+
+fn reply(id: u32, list: &[&str]) -> Vec<u8> {
+    request("tagged", id, list)
+}
+
+fn bytes() {
+    for (mode, ids) in [("tagged", [7, u32::MAX, 7]), ("ordered", [1, 1, 1])] {
+        let input = [
+            request(mode, ids[0], &["echo", "a", "", "b"]),
+            request(mode, ids[1], &["events", "2"]),
+            request(mode, ids[2], &["echo"]),
+        ];
+        let output = run(mode, &input.concat());
+        let want = [
+            reply(ids[0], &["a", "", "b"]),
+            reply(0, &["0"]),
+            reply(0, &["1"]),
+            reply(ids[1], &["2"]),
+            reply(ids[2], &[]),
+        ];
+        assert_eq!(output.stdout, want.concat(), "{mode}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        assert!(output.status.success());
+        // No request at all is in order, too.
+        let output = run(mode, b"");
+        assert_eq!((output.stdout, output.status.code()), (vec![], Some(0)));
+    }
+}
+
+fn prints() {
+    for mode in ["tagged", "ordered"] {
+        let input = [
+            request(mode, 1, &["print"]),
+            request(mode, 1, &["echo", "on"]),
+        ];
+        let output = run(mode, &input.concat());
+        // What it would read are requests: it gets the end of /dev/null instead.
+        let want = [reply(1, &["0"]), reply(1, &["on"])].concat();
+        assert_eq!(output.stdout, want);
+        assert_eq!(output.stderr, b"a stray print\n");
+    }
+}
+
+fn failures() {
+    for mode in ["tagged", "ordered"] {
+        for (verb, parts) in [
+            ("fail", &["failed: no luck"][..]),
+            ("panic", &["panicked at", "common/mod.rs", "no luck"]),
+        ] {
+            let input = [
+                request(mode, 1, &["echo", "before"]),
+                request(mode, 2, &[verb, "no luck"]),
+                request(mode, 3, &["echo", "after"]),
+            ];
+            let output = run(mode, &input.concat());
+            assert_eq!(output.stdout, reply(1, &["before"]));
+            assert_eq!(output.status.code(), Some(1));
+            let told = String::from_utf8_lossy(&output.stderr);
+            for part in parts {
+                assert!(told.contains(part), "no `{part}` in: {told}");
+            }
+        }
+    }
+}
+
+fn broken_requests() {
+    let cut = [&[0, 0, 0, 1, 0, 0, 0, 2][..], &[5, b'x']].concat();
+    for (mode, input, part) in [
+        (
+            "tagged",
+            b"\0\0\0\x01\0\0\0\x09\x04e".to_vec(),
+            "10 of 17 bytes",
+        ),
+        ("ordered", b"\0\0\0\x09\x04e".to_vec(), "6 of 13 bytes"),
+        (
+            "tagged",
+            b"\xff\xff\xff\xff\xff\xff\xff\xff".to_vec(),
+            "8 of 4294967303",
+        ),
+        ("tagged", request("tagged", 0, &["echo"]), "id 0x0"),
+        ("tagged", cut.clone(), "malformed"),
+        ("ordered", cut[4..].to_vec(), "malformed"),
+    ] {
+        let output = run(mode, &input);
+        assert_eq!(output.stdout, b"", "{mode} {input:?}");
+        assert_eq!(output.status.code(), Some(1));
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(told.contains(part), "no `{part}` in: {told}");
+    }
+}
+
+fn parent_gone() {
+    for mode in ["tagged", "ordered"] {
+        let (near, far) = UnixStream::pair().unwrap();
+        let mut near = near;
+        let mut child = me(mode)
+            .stdin(std::os::fd::OwnedFd::from(far.try_clone().unwrap()))
+            .stdout(std::os::fd::OwnedFd::from(far))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        near.write_all(&request(mode, 1, &["echo", "on"])).unwrap();
+        let mut answer = [0; 11];
+        near.read_exact(&mut answer).unwrap();
+        assert_eq!(answer[..], reply(1, &["on"]));
+        // More than the socket takes: it is writing, or about to, when the parent goes.
+        near.write_all(&request(mode, 2, &["blob", "10000000"]))
+            .unwrap();
+        near.read_exact(&mut answer).unwrap();
+        drop(near);
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+        let mut told = String::new();
+        child.stderr.unwrap().read_to_string(&mut told).unwrap();
+        assert!(told.contains("the parent is gone"), "{told}");
+    }
+}
+
+fn both() {
+    for (plain, mode) in [(Plain::Tagged, "tagged"), (Plain::Ordered, "ordered")] {
+        let me = Process::command(plain, std::env::current_exe().unwrap()).args([CHILD, mode]);
+        let me = me.stderr(Stderr::keep());
+        let (builder, log) = logged(me.rpc("do"));
+        let rpc = builder.start().unwrap();
+        let calls: Vec<_> = (0..1000)
+            .map(|n| rpc.call(["echo", &n.to_string()]).start())
+            .collect();
+        for (n, call) in calls.into_iter().enumerate() {
+            assert_eq!(call.wait().unwrap(), [n.to_string()]);
+        }
+        let large = rpc.call([b"echo".to_vec(), vec![7; 3 << 20]]).wait();
+        assert_eq!(large.unwrap()[0].len(), 3 << 20);
+        rpc.call(["events", "3"]).wait().unwrap();
+        assert_eq!(log.lines(), ["event: 0", "event: 1", "event: 2"]);
+        assert!(rpc.finish().unwrap().status().unwrap().success());
+        assert_eq!(log.end(), "destroy");
+
+        let rpc = me.rpc("do").on_error(drop).start().unwrap();
+        let error = lost(rpc.call(["fail", "no luck"]).wait());
+        assert_eq!(error.kind(), ErrorKind::Died);
+        assert_eq!(error.status().and_then(|status| status.code()), Some(1));
+        assert!(error.to_string().contains("no luck"), "{error}");
+    }
+}

@@ -1,0 +1,346 @@
+//! A service of its own types, with a codec of its own: what octet strings are built on.
+
+mod common;
+
+use common::{Log, bounded, lost};
+use offspring::{
+    CallError, Caller, Codec, CodecError, ErrorKind, Input, Output, Service, Stderr, Worker,
+};
+use std::fmt;
+
+/// What is sent: a list of numbers. Some are special to the codec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Numbers(Vec<u32>);
+
+/// What comes back if all is well.
+#[derive(Debug, PartialEq, Eq)]
+struct Sum(u64);
+
+/// What comes back if not.
+#[derive(Debug, PartialEq, Eq)]
+enum Bad {
+    Empty,
+    Special(u32),
+}
+
+impl fmt::Display for Bad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bad::Empty => f.write_str("there is nothing to add"),
+            Bad::Special(n) => write!(f, "{n} is special"),
+        }
+    }
+}
+
+/// What is told meanwhile.
+#[derive(Debug, PartialEq, Eq)]
+enum Note {
+    Number(u32),
+    Failed(String),
+}
+
+/// Cannot be encoded.
+const UNENCODABLE: u32 = 1001;
+/// Cannot be decoded.
+const UNDECODABLE: u32 = 1002;
+/// Panics when it is encoded.
+const PANICS_ENCODED: u32 = 1003;
+/// Panics when it is decoded.
+const PANICS_DECODED: u32 = 1004;
+
+/// Numbers as four bytes, little endian.
+enum Little {}
+
+fn put(number: u32, output: &mut Output) -> Result<(), CodecError> {
+    match number {
+        UNENCODABLE => Err(CodecError::new("unencodable")),
+        PANICS_ENCODED => panic!("the encoder panics"),
+        _ => {
+            output.extend(&number.to_le_bytes());
+            Ok(())
+        }
+    }
+}
+
+fn get(bytes: &[u8]) -> Result<u32, CodecError> {
+    let bytes = bytes.try_into().map_err(|_| CodecError::new("cut"))?;
+    match u32::from_le_bytes(bytes) {
+        UNDECODABLE => Err(CodecError::new("undecodable")),
+        PANICS_DECODED => panic!("the decoder panics"),
+        number => Ok(number),
+    }
+}
+
+impl Codec<Numbers> for Little {
+    const NAME: &'static str = "little";
+
+    fn encode(value: &Numbers, output: &mut Output) -> Result<(), CodecError> {
+        value.0.iter().try_for_each(|number| put(*number, output))
+    }
+
+    fn decode(input: Input<'_>) -> Result<Numbers, CodecError> {
+        input
+            .chunks(4)
+            .map(get)
+            .collect::<Result<_, _>>()
+            .map(Numbers)
+    }
+}
+
+impl Codec<Sum> for Little {
+    const NAME: &'static str = "little";
+
+    fn encode(value: &Sum, output: &mut Output) -> Result<(), CodecError> {
+        put(value.0 as u32, output)
+    }
+
+    fn decode(input: Input<'_>) -> Result<Sum, CodecError> {
+        Ok(Sum(get(&input)?.into()))
+    }
+}
+
+impl Codec<Bad> for Little {
+    const NAME: &'static str = "little";
+
+    fn encode(value: &Bad, output: &mut Output) -> Result<(), CodecError> {
+        match value {
+            Bad::Empty => Ok(()),
+            Bad::Special(number) => put(*number, output),
+        }
+    }
+
+    fn decode(input: Input<'_>) -> Result<Bad, CodecError> {
+        match input.is_empty() {
+            true => Ok(Bad::Empty),
+            false => Ok(Bad::Special(get(&input)?)),
+        }
+    }
+}
+
+impl Codec<Note> for Little {
+    const NAME: &'static str = "little";
+
+    fn encode(value: &Note, output: &mut Output) -> Result<(), CodecError> {
+        match value {
+            Note::Number(number) => put(*number, output),
+            Note::Failed(_) => Err(CodecError::new("only the parent makes it")),
+        }
+    }
+
+    fn decode(input: Input<'_>) -> Result<Note, CodecError> {
+        Ok(Note::Number(get(&input)?))
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Add {
+    version: u32,
+}
+
+const ADD: Add = Add { version: 3 };
+
+impl Service for Add {
+    type Codec = Little;
+    type Request = Numbers;
+    type Reply = Sum;
+    type Error = Bad;
+    type Event = Note;
+
+    fn name(&self) -> &str {
+        "add"
+    }
+
+    fn version(&self) -> u32 {
+        self.version
+    }
+
+    fn error_event(&self, message: &str) -> Option<Note> {
+        Some(Note::Failed(message.to_owned()))
+    }
+}
+
+/// Adds; one number alone goes where the next says: 0 to the reply, 1 to the error, 2 to an event.
+fn add(request: Numbers, caller: &Caller<Add>) -> Result<Sum, Bad> {
+    match request.0[..] {
+        [] => Err(Bad::Empty),
+        [number, 0] => Ok(Sum(unspecial(number).into())),
+        [number, 1] => Err(Bad::Special(unspecial(number))),
+        [number, 2] => {
+            caller.event(Note::Number(unspecial(number)));
+            Ok(Sum(0))
+        }
+        _ => Ok(Sum(request.0.iter().map(|n| u64::from(*n)).sum())),
+    }
+}
+
+/// Special numbers get through the request 2000 too large.
+fn unspecial(number: u32) -> u32 {
+    if number > 3000 { number - 2000 } else { number }
+}
+
+fn worker() -> Worker {
+    Worker::new().function(ADD, add)
+}
+
+fn call(numbers: &[u32]) -> Numbers {
+    Numbers(numbers.to_vec())
+}
+
+fn malformed<T: fmt::Debug>(outcome: Result<T, CallError<Bad>>) -> String {
+    match outcome {
+        Err(CallError::Malformed(error)) => error.to_string(),
+        other => panic!("it should be malformed, and is {other:?}"),
+    }
+}
+
+#[test]
+fn types_travel_both_ways() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let log = Log::default();
+        let notes = log.clone();
+        let rpc = me
+            .rpc(ADD)
+            .on_event(move |note| notes.add(format!("{note:?}")))
+            .start()
+            .unwrap();
+        assert_eq!(rpc.call(call(&[1, 2, 3])).wait().unwrap(), Sum(6));
+        // By reference it is the same.
+        let request = call(&[4, 5, 6]);
+        assert_eq!(rpc.call(&request).wait().unwrap(), Sum(15));
+        assert_eq!(request, call(&[4, 5, 6]));
+        let Err(CallError::Failed(Bad::Empty)) = rpc.call(call(&[])).wait() else {
+            panic!("an error is a value");
+        };
+        let Err(CallError::Failed(Bad::Special(7))) = rpc.call(call(&[7, 1])).wait() else {
+            panic!("with what is in it");
+        };
+        rpc.call(call(&[9, 2])).wait().unwrap();
+        assert_eq!(log.lines(), ["Number(9)"]);
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn failing_codec_fails_the_call_only() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let rpc = me.rpc(ADD).start().unwrap();
+        // In the parent, the request is never sent.
+        let text = malformed(rpc.call(call(&[UNENCODABLE])).wait());
+        assert_eq!(text, "unencodable");
+        let (send, receive) = std::sync::mpsc::channel();
+        rpc.call(call(&[UNENCODABLE]))
+            .then(move |outcome| send.send(malformed(outcome)).unwrap());
+        assert_eq!(receive.recv().unwrap(), "unencodable");
+        for (request, want) in [
+            (vec![UNDECODABLE], "the request: undecodable"),
+            (vec![2000 + UNENCODABLE, 0], "the reply: unencodable"),
+            (
+                vec![2000 + UNENCODABLE, 1],
+                "the error (1001 is special): unencodable",
+            ),
+            // These are back in the parent.
+            (vec![2000 + UNDECODABLE, 0], "undecodable"),
+            (vec![2000 + UNDECODABLE, 1], "undecodable"),
+        ] {
+            let text = malformed(rpc.call(call(&request)).wait());
+            assert_eq!(text, want, "{request:?}");
+        }
+        assert_eq!(rpc.call(call(&[1, 2, 3])).wait().unwrap(), Sum(6));
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn panicking_codec_fails_the_call_only() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let me = me.stderr(Stderr::null());
+        let rpc = me.rpc(ADD).start().unwrap();
+        for (request, want) in [
+            (vec![PANICS_DECODED], "the decoder panics"),
+            (vec![2000 + PANICS_ENCODED, 0], "the encoder panics"),
+            (vec![2000 + PANICS_ENCODED, 1], "the encoder panics"),
+        ] {
+            let outcome = rpc.call(call(&request)).wait();
+            let Err(CallError::Panicked(panic)) = outcome else {
+                panic!("{request:?} panics in the child: {outcome:?}");
+            };
+            assert_eq!(panic.message(), want);
+            assert!(panic.location().contains("typed.rs:"), "{panic}");
+        }
+        for request in [[2000 + PANICS_DECODED, 0], [2000 + PANICS_DECODED, 1]] {
+            let text = malformed(rpc.call(call(&request)).wait());
+            assert_eq!(text, "the codec panicked");
+            let (send, receive) = std::sync::mpsc::channel();
+            rpc.call(call(&request))
+                .then(move |outcome| send.send(malformed(outcome)).unwrap());
+            assert_eq!(receive.recv().unwrap(), "the codec panicked");
+        }
+        assert_eq!(rpc.call(call(&[1, 2, 3])).wait().unwrap(), Sum(6));
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn event_that_cannot_be_encoded_fails_its_call() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let me = me.stderr(Stderr::null());
+        let rpc = me.rpc(ADD).on_event(|_| {}).start().unwrap();
+        let outcome = rpc.call(call(&[2000 + UNENCODABLE, 2])).wait();
+        let Err(CallError::Panicked(panic)) = outcome else {
+            panic!("there is no such event: {outcome:?}");
+        };
+        assert!(panic.message().contains("unencodable"), "{panic}");
+        assert_eq!(rpc.call(call(&[1, 2, 3])).wait().unwrap(), Sum(6));
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn event_that_cannot_be_decoded_ends_the_child() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        for (number, want) in [
+            (UNDECODABLE, "undecodable"),
+            (PANICS_DECODED, "the codec panicked"),
+        ] {
+            let log = Log::default();
+            let notes = log.clone();
+            // Without on_error the error is an event of the service's own type.
+            let rpc = me.rpc(ADD).on_event(move |note| match note {
+                Note::Failed(message) => notes.add(message),
+                Note::Number(number) => panic!("{number} was decoded"),
+            });
+            let rpc = rpc.start().unwrap();
+            drop(rpc.call(call(&[2000 + number, 2])).start());
+            let error = rpc.finish().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Protocol);
+            assert!(error.to_string().contains(want), "{error}");
+            assert_eq!(log.lines(), [error.to_string()]);
+        }
+    });
+}
+
+#[test]
+fn other_version_or_codec_of_a_service_is_refused() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let rpc = me.rpc(Add { version: 4 }).on_error(drop).start().unwrap();
+        let Err(CallError::Lost(error, _)) = rpc.call(call(&[1])).wait() else {
+            panic!("the child has another version");
+        };
+        assert_eq!(error.kind(), ErrorKind::Mismatch);
+        let text = error.to_string();
+        for part in ["`add`", "version 3", "version 4", "`little`"] {
+            assert!(text.contains(part), "no `{part}` in: {text}");
+        }
+        // The same name as a service of octet strings.
+        let rpc = me.rpc("add").on_error(drop).start().unwrap();
+        let error = lost(rpc.call("x").wait());
+        assert_eq!(error.kind(), ErrorKind::Mismatch);
+        assert!(error.to_string().contains("`octets`"), "{error}");
+    });
+}
