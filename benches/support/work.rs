@@ -1,0 +1,300 @@
+//! The workloads, done with the library on both sides: the child is this very program.
+
+use crate::carrier::{Bytes, Carrier};
+use crate::laps::Measured;
+use crate::payload::{Large, check_small, small};
+use offspring::{Caller, Process, Reactor, Rpc, RpcBuilder, Worker};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::{self, Thread};
+
+pub(crate) const KIB64: usize = 64 << 10;
+pub(crate) const MIB: usize = 1 << 20;
+
+/// So many bytes may wait to be written when large payloads are queued without waiting for replies:
+/// a program that cares for its memory has such a limit, and one whose writer blocks has none to
+/// set.
+const QUEUED_BYTES: usize = 4 << 20;
+
+/// How many threads share a handle.
+const THREADS: u32 = 4;
+
+/// How many children share a reactor.
+const CHILDREN: usize = 1000;
+
+/// Which way of doing the work.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Variant {
+    /// By a codec that copies bytes through, and not as octet strings.
+    pub(crate) bytes: bool,
+    /// Children share one reactor.
+    pub(crate) shared: bool,
+    /// However much is queued.
+    pub(crate) unbounded: bool,
+}
+
+/// Serves in a child, and does not return. To be called before anything else.
+pub(crate) fn worker() -> Process {
+    let worker = Worker::new();
+    let worker = with_functions::<&'static str>(worker, "echo", "events");
+    with_functions::<Bytes>(worker, "echo bytes", "events of bytes").run()
+}
+
+fn with_functions<S: Carrier>(worker: Worker, echo: &'static str, events: &'static str) -> Worker {
+    worker
+        .function(S::named(echo), |data, _: &Caller<S>| Ok(data))
+        .function(S::named(events), |count: S::Data, caller: &Caller<S>| {
+            for i in 0..u32::from_le_bytes(S::bytes(&count).try_into()?) {
+                caller.event(S::wrap(&small(i)));
+            }
+            Ok(count)
+        })
+}
+
+/// Does `n` times what the workload of this name is made of.
+///
+/// # Errors
+///
+/// If there is none.
+pub(crate) fn measure(
+    me: &Process,
+    variant: Variant,
+    workload: &str,
+    n: u32,
+) -> Result<Measured, String> {
+    if variant.bytes {
+        let services = [Bytes::named("echo bytes"), Bytes::named("events of bytes")];
+        Bench::new(me, variant, services).measure(workload, n)
+    } else {
+        Bench::new(me, variant, ["echo", "events"]).measure(workload, n)
+    }
+}
+
+/// Runs `then` with the process id of a child that has answered a call and is idle.
+pub(crate) fn idle(me: &Process, variant: Variant, then: impl FnOnce(u32)) {
+    let bench = Bench::new(me, variant, ["echo", "events"]);
+    let rpc = bench.start();
+    then(rpc.pid().expect("the child is a process"));
+    finish(rpc);
+}
+
+struct Bench<'a, S> {
+    me: &'a Process,
+    unbounded: bool,
+    reactor: Option<Reactor>,
+    echo: S,
+    events: S,
+}
+
+impl<'a, S: Carrier> Bench<'a, S> {
+    fn new(me: &'a Process, variant: Variant, [echo, events]: [S; 2]) -> Self {
+        let reactor = variant.shared.then(Reactor::new);
+        Bench {
+            me,
+            unbounded: variant.unbounded,
+            reactor: reactor.map(|reactor| reactor.expect("there are descriptors left")),
+            echo,
+            events,
+        }
+    }
+
+    fn measure(&self, workload: &str, n: u32) -> Result<Measured, String> {
+        Ok(match workload {
+            "pingpong" => self.pingpong(n),
+            "threads" => self.threads(n),
+            "pipeline" => self.pipeline(n),
+            "bulk1m" => self.bulk_in_turn(MIB, n),
+            "bulk64k" => self.bulk_pipelined(KIB64, n),
+            "events" => self.events(n),
+            "spawn" => self.spawn(n),
+            "child" => self.in_turn(1, n),
+            "children" => self.in_turn(CHILDREN, n),
+            other => return Err(format!("there is no workload {other}")),
+        })
+    }
+
+    fn pingpong(&self, n: u32) -> Measured {
+        let rpc = self.start();
+        let measured = Measured::each(n, |i| call(&rpc, i));
+        finish(rpc);
+        measured
+    }
+
+    /// Blocking calls by several threads on one handle.
+    fn threads(&self, n: u32) -> Measured {
+        let rpc = self.start();
+        let each = n / THREADS;
+        let measured = Measured::all(each * THREADS, || {
+            thread::scope(|scope| {
+                for t in 0..THREADS {
+                    let rpc = &rpc;
+                    scope.spawn(move || (t * each..(t + 1) * each).for_each(|i| call(rpc, i)));
+                }
+            });
+        });
+        finish(rpc);
+        measured
+    }
+
+    fn pipeline(&self, n: u32) -> Measured {
+        let rpc = self.start();
+        let arrivals = Arrivals::expect(n);
+        let measured = Measured::all(n, || {
+            for i in 0..n {
+                rpc.call(S::wrap(&small(i))).then(move |reply| {
+                    check_small(i, S::bytes(&reply.expect("an echo")));
+                    arrivals.count();
+                });
+            }
+            arrivals.wait();
+        });
+        finish(rpc);
+        measured
+    }
+
+    fn bulk_in_turn(&self, len: usize, n: u32) -> Measured {
+        let rpc = self.start();
+        let mut large = Large::new(len, n);
+        let measured = Measured::all(n, || {
+            for i in 0..n {
+                let reply = rpc.call(S::wrap(large.stamp(i))).wait().expect("an echo");
+                large.check(i, S::bytes(&reply));
+            }
+        });
+        finish(rpc);
+        measured
+    }
+
+    fn bulk_pipelined(&self, len: usize, n: u32) -> Measured {
+        let mut options = self.options(&self.echo);
+        if !self.unbounded {
+            options = options.max_queue(usize::MAX, QUEUED_BYTES);
+        }
+        let rpc = started(options);
+        call(&rpc, 0);
+        let mut large = Large::new(len, n);
+        let check: &Large = Box::leak(Box::new(large.clone()));
+        let arrivals = Arrivals::expect(n);
+        let measured = Measured::all(n, || {
+            for i in 0..n {
+                rpc.call(S::wrap(large.stamp(i))).then(move |reply| {
+                    check.check(i, S::bytes(&reply.expect("an echo")));
+                    arrivals.count();
+                });
+            }
+            arrivals.wait();
+        });
+        finish(rpc);
+        measured
+    }
+
+    fn events(&self, n: u32) -> Measured {
+        let arrivals = Arrivals::expect(n);
+        let mut next = 0;
+        let rpc = started(self.options(&self.events).on_event(move |event| {
+            check_small(next, S::bytes(&event));
+            next += 1;
+            arrivals.count();
+        }));
+        let send = |count: u32| rpc.call(S::wrap(&count.to_le_bytes()));
+        send(0).wait().expect("no events");
+        let measured = Measured::all(n, || {
+            send(n).then(|reply| drop(reply.expect("the number of events")));
+            arrivals.wait();
+        });
+        finish(rpc);
+        measured
+    }
+
+    /// Start, one call, finish.
+    fn spawn(&self, n: u32) -> Measured {
+        let once = |i| {
+            let rpc = started(self.options(&self.echo));
+            call(&rpc, i);
+            finish(rpc);
+        };
+        (0..5).for_each(once);
+        Measured::all(n, || (0..n).for_each(once))
+    }
+
+    /// One call to each of the children in turn, until there are `n`.
+    fn in_turn(&self, children: usize, n: u32) -> Measured {
+        let all: Vec<Rpc<S>> = (0..children)
+            .map(|_| started(self.options(&self.echo)))
+            .collect();
+        for (rpc, i) in all.iter().zip(0..) {
+            call(rpc, i);
+        }
+        let measured = Measured::all(n, || {
+            for (rpc, i) in all.iter().cycle().zip(0..n) {
+                call(rpc, i);
+            }
+        });
+        all.into_iter().for_each(finish);
+        measured
+    }
+
+    /// A child that has answered a call.
+    fn start(&self) -> Rpc<S> {
+        let rpc = started(self.options(&self.echo));
+        call(&rpc, 0);
+        rpc
+    }
+
+    fn options(&self, service: &S) -> RpcBuilder<S> {
+        let options = self.me.rpc(service.clone());
+        match &self.reactor {
+            Some(reactor) => options.reactor(reactor),
+            None => options,
+        }
+    }
+}
+
+fn started<S: Carrier>(options: RpcBuilder<S>) -> Rpc<S> {
+    options.start().expect("this program can be started")
+}
+
+/// A blocking call of 16 octets.
+fn call<S: Carrier>(rpc: &Rpc<S>, i: u32) {
+    let reply = rpc.call(S::wrap(&small(i))).wait().expect("an echo");
+    check_small(i, S::bytes(&reply));
+}
+
+fn finish<S: Carrier>(rpc: Rpc<S>) {
+    let exit = rpc.finish().expect("the child has done nothing wrong");
+    assert!(exit.status().is_some_and(|status| status.success()));
+}
+
+/// Counts replies or events, on one thread, until another has them all.
+struct Arrivals {
+    expected: u32,
+    count: AtomicU32,
+    waiter: Thread,
+}
+
+impl Arrivals {
+    /// The calling thread is the one that waits. Leaked, so that what a callback captures of it is a
+    /// plain reference: counting references is not to be measured.
+    fn expect(expected: u32) -> &'static Self {
+        Box::leak(Box::new(Arrivals {
+            expected,
+            count: AtomicU32::new(0),
+            waiter: thread::current(),
+        }))
+    }
+
+    fn count(&self) {
+        // ORDERING: nobody else changes it. What was done before is seen by who sees the last one.
+        let count = self.count.load(Ordering::Relaxed) + 1;
+        self.count.store(count, Ordering::Release);
+        if count == self.expected {
+            self.waiter.unpark();
+        }
+    }
+
+    fn wait(&self) {
+        // ORDERING: see `count`.
+        while self.count.load(Ordering::Acquire) < self.expected {
+            thread::park();
+        }
+    }
+}
