@@ -1,0 +1,243 @@
+//! What `ratios` compares.
+
+use crate::work::Variant;
+use std::fmt;
+
+/// One line of the table.
+pub(crate) struct Row {
+    pub(crate) key: &'static str,
+    pub(crate) title: &'static str,
+    pub(crate) ours: Run,
+    pub(crate) beside: Option<Run>,
+    pub(crate) figure: Figure,
+    /// What is to be reached at least, and what is aimed at.
+    pub(crate) goal: &'static str,
+    /// Whether one round is enough, as it takes long or does not vary.
+    pub(crate) once: bool,
+    /// Whether it is left out unless asked for.
+    pub(crate) slow: bool,
+}
+
+impl Row {
+    pub(crate) fn needs_strace(&self) -> bool {
+        matches!(self.ours.workload, "syscalls" | "traced idle")
+    }
+}
+
+/// One measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Run {
+    pub(crate) side: Side,
+    pub(crate) workload: &'static str,
+    pub(crate) n: u32,
+    pub(crate) one_cpu: bool,
+}
+
+/// Who does the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Side {
+    Offspring,
+    /// All children on one reactor.
+    OffspringShared,
+    Raw,
+    /// Asks for a send buffer that takes a large payload at once.
+    RawLargeBuffer,
+}
+
+const SIDES: [(Side, &str); 4] = [
+    (Side::Offspring, "offspring"),
+    (Side::OffspringShared, "offspring-shared"),
+    (Side::Raw, "raw"),
+    (Side::RawLargeBuffer, "raw-large-buffer"),
+];
+
+impl Side {
+    /// How the library does it, if it does.
+    pub(crate) fn variant(self) -> Option<Variant> {
+        match self {
+            Side::Raw | Side::RawLargeBuffer => None,
+            _ => Some(Variant {
+                shared: self == Side::OffspringShared,
+                ..Variant::default()
+            }),
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = SIDES.iter().find(|(side, _)| side == self);
+        f.write_str(name.expect("all have names").1)
+    }
+}
+
+impl Run {
+    const fn new(side: Side, workload: &'static str, n: u32) -> Self {
+        Run {
+            side,
+            workload,
+            n,
+            one_cpu: false,
+        }
+    }
+
+    const fn on_one_cpu(mut self) -> Self {
+        self.one_cpu = true;
+        self
+    }
+
+    pub(crate) fn to_args(self) -> [String; 4] {
+        let cpu = if self.one_cpu { "one-cpu" } else { "any-cpu" };
+        let side = self.side.to_string();
+        [
+            side,
+            cpu.to_owned(),
+            self.workload.to_owned(),
+            self.n.to_string(),
+        ]
+    }
+
+    pub(crate) fn from_args(args: &[String]) -> Result<Self, String> {
+        let [side, cpu, workload, n] = args else {
+            return Err(format!("not a measurement: {args:?}"));
+        };
+        let (side, _) = SIDES
+            .into_iter()
+            .find(|(_, name)| name == side)
+            .ok_or(format!("no side {side}"))?;
+        Ok(Run {
+            side,
+            workload: workload.clone().leak(),
+            n: n.parse().map_err(|error| format!("{n}: {error}"))?,
+            one_cpu: cpu == "one-cpu",
+        })
+    }
+}
+
+/// Which of the values of a measurement is shown, and how.
+pub(crate) struct Figure {
+    pub(crate) value: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) factor: f64,
+    /// Whether more is better: the ratio is always that of costs.
+    pub(crate) is_rate: bool,
+}
+
+const fn cost(value: &'static str, unit: &'static str) -> Figure {
+    Figure {
+        value,
+        unit,
+        factor: 1.0,
+        is_rate: false,
+    }
+}
+
+const fn rate(factor: f64, unit: &'static str) -> Figure {
+    Figure {
+        value: "rate",
+        unit,
+        factor,
+        is_rate: true,
+    }
+}
+
+use Side::{Offspring, OffspringShared, Raw, RawLargeBuffer};
+
+const CALL: Run = Run::new(Offspring, "pingpong", 10_000);
+const CALL_1: Run = Run::new(Offspring, "pingpong", 20_000).on_one_cpu();
+const RAW_CALL: Run = Run::new(Raw, "pingpong", 10_000);
+const RAW_CALL_1: Run = Run::new(Raw, "pingpong", 20_000).on_one_cpu();
+const THREADS: Run = Run::new(Offspring, "threads", 20_000);
+const PIPELINE: Run = Run::new(Offspring, "pipeline", 500_000);
+// Large enough for what takes 16 ns each.
+const RAW_PIPELINE: Run = Run::new(Raw, "pipeline", 5_000_000);
+const BULK_1M: Run = Run::new(Offspring, "bulk1m", 200);
+const SPAWN: Run = Run::new(Offspring, "spawn", 100);
+const RAW_SPAWN: Run = Run::new(Raw, "spawn", 100);
+const CHILDREN: Run = Run::new(OffspringShared, "children", 10_000);
+const CHILD: Run = Run::new(OffspringShared, "child", 10_000);
+const SYSCALLS: Run = Run::new(Offspring, "syscalls", 10_000);
+const RAW_SYSCALLS: Run = Run::new(Raw, "syscalls", 10_000);
+
+const MEDIAN: Figure = cost("median", "us");
+const MEAN: Figure = cost("mean", "us");
+const MILLIONS: Figure = rate(1e-6, "M/s");
+
+/// A row that is measured in each round.
+const fn row(
+    key: &'static str,
+    title: &'static str,
+    ours: Run,
+    beside: Run,
+    figure: Figure,
+    goal: &'static str,
+) -> Row {
+    Row {
+        key,
+        title,
+        ours,
+        beside: Some(beside),
+        figure,
+        goal,
+        once: false,
+        slow: false,
+    }
+}
+
+impl Row {
+    const fn once(mut self) -> Self {
+        self.once = true;
+        self
+    }
+
+    const fn slow(mut self) -> Self {
+        self.slow = true;
+        self
+    }
+
+    const fn alone(mut self) -> Self {
+        self.beside = None;
+        self
+    }
+}
+
+#[rustfmt::skip]
+pub(crate) const ROWS: &[Row] = &[
+    row("call@1", "blocking call, one CPU", CALL_1, RAW_CALL_1, MEDIAN, "x1.15 / x1.05"),
+    row("call@1-mean", "  the mean", CALL_1, RAW_CALL_1, MEAN, ""),
+    row("call", "blocking call", CALL, RAW_CALL, MEDIAN, "x0.30 / x0.08"),
+    row("call-mean", "  the mean", CALL, RAW_CALL, MEAN, ""),
+    row("call-cpu", "  its CPU time", CALL, RAW_CALL, cost("cpu", "us"), ""),
+    row("threads", "4 threads, one handle, per call", THREADS, RAW_CALL, MEAN, "x0.50 / x0.15"),
+    row("threads@1", "  on one CPU", THREADS.on_one_cpu(), RAW_CALL_1, MEAN, ""),
+    row("pipeline", "pipelined calls, callbacks", PIPELINE, RAW_PIPELINE, MILLIONS, "5 / 12 M/s"),
+    row("pipeline@1", "  on one CPU", PIPELINE.on_one_cpu(), RAW_PIPELINE.on_one_cpu(), MILLIONS, ""),
+    row("events", "events from the child", Run::new(Offspring, "events", 500_000),
+        Run::new(Raw, "events", 5_000_000), MILLIONS, "25 / 70 M/s"),
+    row("bulk1m", "1 MiB echo, one at a time, beside a large buffer", BULK_1M,
+        Run::new(RawLargeBuffer, "bulk1m", 400), rate(1.0, "MiB/s"), "x1.10 / x0.95"),
+    row("bulk1m-default", "  beside a default buffer", BULK_1M,
+        Run::new(Raw, "bulk1m", 400), rate(1.0, "MiB/s"), ""),
+    row("bulk64k", "64 KiB echo, pipelined", Run::new(Offspring, "bulk64k", 4000),
+        Run::new(Raw, "bulk64k", 8000), rate(1.0 / 16.0, "MiB/s"), "x1.05 / x0.95"),
+    row("spawn", "start, one call, finish", SPAWN, RAW_SPAWN, rate(1.0, "/s"), "x1.15 / x1.05"),
+    row("spawn-shared", "  on a shared reactor", Run { side: OffspringShared, ..SPAWN }, RAW_SPAWN,
+        rate(1.0, "/s"), ""),
+    row("memory", "idle child, private memory", Run::new(Offspring, "memory", 1),
+        Run::new(Raw, "memory", 1), cost("private", "KiB"), "150 / 125 KiB").once(),
+    row("idle", "idle for 2 s, wake-ups", Run::new(Offspring, "idle", 1),
+        Run::new(Raw, "idle", 1), cost("wake-ups", ""), "0").once(),
+    row("idle-strace", "idle for 2 s, system calls", Run::new(Offspring, "traced idle", 1),
+        Run::new(Raw, "traced idle", 1), cost("syscalls", ""), "0").once(),
+    row("children", "1,000 children in turn, beside one", CHILDREN, CHILD, MEAN, "x1.50 / x1.20").once(),
+    row("children@1", "  on one CPU", CHILDREN.on_one_cpu(), CHILD.on_one_cpu(), MEAN, "").once(),
+    row("outstanding", "1,000,000 outstanding calls, each",
+        Run::new(Offspring, "outstanding", 1_000_000), CALL, cost("bytes", "B"), "120 / 80 B").alone().once(),
+    row("calls-parent", "10,000 pipelined, system calls, parent", SYSCALLS, RAW_SYSCALLS,
+        cost("parent", ""), "").once(),
+    row("calls-child", "  child", SYSCALLS, RAW_SYSCALLS, cost("child", ""), "").once(),
+    row("size", "size it adds to a program", Run::new(Offspring, "size", 1), CALL,
+        cost("size", "KiB"), "250 / 150 KiB").alone().once().slow(),
+    row("build", "clean release build", Run::new(Offspring, "build", 1), CALL,
+        cost("seconds", "s"), "15 / 8 s").alone().once().slow(),
+];

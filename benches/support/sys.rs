@@ -1,0 +1,95 @@
+//! System calls that `std` has none for.
+
+use std::io;
+use std::mem;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+/// Confines this process, and the children it starts from now on, to one of its CPUs.
+pub(crate) fn confine_to_one_cpu() {
+    // SAFETY: a CPU set is an array of integers, for which 0 is a value.
+    let mut all: libc::cpu_set_t = unsafe { mem::zeroed() };
+    let size = size_of_val(&all);
+    // SAFETY: `all` is as large as is said, and the kernel writes no more.
+    check(unsafe { libc::sched_getaffinity(0, size, &mut all) });
+    // SAFETY: as above.
+    let mut one: libc::cpu_set_t = unsafe { mem::zeroed() };
+    let first = (0..8 * size)
+        // SAFETY: `cpu` is a bit within the set.
+        .find(|cpu| unsafe { libc::CPU_ISSET(*cpu, &all) })
+        .expect("this runs on some CPU");
+    // SAFETY: `first` is a bit within the set.
+    unsafe { libc::CPU_SET(first, &mut one) };
+    // SAFETY: `one` is as large as is said, and is only read.
+    check(unsafe { libc::sched_setaffinity(0, size, &one) });
+}
+
+/// Asks for a send buffer of this size.
+pub(crate) fn set_send_buffer(socket: &impl AsRawFd, bytes: usize) {
+    let bytes = bytes as libc::c_int;
+    // SAFETY: the option's value is the integer that is pointed to, and is only read.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_SNDBUF,
+            (&raw const bytes).cast(),
+            size_of_val(&bytes) as libc::socklen_t,
+        )
+    });
+}
+
+/// Allows this process all the descriptors that it may have.
+pub(crate) fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `limit` is what the call fills.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) });
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: `limit` is only read.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) });
+}
+
+/// The CPU time of this process and of the children it has waited for.
+pub(crate) fn cpu_time() -> Duration {
+    [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN]
+        .into_iter()
+        .map(|who| {
+            // SAFETY: the structure is made of integers, for which 0 is a value.
+            let mut usage: libc::rusage = unsafe { mem::zeroed() };
+            // SAFETY: `usage` is what the call fills.
+            check(unsafe { libc::getrusage(who, &mut usage) });
+            duration(usage.ru_utime) + duration(usage.ru_stime)
+        })
+        .sum()
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    Duration::from_secs(time.tv_sec as u64) + Duration::from_micros(time.tv_usec as u64)
+}
+
+/// Stops a child.
+pub(crate) fn stop(child: u32) {
+    signal(child, libc::SIGSTOP);
+}
+
+/// Lets a child that was stopped go on.
+pub(crate) fn go_on(child: u32) {
+    signal(child, libc::SIGCONT);
+}
+
+/// Ends a tracer in good order.
+pub(crate) fn interrupt(child: u32) {
+    signal(child, libc::SIGINT);
+}
+
+fn signal(child: u32, signal: libc::c_int) {
+    // SAFETY: `kill` touches no memory.
+    check(unsafe { libc::kill(child as libc::pid_t, signal) });
+}
+
+fn check(result: libc::c_int) {
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+}
