@@ -23,7 +23,7 @@ use std::time::Duration;
 use work::{KIB64, MIB, Variant};
 
 const USAGE: &str = "usage: kit [sync] [octets|bytes] [shared] [unbounded] WORKLOAD N; workloads: \
-    pingpong threads pipeline bulk1m bulk64k events spawn child children rss idle";
+    pingpong threads pipeline bulk1m bulk64k events spawn child children rss idle echo-LENGTH-IN_FLIGHT";
 
 fn main() -> ExitCode {
     let me = work::worker();
@@ -109,6 +109,7 @@ fn line(peer: &str, workload: &str, measured: &Measured) -> String {
         "threads" | "child" | "children" => ("us", measured.mean()),
         "bulk1m" => ("MiB/s", mib(MIB)),
         "bulk64k" => ("MiB/s", mib(KIB64)),
+        _ if workload.starts_with("echo-") => ("us", measured.mean()),
         "events" => ("events/s", measured.rate()),
         "spawn" => ("processes/s", measured.rate()),
         _ => ("calls/s", measured.rate()),

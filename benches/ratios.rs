@@ -37,7 +37,8 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{self, Command, ExitCode, Stdio};
 use table::Table;
 
-const USAGE: &str = "usage: ratios [--rounds N] [--rows ROW,...] [--all] [--quick] [--list]";
+const USAGE: &str = "usage: ratios [--rounds N] [--rows ROW,...] [--all] [--quick] [--list]\n\
+    or: ratios raw WORKLOAD N";
 
 /// The first argument of a process that measures.
 const MEASURE: &str = "measure";
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
     let me = work::worker();
     let result = match &args[..] {
         [first, rest @ ..] if first == MEASURE => measure(&me, rest),
+        [first, workload, n] if first == "raw" => raw_line(workload, n),
         _ => compare(&args),
     };
     match result {
@@ -191,6 +193,16 @@ fn traced_idle(side: Side) -> Result<u32, BoxError> {
     drop(holder.stdin.take());
     holder.wait()?;
     Ok(calls)
+}
+
+/// The bare socket pair as a peer of the comparison kit.
+fn raw_line(workload: &str, n: &str) -> Result<(), BoxError> {
+    let measured = raw::measure(false, workload, n.parse()?)?;
+    let (n, seconds, mean) = (measured.n, measured.took.as_secs_f64(), measured.mean());
+    println!(
+        r#"{{"peer":"raw","workload":"{workload}","n":{n},"seconds":{seconds:.6},"unit":"us","unit_value":{mean:.3}}}"#
+    );
+    Ok(())
 }
 
 // ---- all of them ----

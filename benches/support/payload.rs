@@ -55,3 +55,9 @@ impl Large {
         }
     }
 }
+
+/// Length and calls in flight of a workload `echo-LENGTH-IN_FLIGHT`.
+pub(crate) fn echo(workload: &str) -> Option<(usize, u32)> {
+    let (len, in_flight) = workload.strip_prefix("echo-")?.split_once('-')?;
+    Some((len.parse().ok()?, in_flight.parse().ok()?))
+}

@@ -5,7 +5,7 @@
 //! of 64 KiB where the workload lets them. No queue, no callbacks, no errors but panics.
 
 use crate::laps::Measured;
-use crate::payload::{Large, SMALL, check_small, small};
+use crate::payload::{self, Large, SMALL, check_small, small};
 use crate::sys;
 use crate::work::{KIB64, MIB};
 use std::io::{IoSlice, Read, Write};
@@ -14,6 +14,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Condvar, Mutex};
 use std::thread;
 
 const HEADER: usize = 8;
@@ -58,20 +59,7 @@ pub(crate) fn measure(large_buffer: bool, workload: &str, n: u32) -> Result<Meas
             };
             pipelined(peer, child, n, write, check_small)
         }
-        "bulk1m" => {
-            let (mut peer, child) = start("echo");
-            call(&mut peer, &mut Vec::new(), 0);
-            let mut large = Large::new(MIB, n);
-            let measured = Measured::all(n, || {
-                for i in 0..n {
-                    send_large(&peer.socket, i, large.stamp(i));
-                    let frame = peer.receive(i);
-                    large.check(i, &peer.buffer[frame]);
-                }
-            });
-            finish(peer, child);
-            measured
-        }
+        "bulk1m" => in_turn(start("echo"), MIB, n),
         "bulk64k" => {
             let (peer, child) = start("echo");
             let mut large = Large::new(KIB64, n);
@@ -109,11 +97,11 @@ pub(crate) fn measure(large_buffer: bool, workload: &str, n: u32) -> Result<Meas
             (0..5).for_each(once);
             Measured::all(n, || (0..n).for_each(once))
         }
-        other => {
-            return Err(format!(
-                "there is no workload {other} for a bare socket pair"
-            ));
-        }
+        other => match payload::echo(other) {
+            Some((len, 1)) => in_turn(start("echo"), len, n),
+            Some((len, in_flight)) => windowed(start("echo"), len, in_flight, n),
+            None => return Err(format!("no workload {other} for a bare socket pair")),
+        },
     })
 }
 
@@ -123,6 +111,66 @@ pub(crate) fn idle(then: impl FnOnce(u32)) {
     call(&mut peer, &mut Vec::new(), 0);
     then(child.id());
     finish(peer, child);
+}
+
+/// One large payload at a time.
+fn in_turn((mut peer, child): (Peer, Child), len: usize, n: u32) -> Measured {
+    call(&mut peer, &mut Vec::new(), 0);
+    let mut large = Large::new(len, n);
+    let measured = Measured::all(n, || {
+        for i in 0..n {
+            send_large(&peer.socket, i, large.stamp(i));
+            let frame = peer.receive(i);
+            large.check(i, &peer.buffer[frame]);
+        }
+    });
+    finish(peer, child);
+    measured
+}
+
+/// A thread writes, this one reads, and so many are on their way at most.
+fn windowed((mut peer, child): (Peer, Child), len: usize, in_flight: u32, n: u32) -> Measured {
+    call(&mut peer, &mut Vec::new(), 0);
+    let to = peer.socket.try_clone().expect("there are descriptors left");
+    let (room, freed) = (Mutex::new(in_flight), Condvar::new());
+    let mut large = Large::new(len, n);
+    let check = large.clone();
+    let batch = (KIB64 / (HEADER + len)).max(1) as u32;
+    let write = || {
+        let mut out = Vec::with_capacity(KIB64);
+        let mut next = 0;
+        while next < n {
+            let room = room.lock().expect("nothing panics under this lock");
+            let full = |room: &mut u32| *room == 0;
+            let mut room = freed.wait_while(room, full).expect("as above");
+            let count = batch.min(*room).min(n - next);
+            *room -= count;
+            drop(room);
+            out.clear();
+            (next..next + count).for_each(|i| push(&mut out, i, large.stamp(i)));
+            send(&to, &out);
+            next += count;
+        }
+    };
+    let measured = Measured::all(n, || {
+        thread::scope(|scope| {
+            scope.spawn(write);
+            let mut expected = 0;
+            while expected < n {
+                assert!(peer.fill(), "the child is gone");
+                let before = expected;
+                while let Some((i, frame)) = peer.next() {
+                    assert_eq!(i, expected, "another frame");
+                    check.check(i, &peer.buffer[frame]);
+                    expected += 1;
+                }
+                *room.lock().expect("as above") += expected - before;
+                freed.notify_one();
+            }
+        });
+    });
+    finish(peer, child);
+    measured
 }
 
 /// A thread writes, this one reads.

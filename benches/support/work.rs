@@ -2,7 +2,7 @@
 
 use crate::carrier::{Bytes, Carrier};
 use crate::laps::Measured;
-use crate::payload::{Large, check_small, small};
+use crate::payload::{self, Large, check_small, small};
 use offspring::{Caller, Process, Reactor, Rpc, RpcBuilder, Worker};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, Thread};
@@ -103,12 +103,23 @@ impl<'a, S: Carrier> Bench<'a, S> {
             "threads" => self.threads(n),
             "pipeline" => self.pipeline(n),
             "bulk1m" => self.bulk_in_turn(MIB, n),
-            "bulk64k" => self.bulk_pipelined(KIB64, n),
+            "bulk64k" => {
+                let bytes = if self.unbounded {
+                    usize::MAX
+                } else {
+                    QUEUED_BYTES
+                };
+                self.bulk_pipelined(KIB64, n, (usize::MAX, bytes))
+            }
             "events" => self.events(n),
             "spawn" => self.spawn(n),
             "child" => self.in_turn(1, n),
             "children" => self.in_turn(CHILDREN, n),
-            other => return Err(format!("there is no workload {other}")),
+            other => match payload::echo(other) {
+                Some((len, 1)) => self.bulk_in_turn(len, n),
+                Some((len, calls)) => self.bulk_pipelined(len, n, (calls as usize, usize::MAX)),
+                None => return Err(format!("there is no workload {other}")),
+            },
         })
     }
 
@@ -164,12 +175,9 @@ impl<'a, S: Carrier> Bench<'a, S> {
         measured
     }
 
-    fn bulk_pipelined(&self, len: usize, n: u32) -> Measured {
-        let mut options = self.options(&self.echo);
-        if !self.unbounded {
-            options = options.max_queue(usize::MAX, QUEUED_BYTES);
-        }
-        let rpc = started(options);
+    /// Queues calls without waiting, but for room in a queue of so many calls and bytes.
+    fn bulk_pipelined(&self, len: usize, n: u32, (calls, bytes): (usize, usize)) -> Measured {
+        let rpc = started(self.options(&self.echo).max_queue(calls, bytes));
         call(&rpc, 0);
         let mut large = Large::new(len, n);
         let check: &Large = Box::leak(Box::new(large.clone()));
