@@ -6,6 +6,9 @@ use std::fmt::Debug;
 /// that it reads back the same, and so is what is made up from the bytes.
 pub fn control(data: &[u8]) {
     if let Ok(message) = told(ToChild::decode(data)) {
+        if let ToChild::Setup { strings, .. } = message {
+            assert!(octets::iter(strings).all(|string| string.is_ok()));
+        }
         assert_eq!(ToChild::decode(&message.encode()), Ok(message));
     }
     if let Ok(message) = told(ToParent::decode(data)) {
