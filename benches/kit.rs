@@ -2,7 +2,7 @@
 //! JSON. See `benches/README.md`.
 //!
 //! ```text
-//! kit [sync] [octets|bytes] [shared] [unbounded] WORKLOAD N
+//! kit [sync|async] [octets|bytes] [shared] [unbounded] WORKLOAD N
 //! ```
 
 #[path = "support/carrier.rs"]
@@ -22,7 +22,7 @@ use std::thread;
 use std::time::Duration;
 use work::{KIB64, MIB, Variant};
 
-const USAGE: &str = "usage: kit [sync] [octets|bytes] [shared] [unbounded] WORKLOAD N; workloads: \
+const USAGE: &str = "usage: kit [sync|async] [octets|bytes] [shared] [unbounded] WORKLOAD N; workloads: \
     pingpong threads pipeline bulk1m bulk64k events spawn child children rss idle echo-LENGTH-IN_FLIGHT";
 
 fn main() -> ExitCode {
@@ -57,8 +57,10 @@ fn try_all(me: &Process) -> Result<(), BoxError> {
     for workload in [
         "pingpong", "threads", "pipeline", "bulk1m", "bulk64k", "events", "spawn",
     ] {
-        for variant in ["octets", "bytes"] {
-            run(me, &[variant, workload, "20"])?;
+        for shape in ["sync", "async"] {
+            for codec in ["octets", "bytes"] {
+                run(me, &[shape, codec, workload, "20"])?;
+            }
         }
     }
     run(me, &["idle", "0"])
@@ -74,6 +76,7 @@ fn run(me: &Process, args: &[impl AsRef<str>]) -> Result<(), BoxError> {
     for word in variants.iter().map(AsRef::as_ref) {
         match word {
             "sync" | "octets" => continue,
+            "async" => variant.deferred = true,
             "bytes" => variant.bytes = true,
             "shared" => variant.shared = true,
             "unbounded" => variant.unbounded = true,

@@ -145,6 +145,7 @@ impl Service for Add {
     type Reply = Sum;
     type Error = Bad;
     type Event = Note;
+    type Progress = Note;
 
     fn name(&self) -> &str {
         "add"

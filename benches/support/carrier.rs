@@ -45,6 +45,7 @@ impl Service for Bytes {
     type Reply = Vec<u8>;
     type Error = BoxError;
     type Event = Vec<u8>;
+    type Progress = Vec<u8>;
 
     fn name(&self) -> &str {
         self.0

@@ -39,14 +39,17 @@ pub(crate) enum Side {
     Offspring,
     /// All children on one reactor.
     OffspringShared,
+    /// Functions that answer later.
+    OffspringAsync,
     Raw,
     /// Asks for a send buffer that takes a large payload at once.
     RawLargeBuffer,
 }
 
-const SIDES: [(Side, &str); 4] = [
+const SIDES: [(Side, &str); 5] = [
     (Side::Offspring, "offspring"),
     (Side::OffspringShared, "offspring-shared"),
+    (Side::OffspringAsync, "offspring-async"),
     (Side::Raw, "raw"),
     (Side::RawLargeBuffer, "raw-large-buffer"),
 ];
@@ -58,6 +61,7 @@ impl Side {
             Side::Raw | Side::RawLargeBuffer => None,
             _ => Some(Variant {
                 shared: self == Side::OffspringShared,
+                deferred: self == Side::OffspringAsync,
                 ..Variant::default()
             }),
         }
@@ -141,7 +145,7 @@ const fn rate(factor: f64, unit: &'static str) -> Figure {
     }
 }
 
-use Side::{Offspring, OffspringShared, Raw, RawLargeBuffer};
+use Side::{Offspring, OffspringAsync, OffspringShared, Raw, RawLargeBuffer};
 
 const CALL: Run = Run::new(Offspring, "pingpong", 10_000);
 const CALL_1: Run = Run::new(Offspring, "pingpong", 20_000).on_one_cpu();
@@ -210,7 +214,9 @@ pub(crate) const ROWS: &[Row] = &[
     row("call-cpu", "  its CPU time", CALL, RAW_CALL, cost("cpu", "us"), ""),
     row("threads", "4 threads, one handle, per call", THREADS, RAW_CALL, MEAN, "x0.50 / x0.15"),
     row("threads@1", "  on one CPU", THREADS.on_one_cpu(), RAW_CALL_1, MEAN, ""),
-    row("pipeline", "pipelined calls, callbacks", PIPELINE, RAW_PIPELINE, MILLIONS, "5 / 12 M/s"),
+    row("pipeline-async", "pipelined calls, callbacks, async child", Run { side: OffspringAsync, ..PIPELINE },
+        RAW_PIPELINE, MILLIONS, "10 / 18 M/s"),
+    row("pipeline", "  sync child", PIPELINE, RAW_PIPELINE, MILLIONS, "5 / 12 M/s"),
     row("pipeline@1", "  on one CPU", PIPELINE.on_one_cpu(), RAW_PIPELINE.on_one_cpu(), MILLIONS, ""),
     row("events", "events from the child", Run::new(Offspring, "events", 500_000),
         Run::new(Raw, "events", 5_000_000), MILLIONS, "25 / 70 M/s"),
@@ -225,6 +231,8 @@ pub(crate) const ROWS: &[Row] = &[
         rate(1.0, "/s"), ""),
     row("memory", "idle child, private memory", Run::new(Offspring, "memory", 1),
         Run::new(Raw, "memory", 1), cost("private", "KiB"), "150 / 125 KiB").once(),
+    row("memory-async", "  async child", Run::new(OffspringAsync, "memory", 1),
+        Run::new(Raw, "memory", 1), cost("private", "KiB"), "").once(),
     row("idle", "idle for 2 s, wake-ups", Run::new(Offspring, "idle", 1),
         Run::new(Raw, "idle", 1), cost("wake-ups", ""), "0").once(),
     row("idle-strace", "idle for 2 s, system calls", Run::new(Offspring, "traced idle", 1),
@@ -236,6 +244,10 @@ pub(crate) const ROWS: &[Row] = &[
     row("calls-parent", "10,000 pipelined, system calls, parent", SYSCALLS, RAW_SYSCALLS,
         cost("parent", ""), "").once(),
     row("calls-child", "  child", SYSCALLS, RAW_SYSCALLS, cost("child", ""), "").once(),
+    row("calls-parent-async", "  async child: parent", Run { side: OffspringAsync, ..SYSCALLS }, RAW_SYSCALLS,
+        cost("parent", ""), "").once(),
+    row("calls-child-async", "  child", Run { side: OffspringAsync, ..SYSCALLS }, RAW_SYSCALLS,
+        cost("child", ""), "").once(),
     row("size", "size it adds to a program", Run::new(Offspring, "size", 1), CALL,
         cost("size", "KiB"), "250 / 150 KiB").alone().once().slow(),
     row("build", "clean release build", Run::new(Offspring, "build", 1), CALL,

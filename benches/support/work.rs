@@ -24,6 +24,8 @@ const CHILDREN: usize = 1000;
 /// Which way of doing the work.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Variant {
+    /// By functions that answer later, and not by ones that run one at a time.
+    pub(crate) deferred: bool,
     /// By a codec that copies bytes through, and not as octet strings.
     pub(crate) bytes: bool,
     /// Children share one reactor.
@@ -35,19 +37,42 @@ pub(crate) struct Variant {
 /// Serves in a child, and does not return. To be called before anything else.
 pub(crate) fn worker() -> Process {
     let worker = Worker::new();
-    let worker = with_functions::<&'static str>(worker, "echo", "events");
-    with_functions::<Bytes>(worker, "echo bytes", "events of bytes").run()
+    let worker = with_functions::<&'static str>(worker, OCTETS);
+    with_functions::<Bytes>(worker, BYTES).run()
 }
 
-fn with_functions<S: Carrier>(worker: Worker, echo: &'static str, events: &'static str) -> Worker {
+/// Names of functions: echo and events, at once and answering later.
+type Names = [[&'static str; 2]; 2];
+const OCTETS: Names = [["echo", "events"], ["deferred echo", "deferred events"]];
+const BYTES: Names = [
+    ["echo of bytes", "events of bytes"],
+    ["deferred echo of bytes", "deferred events of bytes"],
+];
+
+fn with_functions<S: Carrier>(worker: Worker, [now, later]: Names) -> Worker {
     worker
-        .function(S::named(echo), |data, _: &Caller<S>| Ok(data))
-        .function(S::named(events), |count: S::Data, caller: &Caller<S>| {
-            for i in 0..u32::from_le_bytes(S::bytes(&count).try_into()?) {
-                caller.event(S::wrap(&small(i)));
-            }
+        .function(S::named(now[0]), |data, _: &Caller<S>| Ok(data))
+        .function(S::named(now[1]), |count: S::Data, caller: &Caller<S>| {
+            send_events(&count, caller);
             Ok(count)
         })
+        .deferred(S::named(later[0]), |data: S::Data, caller: Caller<S>, _| {
+            caller.reply(data);
+        })
+        .deferred(
+            S::named(later[1]),
+            |count: S::Data, caller: Caller<S>, _| {
+                send_events(&count, &caller);
+                caller.reply(count);
+            },
+        )
+}
+
+fn send_events<S: Carrier>(count: &S::Data, caller: &Caller<S>) {
+    let count = S::bytes(count).try_into().expect("a number has four bytes");
+    for i in 0..u32::from_le_bytes(count) {
+        caller.event(S::wrap(&small(i)));
+    }
 }
 
 /// Does `n` times what the workload of this name is made of.
@@ -62,16 +87,15 @@ pub(crate) fn measure(
     n: u32,
 ) -> Result<Measured, String> {
     if variant.bytes {
-        let services = [Bytes::named("echo bytes"), Bytes::named("events of bytes")];
-        Bench::new(me, variant, services).measure(workload, n)
+        Bench::<Bytes>::new(me, variant, BYTES).measure(workload, n)
     } else {
-        Bench::new(me, variant, ["echo", "events"]).measure(workload, n)
+        Bench::<&str>::new(me, variant, OCTETS).measure(workload, n)
     }
 }
 
 /// Runs `then` with the process id of a child that has answered a call and is idle.
 pub(crate) fn idle(me: &Process, variant: Variant, then: impl FnOnce(u32)) {
-    let bench = Bench::new(me, variant, ["echo", "events"]);
+    let bench = Bench::<&str>::new(me, variant, OCTETS);
     let rpc = bench.start();
     then(rpc.pid().expect("the child is a process"));
     finish(rpc);
@@ -86,7 +110,8 @@ struct Bench<'a, S> {
 }
 
 impl<'a, S: Carrier> Bench<'a, S> {
-    fn new(me: &'a Process, variant: Variant, [echo, events]: [S; 2]) -> Self {
+    fn new(me: &'a Process, variant: Variant, names: Names) -> Self {
+        let [echo, events] = names[usize::from(variant.deferred)].map(S::named);
         let reactor = variant.shared.then(Reactor::new);
         Bench {
             me,

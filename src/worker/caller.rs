@@ -110,6 +110,7 @@ impl<S: Service> Caller<S> {
     /// # Panics
     ///
     /// As [`event`](Caller::event).
+    #[track_caller]
     pub fn progress(&self, progress: impl Argument<S::Progress, S::Codec>) {
         self.parent.hub.progress::<S>(self.id, progress);
     }
@@ -120,6 +121,7 @@ impl<S: Service> Caller<S> {
     ///
     /// If the event cannot be encoded, or is longer than
     /// [`max_frame`](crate::RpcBuilder::max_frame). The call then fails with that message.
+    #[track_caller]
     pub fn event(&self, event: impl Argument<S::Event, S::Codec>) {
         self.parent.event(event);
     }
@@ -197,6 +199,7 @@ impl<S: Service> Parent<S> {
     ///
     /// If the event cannot be encoded, or is longer than
     /// [`max_frame`](crate::RpcBuilder::max_frame).
+    #[track_caller]
     pub fn event(&self, event: impl Argument<S::Event, S::Codec>) {
         self.hub.event::<S>(event);
     }

@@ -319,6 +319,7 @@ impl Hub {
     ///
     /// If it cannot be encoded, or is longer than the parent takes: the function that sends it has a
     /// bug, and its call is to fail.
+    #[track_caller]
     pub(super) fn event<S: Service>(&self, event: impl Argument<S::Event, S::Codec>) {
         let sent = self.frame("an event", wire::EVENT, None, |output| {
             event.encode_to(output)
@@ -333,6 +334,7 @@ impl Hub {
     /// # Panics
     ///
     /// As [`event`](Hub::event).
+    #[track_caller]
     pub(super) fn progress<S: Service>(
         &self,
         id: u32,
