@@ -11,7 +11,12 @@ use std::time::Duration;
 fn primes(request: Strings, caller: &Caller) -> Result<String, BoxError> {
     let [below] = request.texts()?;
     let below: u32 = below.parse()?;
-    let is_prime = |n: u32| n > 1 && (2..).take_while(|d| d * d <= n).all(|d| n % d != 0);
+    let is_prime = |n: u32| {
+        n > 1
+            && (2..)
+                .take_while(|d| d * d <= n)
+                .all(|d| !n.is_multiple_of(d))
+    };
     let mut count = 0;
     for step in 0..20 {
         count += (below / 20 * step..below / 20 * (step + 1))
