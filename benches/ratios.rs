@@ -290,7 +290,7 @@ fn compare(args: &[String]) -> Result<(), BoxError> {
     for row in options.rows {
         table.row(row, &rounds);
     }
-    println!("{} rounds, {}", options.rounds, machine());
+    println!("rounds: {}; {}", options.rounds, machine());
     println!();
     print!("{table}");
     for note in notes {
