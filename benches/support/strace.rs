@@ -55,6 +55,13 @@ pub(crate) fn watch(pids: [u32; 2]) -> Result<u32, String> {
     let watched = start..SystemTime::now();
     sys::interrupt(strace.id());
     strace.wait().map_err(|error| format!("strace: {error}"))?;
+    let text = trace.text();
+    // Being attached to also leaves a line of every process: nothing at all means no tracing.
+    for pid in pids.map(|pid| format!("{pid} ")) {
+        if !text.lines().any(|line| line.starts_with(&pid)) {
+            return Err(format!("strace has seen nothing of process {pid}"));
+        }
+    }
     let within = |line: &&str| {
         let seconds = line
             .split_whitespace()
@@ -64,7 +71,7 @@ pub(crate) fn watch(pids: [u32; 2]) -> Result<u32, String> {
             watched.contains(&(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds)))
         })
     };
-    Ok(trace.text().lines().filter(within).count() as u32)
+    Ok(text.lines().filter(within).count() as u32)
 }
 
 /// The file that a trace goes to.
