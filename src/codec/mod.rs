@@ -7,6 +7,7 @@
 
 mod argument;
 mod octets;
+pub(crate) mod scratch;
 mod strings;
 
 pub use argument::Argument;

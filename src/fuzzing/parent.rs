@@ -124,7 +124,9 @@ impl Parent {
             (!time.is_multiple_of(4)).then(|| self.now + Duration::from_millis(time.into()));
         let progress = size.is_multiple_of(2);
         let told = progress.then_some(self.last + 1);
-        let result = self.connection.call(request.clone(), deadline, told, note);
+        let result = self
+            .connection
+            .call(&mut request.clone(), deadline, told, note);
         if let Err(refusal) = self.admit(len) {
             assert_eq!(result, Err((refusal, note)));
             return;

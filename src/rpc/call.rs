@@ -1,10 +1,10 @@
 //! One call: begun, and waited for.
 
 use super::handle::Handle;
-use super::link::{How, Link, Note, Progress, after};
+use super::link::{How, Link, Progress, after};
 use super::reactor;
-use super::slot::{Answer, Ended, Outcome, Slot, decode};
-use crate::codec::{CodecError, Input};
+use super::slot::{Answer, Ended, Fill, Note, Outcome, Slot, Then, decode};
+use crate::codec::{CodecError, Input, scratch};
 use crate::error::{CallError, Refusal};
 use crate::service::Service;
 use std::fmt;
@@ -83,9 +83,9 @@ impl<'a, S: Service> Call<'a, S> {
     /// thread, never inside this method.
     pub fn then(self, callback: impl FnOnce(Outcome<S>) + Send + 'static) {
         let core = Arc::clone(&self.handle.link.reactor);
-        let note: Note = Box::new(move |answer| callback(answer.decode::<S>()));
+        let note = Note::new(Then::<S, _>::new(callback));
         if let Err((ended, note)) = self.submit(false, note) {
-            core.run(move || note(Answer::Ended(ended)));
+            core.run(move || note.consume(Answer::Ended(ended)));
         }
     }
 
@@ -111,12 +111,11 @@ impl<'a, S: Service> Call<'a, S> {
     fn begin(self, writes: bool) -> Pending<S> {
         let (link, cancel_on_drop) = (Arc::clone(&self.handle.link), self.cancel_on_drop);
         let slot = Arc::new(Slot::default());
-        let filled = Arc::clone(&slot);
-        let note: Note = Box::new(move |answer| filled.fill(answer.into_owned()));
+        let note = Note::new(Fill(Arc::clone(&slot)));
         let id = match self.submit(writes, note) {
             Ok(id) => Some(id),
             Err((ended, note)) => {
-                note(Answer::Ended(ended));
+                note.consume(Answer::Ended(ended));
                 None
             }
         };
@@ -131,21 +130,21 @@ impl<'a, S: Service> Call<'a, S> {
     }
 
     fn submit(self, writes: bool, note: Note) -> Result<u32, (Ended, Note)> {
-        let deadline = self
-            .timeout
-            .and_then(|timeout| after(Instant::now(), Some(timeout)));
-        match self.request {
-            Ok(request) => {
-                let how = How {
-                    deadline,
-                    progress: self.progress,
-                    may_wait: self.may_wait,
-                    writes,
-                };
-                self.handle.link.call(request, how, note)
-            }
-            Err(error) => Err((Ended::Malformed(error), note)),
-        }
+        let mut request = match self.request {
+            Ok(request) => request,
+            Err(error) => return Err((Ended::Malformed(error), note)),
+        };
+        let how = How {
+            deadline: self
+                .timeout
+                .and_then(|timeout| after(Instant::now(), Some(timeout))),
+            progress: self.progress,
+            may_wait: self.may_wait,
+            writes,
+        };
+        let result = self.handle.link.call(&mut request, how, note);
+        scratch::give_back(request);
+        result
     }
 }
 

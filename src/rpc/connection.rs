@@ -53,6 +53,8 @@ pub(crate) struct Connection<T, P> {
     live: usize,
     /// The moments at which calls end, with their ids.
     deadlines: BTreeSet<(Instant, u32)>,
+    /// The moments by id.
+    timed: BTreeMap<u32, Instant>,
     /// Of the calls that have one.
     progress: BTreeMap<u32, P>,
 }
@@ -63,8 +65,10 @@ struct Entry<T> {
     note: Option<T>,
     /// Where its frame is in the stream.
     start: u64,
-    len: u64,
-    deadline: Option<Instant>,
+    /// The length of its payload.
+    len: u32,
+    /// Whether it is among the deadlines.
+    timed: bool,
 }
 
 /// What a frame from the child is.
@@ -149,6 +153,7 @@ impl<T, P: Clone> Connection<T, P> {
             calls: Calls::new(),
             live: 0,
             deadlines: BTreeSet::new(),
+            timed: BTreeMap::new(),
             progress: BTreeMap::new(),
         }
     }
@@ -162,14 +167,14 @@ impl<T, P: Clone> Connection<T, P> {
         self.control(&ToChild::Run(run));
     }
 
-    /// Queues a call.
+    /// Queues a call. A large request is taken, and left empty; others are copied.
     ///
     /// # Errors
     ///
     /// The note comes back if the call is refused, see [`admit`](Connection::admit).
     pub(crate) fn call(
         &mut self,
-        request: Vec<u8>,
+        request: &mut Vec<u8>,
         deadline: Option<Instant>,
         progress: Option<P>,
         note: T,
@@ -177,23 +182,19 @@ impl<T, P: Clone> Connection<T, P> {
         if let Err(refusal) = self.admit(request.len()) {
             return Err((refusal, note));
         }
-        let framing = match self.plain {
-            Some(Plain::Ordered) => Framing::Counted,
-            Some(Plain::Tagged) | None => Framing::Tagged,
-        };
-        let len = (framing.header_len() + request.len()) as u64;
+        let len = u32::try_from(request.len()).expect("max_frame is not above");
         let id = self.calls.insert(Entry {
             note: Some(note),
-            start: 0,
+            start: self.outbox.end(),
             len,
-            deadline,
+            timed: deadline.is_some(),
         });
-        let (header, n) = wire::header(framing, id, request.len() as u32);
-        let start = self.outbox.push(&header[..n], request);
-        self.calls.get_mut(id).expect("it was just inserted").start = start;
+        let (header, n) = wire::header(self.framing(), id, len);
+        self.outbox.push(&header[..n], request);
         self.live += 1;
         if let Some(deadline) = deadline {
             self.deadlines.insert((deadline, id));
+            self.timed.insert(id, deadline);
         }
         if let Some(progress) = progress {
             self.progress.insert(id, progress);
@@ -257,8 +258,9 @@ impl<T, P: Clone> Connection<T, P> {
     pub(crate) fn cancel(&mut self, id: u32) -> Option<(T, Phase)> {
         let entry = self.calls.get_mut(id)?;
         let note = entry.note.take()?;
-        let (start, len, deadline) = (entry.start, entry.len, entry.deadline);
-        self.forget(id, deadline);
+        let (start, len, timed) = (entry.start, entry.len, entry.timed);
+        self.forget(id, timed);
+        let len = self.framing().header_len() as u64 + u64::from(len);
         if self.outbox.withdraw(start, len) {
             self.calls.remove(id);
             return Some((note, Phase::Queued));
@@ -279,6 +281,7 @@ impl<T, P: Clone> Connection<T, P> {
         self.closed = true;
         self.live = 0;
         self.deadlines.clear();
+        self.timed.clear();
         self.progress.clear();
         let outbox = &self.outbox;
         let phase = |start| {
@@ -299,6 +302,16 @@ impl<T, P: Clone> Connection<T, P> {
     /// Takes about `limit` bytes to write. What is taken counts as sent.
     pub(crate) fn take(&mut self, limit: usize) -> VecDeque<Vec<u8>> {
         self.outbox.take(limit)
+    }
+
+    /// Gives the memory of what was taken and written back.
+    pub(crate) fn recycle(&mut self, chunk: Vec<u8>) {
+        self.outbox.recycle(chunk);
+    }
+
+    /// How many bytes there are to [`take`](Connection::take).
+    pub(crate) fn queued(&self) -> u64 {
+        self.outbox.queued()
     }
 
     /// Whether there is something to [`take`](Connection::take).
@@ -365,9 +378,16 @@ impl<T, P: Clone> Connection<T, P> {
         }
         let entry = self.calls.remove(id)?;
         if entry.note.is_some() {
-            self.forget(id, entry.deadline);
+            self.forget(id, entry.timed);
         }
         Some(entry.note)
+    }
+
+    fn framing(&self) -> Framing {
+        match self.plain {
+            Some(Plain::Ordered) => Framing::Counted,
+            Some(Plain::Tagged) | None => Framing::Tagged,
+        }
     }
 
     /// Whether a call is outstanding, and some of it was taken to be written.
@@ -378,9 +398,9 @@ impl<T, P: Clone> Connection<T, P> {
     }
 
     /// A call has ended.
-    fn forget(&mut self, id: u32, deadline: Option<Instant>) {
+    fn forget(&mut self, id: u32, timed: bool) {
         self.live -= 1;
-        if let Some(deadline) = deadline {
+        if timed && let Some(deadline) = self.timed.remove(&id) {
             self.deadlines.remove(&(deadline, id));
         }
         if !self.progress.is_empty() {
@@ -413,10 +433,10 @@ impl<T, P: Clone> Connection<T, P> {
     }
 
     fn control(&mut self, message: &ToChild<'_>) {
-        let payload = message.encode();
+        let mut payload = message.encode();
         let len = payload.len() as u32;
         let (header, n) = wire::header(Framing::Tagged, wire::CONTROL_TO_CHILD, len);
-        self.outbox.push(&header[..n], payload);
+        self.outbox.push(&header[..n], &mut payload);
     }
 }
 
@@ -461,7 +481,9 @@ mod tests {
     }
 
     fn call(connection: &mut Connection<char, char>, note: char) -> u32 {
-        connection.call(vec![note as u8], None, None, note).unwrap()
+        connection
+            .call(&mut vec![note as u8], None, None, note)
+            .unwrap()
     }
 
     #[test]
@@ -539,14 +561,14 @@ mod tests {
         let start = Instant::now();
         let mut c = plain(Plain::Ordered);
         c.call(
-            b"a".to_vec(),
+            &mut b"a".to_vec(),
             Some(start + Duration::from_secs(2)),
             None,
             'a',
         )
         .unwrap();
         c.call(
-            b"b".to_vec(),
+            &mut b"b".to_vec(),
             Some(start + Duration::from_secs(1)),
             None,
             'b',
@@ -597,7 +619,7 @@ mod tests {
     #[test]
     fn progress_goes_to_who_waits_for_the_call() {
         let mut c = serving();
-        let a = c.call(vec![], None, Some('p'), 'a').unwrap();
+        let a = c.call(&mut vec![], None, Some('p'), 'a').unwrap();
         let b = call(&mut c, 'b');
         let report = |id| ToParent::Progress { id, payload: b"x" }.encode();
         let progress =
@@ -618,7 +640,9 @@ mod tests {
     #[test]
     fn answer_takes_the_deadline_away() {
         let mut c = plain(Plain::Tagged);
-        let id = c.call(vec![], Some(Instant::now()), None, 'a').unwrap();
+        let id = c
+            .call(&mut vec![], Some(Instant::now()), None, 'a')
+            .unwrap();
         sent(&mut c);
         assert_eq!(c.receive(id, b""), Ok(Delivery::Reply('a')));
         assert_eq!(c.deadline(), None);
@@ -633,7 +657,7 @@ mod tests {
         };
         let mut c = Connection::<(), char>::new(Some(Plain::Tagged), limits);
         let mut refused = |len: usize| {
-            c.call(vec![0; len], None, None, ())
+            c.call(&mut vec![0; len], None, None, ())
                 .map_err(|(refusal, ..)| refusal)
         };
         assert_eq!(refused(11), Err(Refusal::TooLarge { len: 11, limit: 10 }));
@@ -648,13 +672,13 @@ mod tests {
         c.take(usize::MAX);
         assert_eq!(c.receive(1, b""), Ok(Delivery::Reply(())));
         assert_eq!(
-            c.call(vec![], None, None, ())
+            c.call(&mut vec![], None, None, ())
                 .map_err(|(refusal, ..)| refusal),
             Ok(3)
         );
         c.close();
         assert_eq!(
-            c.call(vec![], None, None, ())
+            c.call(&mut vec![], None, None, ())
                 .map_err(|(refusal, ..)| refusal),
             Err(Refusal::Closed)
         );
@@ -669,13 +693,13 @@ mod tests {
         };
         let mut c = Connection::<(), char>::new(Some(Plain::Tagged), limits);
         // One call always fits, or nothing would.
-        assert!(c.call(vec![0; 50], None, None, ()).is_ok());
+        assert!(c.call(&mut vec![0; 50], None, None, ()).is_ok());
         assert!(matches!(
-            c.call(vec![], None, None, ()),
+            c.call(&mut vec![], None, None, ()),
             Err((Refusal::Full, ..))
         ));
         c.take(usize::MAX);
-        assert!(c.call(vec![], None, None, ()).is_ok());
+        assert!(c.call(&mut vec![], None, None, ()).is_ok());
     }
 
     #[test]

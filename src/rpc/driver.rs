@@ -3,9 +3,9 @@
 
 use super::connection::{Delivery, Violation};
 use super::life::{Life, Verdict};
-use super::link::{Exit, Link, Note, Progress};
+use super::link::{Exit, Link, Progress};
 use super::reactor::{Source, guard, poll_key};
-use super::slot::{Answer, Ended};
+use super::slot::{Answer, Ended, Note};
 use crate::codec::{CodecError, Input};
 use crate::error::{Error, ErrorKind, Refusal};
 use crate::process::{Lines, StderrCallback, Tail};
@@ -162,7 +162,7 @@ impl Driver {
     pub(super) fn attend(&mut self, now: Instant, room: bool) {
         let orders = self.link.attend(now, room);
         for (note, phase) in orders.expired {
-            guard(|| note(Answer::Ended(Ended::TimedOut(phase))));
+            guard(|| note.consume(Answer::Ended(Ended::TimedOut(phase))));
         }
         if orders.close {
             self.life.close(now);
@@ -297,8 +297,8 @@ impl Driver {
             Payload::Owned(bytes) => Input::from(bytes),
         };
         match delivery {
-            Delivery::Reply(note) => guard(|| note(Answer::Reply(input))),
-            Delivery::Failed(note) => guard(|| note(Answer::Failed(input))),
+            Delivery::Reply(note) => guard(|| note.consume(Answer::Reply(input))),
+            Delivery::Failed(note) => guard(|| note.consume(Answer::Failed(input))),
             Delivery::Progress(progress, payload) => guard(|| {
                 // It is poisoned if it panicked before: it is not called again then.
                 if let Ok(mut progress) = progress.lock() {
@@ -378,7 +378,7 @@ impl Driver {
                 Some(error) => Ended::Lost(error.clone(), phase),
                 None => Ended::Refused(Refusal::Closed),
             };
-            guard(|| note(Answer::Ended(ended)));
+            guard(|| note.consume(Answer::Ended(ended)));
         }
         guard(|| self.handlers.take().expect("concluded once").end(error));
         self.link.over();

@@ -2,7 +2,7 @@
 
 use super::call::Call;
 use super::link::{Exit, Link, after};
-use crate::codec::{Argument, CodecError, Output};
+use crate::codec::{Argument, CodecError, Output, scratch};
 use crate::error::Error;
 use crate::service::Service;
 use std::fmt;
@@ -162,7 +162,7 @@ impl<S: Service> Rpc<S> {
     }
 
     fn encode(&self, request: impl Argument<S::Request, S::Codec>) -> Result<Vec<u8>, CodecError> {
-        let mut output = Output::default();
+        let mut output = Output::after(scratch::take());
         request.encode_to(&mut output)?;
         Ok(output.into_vec())
     }

@@ -6,7 +6,7 @@
 
 use super::connection::Connection;
 use super::reactor::{self, Core};
-use super::slot::{Answer, Ended, wait_until};
+use super::slot::{Ended, Note, wait_until};
 use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Child;
@@ -22,12 +22,10 @@ use std::time::{Duration, Instant};
 
 /// How much is written at once, at most.
 const BATCH: usize = 256 << 10;
+/// From how many queued bytes on callers write by themselves.
+const LONG_QUEUE: u64 = 64 << 10;
 /// The most parts of one write; Linux takes 1024.
 const PARTS: usize = 64;
-
-/// Called once with what a call ends with: on the reactor's thread, or never if the call is refused
-/// at once.
-pub(crate) type Note = Box<dyn FnOnce(Answer<'_>) + Send>;
 
 /// Called with the payload of each progress report of a call, by the reactor only.
 pub(crate) type Progress = Arc<Mutex<dyn FnMut(Input<'_>) + Send>>;
@@ -178,15 +176,14 @@ impl Link {
         self.child.as_ref().map_or(0, Child::pid)
     }
 
-    /// Makes a call.
-    /// Returns the call's id.
+    /// Makes a call, and returns its id. A large request is taken, and left empty.
     ///
     /// # Errors
     ///
     /// The note comes back if the call is refused.
     pub(crate) fn call(
         &self,
-        request: Vec<u8>,
+        request: &mut Vec<u8>,
         how: How,
         note: Note,
     ) -> Result<u32, (Ended, Note)> {
@@ -215,7 +212,9 @@ impl Link {
             Ok(id) => id,
             Err((refusal, note)) => return Err((Ended::Refused(refusal), note)),
         };
-        if writes {
+        // A caller who does not wait writes, too, when a comfortable batch has gathered: that keeps
+        // the queue in the processor's cache, and him from running far ahead of the child.
+        if writes || state.connection.queued() >= LONG_QUEUE {
             state = self.transmit(state);
         }
         self.tell_reactor(state);
@@ -307,9 +306,21 @@ impl Link {
             drop(state);
             let sent = send(&self.socket, &chunks, written);
             state = self.lock();
-            let writer = &mut state.writer;
+            let State {
+                connection, writer, ..
+            } = &mut *state;
             match sent {
-                Ok(n) => writer.written = advance(&mut chunks, written + n),
+                Ok(n) => {
+                    writer.written = written + n;
+                    while chunks
+                        .front()
+                        .is_some_and(|chunk| chunk.len() <= writer.written)
+                    {
+                        let chunk = chunks.pop_front().expect("looked at above");
+                        writer.written -= chunk.len();
+                        connection.recycle(chunk);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => writer.blocked = true,
                 Err(_) => writer.broken = true,
             }
@@ -460,14 +471,6 @@ fn send(socket: &OwnedFd, chunks: &VecDeque<Vec<u8>>, written: usize) -> io::Res
         count += 1;
     }
     sys::send(socket, &parts[..count])
-}
-
-/// Drops the chunks that were written; returns how much of the first one left was.
-fn advance(chunks: &mut VecDeque<Vec<u8>>, mut written: usize) -> usize {
-    while chunks.front().is_some_and(|chunk| chunk.len() <= written) {
-        written -= chunks.pop_front().map_or(0, |chunk| chunk.len());
-    }
-    written
 }
 
 /// `Duration`s are added so that what overflows means never.

@@ -24,28 +24,39 @@ pub(crate) struct Outbox {
     holes: BTreeMap<u64, u64>,
     /// The sum of the holes' lengths.
     withdrawn: u64,
+    /// An empty chunk, for its memory.
+    spare: Vec<u8>,
 }
 
 impl Outbox {
-    /// Appends a frame and returns its offset.
-    pub(crate) fn push(&mut self, header: &[u8], payload: Vec<u8>) -> u64 {
+    /// Appends a frame and returns its offset. A large payload is taken, and left empty; others are
+    /// copied.
+    pub(crate) fn push(&mut self, header: &[u8], payload: &mut Vec<u8>) -> u64 {
         let start = self.end;
         self.end += (header.len() + payload.len()) as u64;
         let own = payload.len() >= OWN_CHUNK;
         let copied = header.len() + if own { 0 } else { payload.len() };
         match self.chunks.back() {
             Some(last) if self.open && last.len() + copied <= CHUNK => {}
-            _ => self.chunks.push_back(Vec::new()),
+            _ => self.chunks.push_back(std::mem::take(&mut self.spare)),
         }
         let last = self.chunks.back_mut().expect("one was just made");
         last.extend_from_slice(header);
         if own {
-            self.chunks.push_back(payload);
+            self.chunks.push_back(std::mem::take(payload));
         } else {
-            last.extend_from_slice(&payload);
+            last.extend_from_slice(payload);
         }
         self.open = !own;
         start
+    }
+
+    /// Gives the memory of a chunk back that was written.
+    pub(crate) fn recycle(&mut self, mut chunk: Vec<u8>) {
+        if chunk.capacity() <= CHUNK {
+            chunk.clear();
+            self.spare = chunk;
+        }
     }
 
     /// Withdraws the frame of `len` bytes at `start`. Returns whether it will never be written:
@@ -60,6 +71,11 @@ impl Outbox {
             self.clear();
         }
         true
+    }
+
+    /// The offset that the next frame will have.
+    pub(crate) fn end(&self) -> u64 {
+        self.end
     }
 
     /// Whether not a byte of the frame at `start` was taken.
@@ -156,12 +172,12 @@ mod tests {
     #[test]
     fn frames_leave_in_order_and_large_ones_uncopied() {
         let mut outbox = Outbox::default();
-        let large = vec![7; OWN_CHUNK];
+        let mut large = vec![7; OWN_CHUNK];
         let address = large.as_ptr();
-        assert_eq!(outbox.push(b"ab", b"c".to_vec()), 0);
-        assert_eq!(outbox.push(b"de", large), 3);
+        assert_eq!(outbox.push(b"ab", &mut b"c".to_vec()), 0);
+        assert_eq!(outbox.push(b"de", &mut large), 3);
         let end = 5 + OWN_CHUNK as u64;
-        assert_eq!(outbox.push(b"f", b"".to_vec()), end);
+        assert_eq!(outbox.push(b"f", &mut vec![]), end);
         assert_eq!(outbox.queued(), end + 1);
         let batch = outbox.take(usize::MAX);
         assert_eq!(batch[0], b"abcde");
@@ -174,7 +190,7 @@ mod tests {
     fn small_frames_share_chunks_of_bounded_size() {
         let mut outbox = Outbox::default();
         for n in 0..100_000 {
-            assert_eq!(outbox.push(b"12345678", vec![0; 16]), n * 24);
+            assert_eq!(outbox.push(b"12345678", &mut vec![0; 16]), n * 24);
         }
         let batch = outbox.take(usize::MAX);
         assert_eq!(batch.len(), (100_000usize * 24).div_ceil(CHUNK / 24 * 24));
@@ -188,11 +204,11 @@ mod tests {
             let mut outbox = Outbox::default();
             let (mut want, mut frames) = (Vec::new(), Vec::new());
             for (n, size) in sizes.into_iter().enumerate() {
-                let payload = vec![n as u8; size];
+                let mut payload = vec![n as u8; size];
                 if set >> n & 1 == 0 {
                     want.extend([b"hd", &payload[..]].concat());
                 }
-                frames.push((outbox.push(b"hd", payload), 2 + size as u64));
+                frames.push((outbox.push(b"hd", &mut payload), 2 + size as u64));
             }
             for (n, (start, len)) in frames.iter().enumerate().rev() {
                 if set >> n & 1 == 1 {
@@ -208,13 +224,13 @@ mod tests {
     #[test]
     fn taken_frame_cannot_be_withdrawn() {
         let mut outbox = Outbox::default();
-        let first = outbox.push(b"a", vec![]);
+        let first = outbox.push(b"a", &mut vec![]);
         outbox.take(1);
-        let second = outbox.push(b"b", vec![]);
+        let second = outbox.push(b"b", &mut vec![]);
         assert!(!outbox.withdraw(first, 1));
         assert!(outbox.withdraw(second, 1));
         assert_eq!(outbox.queued(), 0);
-        assert_eq!(outbox.push(b"c", vec![]), 2);
+        assert_eq!(outbox.push(b"c", &mut vec![]), 2);
         assert_eq!(all(&mut outbox, 1), b"c");
     }
 }

@@ -3,9 +3,11 @@
 use crate::codec::{Codec, CodecError, Input};
 use crate::error::{CallError, Error, Panic, Phase, Refusal};
 use crate::service::Service;
+use crate::sys::{Consume, Family, Once};
 use crate::wire::Failure;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
 /// What a call ends with, as the service's types have it.
@@ -21,6 +23,16 @@ pub(crate) enum Answer<'a> {
     /// The parent ended it.
     Ended(Ended),
 }
+
+/// The family of [`Answer`]s.
+pub(crate) enum Answers {}
+
+impl Family for Answers {
+    type Of<'a> = Answer<'a>;
+}
+
+/// What is done with a call's answer, by the reactor.
+pub(crate) type Note = Once<Answers>;
 
 /// How a parent ends a call that has no answer.
 #[derive(Debug)]
@@ -78,6 +90,34 @@ impl Answer<'_> {
 pub(crate) fn decode<C: Codec<T>, T>(input: Input<'_>) -> Result<T, CodecError> {
     catch_unwind(AssertUnwindSafe(|| C::decode(input)))
         .unwrap_or_else(|_| Err(CodecError::new("the codec panicked")))
+}
+
+/// A callback of the program's, above the codec.
+pub(crate) struct Then<S, F> {
+    callback: F,
+    service: PhantomData<fn(S)>,
+}
+
+impl<S: Service, F: FnOnce(Outcome<S>) + Send + 'static> Then<S, F> {
+    pub(crate) fn new(callback: F) -> Self {
+        let service = PhantomData;
+        Then { callback, service }
+    }
+}
+
+impl<S: Service, F: FnOnce(Outcome<S>) + Send + 'static> Consume<Answers> for Then<S, F> {
+    fn consume(self, answer: Answer<'_>) {
+        (self.callback)(answer.decode::<S>());
+    }
+}
+
+/// A slot to be filled.
+pub(crate) struct Fill(pub(crate) Arc<Slot>);
+
+impl Consume<Answers> for Fill {
+    fn consume(self, answer: Answer<'_>) {
+        self.0.fill(answer.into_owned());
+    }
 }
 
 /// Where an answer is put by the reactor and waited for by a caller.

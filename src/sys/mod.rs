@@ -5,6 +5,7 @@
 
 mod bell;
 mod clock;
+mod inline;
 mod io;
 mod lifeline;
 mod poll;
@@ -14,6 +15,7 @@ mod spawn;
 
 pub(crate) use bell::Bell;
 pub(crate) use clock::coarse_clock;
+pub(crate) use inline::{Consume, Family, Once};
 pub(crate) use io::{
     clear_inherited, duplicate_above, is_stream_socket, receive, replace, send, set_nonblocking,
     shutdown, write,

@@ -6,7 +6,7 @@
 
 use super::ledger::{Duplicate, Ledger, Limits, Was};
 use super::looper::Post;
-use crate::codec::{Argument, CodecError, Input, Output};
+use crate::codec::{Argument, CodecError, Input, Output, scratch};
 use crate::process::Plain;
 use crate::service::Service;
 use crate::sys::{self, Bell, Interest};
@@ -78,6 +78,8 @@ struct Out {
     /// What is being written, and how much of it is. Comes before `gathered`.
     current: Vec<u8>,
     written: usize,
+    /// How many bytes there are of all that is not written.
+    unsent: usize,
     /// Whether a thread is at it.
     busy: bool,
     /// Whether the parent cannot be written to any more.
@@ -86,16 +88,8 @@ struct Out {
     spare: Vec<u8>,
 }
 
-impl Out {
-    fn unsent(&self) -> usize {
-        self.gathered.len() + self.current.len() - self.written
-    }
-}
-
 thread_local! {
     static BATCHING: Cell<bool> = const { Cell::new(false) };
-    /// Where frames are made before they are gathered.
-    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// Whether this thread leaves its frames in the buffer, and promises to write them before it waits
@@ -173,7 +167,7 @@ impl Hub {
         {
             state.ledger.wait(id, request.into_small())?;
         }
-        let full = !state.ledger.wants_requests(state.out.unsent());
+        let full = !state.ledger.wants_requests(state.out.unsent);
         Ok(Arrived { start, full })
     }
 
@@ -190,7 +184,7 @@ impl Hub {
     /// Whether more requests are welcome.
     pub(super) fn wants_requests(&self) -> bool {
         let state = self.lock();
-        state.ledger.wants_requests(state.out.unsent())
+        state.ledger.wants_requests(state.out.unsent)
     }
 
     /// The next request that waits, if it may start: it counts as running.
@@ -221,7 +215,7 @@ impl Hub {
         loop {
             if let Some(next) = state.ledger.next() {
                 state.threads.free -= 1;
-                let unsent = state.out.unsent();
+                let unsent = state.out.unsent;
                 if state.slept_full && state.ledger.wants_requests(unsent) {
                     self.ring(&mut state);
                 }
@@ -370,7 +364,7 @@ impl Hub {
     /// Waits until everything sent so far is written. Returns whether it could be.
     pub(super) fn flush(&self) -> bool {
         let mut state = self.transmit(self.lock(), true);
-        while state.out.unsent() > 0 && !state.out.broken {
+        while state.out.unsent > 0 && !state.out.broken {
             state = self.wait(state);
         }
         !state.out.broken
@@ -379,7 +373,7 @@ impl Hub {
     /// Writes what has gathered, as far as there is room.
     pub(super) fn write_batch(&self) {
         let state = self.lock();
-        if state.out.unsent() > 0 {
+        if state.out.unsent > 0 {
             drop(self.transmit(state, false));
         }
     }
@@ -392,8 +386,7 @@ impl Hub {
         answers: Option<u32>,
         fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
     ) -> Result<(), Failure> {
-        let mut bytes = SCRATCH.take();
-        bytes.clear();
+        let mut bytes = scratch::take();
         bytes.resize(HEADER, 0);
         let mut output = Output::after(bytes);
         fill(&mut output).map_err(|error| malformed(what, &error))?;
@@ -406,11 +399,11 @@ impl Hub {
         }
         let len = u32::try_from(len).expect("it was held against max_frame");
         bytes[..HEADER].copy_from_slice(&wire::header(Framing::Tagged, id, len).0);
-        SCRATCH.set(self.send(bytes, answers));
+        scratch::give_back(self.send(bytes, answers));
         Ok(())
     }
 
-    /// Sends a frame, which may answer a call. Returns an empty buffer.
+    /// Sends a frame, which may answer a call. Returns its buffer, or another one.
     fn send(&self, mut frame: Vec<u8>, answers: Option<u32>) -> Vec<u8> {
         let batching = BATCHING.get();
         let mut state = self.lock();
@@ -431,18 +424,15 @@ impl Hub {
         if out.broken {
             return Vec::new();
         }
-        if frame.len() >= LARGE && out.unsent() == 0 && !out.busy {
+        out.unsent += frame.len();
+        if frame.len() >= LARGE && out.unsent == frame.len() && !out.busy {
             out.written = 0;
             std::mem::swap(&mut out.current, &mut frame);
         } else {
             out.gathered.extend_from_slice(&frame);
         }
-        frame.clear();
-        if !batching || state.out.unsent() >= BATCH {
+        if !batching || state.out.unsent >= BATCH {
             drop(self.transmit(state, !batching));
-        }
-        if frame.capacity() > BATCH {
-            return Vec::new();
         }
         frame
     }
@@ -476,12 +466,16 @@ impl Hub {
             let out = &mut state.out;
             out.current = current;
             match result {
-                Ok(n) => out.written += n,
+                Ok(n) => {
+                    out.written += n;
+                    out.unsent -= n;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => {
                     out.broken = true;
                     out.gathered = Vec::new();
                     out.written = out.current.len();
+                    out.unsent = 0;
                 }
             }
             if out.written == out.current.len() {
@@ -550,7 +544,7 @@ impl Hub {
             return None;
         }
         state.asleep = true;
-        let unsent = state.out.unsent();
+        let unsent = state.out.unsent;
         let wants_requests = state.ledger.wants_requests(unsent);
         let finished = state.ledger.is_finished() && unsent == 0;
         state.slept_full = !wants_requests;
@@ -599,7 +593,7 @@ impl State {
     }
 
     fn is_above_high_water(&self) -> bool {
-        self.out.unsent() > self.ledger.high_water()
+        self.out.unsent > self.ledger.high_water()
     }
 }
 
