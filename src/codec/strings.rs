@@ -43,9 +43,9 @@ impl Strings {
 
     /// Takes the payload of a frame as it is, once it is known to be a list of octet strings.
     pub(crate) fn decode(input: Input<'_>) -> Result<Self, CodecError> {
-        octets::iter(&input)
-            .try_for_each(|string| string.map(drop))
-            .map_err(CodecError::new)?;
+        for string in octets::iter(&input) {
+            string.map_err(CodecError::new)?;
+        }
         Ok(Strings {
             encoded: input.into_small(),
         })

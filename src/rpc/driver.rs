@@ -243,26 +243,45 @@ impl Driver {
         self.socket = None;
     }
 
-    /// Delivers the frames that are in the buffer, in order: one lock, then the callbacks.
+    /// Delivers the frames that are in the buffer, in order: runs of events, for which nothing needs to
+    /// be looked up, and runs of everything else, looked up under one lock and then told.
     fn deliver(&mut self, now: Instant) {
+        let mut broken = None;
+        while broken.is_none() {
+            let event = self.take_in(&mut broken);
+            self.hand_over_batch(now);
+            match event {
+                Some(payload) => self.hand_over_events(payload, now),
+                None => break,
+            }
+        }
+        if let Some(broken) = broken {
+            self.broken(broken, now);
+        }
+    }
+
+    /// Looks up frames, up to the next event, which is returned.
+    fn take_in(&mut self, broken: &mut Option<Broken>) -> Option<Payload> {
         let Driver {
             link,
             decoder,
             batch,
+            life,
             ..
         } = self;
-        let mut broken = None;
         link.receive(|connection| {
             loop {
                 let offset = decoder.offset();
                 let (id, payload) = match decoder.next() {
-                    Ok(Some(frame)) => frame,
-                    Ok(None) => return,
+                    Ok(frame) => frame?,
                     Err(error) => {
-                        broken = Some(Broken::Decode(error));
-                        return;
+                        *broken = Some(Broken::Decode(error));
+                        return None;
                     }
                 };
+                if id == wire::EVENT && life.is_ready() {
+                    return Some(payload);
+                }
                 let bytes = match &payload {
                     Payload::At(at) => decoder.bytes(at.clone()),
                     Payload::Owned(bytes) => bytes,
@@ -270,19 +289,63 @@ impl Driver {
                 match connection.receive(id, bytes) {
                     Ok(delivery) => batch.push((delivery, payload)),
                     Err(violation) => {
-                        broken = Some(Broken::Violation(violation, offset));
-                        return;
+                        *broken = Some(Broken::Violation(violation, offset));
+                        return None;
                     }
                 }
             }
-        });
+        })
+    }
+
+    /// Tells what was looked up.
+    fn hand_over_batch(&mut self, now: Instant) {
         let mut batch = std::mem::take(&mut self.batch);
-        for (delivery, payload) in batch.drain(..) {
-            self.hand_over(delivery, payload, now);
+        let mut left = batch.drain(..);
+        // A panic ends one of them only. The others need no guard of their own.
+        while left.len() > 0 {
+            guard(|| {
+                for (delivery, payload) in left.by_ref() {
+                    self.hand_over(delivery, payload, now);
+                }
+            });
         }
+        drop(left);
         self.batch = batch;
-        if let Some(broken) = broken {
-            self.broken(broken, now);
+    }
+
+    /// Tells of an event, and of those that follow it in the buffer.
+    fn hand_over_events(&mut self, first: Payload, now: Instant) {
+        let Driver {
+            handlers,
+            decoder,
+            life,
+            ..
+        } = self;
+        let on_event = handlers.as_mut().and_then(|all| all.on_event.as_mut());
+        let Some(on_event) = on_event else {
+            let message = "an event came, but there is no on_event() to take it";
+            return life.fail(ErrorKind::UnhandledEvent, message, now);
+        };
+        let mut next = Some(first);
+        let mut result = Ok(());
+        while result.is_ok() && next.is_some() {
+            guard(|| {
+                while let Some(payload) = next.take() {
+                    // Before the callback, which may panic.
+                    next = decoder.next_if(|id| id == wire::EVENT);
+                    result = on_event.event(match payload {
+                        Payload::At(at) => Input::from(decoder.bytes(at)),
+                        Payload::Owned(bytes) => Input::from(bytes),
+                    });
+                    if result.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        if let Err(error) = result {
+            let message = format!("an event from the child is malformed: {error}");
+            life.fail(ErrorKind::Protocol, message, now);
         }
     }
 
@@ -297,33 +360,21 @@ impl Driver {
             Payload::Owned(bytes) => Input::from(bytes),
         };
         match delivery {
-            Delivery::Reply(note) => guard(|| note.consume(Answer::Reply(input))),
-            Delivery::Failed(note) => guard(|| note.consume(Answer::Failed(input))),
-            Delivery::Progress(progress, payload) => guard(|| {
+            Delivery::Reply(note) => note.consume(Answer::Reply(input)),
+            Delivery::Failed(note) => note.consume(Answer::Failed(input)),
+            Delivery::Progress(progress, payload) => {
                 // It is poisoned if it panicked before: it is not called again then.
                 if let Ok(mut progress) = progress.lock() {
                     progress(Input::from(payload));
                 }
-            }),
+            }
             Delivery::Log => super::log::emit(&input, self.link.pid()),
             Delivery::Late => {}
             Delivery::Ready => self.life.ready(),
             Delivery::Refused { kind, message } => {
                 self.life.refused(refusal_kind(&kind), message, now);
             }
-            Delivery::Event => {
-                let on_event = self.handlers.as_mut().and_then(|h| h.on_event.as_mut());
-                let Some(on_event) = on_event else {
-                    let message = "an event came, but there is no on_event() to take it";
-                    return self.life.fail(ErrorKind::UnhandledEvent, message, now);
-                };
-                let mut result = Ok(());
-                guard(|| result = on_event.event(input));
-                if let Err(error) = result {
-                    let message = format!("an event from the child is malformed: {error}");
-                    self.life.fail(ErrorKind::Protocol, message, now);
-                }
-            }
+            Delivery::Event => unreachable!("events of a child that is ready are not looked up"),
         }
     }
 

@@ -418,12 +418,16 @@ impl Link {
     }
 
     /// Takes frames in, all that a read brought under one lock.
-    pub(super) fn receive(&self, frames: impl FnOnce(&mut Connection<Note, Progress>)) {
+    pub(super) fn receive<T>(
+        &self,
+        frames: impl FnOnce(&mut Connection<Note, Progress>) -> T,
+    ) -> T {
         let mut state = self.lock();
-        frames(&mut state.connection);
+        let result = frames(&mut state.connection);
         if state.waiting > 0 {
             self.changed.notify_all();
         }
+        result
     }
 
     /// The start failed half way: the process, if there is one, is killed and reaped.

@@ -167,20 +167,8 @@ impl Decoder {
         let Some((id, claimed)) = self.peek() else {
             return Ok(None);
         };
-        let room = if (self.is_control)(id) {
-            CONTROL_ROOM
-        } else {
-            0
-        };
-        let limit = self.max_frame.saturating_add(room);
-        if claimed as usize > limit {
-            let offset = self.offset;
-            return Err(DecodeError::TooLarge {
-                offset,
-                id,
-                claimed,
-                limit,
-            });
+        if claimed as usize > self.max_frame {
+            self.check_control(id, claimed)?;
         }
         let at = self.start + self.framing.header_len();
         let len = claimed as usize;
@@ -197,6 +185,16 @@ impl Decoder {
             self.large = Some(Large { id, len, payload });
         }
         Ok(None)
+    }
+
+    /// The payload of the next frame, if it is there, and has such an id, and is not too large.
+    pub(crate) fn next_if(&mut self, wanted: impl FnOnce(u32) -> bool) -> Option<Payload> {
+        let (id, _) = self.peek()?;
+        if self.large.is_some() || !wanted(id) {
+            return None;
+        }
+        // What is wrong with it is told by who asks for it next.
+        self.next().ok()?.map(|(_, payload)| payload)
     }
 
     /// The bytes of a payload that is in the buffer.
@@ -272,6 +270,27 @@ impl Decoder {
                 need,
             }),
         }
+    }
+
+    /// Whether a frame above `max_frame` may be.
+    #[cold]
+    fn check_control(&self, id: u32, claimed: u32) -> Result<(), DecodeError> {
+        let room = if (self.is_control)(id) {
+            CONTROL_ROOM
+        } else {
+            0
+        };
+        let limit = self.max_frame.saturating_add(room);
+        if claimed as usize <= limit {
+            return Ok(());
+        }
+        let offset = self.offset;
+        Err(DecodeError::TooLarge {
+            offset,
+            id,
+            claimed,
+            limit,
+        })
     }
 
     /// The header at the start of what is not taken, if it is there.

@@ -84,7 +84,22 @@ impl Iter<'_> {
 impl<'a> Iterator for Iter<'a> {
     type Item = Result<&'a [u8], OctetsError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
+        // A length of one digit, as nearly all are.
+        if let Some(&len @ ..0x80) = self.payload.get(self.at) {
+            let start = self.at + 1;
+            if let Some(string) = self.payload.get(start..start + usize::from(len)) {
+                self.at = start + string.len();
+                return Some(Ok(string));
+            }
+        }
+        self.next_of_any_length()
+    }
+}
+
+impl<'a> Iter<'a> {
+    fn next_of_any_length(&mut self) -> Option<Result<&'a [u8], OctetsError>> {
         let at = self.at;
         if at == self.payload.len() {
             return None;

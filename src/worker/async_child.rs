@@ -27,8 +27,8 @@ pub(super) fn answer(
     done: Option<Done>,
     running: usize,
 ) -> Result<(), Stop> {
-    let (hub, on_panic) = (Arc::clone(&child.hub), Arc::clone(&entry.on_panic));
-    let told = Arc::clone(&hub);
+    let (hub, on_panic) = (child.hub, Arc::clone(&entry.on_panic));
+    let told = hub;
     let on_panic = move |panic: &Failure| on_panic(&told, panic);
     hub::batching(true);
     AsyncChild {
@@ -119,8 +119,8 @@ impl AsyncChild {
                         Function::Deferred(function) => {
                             let arrived = hub.arrive(id, payload).map_err(duplicate)?;
                             if let Some(request) = arrived.start {
-                                let (hub, events) = (hub, &self.events);
-                                events.guard_once(|events| function(request, hub, id, events));
+                                self.events
+                                    .guard_once(|events| function(request, hub, id, events));
                             }
                             arrived.full
                         }
@@ -159,7 +159,7 @@ impl AsyncChild {
             }
             Function::Threaded(function) => {
                 while self.threads < self.max_threads && self.child.hub.add_thread() {
-                    let (hub, function) = (Arc::clone(&self.child.hub), Arc::clone(function));
+                    let (hub, function) = (self.child.hub, Arc::clone(function));
                     let name = format!("offspring {}", self.threads + 1);
                     let thread = thread::Builder::new().name(name);
                     let spawned = thread.spawn(move || work(&hub, &*function));
@@ -269,7 +269,7 @@ struct Wait {
 }
 
 /// A thread of a child: takes requests that wait, and answers them.
-fn work(hub: &Arc<Hub>, function: &Threaded) {
+fn work(hub: &'static Hub, function: &Threaded) {
     loop {
         let (id, request) = hub.take();
         // A panic has failed the call by now, as its caller was dropped.

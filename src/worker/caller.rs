@@ -7,7 +7,6 @@ use crate::service::Service;
 use crate::wire::Failure;
 use std::fmt;
 use std::marker::PhantomData;
-use std::sync::Arc;
 
 /// The call that a function serves: the way to answer it, where that is not done by returning, and
 /// to its parent.
@@ -51,7 +50,7 @@ impl<S: Service> fmt::Debug for Caller<S> {
 }
 
 impl<S: Service> Caller<S> {
-    pub(super) fn new(hub: Arc<Hub>, id: u32) -> Self {
+    pub(super) fn new(hub: &'static Hub, id: u32) -> Self {
         Caller {
             parent: Parent {
                 hub,
@@ -150,7 +149,7 @@ impl<S: Service> Caller<S> {
     #[must_use]
     pub fn cancellation(&self) -> Cancellation {
         Cancellation {
-            hub: Arc::clone(&self.parent.hub),
+            hub: self.parent.hub,
             id: self.id,
         }
     }
@@ -171,7 +170,7 @@ impl<S: Service> Drop for Caller<S> {
 
 /// A child's parent, as a function sees it.
 pub struct Parent<S: Service = &'static str> {
-    hub: Arc<Hub>,
+    hub: &'static Hub,
     service: PhantomData<fn(S)>,
 }
 
@@ -184,7 +183,7 @@ impl<S: Service> fmt::Debug for Parent<S> {
 impl<S: Service> Clone for Parent<S> {
     fn clone(&self) -> Self {
         Parent {
-            hub: Arc::clone(&self.hub),
+            hub: self.hub,
             service: PhantomData,
         }
     }
@@ -214,7 +213,7 @@ impl<S: Service> Parent<S> {
 /// Whether a call was cancelled, and what to do then. Dropping it does nothing.
 #[derive(Clone)]
 pub struct Cancellation {
-    hub: Arc<Hub>,
+    hub: &'static Hub,
     id: u32,
 }
 

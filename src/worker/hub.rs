@@ -80,6 +80,8 @@ struct Out {
     written: usize,
     /// How many bytes there are of all that is not written.
     unsent: usize,
+    /// How many bytes are to gather before a batch is written. More if there was no room just now.
+    next_batch: usize,
     /// Whether a thread is at it.
     busy: bool,
     /// Whether the parent cannot be written to any more.
@@ -120,7 +122,10 @@ impl Hub {
         Hub {
             state: Mutex::new(State {
                 ledger: Ledger::default(),
-                out: Out::default(),
+                out: Out {
+                    next_batch: BATCH,
+                    ..Out::default()
+                },
                 waiting: 0,
                 threads: Threads::default(),
                 on_cancel: BTreeMap::new(),
@@ -407,11 +412,8 @@ impl Hub {
     fn send(&self, mut frame: Vec<u8>, answers: Option<u32>) -> Vec<u8> {
         let batching = BATCHING.get();
         let mut state = self.lock();
-        if !batching {
-            // Whoever is not the loop may wait for a parent that is slow.
-            while state.is_above_high_water() && state.out.busy {
-                state = self.wait(state);
-            }
+        while state.is_above_high_water() && state.out.busy {
+            state = self.wait(state);
         }
         if let Some(id) = answers {
             state.answered(id);
@@ -431,8 +433,10 @@ impl Hub {
         } else {
             out.gathered.extend_from_slice(&frame);
         }
-        if !batching || state.out.unsent >= BATCH {
-            drop(self.transmit(state, !batching));
+        // Who sends faster than the parent reads waits for it, the loop too, but that only then.
+        let wait = !batching || state.is_above_high_water();
+        if wait || state.out.unsent >= state.out.next_batch {
+            drop(self.transmit(state, wait));
         }
         frame
     }
@@ -448,6 +452,7 @@ impl Hub {
             return state;
         }
         state.out.busy = true;
+        state.out.next_batch = BATCH;
         while !state.out.broken {
             let out = &mut state.out;
             if out.current.is_empty() {
@@ -470,7 +475,10 @@ impl Hub {
                     out.written += n;
                     out.unsent -= n;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    out.next_batch = out.unsent + BATCH;
+                    break;
+                }
                 Err(_) => {
                     out.broken = true;
                     out.gathered = Vec::new();

@@ -11,7 +11,7 @@ const LONGEST_NAME: usize = 4 << 10;
 const LONGEST_MESSAGE: usize = 32 << 10;
 
 struct Logger {
-    hub: Arc<Hub>,
+    hub: &'static Hub,
 }
 
 /// Sends this process's log records to the parent from now on, and tells of panics before anything
@@ -20,10 +20,8 @@ struct Logger {
 /// # Errors
 ///
 /// If the process has a logger.
-pub(super) fn install(hub: &Arc<Hub>, level: LevelFilter) -> Result<(), log::SetLoggerError> {
-    let logger = Logger {
-        hub: Arc::clone(hub),
-    };
+pub(super) fn install(hub: &'static Hub, level: LevelFilter) -> Result<(), log::SetLoggerError> {
+    let logger = Logger { hub };
     log::set_boxed_logger(Box::new(logger))?;
     log::set_max_level(level);
     let previous = panic::take_hook();

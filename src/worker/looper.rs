@@ -10,7 +10,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -94,7 +93,7 @@ pub(super) type Places = Vec<(u64, usize)>;
 /// # }
 /// ```
 pub struct Loop {
-    hub: Arc<Hub>,
+    hub: &'static Hub,
     /// Ids of watches and offloads.
     last_id: Cell<u64>,
     timers: RefCell<Timers<Timer>>,
@@ -111,7 +110,7 @@ impl fmt::Debug for Loop {
 
 impl Loop {
     /// `on_panic` is told of panics in callbacks that owned no call.
-    pub(super) fn new(hub: Arc<Hub>, on_panic: Box<dyn Fn(&Failure)>) -> Self {
+    pub(super) fn new(hub: &'static Hub, on_panic: Box<dyn Fn(&Failure)>) -> Self {
         Loop {
             hub,
             last_id: Cell::new(0),
@@ -209,9 +208,7 @@ impl Loop {
         if let Err(error) = self.hub.bell() {
             panic!("cannot make a descriptor to be woken by: {error}");
         }
-        Poster {
-            hub: Arc::clone(&self.hub),
-        }
+        Poster { hub: self.hub }
     }
 
     // ---- for the child that runs it ----
@@ -244,12 +241,7 @@ impl Loop {
 
     /// Runs a callback that happens once. What it captured is dropped by its panic.
     pub(super) fn guard_once(&self, callback: impl FnOnce(&Loop)) {
-        let result = panics::catch_blaming(Some(callback), |callback| {
-            if let Some(callback) = callback.take() {
-                callback(self);
-            }
-        });
-        if let Err(panic) = result {
+        if let Err(panic) = panics::catch_blaming_once(|| callback(self)) {
             (self.on_panic)(&panic);
         }
     }
@@ -378,10 +370,7 @@ impl Loop {
     }
 
     fn watch(&self, id: u64) -> Watch {
-        Watch {
-            hub: Arc::clone(&self.hub),
-            id,
-        }
+        Watch { hub: self.hub, id }
     }
 
     fn new_id(&self) -> u64 {
@@ -397,7 +386,7 @@ fn next(again: bool) -> Next {
 /// A timer or descriptor that a [`Loop`] watches. Dropping it does nothing.
 #[derive(Clone)]
 pub struct Watch {
-    hub: Arc<Hub>,
+    hub: &'static Hub,
     id: u64,
 }
 
@@ -418,7 +407,7 @@ impl Watch {
 /// A way for other threads to have something run on a child's [`Loop`].
 #[derive(Clone)]
 pub struct Poster {
-    hub: Arc<Hub>,
+    hub: &'static Hub,
 }
 
 impl fmt::Debug for Poster {

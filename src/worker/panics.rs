@@ -50,6 +50,15 @@ pub(crate) fn catch_blaming<C>(
     }
 }
 
+/// As [`catch_blaming`], for what is used up by being run: its panic drops what it owns.
+pub(crate) fn catch_blaming_once(run: impl FnOnce()) -> Result<(), Failure> {
+    let before = BLAMED.get();
+    match catch(run) {
+        Err(panic) if BLAMED.get() == before => Err(panic),
+        _ => Ok(()),
+    }
+}
+
 /// Drops what may own calls, because of a panic, which those fail with. Returns whether there were
 /// any.
 pub(crate) fn drop_blaming<C>(dropped: C, panic: &Failure) -> bool {

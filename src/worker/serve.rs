@@ -18,7 +18,6 @@ use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
 
 /// Where a child's read buffer starts before its parent says how large it is to be.
 const BUFLEN: usize = 4 << 10;
@@ -51,7 +50,7 @@ pub(super) enum Stop {
 pub(super) struct Child {
     pub(super) session: Session,
     pub(super) inlet: Inlet,
-    pub(super) hub: Arc<Hub>,
+    pub(super) hub: &'static Hub,
 }
 
 /// Serves the parent that started this process, and exits.
@@ -129,7 +128,8 @@ impl Child {
         Child {
             session: Session::new(plain, BUFLEN),
             inlet,
-            hub: Arc::new(Hub::new(output, plain)),
+            // Everything has it, as long as the process lives: references need not be counted.
+            hub: Box::leak(Box::new(Hub::new(output, plain))),
         }
     }
 

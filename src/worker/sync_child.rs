@@ -7,7 +7,6 @@ use super::session::{Step, Violation};
 use super::table;
 use crate::codec::Input;
 use crate::sys::coarse_clock;
-use std::sync::Arc;
 
 /// Answers requests, one at a time, each before the next is begun, until they end.
 pub(super) fn answer(mut child: Child, function: &mut table::Sync) -> Result<(), Stop> {
@@ -80,7 +79,7 @@ fn look_ahead(child: &mut Child, function: &mut table::Sync) -> Result<(), Stop>
 fn call(
     function: &mut table::Sync,
     request: Input<'_>,
-    hub: &Arc<Hub>,
+    hub: &'static Hub,
     id: u32,
 ) -> Result<(), Stop> {
     // A panic has failed the call by now, as its caller was dropped.

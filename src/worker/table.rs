@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Functions are called with a request, and see to it that the call of this id is answered.
-pub(super) type Sync = dyn FnMut(Input<'_>, &Arc<Hub>, u32);
-pub(super) type Deferred = dyn FnMut(Input<'_>, &Arc<Hub>, u32, &Loop);
-pub(super) type Threaded = dyn Fn(Input<'_>, &Arc<Hub>, u32) + Send + std::marker::Sync;
-type OnPanic = dyn Fn(&Arc<Hub>, &Failure);
+pub(super) type Sync = dyn FnMut(Input<'_>, &'static Hub, u32);
+pub(super) type Deferred = dyn FnMut(Input<'_>, &'static Hub, u32, &Loop);
+pub(super) type Threaded = dyn Fn(Input<'_>, &'static Hub, u32) + Send + std::marker::Sync;
+type OnPanic = dyn Fn(&'static Hub, &Failure);
 
 type Setup = Box<dyn FnMut(Strings) -> Result<(), BoxError>>;
 
@@ -65,7 +65,7 @@ impl Table {
         R: Argument<S::Reply, S::Codec>,
     {
         let function = Function::Sync(Box::new(move |request, hub, id| {
-            let caller = Caller::<S>::new(Arc::clone(hub), id);
+            let caller = Caller::<S>::new(hub, id);
             if let Some((request, caller)) = caller.decode(request) {
                 let result = function(request, &caller);
                 caller.answer(result);
@@ -80,7 +80,7 @@ impl Table {
         F: FnMut(S::Request, Caller<S>, &Loop) + 'static,
     {
         let function = Function::Deferred(Box::new(move |request, hub, id, events| {
-            let caller = Caller::<S>::new(Arc::clone(hub), id);
+            let caller = Caller::<S>::new(hub, id);
             if let Some((request, caller)) = caller.decode(request) {
                 function(request, caller, events);
             }
@@ -95,7 +95,7 @@ impl Table {
         R: Argument<S::Reply, S::Codec>,
     {
         let function = Function::Threaded(Arc::new(move |request, hub, id| {
-            let caller = Caller::<S>::new(Arc::clone(hub), id);
+            let caller = Caller::<S>::new(hub, id);
             if let Some((request, caller)) = caller.decode(request) {
                 let result = function(request, &caller);
                 caller.answer(result);
