@@ -17,7 +17,7 @@ pub enum Rung {
 /// Climbs from rung to rung while the child does not end, staying `grace` on each.
 ///
 /// ```text
-///   start() ── grace ──▶ SIGTERM ── grace ──▶ SIGKILL ── grace ──▶ given up
+///   start() ── grace ──▶ SIGTERM ── grace ──▶ SIGKILL ── grace, at least PATIENCE ──▶ given up
 /// ```
 #[derive(Debug)]
 pub(crate) struct Ladder {
@@ -26,6 +26,10 @@ pub(crate) struct Ladder {
     next: Option<Instant>,
     given_up: bool,
 }
+
+/// How long a child is waited for that was sent SIGKILL. How soon it ends is not in its hands but
+/// in those of a busy machine, and one that is given up is never reaped.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Ladder {
     pub(crate) fn new(grace: Duration) -> Self {
@@ -54,7 +58,7 @@ impl Ladder {
     /// Notes that the child was sent SIGKILL.
     pub(crate) fn killed(&mut self, now: Instant) {
         self.rung = Rung::Killed;
-        self.next = now.checked_add(self.grace);
+        self.next = now.checked_add(self.grace.max(PATIENCE));
     }
 
     /// Climbs, if it is time. Returns what to send.
@@ -69,7 +73,7 @@ impl Ladder {
                 Some(Signal::Term)
             }
             Rung::Terminated => {
-                self.rung = Rung::Killed;
+                self.killed(now);
                 Some(Signal::Kill)
             }
             Rung::Killed => {
@@ -119,6 +123,19 @@ mod tests {
             (None, true)
         );
         assert_eq!((ladder.rung(), ladder.deadline()), (Rung::Killed, None));
+    }
+
+    #[test]
+    fn short_grace_does_not_give_up_what_is_killed() {
+        let start = Instant::now();
+        let mut ladder = Ladder::new(Duration::ZERO);
+        ladder.start(start);
+        assert_eq!(ladder.climb(start), Some(Signal::Term));
+        assert_eq!(ladder.climb(start), Some(Signal::Kill));
+        assert_eq!((ladder.climb(start), ladder.has_given_up()), (None, false));
+        assert_eq!(ladder.deadline(), Some(start + PATIENCE));
+        ladder.killed(start);
+        assert_eq!(ladder.deadline(), Some(start + PATIENCE));
     }
 
     #[test]
