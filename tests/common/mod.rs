@@ -28,9 +28,11 @@ pub fn bounded(body: impl FnOnce() + Send + 'static) {
         let _done = done;
         body();
     });
-    // Nothing is ever sent; the channel closes when the body has returned or panicked.
-    if wait.recv_timeout(FOREVER) == Err(RecvTimeoutError::Timeout) {
-        panic!("the test hangs: not done after {FOREVER:?}");
+    // Nothing is ever sent; the channel closes when the body has returned or panicked. A condition
+    // that never comes to be is reported by the body, and before.
+    let limit = FOREVER + Duration::from_secs(10);
+    if wait.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
+        panic!("the test hangs: not done after {limit:?}");
     }
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
