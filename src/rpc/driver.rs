@@ -145,7 +145,7 @@ impl Driver {
         // are not waited for.
         self.read(usize::MAX, now);
         if self.life.is_connected() {
-            self.disconnected(None, now);
+            self.stream_ended(now);
         }
         self.read_stderr(LAST_STDERR_READS);
         self.close_stderr();
