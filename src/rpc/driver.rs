@@ -234,7 +234,11 @@ impl Driver {
     fn stream_ended(&mut self, now: Instant) {
         match self.decoder.finish() {
             Ok(()) => self.disconnected(None, now),
-            Err(error) => self.broken(Broken::Decode(error), now),
+            Err(error) => {
+                let (kind, message) = Broken::Decode(error).describe(self.life.is_ready());
+                self.life.cut(kind, message, now);
+                self.socket = None;
+            }
         }
     }
 

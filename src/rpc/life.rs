@@ -14,6 +14,7 @@
 use super::ladder::{Ladder, Rung};
 use crate::error::ErrorKind;
 use crate::sys::Signal;
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -32,6 +33,9 @@ pub(crate) struct Life {
     signal: Option<Signal>,
     /// The first thing that went wrong, if something did.
     cause: Option<(ErrorKind, String)>,
+    /// What to say of a stream that ended inside a frame, unless the child
+    /// was killed while it wrote.
+    cut: Option<(ErrorKind, String)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +72,7 @@ impl Life {
             ladder: Ladder::new(grace),
             signal: None,
             cause: None,
+            cut: None,
         }
     }
 
@@ -127,6 +132,13 @@ impl Life {
         self.ladder.start(now);
     }
 
+    /// Nothing more comes from the child, and what came ends inside a frame. Whether that is the
+    /// child's doing is told by how it ends.
+    pub(crate) fn cut(&mut self, kind: ErrorKind, message: String, now: Instant) {
+        self.cut = Some((kind, message));
+        self.disconnected(None, now);
+    }
+
     /// The process has ended.
     pub(crate) fn exited(&mut self, status: Option<ExitStatus>) {
         self.process = Process::Exited(status);
@@ -178,14 +190,19 @@ impl Life {
             self.cause,
             Some((ErrorKind::Killed | ErrorKind::Stopped, _))
         );
+        let signalled = status.is_some_and(|status| status.signal().is_some());
+        let killed = signalled && (self.closing || self.ladder.rung() == Rung::Closed);
+        let cut = self.cut.as_ref().filter(|_| !killed);
         let in_order = unanswered == 0
-            && match self.cause {
+            && match self.cause.as_ref().or(cut) {
                 None => self.closing && self.ready,
                 Some(_) => deliberate,
             };
         over.then(|| Verdict {
-            error: (!in_order)
-                .then(|| self.cause.clone().unwrap_or_else(|| self.death(unanswered))),
+            error: (!in_order).then(|| {
+                let cause = self.cause.as_ref().or(cut).cloned();
+                cause.unwrap_or_else(|| self.death(unanswered))
+            }),
             status,
             rung: self.ladder.rung(),
         })
@@ -231,7 +248,6 @@ pub(crate) struct StartBy(pub(crate) Option<Instant>);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::process::ExitStatusExt;
 
     const GRACE: Duration = Duration::from_secs(5);
     const OK: Option<ExitStatus> = None;
@@ -320,6 +336,16 @@ mod tests {
         assert_eq!(kind(&life, 0), None);
         assert_eq!(kind(&life, 1), Some(ErrorKind::Killed));
         assert_eq!(life.verdict(0).unwrap().rung, Rung::Killed);
+    }
+
+    #[test]
+    fn half_frame_is_a_violation_unless_the_child_was_killed() {
+        for (status, want) in [(3 << 8, ErrorKind::Protocol), (11, ErrorKind::Died)] {
+            let (mut life, now) = serving();
+            life.cut(ErrorKind::Protocol, "half a frame".to_owned(), now);
+            life.exited(Some(ExitStatus::from_raw(status)));
+            assert_eq!(kind(&life, 1), Some(want));
+        }
     }
 
     #[test]
