@@ -7,6 +7,7 @@ use offspring::{CallError, ErrorKind, Phase, Process, Reactor, Stderr};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 /// Every way for a child to go, or for a call to end, and whether the handle then ends in an error.
@@ -194,6 +195,36 @@ fn what_was_written_before_the_death_comes_before_it() {
         want.extend((0..5000).map(|n| format!("event: {n}")));
         want.extend(["lost: Died".to_owned(), "error: Died".to_owned()]);
         assert_eq!(log.lines(), want);
+    });
+}
+
+#[test]
+fn child_that_is_killed_while_it_writes_did_not_break_the_protocol() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let (began, begin) = mpsc::channel();
+        let (go, held) = mpsc::channel::<()>();
+        let rpc = me
+            .rpc("do")
+            .on_event(move |_| {
+                // Nobody reads until the other end of this is dropped.
+                let _ = began.send(());
+                let _ = held.recv();
+            })
+            .on_error(drop)
+            .start()
+            .unwrap();
+        let call = rpc.call(["flood", "3"]).start();
+        begin.recv().unwrap();
+        let pid = rpc.pid().unwrap();
+        // It has written what the socket takes of the next event.
+        common::eventually("it waits", || common::all_threads(pid, "S"));
+        common::signal(pid, "KILL");
+        common::eventually("it is dead", || common::state(pid).as_deref() == Some("Z"));
+        drop(go);
+        let error = lost(call.wait());
+        assert_eq!(error.kind(), ErrorKind::Died, "{error}");
+        assert_eq!(error.status().and_then(|status| status.signal()), Some(9));
     });
 }
 
