@@ -187,6 +187,17 @@ impl Decoder {
         Ok(None)
     }
 
+    /// Whether the buffer has two whole frames.
+    pub(crate) fn has_two(&self) -> bool {
+        let header = self.framing.header_len();
+        let end = |start: usize| {
+            let (_, len) = self.peek_at(start)?;
+            let end = start + header + len as usize;
+            (end <= self.buf.len()).then_some(end)
+        };
+        self.large.is_none() && end(self.start).and_then(end).is_some()
+    }
+
     /// The payload of the next frame, if it is there, and has such an id, and is not too large.
     pub(crate) fn next_if(&mut self, wanted: impl FnOnce(u32) -> bool) -> Option<Payload> {
         let (id, _) = self.peek()?;
@@ -295,7 +306,11 @@ impl Decoder {
 
     /// The header at the start of what is not taken, if it is there.
     fn peek(&self) -> Option<(u32, u32)> {
-        let rest = &self.buf[self.start..];
+        self.peek_at(self.start)
+    }
+
+    fn peek_at(&self, at: usize) -> Option<(u32, u32)> {
+        let rest = &self.buf[at..];
         match self.framing {
             Framing::Tagged => {
                 let header = rest.first_chunk::<8>()?;

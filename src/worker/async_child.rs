@@ -4,7 +4,7 @@
 //! are due, write what all that made, and sleep until something happens. With nothing but requests
 //! to wait for, sleeping is reading: a batch costs one read and one write.
 
-use super::hub::{self, Hub, Rest};
+use super::hub::{Hub, Pace, Rest};
 use super::inlet::LINGER;
 use super::looper::{Loop, Places};
 use super::panics;
@@ -30,7 +30,7 @@ pub(super) fn answer(
     let (hub, on_panic) = (child.hub, Arc::clone(&entry.on_panic));
     let told = hub;
     let on_panic = move |panic: &Failure| on_panic(&told, panic);
-    hub::batching(true);
+    Pace::BATCH.set();
     AsyncChild {
         events: Loop::new(hub, Box::new(on_panic)),
         threads: 0,
@@ -272,6 +272,7 @@ struct Wait {
 fn work(hub: &'static Hub, function: &Threaded) {
     loop {
         let (id, request) = hub.take();
+        Pace::LAST_CALL.set();
         // A panic has failed the call by now, as its caller was dropped.
         let _ = panics::catch(|| function(Input::from(request), hub, id));
         hub.thread_is_free();

@@ -1,8 +1,10 @@
 //! What all threads of a child share: its calls and its output, under one lock.
 //!
 //! Frames are put into one buffer, whole and in the order in which they are made, and any thread may
-//! write: whoever finds nobody writing takes what has gathered. A thread that serves a batch of
-//! requests writes when the batch is done ([`batching`]); others write at once.
+//! write: whoever finds nobody writing takes what has gathered. When a thread does is its [`Pace`].
+//! What is left to be written soon is written by a thread for that, the flusher, which is started
+//! when it is first needed: it writes what there is at once, and what has come since every
+//! [`TICK`], until nothing has. So answers leave in batches, and none waits for the call after it.
 
 use super::ledger::{Duplicate, Ledger, Limits, Was};
 use super::looper::Post;
@@ -17,6 +19,8 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
 
 /// A batch is written when it has become this large.
 const BATCH: usize = 64 << 10;
@@ -33,6 +37,8 @@ pub(crate) struct Hub {
     changed: Condvar,
     /// Notified when a request waits for a thread.
     work: Condvar,
+    /// Notified when the flusher is to get up.
+    flusher: Condvar,
     fd: OwnedFd,
     is_socket: bool,
     plain: Option<Plain>,
@@ -46,6 +52,7 @@ struct State {
     /// How many threads wait for `changed`.
     waiting: usize,
     threads: Threads,
+    flusher: Flusher,
     on_cancel: BTreeMap<u32, Vec<OnCancel>>,
     bell: Option<Arc<Bell>>,
     /// Whether the loop sleeps, and can be woken by the bell.
@@ -54,6 +61,17 @@ struct State {
     slept_full: bool,
     posts: Vec<Post>,
 }
+
+/// What the thread does that writes what is to be written soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Flusher {
+    None,
+    Ticking,
+    Asleep,
+}
+
+/// The flusher does next to nothing on its stack.
+const FLUSHER_STACK: usize = 32 << 10;
 
 /// Those that take requests by themselves.
 #[derive(Default)]
@@ -90,14 +108,58 @@ struct Out {
     spare: Vec<u8>,
 }
 
-thread_local! {
-    static BATCHING: Cell<bool> = const { Cell::new(false) };
+/// How long the flusher lets output gather.
+const TICK: Duration = Duration::from_micros(200);
+
+/// When what a thread sends is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pace {
+    answers: When,
+    events: When,
 }
 
-/// Whether this thread leaves its frames in the buffer, and promises to write them before it waits
-/// for anything.
-pub(super) fn batching(batching: bool) {
-    BATCHING.set(batching);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// By the thread itself, at once.
+    Now,
+    /// At once, but what comes next from this thread is written soon: it may be one of many.
+    NowOnce,
+    /// By the flusher.
+    Soon,
+    /// By the thread itself, before it waits for anything.
+    Later,
+}
+
+impl Pace {
+    /// What a thread does that says nothing.
+    const NOW: Pace = Pace {
+        answers: When::Now,
+        events: When::Now,
+    };
+    /// One call, after which this thread waits for others.
+    pub(super) const LAST_CALL: Pace = Pace {
+        answers: When::Now,
+        events: When::NowOnce,
+    };
+    /// One call, after which this thread begins the next one.
+    pub(super) const CALL: Pace = Pace {
+        answers: When::Soon,
+        events: When::Soon,
+    };
+    /// A batch of calls, none of which takes long.
+    pub(super) const BATCH: Pace = Pace {
+        answers: When::Later,
+        events: When::Later,
+    };
+
+    /// This thread's pace from now on.
+    pub(super) fn set(self) {
+        PACE.set(self);
+    }
+}
+
+thread_local! {
+    static PACE: Cell<Pace> = const { Cell::new(Pace::NOW) };
 }
 
 /// What a loop finds when it wants to sleep.
@@ -128,6 +190,7 @@ impl Hub {
                 },
                 waiting: 0,
                 threads: Threads::default(),
+                flusher: Flusher::None,
                 on_cancel: BTreeMap::new(),
                 bell: None,
                 asleep: false,
@@ -136,6 +199,7 @@ impl Hub {
             }),
             changed: Condvar::new(),
             work: Condvar::new(),
+            flusher: Condvar::new(),
             is_socket: sys::is_stream_socket(fd.as_fd()),
             fd,
             plain,
@@ -192,6 +256,11 @@ impl Hub {
         state.ledger.wants_requests(state.out.unsent)
     }
 
+    /// Whether requests wait to be started.
+    pub(super) fn has_waiting(&self) -> bool {
+        self.lock().ledger.waiting() > 0
+    }
+
     /// The next request that waits, if it may start: it counts as running.
     pub(super) fn next(&self) -> Option<(u32, SmallBytes)> {
         self.lock().ledger.next()
@@ -237,7 +306,7 @@ impl Hub {
     }
 
     /// Nobody waits for the answer to a call any more. Runs what was to be done then.
-    pub(super) fn cancel(&self, id: u32) {
+    pub(super) fn cancel(&'static self, id: u32) {
         let mut state = self.lock();
         match state.ledger.cancel(id) {
             Was::Waiting => {
@@ -285,7 +354,7 @@ impl Hub {
     ///
     /// If `fill` fails, or the reply is longer than the parent takes. The call is not answered.
     pub(super) fn reply(
-        &self,
+        &'static self,
         id: u32,
         fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
     ) -> Result<(), Failure> {
@@ -298,7 +367,7 @@ impl Hub {
 
     /// Answers a call that failed. In plain mode there is no such answer: the process ends, with what
     /// it made before written.
-    pub(super) fn fail(&self, id: u32, failure: &Failure) {
+    pub(super) fn fail(&'static self, id: u32, failure: &Failure) {
         if self.plain.is_some() {
             self.flush();
             eprintln!("offspring child: the function {}", describe(failure));
@@ -319,7 +388,7 @@ impl Hub {
     /// If it cannot be encoded, or is longer than the parent takes: the function that sends it has a
     /// bug, and its call is to fail.
     #[track_caller]
-    pub(super) fn event<S: Service>(&self, event: impl Argument<S::Event, S::Codec>) {
+    pub(super) fn event<S: Service>(&'static self, event: impl Argument<S::Event, S::Codec>) {
         let sent = self.frame("an event", wire::EVENT, None, |output| {
             event.encode_to(output)
         });
@@ -335,7 +404,7 @@ impl Hub {
     /// As [`event`](Hub::event).
     #[track_caller]
     pub(super) fn progress<S: Service>(
-        &self,
+        &'static self,
         id: u32,
         progress: impl Argument<S::Progress, S::Codec>,
     ) {
@@ -353,7 +422,7 @@ impl Hub {
     }
 
     /// Sends a control message, unless the parent knows none.
-    pub(super) fn control(&self, message: &ToParent<'_>) {
+    pub(super) fn control(&'static self, message: &ToParent<'_>) {
         if self.plain.is_none() {
             self.send(frame(wire::CONTROL_TO_PARENT, &message.encode()), None);
         }
@@ -385,7 +454,7 @@ impl Hub {
 
     /// Makes a frame whose payload `fill` writes, and sends it.
     fn frame(
-        &self,
+        &'static self,
         what: &str,
         id: u32,
         answers: Option<u32>,
@@ -409,8 +478,16 @@ impl Hub {
     }
 
     /// Sends a frame, which may answer a call. Returns its buffer, or another one.
-    fn send(&self, mut frame: Vec<u8>, answers: Option<u32>) -> Vec<u8> {
-        let batching = BATCHING.get();
+    fn send(&'static self, mut frame: Vec<u8>, answers: Option<u32>) -> Vec<u8> {
+        let pace = PACE.get();
+        let when = match answers {
+            Some(_) => pace.answers,
+            None => pace.events,
+        };
+        if when == When::NowOnce {
+            let events = When::Soon;
+            PACE.set(Pace { events, ..pace });
+        }
         let mut state = self.lock();
         while state.is_above_high_water() && state.out.busy {
             state = self.wait(state);
@@ -433,12 +510,49 @@ impl Hub {
         } else {
             out.gathered.extend_from_slice(&frame);
         }
+        let full = state.out.unsent >= state.out.next_batch;
         // Who sends faster than the parent reads waits for it, the loop too, but that only then.
-        let wait = !batching || state.is_above_high_water();
-        if wait || state.out.unsent >= state.out.next_batch {
-            drop(self.transmit(state, wait));
+        let wait = when != When::Later || state.is_above_high_water();
+        match when {
+            When::Soon if !full => self.flush_soon(state),
+            When::Later if !full && !wait => {}
+            _ => drop(self.transmit(state, wait)),
         }
         frame
+    }
+
+    /// Leaves what has gathered to the flusher.
+    fn flush_soon(&'static self, mut state: MutexGuard<'_, State>) {
+        match state.flusher {
+            Flusher::Ticking => {}
+            Flusher::Asleep => {
+                state.flusher = Flusher::Ticking;
+                self.flusher.notify_one();
+            }
+            Flusher::None => {
+                let thread = thread::Builder::new().name("offspring flush".into());
+                match thread.stack_size(FLUSHER_STACK).spawn(|| self.run_flusher()) {
+                    Ok(_) => state.flusher = Flusher::Ticking,
+                    // What cannot be done soon is done now.
+                    Err(_) => drop(self.transmit(state, true)),
+                }
+            }
+        }
+    }
+
+    fn run_flusher(&self) {
+        let mut state = self.lock();
+        loop {
+            if state.out.unsent == 0 || state.out.broken {
+                state.flusher = Flusher::Asleep;
+                let proof = "nothing panics under this lock";
+                let asleep = |state: &mut State| state.flusher == Flusher::Asleep;
+                state = self.flusher.wait_while(state, asleep).expect(proof);
+            }
+            drop(self.transmit(state, true));
+            thread::sleep(TICK);
+            state = self.lock();
+        }
     }
 
     /// Writes what there is, unless another thread is at it, which then takes it along. With `wait`

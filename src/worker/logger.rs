@@ -4,7 +4,6 @@ use super::hub::Hub;
 use crate::wire::{LogRecord, ToParent};
 use log::{LevelFilter, Log, Metadata, Record};
 use std::panic;
-use std::sync::Arc;
 
 /// Longer names and messages are cut: a record must fit into what a control frame may always have.
 const LONGEST_NAME: usize = 4 << 10;

@@ -137,11 +137,11 @@ impl Child {
     fn start(mut self, table: &mut Table, options: Options) -> Result<(), Stop> {
         #[cfg(feature = "log")]
         if let Some(level) = options.log
-            && super::logger::install(&self.hub, level).is_err()
+            && super::logger::install(self.hub, level).is_err()
         {
             let message =
                 "Worker::log() found a logger in the child; set it after run()".to_owned();
-            return Err(refuse(&self.hub, (wire::REFUSED_SETUP, message)));
+            return Err(refuse(self.hub, (wire::REFUSED_SETUP, message)));
         }
         if !self.inlet.hold_on().map_err(io_error)? {
             return Ok(());
@@ -156,12 +156,12 @@ impl Child {
                 }
                 Some(Step::Setup { name, strings }) => {
                     let result = table.set_up(name, strings);
-                    result.map_err(|refused| refuse(&self.hub, refused))?;
+                    result.map_err(|refused| refuse(self.hub, refused))?;
                 }
                 Some(Step::Run(run)) => {
                     let (buflen, max_frame) = (run.buflen as usize, run.max_frame as usize);
                     let result = table.function(&run);
-                    let entry = result.map_err(|refused| refuse(&self.hub, refused))?;
+                    let entry = result.map_err(|refused| refuse(self.hub, refused))?;
                     self.session.serve(buflen, max_frame);
                     self.hub.set_max_frame(max_frame);
                     let protocol = wire::VERSION;
@@ -211,7 +211,7 @@ impl Child {
     }
 }
 
-fn refuse(hub: &Hub, (kind, message): Refused) -> Stop {
+fn refuse(hub: &'static Hub, (kind, message): Refused) -> Stop {
     let message = &message;
     hub.control(&ToParent::Refused { kind, message });
     Stop::Refused

@@ -132,6 +132,11 @@ impl Session {
         Ok(Some(Step::Request { id, payload }))
     }
 
+    /// Whether at least two steps can be taken without reading.
+    pub(crate) fn has_two(&self) -> bool {
+        self.decoder.has_two()
+    }
+
     /// Whether the requests may end here: they may between two of them.
     pub(crate) fn finish(&self) -> Result<(), DecodeError> {
         self.decoder.finish()

@@ -1,6 +1,7 @@
-//! A child that does one thing at a time: read, call, write.
+//! A child that does one thing at a time: read, call, write. Where more requests have come whole, a
+//! call's answer is left to the flusher, and the next one begins.
 
-use super::hub::Hub;
+use super::hub::{Hub, Pace};
 use super::panics;
 use super::serve::{Child, Stop, broken, io_error, parent_gone};
 use super::session::{Step, Violation};
@@ -12,6 +13,7 @@ use crate::sys::coarse_clock;
 pub(super) fn answer(mut child: Child, function: &mut table::Sync) -> Result<(), Stop> {
     let mut looked = coarse_clock();
     loop {
+        let more = child.session.has_two();
         match child.session.next().map_err(broken)? {
             None => {
                 if !child.read()? {
@@ -23,7 +25,7 @@ pub(super) fn answer(mut child: Child, function: &mut table::Sync) -> Result<(),
                 let arrived = child.hub.arrive(id, payload);
                 let arrived = arrived.map_err(|_| broken(Violation::Duplicate { id }))?;
                 if let Some(request) = arrived.start {
-                    call(function, request, &child.hub, id)?;
+                    call(function, request, child.hub, id, more)?;
                 }
                 // Among the requests that have come there may be cancelled ones. To look costs a
                 // system call: not for every one of thousands of short calls.
@@ -68,7 +70,8 @@ fn look_ahead(child: &mut Child, function: &mut table::Sync) -> Result<(), Stop>
             let Some((id, request)) = child.hub.next() else {
                 return Ok(());
             };
-            call(function, Input::from(request), &child.hub, id)?;
+            let more = child.hub.has_waiting();
+            call(function, Input::from(request), child.hub, id, more)?;
             if looked != coarse_clock() {
                 break;
             }
@@ -76,12 +79,16 @@ fn look_ahead(child: &mut Child, function: &mut table::Sync) -> Result<(), Stop>
     }
 }
 
+/// Runs one call. With `more`, the next one will begin as soon as it is answered.
 fn call(
     function: &mut table::Sync,
     request: Input<'_>,
     hub: &'static Hub,
     id: u32,
+    more: bool,
 ) -> Result<(), Stop> {
+    let pace = if more { Pace::CALL } else { Pace::LAST_CALL };
+    pace.set();
     // A panic has failed the call by now, as its caller was dropped.
     let _ = panics::catch(|| function(request, hub, id));
     if hub.is_broken() {
