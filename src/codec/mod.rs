@@ -105,6 +105,7 @@ pub struct Output {
 
 impl Output {
     /// Appends bytes.
+    #[inline]
     pub fn extend(&mut self, bytes: &[u8]) {
         self.bytes.extend_from_slice(bytes);
     }
@@ -116,12 +117,14 @@ impl Output {
 
     /// An output that appends to these bytes, which the codec does not see, and keeps their
     /// capacity.
+    #[inline]
     pub(crate) fn after(bytes: Vec<u8>) -> Self {
         let start = bytes.len();
         Output { bytes, start }
     }
 
     /// All bytes, with what stood before.
+    #[inline]
     pub(crate) fn into_vec(self) -> Vec<u8> {
         self.bytes
     }
@@ -163,6 +166,7 @@ impl Input<'_> {
         }
     }
 
+    #[inline]
     pub(crate) fn into_small(self) -> SmallBytes {
         match self.0 {
             Repr::Borrowed(bytes) => bytes.into(),
@@ -174,6 +178,7 @@ impl Input<'_> {
 impl Deref for Input<'_> {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         match &self.0 {
             Repr::Borrowed(bytes) => bytes,
@@ -183,6 +188,7 @@ impl Deref for Input<'_> {
 }
 
 impl<'a> From<&'a [u8]> for Input<'a> {
+    #[inline]
     fn from(bytes: &'a [u8]) -> Self {
         Input(Repr::Borrowed(bytes))
     }

@@ -11,11 +11,13 @@ pub enum Octets {}
 impl Codec<Strings> for Octets {
     const NAME: &'static str = "octets";
 
+    #[inline]
     fn encode(value: &Strings, output: &mut Output) -> Result<(), CodecError> {
         output.extend(value.encoded());
         Ok(())
     }
 
+    #[inline]
     fn decode(input: Input<'_>) -> Result<Strings, CodecError> {
         Strings::decode(input)
     }

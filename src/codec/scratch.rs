@@ -10,11 +10,13 @@ thread_local! {
 }
 
 /// An empty buffer: this thread's, or a new one if that is in use.
+#[inline]
 pub(crate) fn take() -> Vec<u8> {
     BUFFER.take()
 }
 
 /// Gives a buffer back, whatever is in it.
+#[inline]
 pub(crate) fn give_back(mut buffer: Vec<u8>) {
     if buffer.capacity() <= LARGEST {
         buffer.clear();

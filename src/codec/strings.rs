@@ -42,6 +42,7 @@ impl Strings {
     }
 
     /// Takes the payload of a frame as it is, once it is known to be a list of octet strings.
+    #[inline]
     pub(crate) fn decode(input: Input<'_>) -> Result<Self, CodecError> {
         for string in octets::iter(&input) {
             string.map_err(CodecError::new)?;
@@ -70,12 +71,14 @@ impl Strings {
 
     /// The strings in order.
     #[must_use]
+    #[inline]
     pub fn iter(&self) -> Iter<'_> {
         Iter(octets::iter(&self.encoded))
     }
 
     /// The string at `index`, if there are that many.
     #[must_use]
+    #[inline]
     pub fn get(&self, index: usize) -> Option<&[u8]> {
         self.iter().nth(index)
     }
@@ -148,6 +151,7 @@ pub struct Iter<'a>(octets::Iter<'a>);
 impl<'a> Iterator for Iter<'a> {
     type Item = &'a [u8];
 
+    #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
         Some(
             self.0

@@ -35,6 +35,7 @@ impl<E> Calls<E> {
     }
 
     /// Puts an entry in and returns its id.
+    #[inline]
     pub(crate) fn insert(&mut self, entry: E) -> u32 {
         loop {
             if self.base as usize + self.window.len() > MAX_ID as usize {
@@ -57,6 +58,7 @@ impl<E> Calls<E> {
     }
 
     /// The entry of an id, if it is outstanding.
+    #[inline]
     pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut E> {
         match id
             .checked_sub(self.base)
@@ -68,6 +70,7 @@ impl<E> Calls<E> {
     }
 
     /// Takes the entry of an id out.
+    #[inline]
     pub(crate) fn remove(&mut self, id: u32) -> Option<E> {
         let slot = id
             .checked_sub(self.base)

@@ -172,6 +172,7 @@ impl<T, P: Clone> Connection<T, P> {
     /// # Errors
     ///
     /// The note comes back if the call is refused, see [`admit`](Connection::admit).
+    #[inline]
     pub(crate) fn call(
         &mut self,
         request: &mut Vec<u8>,
@@ -208,6 +209,7 @@ impl<T, P: Clone> Connection<T, P> {
     }
 
     /// Takes in a frame that came from the child.
+    #[inline]
     pub(crate) fn receive(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<T, P>, Violation> {
         match self.plain {
             None if !self.ready => self.receive_start(id, payload),
@@ -372,6 +374,7 @@ impl<T, P: Clone> Connection<T, P> {
 
     /// Takes the entry of a call that was answered out of the table. A call that was not sent
     /// cannot have been answered.
+    #[inline]
     fn answered(&mut self, id: u32) -> Option<Option<T>> {
         if !self.is_sent(id) {
             return None;
@@ -391,6 +394,7 @@ impl<T, P: Clone> Connection<T, P> {
     }
 
     /// Whether a call is outstanding, and some of it was taken to be written.
+    #[inline]
     fn is_sent(&mut self, id: u32) -> bool {
         let outbox = &self.outbox;
         let entry = self.calls.get_mut(id);
@@ -398,6 +402,7 @@ impl<T, P: Clone> Connection<T, P> {
     }
 
     /// A call has ended.
+    #[inline]
     fn forget(&mut self, id: u32, timed: bool) {
         self.live -= 1;
         if timed && let Some(deadline) = self.timed.remove(&id) {
@@ -409,6 +414,7 @@ impl<T, P: Clone> Connection<T, P> {
     }
 
     /// Whether a call of that length would be taken now. [`Refusal::Full`] may change.
+    #[inline]
     pub(crate) fn admit(&self, len: usize) -> Result<(), Refusal> {
         let Limits {
             max_frame,

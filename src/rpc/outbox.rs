@@ -31,6 +31,7 @@ pub(crate) struct Outbox {
 impl Outbox {
     /// Appends a frame and returns its offset. A large payload is taken, and left empty; others are
     /// copied.
+    #[inline]
     pub(crate) fn push(&mut self, header: &[u8], payload: &mut Vec<u8>) -> u64 {
         let start = self.end;
         self.end += (header.len() + payload.len()) as u64;
@@ -74,16 +75,19 @@ impl Outbox {
     }
 
     /// The offset that the next frame will have.
+    #[inline]
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
 
     /// Whether not a byte of the frame at `start` was taken.
+    #[inline]
     pub(crate) fn is_queued(&self, start: u64) -> bool {
         start >= self.taken
     }
 
     /// Bytes that are waiting to be taken.
+    #[inline]
     pub(crate) fn queued(&self) -> u64 {
         self.end - self.taken - self.withdrawn
     }

@@ -39,6 +39,7 @@ struct Vtable<A: Family> {
 }
 
 impl<A: Family> Once<A> {
+    #[inline]
     pub(crate) fn new<F: Consume<A>>(value: F) -> Self {
         let mut room = Room::uninit();
         if Inline::<F>::FITS {

@@ -24,6 +24,7 @@ pub(crate) enum Framing {
 
 impl Framing {
     /// Bytes of the header.
+    #[inline]
     pub(crate) const fn header_len(self) -> usize {
         match self {
             Framing::Tagged => 8,
@@ -33,6 +34,7 @@ impl Framing {
 }
 
 /// The header of a frame, left-aligned, and its length.
+#[inline]
 pub(crate) fn header(framing: Framing, id: u32, payload_len: u32) -> ([u8; 8], usize) {
     let mut bytes = [0; 8];
     match framing {
@@ -155,6 +157,7 @@ impl Decoder {
     }
 
     /// The next whole frame: its id and its payload.
+    #[inline]
     pub(crate) fn next(&mut self) -> Result<Option<(u32, Payload)>, DecodeError> {
         if let Some(large) = &self.large {
             if large.payload.len() < large.len {
@@ -188,6 +191,7 @@ impl Decoder {
     }
 
     /// Whether the buffer has two whole frames.
+    #[inline]
     pub(crate) fn has_two(&self) -> bool {
         let header = self.framing.header_len();
         let end = |start: usize| {
@@ -199,6 +203,7 @@ impl Decoder {
     }
 
     /// The payload of the next frame, if it is there, and has such an id, and is not too large.
+    #[inline]
     pub(crate) fn next_if(&mut self, wanted: impl FnOnce(u32) -> bool) -> Option<Payload> {
         let (id, _) = self.peek()?;
         if self.large.is_some() || !wanted(id) {
@@ -209,6 +214,7 @@ impl Decoder {
     }
 
     /// The bytes of a payload that is in the buffer.
+    #[inline]
     pub(crate) fn bytes(&self, at: Range<usize>) -> &[u8] {
         &self.buf[at]
     }
@@ -305,10 +311,12 @@ impl Decoder {
     }
 
     /// The header at the start of what is not taken, if it is there.
+    #[inline]
     fn peek(&self) -> Option<(u32, u32)> {
         self.peek_at(self.start)
     }
 
+    #[inline]
     fn peek_at(&self, at: usize) -> Option<(u32, u32)> {
         let rest = &self.buf[at..];
         match self.framing {

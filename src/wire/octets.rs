@@ -5,6 +5,7 @@
 use std::fmt;
 
 /// Appends one string.
+#[inline]
 pub(crate) fn push(out: &mut Vec<u8>, string: &[u8]) {
     push_len(out, string.len());
     out.extend_from_slice(string);
@@ -70,6 +71,7 @@ pub(crate) struct Iter<'a> {
 }
 
 /// Goes through the strings of `payload`.
+#[inline]
 pub(crate) fn iter(payload: &[u8]) -> Iter<'_> {
     Iter { payload, at: 0 }
 }

@@ -26,16 +26,36 @@ impl SmallBytes {
 }
 
 impl From<&[u8]> for SmallBytes {
+    #[inline]
     fn from(from: &[u8]) -> Self {
         if from.len() > INLINE {
             return SmallBytes::Heap(from.to_vec());
         }
         let mut bytes = [0; INLINE];
-        bytes[..from.len()].copy_from_slice(from);
+        copy_few(&mut bytes, from);
         SmallBytes::Inline {
             len: from.len() as u8,
             bytes,
         }
+    }
+}
+
+/// Copies bytes by halves that may overlap: of a length that the compiler knows, they need no call.
+#[inline]
+fn copy_few(to: &mut [u8; INLINE], from: &[u8]) {
+    #[inline]
+    fn halves<const N: usize>(to: &mut [u8], from: &[u8]) {
+        let end = from.len() - N;
+        to[..N].copy_from_slice(&from[..N]);
+        to[end..end + N].copy_from_slice(&from[end..]);
+    }
+    match from.len() {
+        0 => {}
+        1 => to[0] = from[0],
+        2..4 => halves::<2>(to, from),
+        4..8 => halves::<4>(to, from),
+        8..16 => halves::<8>(to, from),
+        _ => halves::<16>(to, from),
     }
 }
 
@@ -48,6 +68,7 @@ impl From<Vec<u8>> for SmallBytes {
 impl Deref for SmallBytes {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         match self {
             SmallBytes::Inline { len, bytes } => &bytes[..usize::from(*len)],
@@ -68,7 +89,7 @@ mod tests {
 
     #[test]
     fn short_and_long_bytes_return() {
-        for len in [0, 1, INLINE - 1, INLINE, INLINE + 1, 1000] {
+        for len in (0..=INLINE + 1).chain([1000]) {
             let bytes: Vec<u8> = (0..len).map(|n| n as u8).collect();
             let small = SmallBytes::from(&bytes[..]);
             assert_eq!(matches!(small, SmallBytes::Inline { .. }), len <= INLINE);

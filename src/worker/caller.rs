@@ -50,6 +50,7 @@ impl<S: Service> fmt::Debug for Caller<S> {
 }
 
 impl<S: Service> Caller<S> {
+    #[inline]
     pub(super) fn new(hub: &'static Hub, id: u32) -> Self {
         Caller {
             parent: Parent {

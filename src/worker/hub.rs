@@ -228,6 +228,7 @@ impl Hub {
     // ---- calls ----
 
     /// Takes a request in, which starts at once or waits.
+    #[inline]
     pub(super) fn arrive<'a>(&self, id: u32, request: Input<'a>) -> Result<Arrived<'a>, Duplicate> {
         let mut state = self.lock();
         let mut start = Some(request);
@@ -531,7 +532,10 @@ impl Hub {
             }
             Flusher::None => {
                 let thread = thread::Builder::new().name("offspring flush".into());
-                match thread.stack_size(FLUSHER_STACK).spawn(|| self.run_flusher()) {
+                match thread
+                    .stack_size(FLUSHER_STACK)
+                    .spawn(|| self.run_flusher())
+                {
                     Ok(_) => state.flusher = Flusher::Ticking,
                     // What cannot be done soon is done now.
                     Err(_) => drop(self.transmit(state, true)),
@@ -707,6 +711,7 @@ impl Hub {
 }
 
 impl State {
+    #[inline]
     fn answered(&mut self, id: u32) {
         self.ledger.answered(id);
         if !self.on_cancel.is_empty() {

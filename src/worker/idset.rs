@@ -13,21 +13,26 @@ pub(crate) struct IdSet {
     len: usize,
 }
 
+#[inline]
 fn place(id: u32) -> (u32, u64) {
     (id / 64, 1 << (id % 64))
 }
 
 impl IdSet {
     /// Puts an id in. Returns whether it was not in.
+    #[inline]
     pub(crate) fn insert(&mut self, id: u32) -> bool {
         let bit = self.bring(id);
-        let new = self.near & bit == 0;
+        if self.near & bit != 0 {
+            return false;
+        }
         self.near |= bit;
-        self.len += usize::from(new);
-        new
+        self.len += 1;
+        true
     }
 
     /// Takes an id out. Returns whether it was in.
+    #[inline]
     pub(crate) fn remove(&mut self, id: u32) -> bool {
         if !self.contains(id) {
             return false;
@@ -38,6 +43,7 @@ impl IdSet {
         true
     }
 
+    #[inline]
     pub(crate) fn contains(&self, id: u32) -> bool {
         let (at, bit) = place(id);
         let word = if at == self.at {
@@ -53,6 +59,7 @@ impl IdSet {
     }
 
     /// Brings the word of an id to hand. Returns its bit.
+    #[inline]
     fn bring(&mut self, id: u32) -> u64 {
         let (at, bit) = place(id);
         if at != self.at {

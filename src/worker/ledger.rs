@@ -63,6 +63,7 @@ impl Ledger {
     }
 
     /// A request may start at once, if none waits and there is room: then it counts as running.
+    #[inline]
     pub(crate) fn start(&mut self, id: u32) -> Result<bool, Duplicate> {
         let may = self.waiting.is_empty() && self.running.len() < self.limits.running;
         if may && !self.running.insert(id) {
@@ -114,6 +115,7 @@ impl Ledger {
     }
 
     /// A running call was answered.
+    #[inline]
     pub(crate) fn answered(&mut self, id: u32) {
         self.running.remove(id);
         if !self.cancelled.is_empty() {
@@ -127,6 +129,7 @@ impl Ledger {
     }
 
     /// Whether more requests may be read while so many bytes of answers are not written.
+    #[inline]
     pub(crate) fn wants_requests(&self, unsent: usize) -> bool {
         !self.closed && unsent.saturating_add(self.waiting_bytes) <= self.limits.high_water
     }

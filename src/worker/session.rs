@@ -109,6 +109,7 @@ impl Session {
     }
 
     /// The next step, if it has come whole.
+    #[inline]
     pub(crate) fn next(&mut self) -> Result<Option<Step<'_>>, Violation> {
         let Some((id, payload)) = self.decoder.next().map_err(Violation::Decode)? else {
             return Ok(None);
