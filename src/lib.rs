@@ -131,6 +131,7 @@ mod codec;
 mod error;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
+mod patience;
 mod process;
 mod rpc;
 mod service;

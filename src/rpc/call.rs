@@ -1,8 +1,9 @@
 //! One call: begun, and waited for.
 
 use super::handle::Handle;
-use super::link::{How, Link, Progress, after};
+use super::link::{How, Link, Made, Progress, after};
 use super::reactor;
+use super::reader::Wait;
 use super::slot::{Answer, Ended, Fill, Note, Outcome, Slot, Then, decode};
 use crate::codec::{CodecError, Input, scratch};
 use crate::error::{CallError, Refusal};
@@ -84,7 +85,8 @@ impl<'a, S: Service> Call<'a, S> {
     pub fn then(self, callback: impl FnOnce(Outcome<S>) + Send + 'static) {
         let core = Arc::clone(&self.handle.link.reactor);
         let note = Note::new(Then::<S, _>::new(callback));
-        if let Err((ended, note)) = self.submit(false, note) {
+        let deadline = self.deadline();
+        if let Err((ended, note)) = self.submit(deadline, false, note) {
             core.run(move || note.consume(Answer::Ended(ended)));
         }
     }
@@ -100,47 +102,68 @@ impl<'a, S: Service> Call<'a, S> {
         if reactor::in_callback() {
             return Err(CallError::Refused(Refusal::InCallback));
         }
-        self.begin(true).wait()
+        let slot = Slot::own();
+        let link = &*self.handle.link;
+        let timeout = self.deadline();
+        let answer = match self.submit(timeout, true, Note::new(Fill(Arc::clone(&slot)))) {
+            Err((ended, _)) => Some(Answer::Ended(ended)),
+            Ok(Made { id, reader }) => {
+                let slot = &slot;
+                let until = None;
+                let wait = Wait {
+                    slot,
+                    id,
+                    timeout,
+                    until,
+                };
+                link.wait_for(&wait, reader)
+            }
+        };
+        answer.expect("it is waited for without end").decode::<S>()
     }
 
     /// Queues the call. Its outcome can be taken from the [`Pending`].
     pub fn start(self) -> Pending<S> {
-        self.begin(false)
-    }
-
-    fn begin(self, writes: bool) -> Pending<S> {
-        let (link, cancel_on_drop) = (Arc::clone(&self.handle.link), self.cancel_on_drop);
         let slot = Arc::new(Slot::default());
-        let note = Note::new(Fill(Arc::clone(&slot)));
-        let id = match self.submit(writes, note) {
-            Ok(id) => Some(id),
+        let (link, cancel_on_drop) = (Arc::clone(&self.handle.link), self.cancel_on_drop);
+        let timeout = self.deadline();
+        let id = match self.submit(timeout, false, Note::new(Fill(Arc::clone(&slot)))) {
+            Ok(made) => made.id,
             Err((ended, note)) => {
                 note.consume(Answer::Ended(ended));
-                None
+                REFUSED
             }
         };
         Pending {
             slot,
             link,
             id,
+            timeout,
             cancel_on_drop,
             taken: false,
             service: PhantomData,
         }
     }
 
-    fn submit(self, writes: bool, note: Note) -> Result<u32, (Ended, Note)> {
+    fn deadline(&self) -> Option<Instant> {
+        after(Instant::now(), Some(self.timeout?))
+    }
+
+    fn submit(
+        self,
+        deadline: Option<Instant>,
+        waits: bool,
+        note: Note,
+    ) -> Result<Made, (Ended, Note)> {
         let mut request = match self.request {
             Ok(request) => request,
             Err(error) => return Err((Ended::Malformed(error), note)),
         };
         let how = How {
-            deadline: self
-                .timeout
-                .and_then(|timeout| after(Instant::now(), Some(timeout))),
+            deadline,
             progress: self.progress,
             may_wait: self.may_wait,
-            writes,
+            waits,
         };
         let result = self.handle.link.call(&mut request, how, note);
         scratch::give_back(request);
@@ -148,14 +171,18 @@ impl<'a, S: Service> Call<'a, S> {
     }
 }
 
+/// In place of the id of a call that was refused. No call has it.
+const REFUSED: u32 = 0;
+
 /// A call that was made, and whose outcome is taken later. Dropped, the outcome is abandoned, but not
 /// the call, unless it was made with [`cancel_on_drop`](Call::cancel_on_drop).
 #[must_use = "dropped, the call's outcome is lost; use then() if it is not wanted"]
 pub struct Pending<S: Service = &'static str> {
     slot: Arc<Slot>,
     link: Arc<Link>,
-    /// Unless it was refused.
-    id: Option<u32>,
+    id: u32,
+    /// When it ends without an answer.
+    timeout: Option<Instant>,
     cancel_on_drop: bool,
     taken: bool,
     service: PhantomData<fn() -> S>,
@@ -163,8 +190,8 @@ pub struct Pending<S: Service = &'static str> {
 
 impl<S: Service> Drop for Pending<S> {
     fn drop(&mut self) {
-        if let (true, false, Some(id)) = (self.cancel_on_drop, self.taken, self.id) {
-            self.link.cancel(id);
+        if self.cancel_on_drop && !self.taken {
+            self.link.cancel(self.id);
         }
     }
 }
@@ -225,7 +252,13 @@ impl<S: Service> Pending<S> {
         if reactor::in_callback() {
             return Some(Err(CallError::Refused(Refusal::InCallback)));
         }
-        let answer = self.slot.wait(deadline)?;
+        let wait = Wait {
+            slot: &self.slot,
+            id: self.id,
+            timeout: self.timeout,
+            until: deadline,
+        };
+        let answer = self.link.wait_for(&wait, None)?;
         Some(self.deliver(answer))
     }
 

@@ -208,6 +208,20 @@ impl<T, P: Clone> Connection<T, P> {
         self.closed = true;
     }
 
+    /// The note of the call that a frame with this id would answer.
+    pub(crate) fn answers(&mut self, id: u32) -> Option<&T> {
+        let id = match self.plain {
+            None => id & wire::MAX_ID,
+            Some(Plain::Tagged) => id,
+            Some(Plain::Ordered) if id == wire::ORDERED_REPLY => self.calls.first()?,
+            Some(Plain::Ordered) => return None,
+        };
+        if !self.is_sent(id) {
+            return None;
+        }
+        self.calls.get_mut(id)?.note.as_ref()
+    }
+
     /// Takes in a frame that came from the child.
     #[inline]
     pub(crate) fn receive(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<T, P>, Violation> {

@@ -5,6 +5,7 @@ use super::connection::{Delivery, Violation};
 use super::life::{Life, Verdict};
 use super::link::{Exit, Link, Progress};
 use super::reactor::{Source, guard, poll_key};
+use super::reader::input;
 use super::slot::{Answer, Ended, Note};
 use crate::codec::{CodecError, Input};
 use crate::error::{Error, ErrorKind, Refusal};
@@ -13,6 +14,7 @@ use crate::sys::{self, Registration};
 use crate::wire::{self, DecodeError, Decoder, Payload};
 use polling::Event;
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +23,9 @@ use std::time::Instant;
 const READS: usize = 16;
 /// How much of standard error is read at once.
 const STDERR_READ: usize = 4 << 10;
+/// How often the socket is read once the process has ended. Far more than a socket holds: what comes
+/// after that is not from the child, and may never end.
+const LAST_READS: usize = 10_000;
 /// How often standard error is read once the process has ended: 1 MiB, which is as much as a pipe
 /// holds. What comes after that is not from the child, and may never end.
 const LAST_STDERR_READS: usize = (1 << 20) / STDERR_READ;
@@ -46,10 +51,6 @@ pub(crate) struct Driver {
     link: Arc<Link>,
     handlers: Option<Handlers>,
     life: Life,
-    decoder: Decoder,
-    /// Until nothing more is to be read.
-    socket: Option<Registration>,
-    waits_for_room: bool,
     /// Until the process has ended.
     process: Option<Registration>,
     stderr: Option<Capture>,
@@ -72,14 +73,13 @@ impl Driver {
         link: Arc<Link>,
         handlers: Handlers,
         life: Life,
-        decoder: Decoder,
         stderr: Option<(OwnedFd, Option<StderrCallback>)>,
     ) -> io::Result<Self> {
         let register = |fd: &Arc<OwnedFd>, source| {
             let event = Event::readable(poll_key(link.key, source));
             Registration::new(&link.reactor.poller, fd, event)
         };
-        let socket = register(&link.socket, Source::Socket)?;
+        link.register()?;
         let process = match link.child.as_ref().and_then(|child| child.pidfd()) {
             Some(pidfd) => Some(register(pidfd, Source::Process)?),
             None => None,
@@ -95,9 +95,6 @@ impl Driver {
         let mut driver = Driver {
             handlers: Some(handlers),
             life,
-            decoder,
-            socket: Some(socket),
-            waits_for_room: false,
             process,
             stderr,
             tail: Tail::default(),
@@ -142,11 +139,9 @@ impl Driver {
         self.process = None;
         self.life.exited(status);
         // What it wrote is all there now. Its own children may have the other ends open still, and
-        // are not waited for.
-        self.read(usize::MAX, now);
-        if self.life.is_connected() {
-            self.stream_ended(now);
-        }
+        // are not waited for: this is the end of the stream, for a caller, too, who reads.
+        let _ = sys::shutdown(&*self.link.socket, Shutdown::Read);
+        self.read(LAST_READS, now);
         self.read_stderr(LAST_STDERR_READS);
         self.close_stderr();
         self.attend(now, false);
@@ -160,7 +155,15 @@ impl Driver {
 
     /// Writes, signals, and sees whether it is over.
     pub(super) fn attend(&mut self, now: Instant, room: bool) {
-        let orders = self.link.attend(now, room);
+        let mut orders = self.link.attend(now, room);
+        if orders.handed_off {
+            self.read(READS, now);
+            let more = self.link.attend(now, false);
+            orders = orders.and_then(more);
+        }
+        if orders.ready {
+            self.life.ready();
+        }
         for (note, phase) in orders.expired {
             guard(|| note.consume(Answer::Ended(Ended::TimedOut(phase))));
         }
@@ -182,16 +185,7 @@ impl Driver {
             }
         }
         if !self.life.is_connected() {
-            self.socket = None;
-        }
-        if self.waits_for_room != orders.blocked
-            && let Some(socket) = &self.socket
-        {
-            let key = poll_key(self.link.key, Source::Socket);
-            let interest = Event::new(key, true, orders.blocked);
-            // A descriptor that is registered can be modified.
-            let _ = socket.modify(interest);
-            self.waits_for_room = orders.blocked;
+            self.link.disconnect();
         }
         self.deadline = orders
             .deadline
@@ -204,58 +198,63 @@ impl Driver {
         }
     }
 
-    /// Reads what has come, at most `reads` times.
+    /// Reads what has come, at most `reads` times, unless a caller reads.
     fn read(&mut self, reads: usize, now: Instant) {
+        if !self.life.is_connected() {
+            return;
+        }
+        let Some(mut reader) = self.link.take_reader() else {
+            return;
+        };
+        // What a caller left.
+        self.deliver(&mut reader.decoder, now);
         for _ in 0..reads {
-            if !self.life.is_connected() {
-                return;
-            }
-            let space = self.decoder.space();
-            let room = space.limit;
-            match sys::receive(&*self.link.socket, space.buf, room, true) {
-                Ok(0) => return self.stream_ended(now),
-                Ok(n) => {
-                    self.deliver(now);
-                    // It may be all there is, and if not, the poller will say so.
-                    if n < room && reads != usize::MAX {
-                        return;
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // The child closed with requests unread.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                    return self.stream_ended(now);
-                }
-                Err(error) => return self.disconnected(Some(error), now),
+            if !self.life.is_connected() || !self.read_once(&mut reader.decoder, now) {
+                break;
             }
         }
+        self.link.give_reader_back(reader);
     }
 
-    fn stream_ended(&mut self, now: Instant) {
-        match self.decoder.finish() {
-            Ok(()) => self.disconnected(None, now),
+    /// Reads once, and delivers it. Returns whether there may be more.
+    fn read_once(&mut self, decoder: &mut Decoder, now: Instant) -> bool {
+        let space = decoder.space();
+        let room = space.limit;
+        match sys::receive(&*self.link.socket, space.buf, room, true) {
+            Ok(n @ 1..) => {
+                self.deliver(decoder, now);
+                // If it was all, the poller will not say so again; at the end there is no poller.
+                return n == room || self.process.is_none();
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // The child may have closed with requests unread: a reset.
+            Err(error) if error.kind() != io::ErrorKind::ConnectionReset => {
+                self.life.disconnected(Some(error), now);
+            }
+            Ok(_) | Err(_) => self.stream_ended(decoder, now),
+        }
+        false
+    }
+
+    fn stream_ended(&mut self, decoder: &Decoder, now: Instant) {
+        match decoder.finish() {
+            Ok(()) => self.life.disconnected(None, now),
             Err(error) => {
                 let (kind, message) = Broken::Decode(error).describe(self.life.is_ready());
                 self.life.cut(kind, message, now);
-                self.socket = None;
             }
         }
-    }
-
-    fn disconnected(&mut self, error: Option<io::Error>, now: Instant) {
-        self.life.disconnected(error, now);
-        self.socket = None;
     }
 
     /// Delivers the frames that are in the buffer, in order: runs of events, for which nothing needs to
     /// be looked up, and runs of everything else, looked up under one lock and then told.
-    fn deliver(&mut self, now: Instant) {
+    fn deliver(&mut self, decoder: &mut Decoder, now: Instant) {
         let mut broken = None;
         while broken.is_none() {
-            let event = self.take_in(&mut broken);
-            self.hand_over_batch(now);
+            let event = self.take_in(decoder, &mut broken);
+            self.hand_over_batch(decoder, now);
             match event {
-                Some(payload) => self.hand_over_events(payload, now),
+                Some(payload) => self.hand_over_events(decoder, payload, now),
                 None => break,
             }
         }
@@ -265,15 +264,16 @@ impl Driver {
     }
 
     /// Looks up frames, up to the next event, which is returned.
-    fn take_in(&mut self, broken: &mut Option<Broken>) -> Option<Payload> {
+    fn take_in(&mut self, decoder: &mut Decoder, broken: &mut Option<Broken>) -> Option<Payload> {
         let Driver {
-            link,
-            decoder,
-            batch,
-            life,
-            ..
+            link, batch, life, ..
         } = self;
         link.receive(|connection| {
+            if connection.is_ready() {
+                // A caller may have read that.
+                life.ready();
+            }
+            let mut ready = connection.is_ready();
             loop {
                 let offset = decoder.offset();
                 let (id, payload) = match decoder.next() {
@@ -283,15 +283,14 @@ impl Driver {
                         return None;
                     }
                 };
-                if id == wire::EVENT && life.is_ready() {
+                if id == wire::EVENT && ready {
                     return Some(payload);
                 }
-                let bytes = match &payload {
-                    Payload::At(at) => decoder.bytes(at.clone()),
-                    Payload::Owned(bytes) => bytes,
-                };
-                match connection.receive(id, bytes) {
-                    Ok(delivery) => batch.push((delivery, payload)),
+                match connection.receive(id, decoder.payload(&payload)) {
+                    Ok(delivery) => {
+                        ready |= matches!(delivery, Delivery::Ready);
+                        batch.push((delivery, payload));
+                    }
                     Err(violation) => {
                         *broken = Some(Broken::Violation(violation, offset));
                         return None;
@@ -302,14 +301,14 @@ impl Driver {
     }
 
     /// Tells what was looked up.
-    fn hand_over_batch(&mut self, now: Instant) {
+    fn hand_over_batch(&mut self, decoder: &Decoder, now: Instant) {
         let mut batch = std::mem::take(&mut self.batch);
         let mut left = batch.drain(..);
         // A panic ends one of them only. The others need no guard of their own.
         while left.len() > 0 {
             guard(|| {
                 for (delivery, payload) in left.by_ref() {
-                    self.hand_over(delivery, payload, now);
+                    self.hand_over(delivery, input(decoder, payload), now);
                 }
             });
         }
@@ -318,13 +317,8 @@ impl Driver {
     }
 
     /// Tells of an event, and of those that follow it in the buffer.
-    fn hand_over_events(&mut self, first: Payload, now: Instant) {
-        let Driver {
-            handlers,
-            decoder,
-            life,
-            ..
-        } = self;
+    fn hand_over_events(&mut self, decoder: &mut Decoder, first: Payload, now: Instant) {
+        let Driver { handlers, life, .. } = self;
         let on_event = handlers.as_mut().and_then(|all| all.on_event.as_mut());
         let Some(on_event) = on_event else {
             let message = "an event came, but there is no on_event() to take it";
@@ -337,10 +331,7 @@ impl Driver {
                 while let Some(payload) = next.take() {
                     // Before the callback, which may panic.
                     next = decoder.next_if(|id| id == wire::EVENT);
-                    result = on_event.event(match payload {
-                        Payload::At(at) => Input::from(decoder.bytes(at)),
-                        Payload::Owned(bytes) => Input::from(bytes),
-                    });
+                    result = on_event.event(input(decoder, payload));
                     if result.is_err() {
                         return;
                     }
@@ -358,11 +349,7 @@ impl Driver {
         self.life.fail(kind, message, now);
     }
 
-    fn hand_over(&mut self, delivery: Delivery<Note, Progress>, payload: Payload, now: Instant) {
-        let input = match payload {
-            Payload::At(at) => Input::from(self.decoder.bytes(at)),
-            Payload::Owned(bytes) => Input::from(bytes),
-        };
+    fn hand_over(&mut self, delivery: Delivery<Note, Progress>, input: Input<'_>, now: Instant) {
         match delivery {
             Delivery::Reply(note) => note.consume(Answer::Reply(input)),
             Delivery::Failed(note) => note.consume(Answer::Failed(input)),
@@ -414,7 +401,8 @@ impl Driver {
     /// It is over: ends the calls that are left, and tells the program, last of all.
     fn conclude(&mut self, verdict: Verdict) {
         self.over = true;
-        (self.socket, self.process) = (None, None);
+        self.link.disconnect();
+        self.process = None;
         self.close_stderr();
         let Verdict {
             error,

@@ -2,16 +2,19 @@
 //!
 //! Any thread may write: whoever finds nobody writing takes what is queued and sends it outside of
 //! the lock. What the socket does not take is left to the reactor, which alone waits for room.
-//! Reading is the reactor's.
+//! Any thread that waits may read: see [`reader`](super::reader).
 
 use super::connection::Connection;
-use super::reactor::{self, Core};
-use super::slot::{Ended, Note, wait_until};
+use super::reactor::{self, Core, Source, poll_key};
+use super::reader::Reader;
+use super::role::Role;
+use super::slot::{Ended, Note, Slot, wait_until};
 use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Child;
-use crate::sys;
+use crate::sys::{self, Registration};
 use crate::{Rung, wire};
+use polling::Event;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -44,17 +47,25 @@ pub(crate) struct Link {
 
 /// What [`Link`]'s lock guards.
 pub(super) struct State {
-    connection: Connection<Note, Progress>,
-    writer: Writer,
+    pub(super) connection: Connection<Note, Progress>,
+    pub(super) writer: Writer,
+    /// Who reads.
+    pub(super) role: Role<Arc<Slot>>,
+    /// What to read with, while nobody does.
+    pub(super) reader: Option<Box<Reader>>,
+    /// Whether more may come from the child.
+    pub(super) connected: bool,
+    /// The socket at the reactor's poller, while it is connected.
+    pub(super) registration: Option<Registration>,
     /// Threads that wait for `changed`.
-    waiting: usize,
+    pub(super) waiting: usize,
     /// Whether the reactor has been told to look at this link, and has not yet.
     attention: bool,
     /// When the reactor looks by itself.
     looks_at: Option<Instant>,
     kill: bool,
     /// By when all is to be over.
-    stop_by: Option<Instant>,
+    pub(super) stop_by: Option<Instant>,
     shut_down: bool,
     /// Why calls are refused from now on: it ended.
     end: Option<Result<Exit, Error>>,
@@ -64,11 +75,11 @@ pub(super) struct State {
 
 /// What was taken from the queue and is not written.
 #[derive(Default)]
-struct Writer {
+pub(super) struct Writer {
     /// Whether a thread is at it.
     busy: bool,
     /// Whether the socket took no more: the reactor waits for room.
-    blocked: bool,
+    pub(super) blocked: bool,
     /// Whether the reactor knows that.
     awaited: bool,
     /// Whether the child reads no more.
@@ -78,7 +89,19 @@ struct Writer {
     written: usize,
 }
 
+/// A call that was made.
+pub(super) struct Made {
+    pub(super) id: u32,
+    /// The reader's role, if the caller waits and it was free.
+    pub(super) reader: Option<Box<Reader>>,
+}
+
 impl State {
+    /// Whether there is something to write.
+    pub(super) fn has_output(&self) -> bool {
+        self.connection.has_output() || !self.writer.chunks.is_empty()
+    }
+
     /// Whether a call of that length would have to wait.
     fn is_full(&self, len: usize) -> bool {
         self.end.is_none() && self.connection.admit(len) == Err(Refusal::Full)
@@ -92,8 +115,9 @@ pub(crate) struct How {
     pub(crate) progress: Option<Progress>,
     /// Whether it waits for room in the queue.
     pub(crate) may_wait: bool,
-    /// Whether the caller, who is going to wait for the answer anyway, sends the request himself.
-    pub(crate) writes: bool,
+    /// Whether the caller is going to wait for the answer: he then sends the request himself, and reads
+    /// the answer himself if nobody else does.
+    pub(crate) waits: bool,
 }
 
 /// How a child ended that had answered everything.
@@ -130,8 +154,10 @@ pub(super) struct Orders {
     pub(super) stop: bool,
     /// Whether the child should exit now: all is sent and answered.
     pub(super) close: bool,
-    /// Whether to wait for room in the socket.
-    pub(super) blocked: bool,
+    /// Whether there is something to read that a caller left.
+    pub(super) handed_off: bool,
+    /// Whether the child serves.
+    pub(super) ready: bool,
     /// Whether the child reads no more.
     pub(super) broken: bool,
     /// How many calls have not ended.
@@ -140,9 +166,24 @@ pub(super) struct Orders {
     pub(super) deadline: Option<Instant>,
 }
 
+impl Orders {
+    /// These orders, and then others.
+    pub(super) fn and_then(mut self, more: Orders) -> Orders {
+        self.expired.extend(more.expired);
+        Orders {
+            expired: self.expired,
+            kill: self.kill || more.kill,
+            stop: self.stop || more.stop,
+            ..more
+        }
+    }
+}
+
 impl Link {
     pub(super) fn new(
         connection: Connection<Note, Progress>,
+        reader: Box<Reader>,
+        laziness: Duration,
         socket: OwnedFd,
         child: Option<Child>,
         reactor: Arc<Core>,
@@ -152,6 +193,10 @@ impl Link {
             state: Mutex::new(State {
                 connection,
                 writer: Writer::default(),
+                role: Role::new(laziness),
+                reader: Some(reader),
+                connected: true,
+                registration: None,
                 waiting: 0,
                 attention: false,
                 looks_at: None,
@@ -176,7 +221,7 @@ impl Link {
         self.child.as_ref().map_or(0, Child::pid)
     }
 
-    /// Makes a call, and returns its id. A large request is taken, and left empty.
+    /// Makes a call. A large request is taken, and left empty.
     ///
     /// # Errors
     ///
@@ -186,12 +231,12 @@ impl Link {
         request: &mut Vec<u8>,
         how: How,
         note: Note,
-    ) -> Result<u32, (Ended, Note)> {
+    ) -> Result<Made, (Ended, Note)> {
         let How {
             deadline,
             progress,
             may_wait,
-            writes,
+            waits,
         } = how;
         let mut state = self.lock();
         if may_wait && state.is_full(request.len()) {
@@ -212,13 +257,20 @@ impl Link {
             Ok(id) => id,
             Err((refusal, note)) => return Err((Ended::Refused(refusal), note)),
         };
+        // Before the request is written: the reactor could otherwise read the answer, while this
+        // caller begins to wait for it on the socket.
+        let reader = if waits {
+            self.take_role(&mut state)
+        } else {
+            None
+        };
         // A caller who does not wait writes, too, when a comfortable batch has gathered: that keeps
         // the queue in the processor's cache, and him from running far ahead of the child.
-        if writes || state.connection.queued() >= LONG_QUEUE {
+        if waits || state.connection.queued() >= LONG_QUEUE {
             state = self.transmit(state);
         }
         self.tell_reactor(state);
-        Ok(id)
+        Ok(Made { id, reader })
     }
 
     /// Nobody waits for a call's outcome any more. Its note is dropped.
@@ -286,7 +338,13 @@ impl Link {
 
     /// Sends what is queued, unless another thread is at it or the socket is full.
     fn transmit<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        if state.writer.busy || state.writer.blocked || state.writer.broken {
+        let Writer {
+            busy,
+            blocked,
+            broken,
+            ..
+        } = state.writer;
+        if busy || blocked || broken || state.shut_down {
             return state;
         }
         state.writer.busy = true;
@@ -337,22 +395,23 @@ impl Link {
     }
 
     /// Tells the reactor if there is something for it to do.
-    fn tell_reactor(&self, state: MutexGuard<'_, State>) {
+    pub(super) fn tell_reactor(&self, state: MutexGuard<'_, State>) {
         let due = match (state.connection.deadline(), state.looks_at) {
             (Some(due), Some(looks_at)) => due < looks_at,
             (due, None) => due.is_some(),
             (None, Some(_)) => false,
         };
         let writer = &state.writer;
-        let output = state.connection.has_output() || !writer.chunks.is_empty();
-        let unattended = output && !writer.busy && !writer.awaited && !writer.broken;
+        let output = state.has_output();
+        let unattended =
+            output && !writer.busy && !writer.awaited && !writer.broken && !state.shut_down;
         let closing = state.connection.is_closed() && !state.shut_down;
         if due || unattended || closing {
             self.notify_reactor(state);
         }
     }
 
-    fn notify_reactor(&self, mut state: MutexGuard<'_, State>) {
+    pub(super) fn notify_reactor(&self, mut state: MutexGuard<'_, State>) {
         if state.over || std::mem::replace(&mut state.attention, true) {
             return;
         }
@@ -386,7 +445,8 @@ impl Link {
         }
         let all_sent =
             !state.connection.has_output() && !state.writer.busy && state.writer.chunks.is_empty();
-        let close = state.connection.is_closed() && all_sent && !kill;
+        // After that, cancellations may come up that cannot be sent any more.
+        let close = state.connection.is_closed() && (all_sent || state.shut_down) && !kill;
         if close && !std::mem::replace(&mut state.shut_down, true) {
             // That it is broken tells the reader.
             let _ = sys::shutdown(&*self.socket, Shutdown::Write);
@@ -394,18 +454,27 @@ impl Link {
         if !expired.is_empty() && state.waiting > 0 {
             self.changed.notify_all();
         }
+        let at_once = state.connection.is_closed() || !state.connected;
+        if state.role.look(at_once, now) && state.connected {
+            self.watch(&mut state, true);
+        }
+        if state.writer.blocked != state.writer.awaited || room {
+            self.set_interest(&mut state);
+        }
         let stop = state.stop_by.is_some_and(|by| by <= now);
         if stop {
             state.stop_by = None;
         }
         state.writer.awaited = state.writer.blocked;
-        let deadlines = [state.connection.deadline(), state.stop_by];
+        let role = state.role.deadline();
+        let deadlines = [state.connection.deadline(), state.stop_by, role];
         Orders {
             expired,
             kill,
             stop,
             close: close && state.connection.live() == 0,
-            blocked: state.writer.blocked,
+            handed_off: state.role.is_handed_off(),
+            ready: state.connection.is_ready(),
             broken: state.writer.broken,
             unanswered: state.connection.live(),
             deadline: deadlines.into_iter().flatten().min(),
@@ -428,6 +497,21 @@ impl Link {
             self.changed.notify_all();
         }
         result
+    }
+
+    /// Wakes those who wait for something to change.
+    pub(super) fn notify_waiting(&self) {
+        self.changed.notify_all();
+    }
+
+    /// Has the reactor's poller watch the socket.
+    pub(super) fn register(&self) -> io::Result<()> {
+        let interest = Event::readable(poll_key(self.key, Source::Socket));
+        let registration = Registration::new(&self.reactor.poller, &self.socket, interest)?;
+        let mut state = self.lock();
+        state.registration = Some(registration);
+        state.role.set_watched(true);
+        Ok(())
     }
 
     /// The start failed half way: the process, if there is one, is killed and reaped.
@@ -453,7 +537,7 @@ impl Link {
         self.changed.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics under this lock")
     }
 }

@@ -22,6 +22,8 @@ mod link;
 mod log;
 mod outbox;
 mod reactor;
+mod reader;
+mod role;
 mod slot;
 
 pub use builder::RpcBuilder;

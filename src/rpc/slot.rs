@@ -1,13 +1,15 @@
 //! How a call ends, below the codec, and a place for that to be waited for.
 
+use super::reader::Reader;
 use crate::codec::{Codec, CodecError, Input};
 use crate::error::{CallError, Error, Panic, Phase, Refusal};
 use crate::service::Service;
 use crate::sys::{Consume, Family, Once};
 use crate::wire::Failure;
+use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
 /// What a call ends with, as the service's types have it.
@@ -120,42 +122,86 @@ impl Consume<Answers> for Fill {
     }
 }
 
-/// Where an answer is put by the reactor and waited for by a caller.
+/// Where an answer is put by whoever reads, and waited for by a caller. He may find the reader's role
+/// in it instead: then it is for him to read.
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
-    answer: Mutex<Option<Answer<'static>>>,
+    inner: Mutex<Inner>,
     filled: Condvar,
 }
 
+#[derive(Debug, Default)]
+struct Inner {
+    answer: Option<Answer<'static>>,
+    reader: Option<Box<Reader>>,
+}
+
+thread_local! {
+    /// This thread's slot, for calls that are waited for where they are made.
+    static OWN: RefCell<Option<Arc<Slot>>> = const { RefCell::new(None) };
+}
+
 impl Slot {
+    /// An empty slot: this thread's own, unless that is in use.
+    pub(crate) fn own() -> Arc<Self> {
+        OWN.with_borrow_mut(|own| match own {
+            Some(slot) if Arc::strong_count(slot) == 1 => {
+                slot.lock().answer = None;
+                Arc::clone(slot)
+            }
+            _ => Arc::clone(own.insert(Arc::default())),
+        })
+    }
+
     /// Puts the answer in, once.
     pub(crate) fn fill(&self, answer: Answer<'static>) {
-        *self.answer.lock().expect("nothing panics under this lock") = Some(answer);
+        self.lock().answer = Some(answer);
+        self.filled.notify_one();
+    }
+
+    /// Gives the reader's role to the caller who waits.
+    pub(super) fn give(&self, reader: Box<Reader>) {
+        self.lock().reader = Some(reader);
         self.filled.notify_one();
     }
 
     /// Takes the answer out if it is there.
     pub(crate) fn take(&self) -> Option<Answer<'static>> {
-        self.answer
-            .lock()
-            .expect("nothing panics under this lock")
-            .take()
+        self.lock().answer.take()
     }
 
-    /// Waits for the answer; `None` if it does not come before `deadline`.
-    pub(crate) fn wait(&self, deadline: Option<Instant>) -> Option<Answer<'static>> {
-        let answer = self.answer.lock().expect("nothing panics under this lock");
-        wait_until(&self.filled, answer, deadline, |answer| answer.is_none()).take()
+    /// Takes the reader's role out, if it was given.
+    pub(super) fn take_reader(&self) -> Option<Box<Reader>> {
+        self.lock().reader.take()
+    }
+
+    /// Whether the answer is there.
+    pub(crate) fn is_filled(&self) -> bool {
+        self.lock().answer.is_some()
+    }
+
+    /// Waits for the answer or the reader's role, until `deadline`, and takes what there is.
+    pub(super) fn wait(
+        &self,
+        deadline: Option<Instant>,
+    ) -> (Option<Answer<'static>>, Option<Box<Reader>>) {
+        let empty = |inner: &mut Inner| inner.answer.is_none() && inner.reader.is_none();
+        let mut inner = wait_until(&self.filled, self.lock(), deadline, empty);
+        (inner.answer.take(), inner.reader.take())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("nothing panics under this lock")
     }
 }
 
 /// Waits on `changed` while `condition` holds and `deadline` has not passed.
 pub(crate) fn wait_until<'a, T>(
     changed: &Condvar,
-    guard: std::sync::MutexGuard<'a, T>,
+    guard: MutexGuard<'a, T>,
     deadline: Option<Instant>,
     condition: impl FnMut(&mut T) -> bool,
-) -> std::sync::MutexGuard<'a, T> {
+) -> MutexGuard<'a, T> {
     let proof = "nothing panics under this lock";
     match deadline {
         None => changed.wait_while(guard, condition).expect(proof),

@@ -21,9 +21,9 @@ pub(crate) use io::{
     shutdown, write,
 };
 pub(crate) use lifeline::Lifeline;
-pub(crate) use poll::{Interest, PollSet, Registration, wait_for};
+pub(crate) use poll::{Interest, PollSet, Registration, wait_at_most, wait_for};
 pub(crate) use process::{
-    Signal, is_no_process, kill_and_reap, open_pidfd, reap, rename_process, signal,
+    Signal, at_exit, is_no_process, kill_and_reap, open_pidfd, reap, rename_process, signal,
 };
 pub(crate) use signals::signal_name;
 pub(crate) use spawn::{Spawn, spawn};

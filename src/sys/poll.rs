@@ -28,9 +28,9 @@ impl Registration {
     }
 
     /// Watches for something else.
-    pub(crate) fn modify(&self, interest: Event) -> Result<()> {
+    pub(crate) fn modify(&self, interest: Event, mode: PollMode) -> Result<()> {
         self.poller
-            .modify_with_mode(self.fd.as_fd(), interest, PollMode::Level)
+            .modify_with_mode(self.fd.as_fd(), interest, mode)
     }
 
     /// The descriptor.
@@ -67,6 +67,13 @@ pub(crate) fn wait_for(fd: impl AsFd, interest: Interest) -> Result<()> {
     let mut set = PollSet::default();
     set.add(fd.as_fd().as_raw_fd(), interest);
     set.wait(None).map(drop)
+}
+
+/// As [`wait_for`], for this long at most. Returns whether it is ready.
+pub(crate) fn wait_at_most(fd: impl AsFd, interest: Interest, time: Duration) -> Result<bool> {
+    let mut set = PollSet::default();
+    set.add(fd.as_fd().as_raw_fd(), interest);
+    set.wait(Some(time)).map(|ready| ready > 0)
 }
 
 /// Descriptors to wait for with ppoll(2): a system call, and nothing to be set up or torn down for

@@ -106,3 +106,9 @@ pub(crate) fn rename_process(name: &CStr) {
 pub(crate) fn is_no_process(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(libc::ESRCH)
 }
+
+/// Has a function called when the process exits in order, by exit(3); see atexit(3).
+pub(crate) fn at_exit(function: extern "C" fn()) {
+    // SAFETY: any function may be registered. It fails if there is no memory, and then is not called.
+    let _ = unsafe { libc::atexit(function) };
+}

@@ -99,6 +99,7 @@ impl fmt::Display for DecodeError {
 ///
 /// Nothing is allocated because a header claims it: the buffer doubles only when a read filled it,
 /// and a large frame's own buffer grows with what has arrived.
+#[derive(Debug)]
 pub(crate) struct Decoder {
     framing: Framing,
     max_frame: usize,
@@ -115,6 +116,7 @@ pub(crate) struct Decoder {
 }
 
 /// A frame whose payload did not fit into the shared buffer.
+#[derive(Debug)]
 struct Large {
     id: u32,
     len: usize,
@@ -188,6 +190,31 @@ impl Decoder {
             self.large = Some(Large { id, len, payload });
         }
         Ok(None)
+    }
+
+    /// Takes a frame back that was the last one taken, as if it had not been.
+    pub(crate) fn put_back(&mut self, id: u32, payload: Payload) {
+        let header = self.framing.header_len();
+        match payload {
+            Payload::At(at) => {
+                self.start = at.start - header;
+                self.offset -= (header + at.len()) as u64;
+            }
+            Payload::Owned(payload) => {
+                let len = payload.len();
+                self.offset -= (header + len) as u64;
+                self.large = Some(Large { id, len, payload });
+            }
+        }
+    }
+
+    /// The bytes of a payload.
+    #[inline]
+    pub(crate) fn payload<'a>(&'a self, payload: &'a Payload) -> &'a [u8] {
+        match payload {
+            Payload::At(at) => self.bytes(at.clone()),
+            Payload::Owned(bytes) => bytes,
+        }
     }
 
     /// Whether the buffer has two whole frames.

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -158,6 +158,9 @@ impl Pace {
     }
 }
 
+/// The hub of this process, if it is a child.
+static HUB: OnceLock<&'static Hub> = OnceLock::new();
+
 thread_local! {
     static PACE: Cell<Pace> = const { Cell::new(Pace::NOW) };
 }
@@ -210,6 +213,19 @@ impl Hub {
     pub(super) fn set_max_frame(&self, max_frame: usize) {
         // ORDERING: set before functions run; threads they start see it by being started.
         self.max_frame.store(max_frame, Ordering::Relaxed);
+    }
+
+    /// Writes what is left to be written when the process exits, whoever ends it: a function may call
+    /// `exit`. To be called once in a process.
+    pub(super) fn flush_at_exit(&'static self) {
+        extern "C" fn flush() {
+            if let Some(hub) = HUB.get() {
+                hub.flush();
+            }
+        }
+        if HUB.set(self).is_ok() {
+            sys::at_exit(flush);
+        }
     }
 
     fn max_frame(&self) -> usize {

@@ -185,6 +185,7 @@ impl Child {
             Function::Threaded(_) => options.threads,
         };
         let high_water = options.high_water;
+        self.hub.flush_at_exit();
         self.hub.set_limits(Limits {
             running,
             high_water,

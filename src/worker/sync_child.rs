@@ -17,7 +17,12 @@ pub(super) fn answer(mut child: Child, function: &mut table::Sync) -> Result<(),
         match child.session.next().map_err(broken)? {
             None => {
                 if !child.read()? {
-                    return Ok(());
+                    // Nothing may be left to be written soon.
+                    return if child.hub.flush() {
+                        Ok(())
+                    } else {
+                        Err(parent_gone())
+                    };
                 }
                 looked = coarse_clock();
             }

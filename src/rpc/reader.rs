@@ -1,0 +1,339 @@
+//! Reading by callers: what [`Role`](super::role) decides, done.
+
+use super::connection::Delivery;
+use super::link::{Link, State};
+use super::reactor::{Source, poll_key};
+use super::role::After;
+use super::slot::{Answer, Ended, Fill, Slot};
+use crate::codec::Input;
+use crate::patience::Patience;
+use crate::sys::{self, Interest};
+use crate::wire::{Decoder, Payload};
+use polling::{Event, PollMode};
+use std::io::{ErrorKind, Result};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::sync::{Arc, MutexGuard};
+use std::time::Instant;
+
+/// What the holder of the reader's role has, and nobody else.
+#[derive(Debug)]
+pub(super) struct Reader {
+    pub(super) decoder: Decoder,
+    patience: Patience,
+}
+
+impl Reader {
+    pub(super) fn new(decoder: Decoder) -> Box<Self> {
+        let patience = Patience::new();
+        Box::new(Reader { decoder, patience })
+    }
+}
+
+/// How a caller's reading ended.
+enum Read {
+    /// His answer is in the slot.
+    Served,
+    /// The rest is the reactor's.
+    HandedOff,
+    /// It took too long.
+    TimedOut,
+}
+
+/// A caller's wait for one answer.
+pub(super) struct Wait<'a> {
+    pub(super) slot: &'a Arc<Slot>,
+    /// The call, and when it ends without an answer.
+    pub(super) id: u32,
+    pub(super) timeout: Option<Instant>,
+    /// When the caller has waited long enough.
+    pub(super) until: Option<Instant>,
+}
+
+impl Link {
+    /// Takes the reader's role, if it is free.
+    pub(super) fn take_role(&self, state: &mut State) -> Option<Box<Reader>> {
+        if !state.connected || state.reader.is_none() || !state.role.take() {
+            return None;
+        }
+        self.watch(state, false);
+        state.reader.take()
+    }
+
+    /// Waits for an answer: `None` if it does not come before `until`. Whoever finds the role free has
+    /// it, others are woken.
+    pub(super) fn wait_for(
+        &self,
+        wait: &Wait<'_>,
+        mut reader: Option<Box<Reader>>,
+    ) -> Option<Answer<'static>> {
+        loop {
+            match reader.take() {
+                Some(reader) => {
+                    if let Read::TimedOut = self.read_for(wait, reader) {
+                        return self.timed_out(wait);
+                    }
+                }
+                None => {
+                    if let Some(answer) = wait.slot.take() {
+                        return Some(answer);
+                    }
+                    let mut state = self.lock();
+                    reader = self.take_role(&mut state);
+                    if reader.is_some() {
+                        continue;
+                    }
+                    state.role.park(Arc::clone(wait.slot));
+                    drop(state);
+                    let deadline = wait.timeout.into_iter().chain(wait.until).min();
+                    let (answer, given) = wait.slot.wait(deadline);
+                    if answer.is_none() && given.is_some() {
+                        reader = given;
+                        continue;
+                    }
+                    self.leave(wait.slot, given);
+                    return answer.or_else(|| self.timed_out(wait));
+                }
+            }
+            if let Some(answer) = wait.slot.take() {
+                return Some(answer);
+            }
+        }
+    }
+
+    /// A caller who was parked goes. If he was given the role meanwhile, he gives it back.
+    fn leave(&self, slot: &Arc<Slot>, given: Option<Box<Reader>>) {
+        let mut state = self.lock();
+        if state.role.unpark(|parked| Arc::ptr_eq(parked, slot)) {
+            return;
+        }
+        let given = given.or_else(|| slot.take_reader());
+        let reader = given.expect("who is not parked was given the role");
+        self.release(state, reader);
+    }
+
+    /// A wait took too long: the call ends, or only the wait.
+    fn timed_out(&self, wait: &Wait<'_>) -> Option<Answer<'static>> {
+        let now = Instant::now();
+        if wait.timeout.is_some_and(|at| at <= now) {
+            let mut state = self.lock();
+            let ended = state.connection.cancel(wait.id);
+            self.tell_reactor(state);
+            return match ended {
+                Some((_, phase)) => Some(Answer::Ended(Ended::TimedOut(phase))),
+                // Somebody else has ended it, and is about to say how.
+                None => wait.slot.wait(wait.until).0,
+            };
+        }
+        // It may just have come.
+        wait.slot.take()
+    }
+
+    /// Reads until the slot is filled.
+    fn read_for(&self, wait: &Wait<'_>, mut reader: Box<Reader>) -> Read {
+        loop {
+            let mut state = self.lock();
+            let all_mine = state.take_answers(&mut reader.decoder);
+            if state.waiting > 0 {
+                self.notify_waiting();
+            }
+            if !all_mine || !state.connected {
+                self.hand_off(state, reader);
+                return Read::HandedOff;
+            }
+            if wait.slot.is_filled() {
+                self.release(state, reader);
+                return Read::Served;
+            }
+            // Looking pays only for one who has the processors to himself.
+            let alone = state.connection.live() == 1 && !state.has_output();
+            drop(state);
+            match self.read_once(wait, &mut reader, alone) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == ErrorKind::TimedOut => {
+                    self.release(self.lock(), reader);
+                    return Read::TimedOut;
+                }
+                // The end of the stream, and what is wrong with it, is the reactor's to tell: it finds
+                // the same.
+                Ok(0) | Err(_) => {
+                    self.hand_off(self.lock(), reader);
+                    return Read::HandedOff;
+                }
+            }
+        }
+    }
+
+    /// Reads what has come, or waits for it.
+    fn read_once(&self, wait: &Wait<'_>, reader: &mut Reader, alone: bool) -> Result<usize> {
+        let space = reader.decoder.space();
+        let (buf, limit, socket) = (space.buf, space.limit, &*self.socket);
+        let deadline = wait.timeout.into_iter().chain(wait.until).min();
+        let look = || match sys::receive(socket, buf, limit, true) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            result => result.map(Some),
+        };
+        if alone && let Some(n) = reader.patience.look(look)? {
+            return Ok(n);
+        }
+        let mut sleep = || sleep_and_receive(socket, buf, limit, deadline);
+        if alone {
+            reader.patience.sleep(sleep)
+        } else {
+            sleep()
+        }
+    }
+
+    // ---- for the reactor ----
+
+    /// Takes the role for the reactor, unless a caller has it.
+    pub(super) fn take_reader(&self) -> Option<Box<Reader>> {
+        let mut state = self.lock();
+        if !state.role.take_for_reactor() {
+            return None;
+        }
+        state.reader.take()
+    }
+
+    /// The reactor has read what there was.
+    pub(super) fn give_reader_back(&self, reader: Box<Reader>) {
+        let mut state = self.lock();
+        state.role.give_back();
+        state.reader = Some(reader);
+        if state.connected {
+            self.watch(&mut state, true);
+        }
+    }
+
+    /// Nothing more is read. A caller who reads is woken by the end of the stream.
+    pub(super) fn disconnect(&self) {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.connected, false) {
+            state.registration = None;
+            // It cannot fail in a way that matters: nobody uses it any more.
+            let _ = sys::shutdown(&*self.socket, Shutdown::Both);
+        }
+    }
+
+    // ---- both ----
+
+    /// Gives the role back.
+    fn release(&self, mut state: MutexGuard<'_, State>, reader: Box<Reader>) {
+        let closing = state.connection.is_closed() || state.stop_by.is_some();
+        let outstanding = state.connection.live() > state.role.parked() || closing;
+        match state.role.release(outstanding, Instant::now()) {
+            After::Give(next) => next.give(reader),
+            after => {
+                state.reader = Some(reader);
+                match after {
+                    After::Watch => self.watch(&mut state, true),
+                    After::Tell => self.notify_reactor(state),
+                    After::Nothing | After::Give(_) => {}
+                }
+            }
+        }
+    }
+
+    /// Leaves what comes next to the reactor.
+    fn hand_off(&self, mut state: MutexGuard<'_, State>, reader: Box<Reader>) {
+        state.role.hand_off();
+        state.reader = Some(reader);
+        self.notify_reactor(state);
+    }
+
+    /// Has the reactor watch the socket, or not.
+    pub(super) fn watch(&self, state: &mut State, watched: bool) {
+        if state.role.is_watched() == watched {
+            return;
+        }
+        state.role.set_watched(watched);
+        self.set_interest(state);
+    }
+
+    /// Tells the poller what is waited for.
+    pub(super) fn set_interest(&self, state: &mut State) {
+        let (readable, writable) = (state.role.is_watched(), state.writer.blocked);
+        let interest = Event::new(poll_key(self.key, Source::Socket), readable, writable);
+        // An error or a hang-up is always told. Once is enough where somebody else reads: he finds it.
+        let mode = if readable {
+            PollMode::Level
+        } else {
+            PollMode::Oneshot
+        };
+        if let Some(registration) = &state.registration {
+            // A descriptor that is registered can be modified.
+            let _ = registration.modify(interest, mode);
+        }
+    }
+}
+
+impl State {
+    /// Takes the answers in the buffer that are for those who wait. Returns false if something else is
+    /// next, which stays there.
+    fn take_answers(&mut self, decoder: &mut Decoder) -> bool {
+        loop {
+            let (id, payload) = match decoder.next() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return true,
+                // It is found again.
+                Err(_) => return false,
+            };
+            let is_start = !self.connection.is_ready();
+            let answered = self.connection.answers(id);
+            let is_awaited = answered.is_some_and(|note| note.downcast_ref::<Fill>().is_some());
+            if !is_awaited && !is_start {
+                decoder.put_back(id, payload);
+                return false;
+            }
+            let delivery = self.connection.receive(id, decoder.payload(&payload));
+            match delivery {
+                Ok(Delivery::Reply(note)) => {
+                    note.consume(Answer::Reply(input(decoder, payload)));
+                }
+                Ok(Delivery::Failed(note)) => {
+                    note.consume(Answer::Failed(input(decoder, payload)));
+                }
+                Ok(Delivery::Ready) => {}
+                // Nothing has changed by its being looked at.
+                _ => {
+                    decoder.put_back(id, payload);
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+/// A payload for the codec.
+pub(super) fn input(decoder: &Decoder, payload: Payload) -> Input<'_> {
+    match payload {
+        Payload::At(at) => Input::from(decoder.bytes(at)),
+        Payload::Owned(bytes) => Input::from(bytes),
+    }
+}
+
+/// Waits for what comes, and reads it.
+fn sleep_and_receive(
+    socket: &impl AsFd,
+    buf: &mut Vec<u8>,
+    limit: usize,
+    deadline: Option<Instant>,
+) -> Result<usize> {
+    loop {
+        if let Some(deadline) = deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !sys::wait_at_most(socket, Interest::Readable, left)? {
+                return Err(ErrorKind::TimedOut.into());
+            }
+        }
+        match sys::receive(socket, buf, limit, deadline.is_some()) {
+            // The stream was given to us so.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if deadline.is_none() {
+                    sys::wait_for(socket, Interest::Readable)?;
+                }
+            }
+            result => return result,
+        }
+    }
+}
