@@ -5,7 +5,8 @@
 #![expect(unreachable_pub, reason = "each file of tests is a crate")]
 
 use offspring::{
-    BoxError, CallError, Caller, Error, ErrorKind, Process, RpcBuilder, Strings, Worker,
+    BoxError, CallError, Caller, Error, ErrorKind, Loop, Process, RpcBuilder, Strings, Watch,
+    Worker,
 };
 use std::fs;
 use std::io::{Read, Write};
@@ -179,6 +180,20 @@ impl Gate {
         }
     }
 
+    /// For the child: stands at the gate while its loop goes on. `then` is called when it opens.
+    pub fn enter_on(events: &Loop, name: &str, then: impl FnOnce(&Loop) + 'static) -> Watch {
+        let stream = Gate::connect(name);
+        events.readable(stream, then, |stream, then, events| {
+            let mut knock = [0];
+            if stream.read(&mut knock).is_ok_and(|n| n > 0) {
+                stream.write_all(&knock).unwrap();
+                return Some(then);
+            }
+            then(events);
+            None
+        })
+    }
+
     /// For the child: tells that it got here, and goes on.
     pub fn announce(name: &str) {
         drop(Gate::connect(name));
@@ -227,6 +242,16 @@ pub fn all_threads(pid: u32, state: &str) -> bool {
         let stat = fs::read_to_string(task.path().join("stat"));
         stat.is_ok_and(|stat| stat.contains(&format!(") {state} ")))
     })
+}
+
+/// Waits until no thread of a process has anything to do.
+pub fn await_sleep(pid: u32) {
+    eventually("all threads sleep", || {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        tasks.flatten().all(|task| {
+            fs::read_to_string(task.path().join("stat")).is_ok_and(|stat| stat.contains(") S "))
+        })
+    });
 }
 
 /// Whether a process is gone, or a zombie that is no child of ours.
