@@ -5,8 +5,8 @@
 #![expect(unreachable_pub, reason = "each file of tests is a crate")]
 
 use offspring::{
-    BoxError, CallError, Caller, Error, ErrorKind, Loop, Process, RpcBuilder, Strings, Watch,
-    Worker,
+    BoxError, Call, CallError, Caller, Error, ErrorKind, Loop, Phase, Process, RpcBuilder, Strings,
+    Watch, Worker,
 };
 use std::fs;
 use std::io::{Read, Write};
@@ -374,6 +374,18 @@ pub fn logged(builder: RpcBuilder<&'static str>) -> (RpcBuilder<&'static str>, L
         .on_error(move |error| errors.add(format!("error: {:?}", error.kind())))
         .on_destroy(move || destroyed.add("destroy"));
     (builder, log)
+}
+
+/// Makes a call that is not answered, and has it time out after it was sent.
+pub fn time_out<'a>(mut call: impl FnMut() -> Call<'a, &'static str>) {
+    loop {
+        match call().timeout(Duration::from_millis(20)).wait() {
+            Err(CallError::TimedOut(Phase::Sent)) => return,
+            // It was busy here.
+            Err(CallError::TimedOut(Phase::Queued)) => {}
+            other => panic!("the call should time out, and ended with {other:?}"),
+        }
+    }
 }
 
 /// The error that a call was lost to.

@@ -1,0 +1,197 @@
+//! How far a call has got, told while it goes on.
+
+mod common;
+
+use common::{Log, bounded, eventually};
+use offspring::{CallError, Caller, Worker};
+use std::collections::BTreeMap;
+
+/// `hold NAME`, `tell NAME WHAT`, `answer NAME`; the latter two are answered `ok`.
+fn holder() -> Worker {
+    let mut held: BTreeMap<String, Caller> = BTreeMap::new();
+    Worker::new().deferred("do", move |request, caller, _| {
+        let text = |at: usize| str::from_utf8(&request[at]).unwrap().to_owned();
+        match text(0).as_str() {
+            "hold" => drop(held.insert(text(1), caller)),
+            "tell" => {
+                held[&text(1)].progress(text(2));
+                caller.reply("ok");
+            }
+            "answer" => {
+                held.remove(&text(1)).unwrap().reply("answer");
+                caller.reply("ok");
+            }
+            verb => panic!("no `{verb}`"),
+        }
+    })
+}
+
+#[test]
+fn progress_goes_to_its_call_in_order_and_ends_with_it() {
+    let me = holder().run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("do").start().unwrap();
+        let log = Log::default();
+        for name in ["a", "b"] {
+            let (progress, reply) = (log.clone(), log.clone());
+            rpc.call(["hold", name])
+                .on_progress(move |what| progress.add(format!("{name} {what}")))
+                .then(move |outcome| reply.add(format!("{name} {}", outcome.unwrap())));
+        }
+        // Nobody wants to know of this one.
+        let deaf = rpc.call(["hold", "deaf"]).start();
+        for (name, what) in [("a", "1"), ("b", "1"), ("deaf", "1"), ("a", "2"), ("b", "")] {
+            rpc.call(["tell", name, what]).wait().unwrap();
+        }
+        rpc.call(["answer", "a"]).wait().unwrap();
+        rpc.call(["tell", "b", "3"]).wait().unwrap();
+        rpc.call(["answer", "b"]).wait().unwrap();
+        rpc.call(["answer", "deaf"]).wait().unwrap();
+        assert_eq!(deaf.wait().unwrap(), ["answer"]);
+        let want = ["a 1", "b 1", "a 2", "b ", "a answer", "b 3", "b answer"];
+        assert_eq!(log.lines(), want);
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn there_is_no_progress_after_the_outcome() {
+    let me = holder().run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("do").start().unwrap();
+        let log = Log::default();
+        common::time_out(|| {
+            let progress = log.clone();
+            rpc.call(["hold", "timed out"])
+                .on_progress(move |what| progress.add(what.to_string()))
+        });
+        let progress = log.clone();
+        let cancelled = rpc
+            .call(["hold", "cancelled"])
+            .on_progress(move |what| progress.add(what.to_string()))
+            .start();
+        rpc.call(["tell", "cancelled", "before"]).wait().unwrap();
+        cancelled.cancel();
+        for _ in 0..10 {
+            rpc.call(["tell", "timed out", "late"]).wait().unwrap();
+            rpc.call(["tell", "cancelled", "late"]).wait().unwrap();
+        }
+        for name in ["timed out", "cancelled"] {
+            rpc.call(["answer", name]).wait().unwrap();
+        }
+        assert_eq!(log.lines(), ["before"]);
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn callback_that_panics_is_not_called_again_and_hurts_nobody() {
+    let me = holder().run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("do").start().unwrap();
+        let log = Log::default();
+        let progress = log.clone();
+        let panics = rpc
+            .call(["hold", "panics"])
+            .on_progress(move |what| {
+                progress.add(format!("panics {what}"));
+                panic!("a callback panics");
+            })
+            .start();
+        let progress = log.clone();
+        let other = rpc
+            .call(["hold", "other"])
+            .on_progress(move |what| progress.add(format!("other {what}")))
+            .start();
+        for what in ["1", "2"] {
+            rpc.call(["tell", "panics", what]).wait().unwrap();
+            rpc.call(["tell", "other", what]).wait().unwrap();
+        }
+        for (name, call) in [("panics", panics), ("other", other)] {
+            rpc.call(["answer", name]).wait().unwrap();
+            assert_eq!(call.wait().unwrap(), ["answer"]);
+        }
+        assert_eq!(log.lines(), ["panics 1", "other 1", "other 2"]);
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn every_shape_of_function_has_progress() {
+    let me = Worker::new()
+        .function("one", |_, caller| {
+            (0..1000).for_each(|n| caller.progress(n.to_string()));
+            Ok("done")
+        })
+        .threaded("many", |_, caller| {
+            (0..1000).for_each(|n| caller.progress(n.to_string()));
+            Ok("done")
+        })
+        .threads(3)
+        .run_in_test();
+    bounded(move || {
+        for function in ["one", "many"] {
+            let rpc = me.rpc(function).start().unwrap();
+            let logs: [Log; 5] = Default::default();
+            for log in &logs {
+                let (progress, reply) = (log.clone(), log.clone());
+                rpc.call(())
+                    .on_progress(move |what| progress.add(what.to_string()))
+                    .then(move |outcome| reply.add(outcome.unwrap().to_string()));
+            }
+            rpc.finish().unwrap();
+            for log in logs {
+                let lines = log.lines();
+                assert_eq!(lines.last().unwrap(), "done");
+                assert!(
+                    lines[..1000]
+                        .iter()
+                        .eq((0..1000).map(|n| n.to_string()).collect::<Vec<_>>().iter())
+                );
+                assert_eq!(lines.len(), 1001);
+            }
+        }
+    });
+}
+
+#[test]
+fn progress_that_is_too_long_fails_its_call() {
+    let me = Worker::new()
+        .threaded("large", |_, caller| {
+            caller.progress([[0; 2000]]);
+            Ok(())
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("large").max_frame(1000).start().unwrap();
+        let Err(CallError::Panicked(panic)) = rpc.call(()).wait() else {
+            panic!("the function sends what it cannot");
+        };
+        assert!(panic.message().contains("max_frame"), "{panic}");
+        assert!(panic.location().contains("progress.rs:"), "{panic}");
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn progress_comes_while_the_call_goes_on() {
+    let me = Worker::new()
+        .threaded("gate", |request, caller| {
+            caller.progress("here I stand");
+            common::Gate::enter(request.texts::<1>()?[0]);
+            Ok(())
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("gate").start().unwrap();
+        let (gate, log) = (common::Gate::new(), Log::default());
+        let progress = log.clone();
+        let call = rpc
+            .call(gate.name())
+            .on_progress(move |what| progress.add(what.to_string()))
+            .start();
+        eventually("progress", || log.lines() == ["here I stand"]);
+        gate.entered().open();
+        call.wait().unwrap();
+    });
+}
