@@ -192,7 +192,6 @@ impl Driver {
             .into_iter()
             .chain(self.life.deadline())
             .min();
-        self.link.set_looks_at(self.deadline);
         if let Some(verdict) = self.life.verdict(orders.unanswered) {
             self.conclude(verdict);
         }

@@ -468,6 +468,9 @@ impl Link {
         state.writer.awaited = state.writer.blocked;
         let role = state.role.deadline();
         let deadlines = [state.connection.deadline(), state.stop_by, role];
+        let deadline = deadlines.into_iter().flatten().min();
+        // Under this lock: a call that is made right after it compares its deadline with this one.
+        state.looks_at = deadline;
         Orders {
             expired,
             kill,
@@ -477,13 +480,8 @@ impl Link {
             ready: state.connection.is_ready(),
             broken: state.writer.broken,
             unanswered: state.connection.live(),
-            deadline: deadlines.into_iter().flatten().min(),
+            deadline,
         }
-    }
-
-    /// Notes when the reactor looks again without being told.
-    pub(super) fn set_looks_at(&self, when: Option<Instant>) {
-        self.lock().looks_at = when;
     }
 
     /// Takes frames in, all that a read brought under one lock.
