@@ -153,6 +153,34 @@ fn threaded_function_is_told() {
     });
 }
 
+/// The reactor has just seen that there are no more deadlines, and is about to sleep.
+#[test]
+fn call_that_is_made_while_another_times_out_has_its_timeout() {
+    let mut kept = Vec::new();
+    let me = Worker::new()
+        .deferred("keep", move |request: Strings, caller, _| {
+            if !request.is_empty() {
+                Gate::announce(request.texts::<1>().unwrap()[0]);
+            }
+            kept.push(caller);
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("keep").on_error(drop).start().unwrap();
+        let (gate, short) = (Gate::new(), Duration::from_millis(20));
+        let name = gate.name().to_owned();
+        let (send, timed_out) = mpsc::channel();
+        rpc.call(()).timeout(short).then(move |_| {
+            send.send(()).unwrap();
+            drop(gate.entered());
+        });
+        timed_out.recv().unwrap();
+        let outcome = rpc.call(name).timeout(short).wait();
+        assert!(matches!(outcome, Err(CallError::TimedOut(Phase::Sent))));
+        rpc.kill();
+    });
+}
+
 /// What is held in a child that may run one at a time is let go by its cancellation, so that whatever
 /// waits behind it is looked at after the cancellations that were sent before.
 fn one_at_a_time(worker: Worker) {
