@@ -183,6 +183,18 @@ impl AsyncChild {
         let wants_requests = rest.wants_requests && self.reading;
         let only_requests =
             wants_requests && !rest.wants_room && !wants_bell && self.events.is_idle();
+        if only_requests && rest.busy {
+            let child = &mut self.child;
+            let read = child.inlet.read_briefly(&mut child.session);
+            self.child.hub.get_up();
+            let Some(n) = read.map_err(io_error)? else {
+                // From now on it sleeps where it hears of the last answer.
+                self.bell = Some(self.child.hub.bell().map_err(io_error)?);
+                return Ok(());
+            };
+            let more = self.child.has_read(n)?;
+            return self.has_read(more);
+        }
         if only_requests {
             let more = self.child.read();
             self.child.hub.get_up();
@@ -207,7 +219,7 @@ impl AsyncChild {
             wait.bell = Some(self.set.add(number, Interest::Readable));
         }
         self.events.add_to(&mut self.set, &mut self.places);
-        self.poll()?;
+        self.poll(rest.busy)?;
         self.child.hub.get_up();
         if let (Some(place), Some(bell)) = (wait.bell, &self.bell)
             && self.set.is_ready(place)
@@ -226,12 +238,13 @@ impl AsyncChild {
         Ok(())
     }
 
-    /// Waits for the set and the next timer. A child that is idle for a while lets go of its parent.
-    fn poll(&mut self) -> Result<(), Stop> {
+    /// Waits for the set and the next timer. A child that is idle for a while lets go of its parent;
+    /// one that has calls to answer does not, or it would go on with them when the parent is gone.
+    fn poll(&mut self, busy: bool) -> Result<(), Stop> {
         let deadline = self.events.deadline();
         let left = || deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let inlet = &mut self.child.inlet;
-        if inlet.is_holding_on() && self.reading {
+        if inlet.is_holding_on() && self.reading && !busy {
             let first = left().map_or(LINGER, |left| left.min(LINGER));
             if self.set.wait(Some(first)).map_err(io_error)? > 0
                 || left().is_some_and(|l| l.is_zero())

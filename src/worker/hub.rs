@@ -174,6 +174,8 @@ pub(super) struct Rest {
     pub(super) wants_room: bool,
     /// Another thread may have something to tell: sleep where the bell is heard.
     pub(super) wants_bell: bool,
+    /// There are calls that are not answered.
+    pub(super) busy: bool,
     /// All is answered and written, and no more requests will come.
     pub(super) finished: bool,
     /// The parent is gone with output unwritten.
@@ -512,7 +514,7 @@ impl Hub {
         if let Some(id) = answers {
             state.answered(id);
             let to_start = state.ledger.waiting() > 0 && !state.threads.any;
-            if to_start || state.ledger.is_finished() {
+            if to_start || !state.ledger.is_busy() {
                 self.ring(&mut state);
             }
         }
@@ -694,6 +696,7 @@ impl Hub {
             wants_requests,
             wants_room: unsent > 0 && !state.out.busy,
             wants_bell: state.bell.is_some() || !wants_requests || state.ledger.waiting() > 0,
+            busy: state.ledger.is_busy(),
             finished,
             broken: state.out.broken,
         })

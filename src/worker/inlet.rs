@@ -88,6 +88,15 @@ impl Inlet {
         }
     }
 
+    /// As [`read`](Inlet::read), without letting go of the parent: `None` if nothing comes for a
+    /// while, and it should be known whether the child is idle by then.
+    pub(super) fn read_briefly(&mut self, session: &mut Session) -> io::Result<Option<usize>> {
+        match self.receive(session, false) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            result => result.map(Some),
+        }
+    }
+
     /// Reads what has come: `None` if nothing has. A descriptor that is no socket must be known to
     /// be readable.
     pub(super) fn try_read(&mut self, session: &mut Session) -> io::Result<Option<usize>> {

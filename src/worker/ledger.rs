@@ -143,9 +143,14 @@ impl Ledger {
         self.waiting.len()
     }
 
+    /// Whether there are calls that are not answered.
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.waiting.is_empty() || self.running.len() > 0
+    }
+
     /// Whether everything is answered, and nothing more will come.
     pub(crate) fn is_finished(&self) -> bool {
-        self.closed && self.waiting.is_empty() && self.running.len() == 0
+        self.closed && !self.is_busy()
     }
 }
 
