@@ -123,7 +123,7 @@ mod tests {
             Ok((looks >= at).then_some(()))
         };
         if patience.look(look).unwrap().is_none() {
-            patience.sleep(|| Ok(slept = true)).unwrap();
+            slept = patience.sleep(|| Ok(true)).unwrap();
         }
         (looks, slept)
     }

@@ -340,6 +340,11 @@ impl<T, P: Clone> Connection<T, P> {
         self.ready
     }
 
+    /// Whether the child knows no control messages.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain.is_some()
+    }
+
     /// Whether [`close`](Connection::close) was called.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed

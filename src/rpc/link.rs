@@ -445,9 +445,10 @@ impl Link {
         }
         let all_sent =
             !state.connection.has_output() && !state.writer.busy && state.writer.chunks.is_empty();
-        // After that, cancellations may come up that cannot be sent any more.
         let close = state.connection.is_closed() && (all_sent || state.shut_down) && !kill;
-        if close && !std::mem::replace(&mut state.shut_down, true) {
+        // A worker may have to be told that calls are cancelled, as long as there are any.
+        let says_no_more = state.connection.live() == 0 || state.connection.is_plain();
+        if close && says_no_more && !std::mem::replace(&mut state.shut_down, true) {
             // That it is broken tells the reader.
             let _ = sys::shutdown(&*self.socket, Shutdown::Write);
         }

@@ -29,7 +29,7 @@ pub(super) fn answer(
 ) -> Result<(), Stop> {
     let (hub, on_panic) = (child.hub, Arc::clone(&entry.on_panic));
     let told = hub;
-    let on_panic = move |panic: &Failure| on_panic(&told, panic);
+    let on_panic = move |panic: &Failure| on_panic(told, panic);
     Pace::BATCH.set();
     AsyncChild {
         events: Loop::new(hub, Box::new(on_panic)),
@@ -162,7 +162,7 @@ impl AsyncChild {
                     let (hub, function) = (self.child.hub, Arc::clone(function));
                     let name = format!("offspring {}", self.threads + 1);
                     let thread = thread::Builder::new().name(name);
-                    let spawned = thread.spawn(move || work(&hub, &*function));
+                    let spawned = thread.spawn(move || work(hub, &*function));
                     match spawned {
                         Ok(_) => self.threads += 1,
                         // The ones there are do it. The first one is needed.
