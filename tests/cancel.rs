@@ -3,7 +3,9 @@
 mod common;
 
 use common::{FOREVER, Gate, await_sleep, bounded, eventually, logged, obey, time_out};
-use offspring::{CallError, Caller, Loop, Pending, Phase, Plain, Process, Rpc, Strings, Worker};
+use offspring::{
+    CallError, Caller, Loop, Pending, Phase, Plain, Process, Rpc, Rung, Strings, Worker,
+};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -77,6 +79,39 @@ fn function_that_runs_is_told_and_its_late_answer_is_dropped() {
         assert!(!log.lines().contains(&"event: told kept".to_owned()));
         drop(rpc);
         assert_eq!(log.end(), "destroy");
+    });
+}
+
+#[test]
+fn function_is_told_when_the_handle_is_gone() {
+    // It answers only if it is told.
+    let me = Worker::new()
+        .deferred("wait", |request: Strings, caller: Caller, events| {
+            caller.progress("waits");
+            let (cancellation, poster) = (caller.cancellation(), events.poster());
+            cancellation.then(move || poster.post(|_| caller.answer(Ok(request))));
+        })
+        .run_in_test();
+    bounded(move || {
+        for timeout in [None, Some(Duration::from_millis(30))] {
+            let (builder, log) = logged(me.rpc("wait"));
+            let rpc = builder.start().unwrap();
+            let (send, waits) = mpsc::channel();
+            let call = rpc.call(()).on_progress(move |_| _ = send.send(()));
+            let call = call.timeout(timeout.unwrap_or(FOREVER)).start();
+            let other = rpc.clone();
+            drop(rpc);
+            if timeout.is_none() {
+                waits.recv().unwrap();
+                let finish = thread::spawn(move || other.finish().unwrap());
+                call.cancel();
+                assert_eq!(finish.join().unwrap().rung(), Rung::Closed);
+            } else {
+                assert_eq!(other.finish().unwrap().rung(), Rung::Closed);
+                assert!(matches!(call.wait(), Err(CallError::TimedOut(_))));
+            }
+            assert_eq!(log.end(), "destroy");
+        }
     });
 }
 

@@ -295,6 +295,8 @@ fn error_without_on_error_goes_to_on_event() {
     });
 }
 
+// With the feature it goes to the log: `tests/logging.rs`.
+#[cfg(not(feature = "log"))]
 #[test]
 fn error_without_any_handler_goes_to_standard_error() {
     let me = worker()

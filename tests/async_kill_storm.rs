@@ -1,0 +1,201 @@
+//! Children with many calls at once, killed at random moments: `kill_storm.rs` for functions that
+//! answer later, on timers and threads, with cancellations, timeouts and progress in between.
+//!
+//! What is hunted: a call that ends twice or never, progress after the outcome, a cancellation that
+//! races with the answer or the death, a loop that sleeps through an answer of another thread, and
+//! whatever is left behind. Runs for a second, or for `OFFSPRING_STORM_SECONDS`.
+
+mod common;
+
+use common::{Random, alone, children, descriptors, eventually, logged, obey, reactors};
+use offspring::{Caller, Loop, Reactor, Stderr, Strings, Worker};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What the deferred function does: `obey`, where and when the request says.
+fn later(request: Strings, caller: Caller, events: &Loop) {
+    match &request[0] {
+        b"timer" => {
+            let delay = Duration::from_micros(request[1].len() as u64);
+            events.after(delay, |_| answer(caller, request));
+        }
+        b"thread" => drop(thread::spawn(move || answer(caller, request))),
+        b"offload" => events.offload(
+            || request,
+            move |request, _| {
+                answer(caller, request);
+            },
+        ),
+        // Only its cancellation, or the end, makes it go.
+        b"hold" => {
+            let (cancellation, poster) = (caller.cancellation(), events.poster());
+            cancellation.then(move || poster.post(|_| drop(caller)));
+        }
+        b"drop" => {}
+        _ => answer(caller, request),
+    }
+}
+
+fn answer(caller: Caller, request: Strings) {
+    caller.progress("about to");
+    let result = obey(request.iter().skip(1).collect(), &caller);
+    caller.answer(result);
+}
+
+/// How a call ended.
+#[derive(Default)]
+struct End {
+    ended: AtomicUsize,
+    answered: AtomicUsize,
+    late_progress: AtomicUsize,
+}
+
+#[test]
+fn killed_children_lose_nothing_and_leave_nothing() {
+    let me = Worker::new()
+        .deferred("later", later)
+        .threaded("threads", |request: Strings, caller: &Caller| {
+            caller.progress("about to");
+            obey(request.iter().skip(1).collect(), caller)
+        })
+        .threads(3)
+        .high_water(50_000)
+        .run_in_test();
+    alone(move || {
+        let seconds = std::env::var("OFFSPRING_STORM_SECONDS").unwrap_or("1".into());
+        let duration = Duration::from_secs(seconds.parse().expect("a number of seconds"));
+        let me = me.stderr(Stderr::keep());
+        let mut random = Random::new();
+        let (mut rounds, mut calls) = (0, Vec::new());
+        let open = || descriptors(std::process::id()).len();
+        me.rpc("later").start().unwrap().finish().unwrap();
+        let before = open();
+        let start = Instant::now();
+        let mut reactor = Reactor::new().unwrap();
+        while rounds == 0 || start.elapsed() < duration {
+            if rounds % 10 == 0 {
+                reactor = Reactor::new().unwrap();
+            }
+            let function = ["later", "threads"][random.below(2)];
+            let mut builder = me.rpc(function);
+            if random.below(2) == 0 {
+                builder = builder.reactor(&reactor);
+            }
+            let (builder, log) = logged(builder);
+            let rpc = builder.start().unwrap();
+            let n = random.below(300);
+            let (kill_at, killer) = (random.below(n + 1), random.below(5));
+            let (delay, goodbye) = (random.below(20_000), random.below(4));
+            let killed = (killer < 4 && kill_at < n) || matches!(goodbye, 1 | 2);
+            let (mut pending, mut cancelled) = (Vec::new(), Vec::new());
+            for call in 0..n {
+                if call == kill_at {
+                    match killer {
+                        0 => rpc.kill(),
+                        1 => common::signal(rpc.pid().unwrap(), "KILL"),
+                        2 => rpc.call(["now", "segv"]).then(|_| {}),
+                        3 => rpc.call(["now", "exit", "0"]).then(|_| {}),
+                        // Not at all.
+                        _ => {}
+                    }
+                }
+                let how: &[u8] = match random.below(6) {
+                    0 => b"timer",
+                    1 => b"thread",
+                    2 => b"offload",
+                    3 if random.below(4) == 0 => b"drop",
+                    _ => b"now",
+                };
+                let size = match random.below(50) {
+                    0 => 300_000,
+                    _ => random.below(200),
+                };
+                let request = match random.below(3) {
+                    0 => vec![how.to_vec(), b"events".to_vec(), b"2".to_vec()],
+                    1 => vec![how.to_vec(), b"panic".to_vec(), b"dear me".to_vec()],
+                    _ => vec![how.to_vec(), b"echo".to_vec(), vec![7; size]],
+                };
+                // One that is never answered may only be left where something ends it.
+                let held = random.below(20) == 0;
+                let request = match held && function == "later" {
+                    true => vec![b"hold".to_vec()],
+                    false => request,
+                };
+                let end = Arc::new(End::default());
+                let told = Arc::clone(&end);
+                let mut call = rpc.call(request).on_progress(move |_| {
+                    told.late_progress
+                        .fetch_add(told.ended.load(Ordering::SeqCst), Ordering::SeqCst);
+                });
+                let timeout = Duration::from_micros(random.below(3000) as u64);
+                let times_out = random.below(10) == 0;
+                if times_out || (held && !killed) {
+                    call = call.timeout(timeout);
+                }
+                let finish = {
+                    let end = Arc::clone(&end);
+                    move |answered: bool| {
+                        end.ended.fetch_add(1, Ordering::SeqCst);
+                        end.answered
+                            .fetch_add(usize::from(answered), Ordering::SeqCst);
+                    }
+                };
+                match random.below(6) {
+                    0 => cancelled.push(call.start()),
+                    1 => drop(call.cancel_on_drop().start()),
+                    2 => pending.push((call.start(), finish, Arc::clone(&end))),
+                    _ => {
+                        call.then(move |outcome| finish(outcome.is_ok()));
+                        calls.push(end);
+                    }
+                }
+                if random.below(10) == 0
+                    && let Some(call) = cancelled.pop()
+                {
+                    call.cancel();
+                }
+            }
+            // A moment that has nothing to do with what the child is at.
+            (0..delay).for_each(|_| std::hint::spin_loop());
+            cancelled.into_iter().for_each(offspring::Pending::cancel);
+            match goodbye {
+                0 => drop(rpc),
+                1 => {
+                    rpc.kill();
+                    drop(rpc);
+                }
+                2 => drop(rpc.finish_timeout(Duration::from_millis(random.below(5) as u64))),
+                _ => drop(rpc.finish()),
+            }
+            for (pending, finish, end) in pending {
+                finish(pending.wait().is_ok());
+                calls.push(end);
+            }
+            log.end();
+            let all_ended = || {
+                calls
+                    .iter()
+                    .all(|call| call.ended.load(Ordering::SeqCst) > 0)
+            };
+            eventually("all calls have ended", all_ended);
+            assert_eq!(children(), [], "round {rounds}: zombies");
+            rounds += 1;
+        }
+        drop(reactor);
+        for call in &calls {
+            assert_eq!(call.ended.load(Ordering::SeqCst), 1, "it ended once");
+            assert_eq!(call.late_progress.load(Ordering::SeqCst), 0);
+        }
+        let answered = |call: &Arc<End>| call.answered.load(Ordering::SeqCst);
+        let answers: usize = calls.iter().map(answered).sum();
+        eventually("no thread is left", || reactors() == 0);
+        eventually("no descriptor is left", || open() == before);
+        println!(
+            "{rounds} rounds, {} calls to an end, {answers} of them answered",
+            calls.len()
+        );
+        assert!(answers > 0, "children answered nothing at all");
+    });
+}
