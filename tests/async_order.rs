@@ -84,7 +84,7 @@ fn threaded(request: Strings, caller: &Caller) {
     for size in [0, 1000 * (n % 100), 3] {
         event(caller, size);
         make(|n| caller.progress(n));
-        if n % 10 == 0 {
+        if n.is_multiple_of(10) {
             assert!(caller.flush());
         }
     }

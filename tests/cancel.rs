@@ -38,8 +38,10 @@ fn hold() -> impl FnMut(Strings, Caller, &Loop) {
     }
 }
 
-/// The ways to give a call up.
-const WAYS: &[(&str, fn(&Rpc, &str))] = &[
+/// Has a call of this name begin, and gives it up.
+type GiveUp = fn(&Rpc, &str);
+
+const WAYS: &[(&str, GiveUp)] = &[
     ("cancel", |rpc, name| {
         let call = rpc.call(["hold", name]).start();
         started(rpc);

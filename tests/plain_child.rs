@@ -6,18 +6,23 @@
 mod common;
 
 use common::{bounded, logged, lost};
-use offspring::{ErrorKind, Plain, Process, Stderr, Worker};
+use offspring::{Caller, ErrorKind, Loop, Plain, Process, Stderr, Strings, Worker};
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::Duration;
 
 const CHILD: &str = "--plain-child";
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [CHILD, "tagged"] => child(Plain::Tagged),
-        [CHILD, "ordered"] => child(Plain::Ordered),
+        [CHILD, "tagged"] => child(Plain::Tagged, "do"),
+        [CHILD, "ordered"] => child(Plain::Ordered, "do"),
+        [CHILD, "tagged", shape] => child(Plain::Tagged, shape),
+        [CHILD, "ordered", shape] => child(Plain::Ordered, shape),
         _ => {}
     }
     // What cargo-nextest asks of a program without a harness.
@@ -52,10 +57,21 @@ const CHECKS: &[(&str, fn())] = &[
     ),
     ("child_exits_when_its_parent_is_gone", parent_gone),
     ("parent_and_child_understand_each_other", both),
+    ("later_answers_come_in_their_order", later_answers),
+    ("later_failures_end_the_child", later_failures),
+    ("threads_answer_plain_requests", threads),
+    ("later_answers_need_a_parent", later_parent_gone),
+    ("parent_does_not_know_that_it_is_later", both_later),
 ];
 
-fn child(plain: Plain) -> ! {
+fn child(plain: Plain, function: &str) -> ! {
     Worker::new()
+        .deferred("deferred", later)
+        .threaded("threaded", |request: Strings, caller: &Caller| {
+            caller.progress("plain peers have none");
+            common::obey(request, caller)
+        })
+        .threads(4)
         .function("do", |request, caller| match &request[0] {
             b"print" => {
                 println!("a stray print");
@@ -65,7 +81,36 @@ fn child(plain: Plain) -> ! {
             }
             _ => common::obey(request, caller),
         })
-        .serve_plain("do", plain)
+        .serve_plain(function, plain)
+}
+
+thread_local! {
+    static HELD: RefCell<Vec<(Strings, Caller)>> = RefCell::default();
+}
+
+/// `after MICROSECONDS VERB ..`, `hold VERB ..` until something is done after a while, `thread VERB ..`,
+/// or a verb that is done at once.
+fn later(request: Strings, caller: Caller, events: &Loop) {
+    fn end(request: Strings, caller: Caller, skip: usize) {
+        caller.progress("plain peers have none");
+        let result = common::obey(request.iter().skip(skip).collect(), &caller);
+        caller.answer(result);
+    }
+    match &request[0] {
+        b"after" => {
+            let time = str::from_utf8(&request[1]).unwrap().parse().unwrap();
+            events.after(Duration::from_micros(time), |_| {
+                end(request, caller, 2);
+                for (request, caller) in HELD.take() {
+                    end(request, caller, 1);
+                }
+            });
+        }
+        b"hold" => HELD.with_borrow_mut(|held| held.push((request, caller))),
+        b"thread" => drop(thread::spawn(|| end(request, caller, 1))),
+        b"drop" => {}
+        _ => end(request, caller, 0),
+    }
 }
 
 fn me(mode: &str) -> Command {
@@ -76,7 +121,11 @@ fn me(mode: &str) -> Command {
 
 /// What a child makes of its whole input.
 fn run(mode: &str, input: &[u8]) -> Output {
-    let mut child = me(mode)
+    run_command(&mut me(mode), input)
+}
+
+fn run_command(command: &mut Command, input: &[u8]) -> Output {
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -202,28 +251,40 @@ fn broken_requests() {
 
 fn parent_gone() {
     for mode in ["tagged", "ordered"] {
-        let (near, far) = UnixStream::pair().unwrap();
-        let mut near = near;
-        let mut child = me(mode)
-            .stdin(std::os::fd::OwnedFd::from(far.try_clone().unwrap()))
-            .stdout(std::os::fd::OwnedFd::from(far))
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        near.write_all(&request(mode, 1, &["echo", "on"])).unwrap();
-        let mut answer = [0; 11];
-        near.read_exact(&mut answer).unwrap();
-        assert_eq!(answer[..], reply(1, &["on"]));
-        // More than the socket takes: it is writing, or about to, when the parent goes.
-        near.write_all(&request(mode, 2, &["blob", "10000000"]))
-            .unwrap();
-        near.read_exact(&mut answer).unwrap();
-        drop(near);
-        assert_eq!(child.wait().unwrap().code(), Some(1));
-        let mut told = String::new();
-        child.stderr.unwrap().read_to_string(&mut told).unwrap();
-        assert!(told.contains("the parent is gone"), "{told}");
+        needs_a_parent(mode, &mut me(mode));
     }
+}
+
+fn later_parent_gone() {
+    for mode in ["tagged", "ordered"] {
+        for shape in ["deferred", "threaded"] {
+            needs_a_parent(mode, me(mode).arg(shape));
+        }
+    }
+}
+
+fn needs_a_parent(mode: &str, command: &mut Command) {
+    let (near, far) = UnixStream::pair().unwrap();
+    let mut near = near;
+    let mut child = command
+        .stdin(std::os::fd::OwnedFd::from(far.try_clone().unwrap()))
+        .stdout(std::os::fd::OwnedFd::from(far))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    near.write_all(&request(mode, 1, &["echo", "on"])).unwrap();
+    let mut answer = [0; 11];
+    near.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[..], reply(1, &["on"]));
+    // More than the socket takes: it is writing, or about to, when the parent goes.
+    near.write_all(&request(mode, 2, &["blob", "10000000"]))
+        .unwrap();
+    near.read_exact(&mut answer).unwrap();
+    drop(near);
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    let mut told = String::new();
+    child.stderr.unwrap().read_to_string(&mut told).unwrap();
+    assert!(told.contains("the parent is gone"), "{told}");
 }
 
 fn both() {
@@ -250,5 +311,114 @@ fn both() {
         assert_eq!(error.kind(), ErrorKind::Died);
         assert_eq!(error.status().and_then(|status| status.code()), Some(1));
         assert!(error.to_string().contains("no luck"), "{error}");
+    }
+}
+
+fn later_answers() {
+    let requests = |mode, first| {
+        let all = [
+            request(mode, 1, first),
+            request(mode, 2, &["after", "1000", "events", "1"]),
+            request(mode, 3, &["echo", "third"]),
+        ];
+        all.concat()
+    };
+    // The third is answered at once, the others when it is time. Not one is lost at the end.
+    let input = requests("tagged", &["hold", "echo", "first"]);
+    let output = run_command(me("tagged").arg("deferred"), &input);
+    let want = [
+        reply(3, &["third"]),
+        reply(0, &["0"]),
+        reply(2, &["1"]),
+        reply(1, &["first"]),
+    ];
+    assert_eq!(output.stdout, want.concat());
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    assert!(output.status.success());
+    // In order there is one at a time, in any shape.
+    let input = requests("ordered", &["after", "1000", "echo", "first"]);
+    let output = run_command(me("ordered").arg("deferred"), &input);
+    let want = [
+        reply(1, &["first"]),
+        reply(0, &["0"]),
+        reply(1, &["1"]),
+        reply(1, &["third"]),
+    ];
+    assert_eq!(output.stdout, want.concat());
+    assert!(output.status.success());
+    for shape in ["deferred", "threaded"] {
+        for mode in ["tagged", "ordered"] {
+            let output = run_command(me(mode).arg(shape), b"");
+            assert_eq!((output.stdout, output.status.code()), (vec![], Some(0)));
+        }
+    }
+}
+
+fn later_failures() {
+    for mode in ["tagged", "ordered"] {
+        for (list, part) in [
+            (&["after", "0", "fail", "no luck"][..], "failed: no luck"),
+            (&["after", "0", "panic", "no luck"], "panicked at"),
+            (&["thread", "fail", "no luck"], "failed: no luck"),
+            (&["drop"], "without an answer"),
+        ] {
+            let input = [
+                request(mode, 1, &["echo", "before"]),
+                request(mode, 2, list),
+            ];
+            let output = run_command(me(mode).arg("deferred"), &input.concat());
+            assert_eq!(output.stdout, reply(1, &["before"]), "{mode} {list:?}");
+            assert_eq!(output.status.code(), Some(1), "{mode} {list:?}");
+            let told = String::from_utf8_lossy(&output.stderr);
+            assert!(told.contains(part), "no `{part}` in: {told}");
+        }
+    }
+}
+
+fn threads() {
+    let numbers: Vec<String> = (1..=50).map(|n| n.to_string()).collect();
+    for mode in ["tagged", "ordered"] {
+        let requests = numbers
+            .iter()
+            .flat_map(|n| request(mode, n.parse().unwrap(), &["echo", n]));
+        let output = run_command(me(mode).arg("threaded"), &requests.collect::<Vec<_>>());
+        assert!(output.status.success());
+        let mut replies: Vec<&[u8]> = Vec::new();
+        let mut rest = &output.stdout[..];
+        while !rest.is_empty() {
+            let (one, more) = rest.split_at(8 + usize::from(rest[7]));
+            (rest, _) = (more, replies.push(one));
+        }
+        let id = |n: &str| match mode {
+            "tagged" => n.parse().unwrap(),
+            _ => 1,
+        };
+        let want: Vec<_> = numbers.iter().map(|n| reply(id(n), &[n])).collect();
+        if mode == "tagged" {
+            replies.sort_unstable();
+        }
+        assert_eq!(replies, want, "{mode}");
+    }
+}
+
+fn both_later() {
+    for (plain, mode) in [(Plain::Tagged, "tagged"), (Plain::Ordered, "ordered")] {
+        for shape in ["deferred", "threaded"] {
+            let me = Process::command(plain, std::env::current_exe().unwrap());
+            let (builder, log) = logged(me.args([CHILD, mode, shape]).rpc("do"));
+            let rpc = builder.start().unwrap();
+            let calls: Vec<_> = (0..500)
+                .map(|n| {
+                    let call = rpc.call(["echo", &n.to_string()]);
+                    call.on_progress(|_| panic!("a plain peer has none"))
+                        .start()
+                })
+                .collect();
+            for (n, call) in calls.into_iter().enumerate() {
+                assert_eq!(call.wait().unwrap(), [n.to_string()]);
+            }
+            assert!(rpc.finish().unwrap().status().unwrap().success());
+            assert_eq!(log.end(), "destroy");
+        }
     }
 }
