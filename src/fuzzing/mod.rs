@@ -7,14 +7,18 @@
 mod child;
 mod control;
 mod frames;
+mod ledger;
 mod octets;
 mod parent;
+mod timers;
 
 pub use child::child;
 pub use control::control;
 pub use frames::frames;
+pub use ledger::ledger;
 pub use octets::octets;
 pub use parent::parent;
+pub use timers::timers;
 
 use crate::process::Plain;
 use crate::wire::{LARGE, Space};
@@ -129,12 +133,14 @@ mod tests {
 
     type Target = (&'static str, fn(&[u8]));
 
-    const TARGETS: [Target; 5] = [
+    const TARGETS: [Target; 7] = [
         ("frames", super::frames),
         ("octets", super::octets),
         ("parent", super::parent),
         ("child", super::child),
         ("control", super::control),
+        ("ledger", super::ledger),
+        ("timers", super::timers),
     ];
 
     /// The seeds of a target. None outside of the repository: the package has no `fuzz/`.

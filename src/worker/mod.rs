@@ -20,7 +20,11 @@ pub use caller::{Caller, Cancellation, Parent};
 pub use looper::{Loop, Poster, Watch};
 
 #[cfg(any(fuzzing, test))]
+pub(crate) use ledger::{Duplicate, Ledger, Limits as LedgerLimits, Was};
+#[cfg(any(fuzzing, test))]
 pub(crate) use session::{Session, Step, Violation as SessionViolation};
+#[cfg(any(fuzzing, test))]
+pub(crate) use timers::Timers;
 
 use crate::codec::{Argument, Strings};
 use crate::error::BoxError;

@@ -1,0 +1,189 @@
+use super::Script;
+use crate::wire::SmallBytes;
+use crate::worker::{Duplicate, Ledger, LedgerLimits as Limits, Was};
+use std::collections::VecDeque;
+
+/// A child's calls: whatever arrives and is done, in whatever order, what starts, waits and is refused
+/// is as in a model that keeps plain lists, and every request that was taken in starts or is
+/// cancelled, once.
+pub fn ledger(data: &[u8]) {
+    let mut script = Script(data);
+    let limits = Limits {
+        running: script.pick(&[usize::MAX, 1, 2, 5]),
+        high_water: script.pick(&[usize::MAX, 0, 10, 300]),
+    };
+    let mut child = Child::new(limits);
+    while !script.0.is_empty() {
+        let operation = script.byte() % 8;
+        let id = id(script.byte());
+        match operation {
+            0 | 1 => child.arrive(id, script.byte()),
+            2 => child.queue(id, script.byte()),
+            3 => drop(child.next()),
+            4 => child.cancel(id),
+            5 => child.answered(id),
+            6 => child.unsent = script.pick(&[0, 5, 10, 290, usize::MAX]),
+            _ if id == 0 => child.close(),
+            _ => child.answer_first(),
+        }
+        child.check();
+    }
+    child.finish();
+}
+
+/// One of few, near each other and far apart.
+fn id(byte: u8) -> u32 {
+    let (number, place) = (u32::from(byte % 8), byte / 8 % 4);
+    number + [0, 60, 100_000, u32::MAX - 7][usize::from(place)]
+}
+
+/// A ledger, and what it should be like. Each request has a number of its own: its payload.
+struct Child {
+    ledger: Ledger,
+    limits: Limits,
+    unsent: usize,
+    closed: bool,
+    waiting: VecDeque<(u32, Vec<u8>)>,
+    /// Ids, and whether they were cancelled.
+    running: Vec<(u32, bool)>,
+    /// How many requests were taken in, and what became of them.
+    taken: usize,
+    started: usize,
+    withdrawn: usize,
+}
+
+impl Child {
+    fn new(limits: Limits) -> Self {
+        let mut ledger = Ledger::default();
+        ledger.set_limits(limits);
+        Child {
+            ledger,
+            limits,
+            unsent: 0,
+            closed: false,
+            waiting: VecDeque::new(),
+            running: Vec::new(),
+            taken: 0,
+            started: 0,
+            withdrawn: 0,
+        }
+    }
+
+    /// A request that may start at once.
+    fn arrive(&mut self, id: u32, len: u8) {
+        let may_start = self.waiting.is_empty() && self.running.len() < self.limits.running;
+        let got = self.ledger.start(id);
+        if !may_start {
+            assert_eq!(got, Ok(false));
+            return self.queue(id, len);
+        }
+        if self.is_running(id) {
+            assert_eq!(got, Err(Duplicate));
+            return;
+        }
+        assert_eq!(got, Ok(true));
+        self.taken += 1;
+        self.starts(id);
+    }
+
+    /// A request that waits.
+    fn queue(&mut self, id: u32, len: u8) {
+        let request = vec![self.taken as u8; len.into()];
+        let got = self.ledger.wait(id, SmallBytes::from(&request[..]));
+        if self.is_running(id) {
+            assert_eq!(got, Err(Duplicate));
+            return;
+        }
+        assert_eq!(got, Ok(()));
+        self.taken += 1;
+        self.waiting.push_back((id, request));
+    }
+
+    /// Starts what is to start next. Returns whether anything was.
+    fn next(&mut self) -> bool {
+        let full = self.running.len() >= self.limits.running;
+        let first = self.waiting.front().map(|(id, _)| *id);
+        let may = first.filter(|id| !full && !self.is_running(*id));
+        let got = self.ledger.next();
+        let got = got.map(|(id, request)| (id, request.to_vec()));
+        if may.is_none() {
+            assert_eq!(got, None);
+            return false;
+        }
+        assert_eq!(got, self.waiting.pop_front());
+        self.starts(first.expect("it was just there"));
+        true
+    }
+
+    fn cancel(&mut self, id: u32) {
+        let want = if let Some(at) = self.waiting.iter().position(|(waits, _)| *waits == id) {
+            self.waiting.remove(at);
+            self.withdrawn += 1;
+            Was::Waiting
+        } else if let Some((_, cancelled)) = self.running.iter_mut().find(|(runs, _)| *runs == id) {
+            *cancelled = true;
+            Was::Running
+        } else {
+            Was::Gone
+        };
+        assert_eq!(self.ledger.cancel(id), want);
+    }
+
+    fn answered(&mut self, id: u32) {
+        self.running.retain(|(runs, _)| *runs != id);
+        self.ledger.answered(id);
+    }
+
+    fn answer_first(&mut self) {
+        if let Some((id, _)) = self.running.first() {
+            self.answered(*id);
+        }
+    }
+
+    fn close(&mut self) {
+        self.closed = true;
+        self.ledger.close();
+    }
+
+    /// All is answered, and there is no more.
+    fn finish(mut self) {
+        while !self.running.is_empty() || !self.waiting.is_empty() {
+            self.answer_first();
+            let waited = !self.waiting.is_empty();
+            assert!(self.next() || !waited || !self.running.is_empty());
+            self.check();
+        }
+        self.close();
+        self.check();
+        assert!(self.ledger.is_finished());
+        assert_eq!(self.started + self.withdrawn, self.taken);
+    }
+
+    fn starts(&mut self, id: u32) {
+        self.running.push((id, false));
+        self.started += 1;
+    }
+
+    fn is_running(&self, id: u32) -> bool {
+        self.running.iter().any(|(runs, _)| *runs == id)
+    }
+
+    fn check(&self) {
+        let ledger = &self.ledger;
+        let busy = !self.running.is_empty() || !self.waiting.is_empty();
+        assert!(self.running.len() <= self.limits.running);
+        assert_eq!(ledger.waiting(), self.waiting.len());
+        assert_eq!(ledger.is_busy(), busy);
+        assert_eq!(ledger.is_finished(), self.closed && !busy);
+        assert_eq!(ledger.high_water(), self.limits.high_water);
+        let waiting: usize = self.waiting.iter().map(|(_, request)| request.len()).sum();
+        for unsent in [0, 10, 300, self.unsent] {
+            let below = unsent.saturating_add(waiting) <= self.limits.high_water;
+            assert_eq!(ledger.wants_requests(unsent), below && !self.closed);
+        }
+        for id in (0..32).map(id) {
+            let is_cancelled = self.running.contains(&(id, true));
+            assert_eq!(ledger.is_cancelled(id), is_cancelled);
+        }
+    }
+}
