@@ -209,7 +209,7 @@ fn watch_that_is_cancelled_does_not_fire_any_more() {
                 killed.borrow().iter().for_each(Watch::cancel);
             });
             victims.borrow_mut().push(same("a victim"));
-            drop(same("beside them"));
+            same("beside them");
             victims.borrow_mut().push(same("another victim"));
             // Before it was ever due, twice, and by a clone.
             let early = same("early");

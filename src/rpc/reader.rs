@@ -227,11 +227,13 @@ impl Link {
                 state.reader = Some(reader);
                 match after {
                     After::Watch => self.watch(&mut state, true),
-                    After::Tell => self.notify_reactor(state),
+                    After::Tell => return self.notify_reactor(state),
                     After::Nothing | After::Give(_) => {}
                 }
             }
         }
+        // The answer may have been the last that a handle waited for which is gone.
+        self.tell_reactor(state);
     }
 
     /// Leaves what comes next to the reactor.
