@@ -154,6 +154,17 @@ fn worker() -> Worker {
         .log(LevelFilter::Debug)
 }
 
+fn panic_twice() -> ! {
+    struct Twice;
+    impl Drop for Twice {
+        fn drop(&mut self) {
+            panic!("panic in a destructor");
+        }
+    }
+    let _twice = Twice;
+    panic!("the first panic");
+}
+
 fn start(me: &Process) -> (Rpc, u32) {
     let rpc = me.rpc("do").on_error(drop).start().unwrap();
     let pid = rpc.pid().unwrap();
@@ -372,7 +383,10 @@ fn panic_is_a_record_and_the_calls_error() {
 
 #[test]
 fn last_words_come_along_with_a_crash() {
-    let me = worker().run_in_test();
+    let me = worker()
+        .deferred("deferred", |_, _, _| panic_twice())
+        .threaded("threaded", |_, _| -> Result<(), _> { panic_twice() })
+        .run_in_test();
     let logger = logger();
     bounded(move || {
         let me = me.stderr(Stderr::null());
@@ -380,11 +394,13 @@ fn last_words_come_along_with_a_crash() {
         lost(rpc.call("last words").wait());
         assert_eq!(logger.messages(pid), ["all is lost"]);
 
-        let (rpc, pid) = start(&me);
-        lost(rpc.call("panic and abort").wait());
-        let messages = logger.messages(pid);
-        assert!(messages[0].contains("the first panic"), "{messages:?}");
-        assert!(messages[1].contains("in a destructor"), "{messages:?}");
+        for function in ["do", "deferred", "threaded"] {
+            let rpc = me.rpc(function).on_error(drop).start().unwrap();
+            lost(rpc.call("panic and abort").wait());
+            let messages = logger.messages(rpc.pid().unwrap());
+            assert!(messages[0].contains("the first panic"), "{messages:?}");
+            assert!(messages[1].contains("in a destructor"), "{messages:?}");
+        }
     });
 }
 

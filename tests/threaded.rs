@@ -7,6 +7,7 @@ use offspring::{CallError, Caller, Strings, Worker};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
 use std::thread;
 
 #[test]
@@ -188,5 +189,64 @@ fn hundreds_of_calls_of_many_callers_are_each_answered() {
             }
         });
         rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn flush_waits_for_what_another_thread_is_writing() {
+    const LARGE: usize = 8 << 20;
+    let me = Worker::new()
+        .threaded("do", |request: Strings, caller: &Caller| {
+            let [verb, gate] = request.texts()?;
+            Gate::announce(gate);
+            match verb {
+                "large" => caller.event([vec![7; LARGE]]),
+                _ => {
+                    caller.event("small");
+                    assert!(caller.flush());
+                    std::process::exit(3);
+                }
+            }
+            Ok(())
+        })
+        .threads(2)
+        // The second event need not wait for the first.
+        .high_water(2 * LARGE)
+        .run_in_test();
+    bounded(move || {
+        let log = Log::default();
+        let events = log.clone();
+        let rpc = me
+            .rpc("do")
+            .on_event(move |event| events.add(event[0].len().to_string()))
+            .on_error(drop)
+            .start()
+            .unwrap();
+        rpc.wait_ready().unwrap();
+        // Nothing is read while a callback holds up the reactor. Callers that wait write themselves.
+        let (blocked, is_blocked) = mpsc::channel();
+        let (release, released) = mpsc::channel::<()>();
+        rpc.call("malformed").then(move |_| {
+            blocked.send(()).unwrap();
+            let _ = released.recv();
+        });
+        is_blocked.recv().unwrap();
+        thread::scope(|scope| {
+            let (large, flush) = (Gate::new(), Gate::new());
+            let call = |verb: &str, gate: &Gate| {
+                let (rpc, request) = (rpc.clone(), [verb, gate.name()].map(str::to_owned));
+                scope.spawn(move || rpc.call(request).wait())
+            };
+            let first = call("large", &large);
+            drop(large.entered());
+            common::await_sleep(rpc.pid().unwrap());
+            let second = call("flush and exit", &flush);
+            drop(flush.entered());
+            drop(release);
+            // The first may be answered by then.
+            drop(first.join().unwrap());
+            common::lost(second.join().unwrap());
+        });
+        assert_eq!(log.lines(), [LARGE.to_string(), "5".to_owned()]);
     });
 }
