@@ -34,8 +34,8 @@ pub(crate) struct Patience {
     successes: u32,
 }
 
-impl Patience {
-    pub(crate) fn new() -> Self {
+impl Default for Patience {
+    fn default() -> Self {
         Patience {
             credit: 0,
             hold: FIRST_HOLD,
@@ -43,7 +43,9 @@ impl Patience {
             successes: 0,
         }
     }
+}
 
+impl Patience {
     /// Looks for something, as long as that pays: `look` says whether it is there. What is there at the
     /// first look counts neither for looking nor against it.
     pub(crate) fn look<T>(
@@ -130,7 +132,7 @@ mod tests {
 
     #[test]
     fn sleeps_until_a_wait_was_as_long_as_a_wake_up() {
-        let mut patience = Patience::new();
+        let mut patience = Patience::default();
         for _ in 0..100 {
             assert_eq!(
                 wait(&mut patience, 1),
@@ -148,7 +150,7 @@ mod tests {
 
     #[test]
     fn gives_up_what_does_not_pay_and_tries_again_less_often() {
-        let mut patience = Patience::new();
+        let mut patience = Patience::default();
         let mut holds = Vec::new();
         for _ in 0..20 {
             patience.slept(Duration::from_micros(25));
@@ -163,7 +165,7 @@ mod tests {
 
     #[test]
     fn one_failure_among_many_successes_is_forgiven() {
-        let mut patience = Patience::new();
+        let mut patience = Patience::default();
         patience.slept(Duration::from_micros(25));
         for _ in 0..1000 {
             assert_eq!(wait(&mut patience, 2), (2, false));

@@ -10,7 +10,7 @@ use super::slot::{Answer, Ended, Note};
 use crate::codec::{CodecError, Input};
 use crate::error::{Error, ErrorKind, Refusal};
 use crate::process::{Lines, StderrCallback, Tail};
-use crate::sys::{self, Registration};
+use crate::sys::{self, How, Registration};
 use crate::wire::{self, DecodeError, Decoder, Payload};
 use polling::Event;
 use std::io;
@@ -219,7 +219,7 @@ impl Driver {
     fn read_once(&mut self, decoder: &mut Decoder, now: Instant) -> bool {
         let space = decoder.space();
         let room = space.limit;
-        match sys::receive(&*self.link.socket, space.buf, room, true) {
+        match sys::receive(&*self.link.socket, space.buf, room, How::SocketNow) {
             Ok(n @ 1..) => {
                 self.deliver(decoder, now);
                 // If it was all, the poller will not say so again; at the end there is no poller.
@@ -375,7 +375,7 @@ impl Driver {
                 return;
             };
             buf.clear();
-            match sys::receive(&**capture.pipe.fd(), &mut buf, STDERR_READ, false) {
+            match sys::receive(&**capture.pipe.fd(), &mut buf, STDERR_READ, How::Any) {
                 Ok(n) if n > 0 => {
                     let (pid, tail) = (self.link.pid(), &mut self.tail);
                     capture

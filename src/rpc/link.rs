@@ -55,15 +55,15 @@ pub(super) struct State {
     pub(super) reader: Option<Box<Reader>>,
     /// Whether more may come from the child.
     pub(super) connected: bool,
-    /// The socket at the reactor's poller, while it is connected.
+    /// The socket at the reactor's poller, while the reactor waits for it.
     pub(super) registration: Option<Registration>,
     /// Threads that wait for `changed`.
     pub(super) waiting: usize,
     /// Whether the reactor has been told to look at this link, and has not yet.
-    attention: bool,
+    pub(super) attention: bool,
     /// When the reactor looks by itself.
     looks_at: Option<Instant>,
-    kill: bool,
+    pub(super) kill: bool,
     /// By when all is to be over.
     pub(super) stop_by: Option<Instant>,
     shut_down: bool,

@@ -7,9 +7,9 @@ use super::role::After;
 use super::slot::{Answer, Ended, Fill, Slot};
 use crate::codec::Input;
 use crate::patience::Patience;
-use crate::sys::{self, Interest};
+use crate::sys::{self, How, Interest, Registration};
 use crate::wire::{Decoder, Payload};
-use polling::{Event, PollMode};
+use polling::Event;
 use std::io::{ErrorKind, Result};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
@@ -25,7 +25,7 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(decoder: Decoder) -> Box<Self> {
-        let patience = Patience::new();
+        let patience = Patience::default();
         Box::new(Reader { decoder, patience })
     }
 }
@@ -169,7 +169,7 @@ impl Link {
         let space = reader.decoder.space();
         let (buf, limit, socket) = (space.buf, space.limit, &*self.socket);
         let deadline = wait.timeout.into_iter().chain(wait.until).min();
-        let look = || match sys::receive(socket, buf, limit, true) {
+        let look = || match sys::receive(socket, buf, limit, How::SocketNow) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             result => result.map(Some),
         };
@@ -209,7 +209,7 @@ impl Link {
     pub(super) fn disconnect(&self) {
         let mut state = self.lock();
         if std::mem::replace(&mut state.connected, false) {
-            state.registration = None;
+            self.set_interest(&mut state);
             // It cannot fail in a way that matters: nobody uses it any more.
             let _ = sys::shutdown(&*self.socket, Shutdown::Both);
         }
@@ -227,7 +227,13 @@ impl Link {
                 state.reader = Some(reader);
                 match after {
                     After::Watch => self.watch(&mut state, true),
-                    After::Tell => return self.notify_reactor(state),
+                    After::Tell => {
+                        if !state.writer.blocked {
+                            // For as long as this goes on, the poller need not look at every arrival.
+                            state.registration = None;
+                        }
+                        return self.notify_reactor(state);
+                    }
                     After::Nothing | After::Give(_) => {}
                 }
             }
@@ -254,17 +260,22 @@ impl Link {
 
     /// Tells the poller what is waited for.
     pub(super) fn set_interest(&self, state: &mut State) {
+        if !state.connected {
+            state.registration = None;
+            return;
+        }
         let (readable, writable) = (state.role.is_watched(), state.writer.blocked);
         let interest = Event::new(poll_key(self.key, Source::Socket), readable, writable);
-        // An error or a hang-up is always told. Once is enough where somebody else reads: he finds it.
-        let mode = if readable {
-            PollMode::Level
-        } else {
-            PollMode::Oneshot
+        let result = match &state.registration {
+            Some(registration) => registration.modify(interest),
+            None => Registration::new(&self.reactor.poller, &self.socket, interest)
+                .map(|registration| state.registration = Some(registration)),
         };
-        if let Some(registration) = &state.registration {
-            // A descriptor that is registered can be modified.
-            let _ = registration.modify(interest, mode);
+        if result.is_err() {
+            // The system has no memory for it. A child that nobody hears must not be waited for.
+            state.kill = true;
+            state.attention = true;
+            self.reactor.attend(self.key);
         }
     }
 }
@@ -321,6 +332,10 @@ fn sleep_and_receive(
     limit: usize,
     deadline: Option<Instant>,
 ) -> Result<usize> {
+    let how = match deadline {
+        Some(_) => How::SocketNow,
+        None => How::Socket,
+    };
     loop {
         if let Some(deadline) = deadline {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -328,7 +343,7 @@ fn sleep_and_receive(
                 return Err(ErrorKind::TimedOut.into());
             }
         }
-        match sys::receive(socket, buf, limit, deadline.is_some()) {
+        match sys::receive(socket, buf, limit, how) {
             // The stream was given to us so.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 if deadline.is_none() {

@@ -134,6 +134,8 @@ pub(crate) struct Slot {
 struct Inner {
     answer: Option<Answer<'static>>,
     reader: Option<Box<Reader>>,
+    /// Whether a thread waits: to notify nobody would still be a system call.
+    awaited: bool,
 }
 
 thread_local! {
@@ -155,14 +157,16 @@ impl Slot {
 
     /// Puts the answer in, once.
     pub(crate) fn fill(&self, answer: Answer<'static>) {
-        self.lock().answer = Some(answer);
-        self.filled.notify_one();
+        let mut inner = self.lock();
+        inner.answer = Some(answer);
+        self.notify(&inner);
     }
 
     /// Gives the reader's role to the caller who waits.
     pub(super) fn give(&self, reader: Box<Reader>) {
-        self.lock().reader = Some(reader);
-        self.filled.notify_one();
+        let mut inner = self.lock();
+        inner.reader = Some(reader);
+        self.notify(&inner);
     }
 
     /// Takes the answer out if it is there.
@@ -186,8 +190,17 @@ impl Slot {
         deadline: Option<Instant>,
     ) -> (Option<Answer<'static>>, Option<Box<Reader>>) {
         let empty = |inner: &mut Inner| inner.answer.is_none() && inner.reader.is_none();
-        let mut inner = wait_until(&self.filled, self.lock(), deadline, empty);
+        let mut inner = self.lock();
+        inner.awaited = true;
+        inner = wait_until(&self.filled, inner, deadline, empty);
+        inner.awaited = false;
         (inner.answer.take(), inner.reader.take())
+    }
+
+    fn notify(&self, inner: &Inner) {
+        if inner.awaited {
+            self.filled.notify_one();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -5,16 +5,20 @@ use std::io::{IoSlice, Result};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+/// How to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum How {
+    /// From a socket, waiting for something to come.
+    Socket,
+    /// From a socket, what has come.
+    SocketNow,
+    /// From anything, as it is.
+    Any,
+}
+
 /// Reads at most `limit` bytes into the spare capacity of `buf`, of which there must be some.
-/// Returns 0 at the end of the stream, `WouldBlock` if the descriptor is non-blocking and empty.
-///
-/// With `socket_without_waiting` the descriptor must be a socket, and is not waited for.
-pub(crate) fn receive(
-    fd: impl AsFd,
-    buf: &mut Vec<u8>,
-    limit: usize,
-    socket_without_waiting: bool,
-) -> Result<usize> {
+/// Returns 0 at the end of the stream, `WouldBlock` if nothing has come and it must not wait.
+pub(crate) fn receive(fd: impl AsFd, buf: &mut Vec<u8>, limit: usize, how: How) -> Result<usize> {
     let fd = fd.as_fd().as_raw_fd();
     let len = buf.len();
     let spare = buf.spare_capacity_mut();
@@ -23,12 +27,13 @@ pub(crate) fn receive(
     assert!(room > 0, "no room to read into");
     let start = spare.as_mut_ptr().cast();
     let n = retry(|| {
-        check_size(if socket_without_waiting {
+        check_size(match how {
             // SAFETY: `start` points to `room` writable bytes, borrowed from `buf` until the end.
-            unsafe { libc::recv(fd, start, room, libc::MSG_DONTWAIT) }
-        } else {
+            How::Socket => unsafe { libc::recv(fd, start, room, 0) },
             // SAFETY: as above.
-            unsafe { libc::read(fd, start, room) }
+            How::SocketNow => unsafe { libc::recv(fd, start, room, libc::MSG_DONTWAIT) },
+            // SAFETY: as above.
+            How::Any => unsafe { libc::read(fd, start, room) },
         })
     })?;
     // SAFETY: the kernel has initialised the first `n <= room` bytes of the spare capacity.
@@ -39,12 +44,17 @@ pub(crate) fn receive(
 /// Sends as much of `parts` as a socket takes without blocking; never raises SIGPIPE.
 pub(crate) fn send(socket: impl AsFd, parts: &[IoSlice<'_>]) -> Result<usize> {
     let fd = socket.as_fd().as_raw_fd();
+    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    if let [part] = parts {
+        let start = part.as_ptr().cast();
+        // SAFETY: `start` points to that many bytes. This is sendmsg with less for the kernel to read.
+        return retry(|| check_size(unsafe { libc::send(fd, start, part.len(), flags) }));
+    }
     // SAFETY: all-zero is a valid msghdr: no name, no parts, no control data.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     // IoSlice is guaranteed to have the layout of iovec, and sendmsg does not write through it.
     message.msg_iov = parts.as_ptr().cast_mut().cast();
     message.msg_iovlen = parts.len() as _;
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
     // SAFETY: `message` points to `parts.len()` valid parts, which outlive the call.
     retry(|| check_size(unsafe { libc::sendmsg(fd, &raw const message, flags) }))
 }

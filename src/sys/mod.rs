@@ -17,8 +17,8 @@ pub(crate) use bell::Bell;
 pub(crate) use clock::coarse_clock;
 pub(crate) use inline::{Consume, Family, Once};
 pub(crate) use io::{
-    clear_inherited, duplicate_above, is_stream_socket, receive, replace, send, set_nonblocking,
-    shutdown, write,
+    How, clear_inherited, duplicate_above, is_stream_socket, receive, replace, send,
+    set_nonblocking, shutdown, write,
 };
 pub(crate) use lifeline::Lifeline;
 pub(crate) use poll::{Interest, PollSet, Registration, wait_at_most, wait_for};

@@ -27,8 +27,13 @@ impl Registration {
         })
     }
 
-    /// Watches for something else.
-    pub(crate) fn modify(&self, interest: Event, mode: PollMode) -> Result<()> {
+    /// Watches for something else. For nothing, a hang-up is still told, once.
+    pub(crate) fn modify(&self, interest: Event) -> Result<()> {
+        let mode = if interest.readable || interest.writable {
+            PollMode::Level
+        } else {
+            PollMode::Oneshot
+        };
         self.poller
             .modify_with_mode(self.fd.as_fd(), interest, mode)
     }

@@ -1,7 +1,8 @@
 //! The child's reading end.
 
 use super::session::Session;
-use crate::sys::{self, Interest, Lifeline};
+use crate::patience::Patience;
+use crate::sys::{self, How, Interest, Lifeline};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -18,6 +19,7 @@ pub(super) struct Inlet {
     lifeline: Option<Lifeline>,
     /// Whether the lifeline is armed.
     holding_on: bool,
+    patience: Patience,
 }
 
 impl Inlet {
@@ -32,6 +34,7 @@ impl Inlet {
             fd,
             lifeline,
             holding_on: false,
+            patience: Patience::default(),
         })
     }
 
@@ -74,7 +77,7 @@ impl Inlet {
     /// Reads what has come, or waits for it. Returns 0 at the end.
     pub(super) fn read(&mut self, session: &mut Session) -> io::Result<usize> {
         loop {
-            match self.receive(session, false) {
+            match self.read_patiently(session) {
                 // Nothing for a while.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.let_go();
@@ -91,7 +94,7 @@ impl Inlet {
     /// As [`read`](Inlet::read), without letting go of the parent: `None` if nothing comes for a
     /// while, and it should be known whether the child is idle by then.
     pub(super) fn read_briefly(&mut self, session: &mut Session) -> io::Result<Option<usize>> {
-        match self.receive(session, false) {
+        match self.receive(session, self.waiting()) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             result => result.map(Some),
         }
@@ -100,9 +103,40 @@ impl Inlet {
     /// Reads what has come: `None` if nothing has. A descriptor that is no socket must be known to
     /// be readable.
     pub(super) fn try_read(&mut self, session: &mut Session) -> io::Result<Option<usize>> {
-        match self.receive(session, self.is_socket) {
+        let how = if self.is_socket {
+            How::SocketNow
+        } else {
+            How::Any
+        };
+        match self.receive(session, how) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             result => result.map(Some),
+        }
+    }
+
+    /// Looks for what comes, where that pays, and waits for it.
+    fn read_patiently(&mut self, session: &mut Session) -> io::Result<usize> {
+        let mut patience = std::mem::take(&mut self.patience);
+        let found = if self.is_socket {
+            patience.look(|| self.try_read(session))
+        } else {
+            Ok(None)
+        };
+        let result = match found {
+            Ok(Some(n)) => Ok(n),
+            Ok(None) => patience.sleep(|| self.receive(session, self.waiting())),
+            Err(error) => Err(error),
+        };
+        self.patience = patience;
+        result
+    }
+
+    /// How to read where it may wait.
+    fn waiting(&self) -> How {
+        if self.is_socket {
+            How::Socket
+        } else {
+            How::Any
         }
     }
 
@@ -111,9 +145,9 @@ impl Inlet {
         self.is_socket
     }
 
-    fn receive(&mut self, session: &mut Session, without_waiting: bool) -> io::Result<usize> {
+    fn receive(&mut self, session: &mut Session, how: How) -> io::Result<usize> {
         let space = session.space();
-        match sys::receive(&self.fd, space.buf, space.limit, without_waiting) {
+        match sys::receive(&self.fd, space.buf, space.limit, how) {
             // The parent went with replies unread.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(0),
             result => result,
