@@ -150,7 +150,9 @@ impl Parent {
     }
 
     fn take(&mut self, limit: usize) {
-        let taken: Vec<u8> = self.connection.take(limit).into_iter().flatten().collect();
+        let mut batch = VecDeque::new();
+        self.connection.take(limit, &mut batch);
+        let taken: Vec<u8> = batch.into_iter().flatten().collect();
         assert!(taken.len() >= limit.min(self.queued()), "too little");
         let mut taken = taken.into_iter();
         while taken.len() > 0 {

@@ -315,9 +315,10 @@ impl<T, P: Clone> Connection<T, P> {
         all
     }
 
-    /// Takes about `limit` bytes to write. What is taken counts as sent.
-    pub(crate) fn take(&mut self, limit: usize) -> VecDeque<Vec<u8>> {
-        self.outbox.take(limit)
+    /// Takes about `limit` bytes to write, as chunks that are added to `batch`. What is taken counts as
+    /// sent.
+    pub(crate) fn take(&mut self, limit: usize, batch: &mut VecDeque<Vec<u8>>) {
+        self.outbox.take(limit, batch);
     }
 
     /// Gives the memory of what was taken and written back.
@@ -478,7 +479,9 @@ mod tests {
     };
 
     fn sent<T>(connection: &mut Connection<T, char>) -> Vec<u8> {
-        connection.take(usize::MAX).into_iter().flatten().collect()
+        let mut batch = VecDeque::new();
+        connection.take(usize::MAX, &mut batch);
+        batch.into_iter().flatten().collect()
     }
 
     fn plain(plain: Plain) -> Connection<char, char> {
@@ -694,7 +697,7 @@ mod tests {
         );
         assert_eq!(refused(4), Ok(2));
         assert_eq!(refused(0), Err(Refusal::Full));
-        c.take(usize::MAX);
+        c.take(usize::MAX, &mut VecDeque::new());
         assert_eq!(c.receive(1, b""), Ok(Delivery::Reply(())));
         assert_eq!(
             c.call(&mut vec![], None, None, ())
@@ -723,7 +726,7 @@ mod tests {
             c.call(&mut vec![], None, None, ()),
             Err((Refusal::Full, ..))
         ));
-        c.take(usize::MAX);
+        c.take(usize::MAX, &mut VecDeque::new());
         assert!(c.call(&mut vec![], None, None, ()).is_ok());
     }
 

@@ -353,7 +353,7 @@ impl Link {
                 connection, writer, ..
             } = &mut *state;
             if writer.chunks.is_empty() {
-                writer.chunks = connection.take(BATCH);
+                connection.take(BATCH, &mut writer.chunks);
             }
             if writer.chunks.is_empty() {
                 break;

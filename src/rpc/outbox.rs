@@ -92,10 +92,9 @@ impl Outbox {
         self.end - self.taken - self.withdrawn
     }
 
-    /// Takes whole chunks, in order, until `limit` bytes are reached or nothing is left. A frame
+    /// Takes whole chunks into `batch`, in order, until `limit` bytes are reached or nothing is left. A frame
     /// whose header is taken is taken whole or is the last.
-    pub(crate) fn take(&mut self, limit: usize) -> VecDeque<Vec<u8>> {
-        let mut batch = VecDeque::new();
+    pub(crate) fn take(&mut self, limit: usize, batch: &mut VecDeque<Vec<u8>>) {
         let mut bytes = 0;
         while bytes < limit {
             let Some(mut chunk) = self.chunks.pop_front() else {
@@ -110,7 +109,6 @@ impl Outbox {
         if self.queued() == 0 {
             self.clear();
         }
-        batch
     }
 
     /// Forgets everything that was not taken.
@@ -165,12 +163,17 @@ mod tests {
     fn all(outbox: &mut Outbox, limit: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         while outbox.queued() > 0 {
-            outbox
-                .take(limit)
+            taken(outbox, limit)
                 .into_iter()
                 .for_each(|chunk| bytes.extend(chunk));
         }
         bytes
+    }
+
+    fn taken(outbox: &mut Outbox, limit: usize) -> VecDeque<Vec<u8>> {
+        let mut batch = VecDeque::new();
+        outbox.take(limit, &mut batch);
+        batch
     }
 
     #[test]
@@ -183,7 +186,7 @@ mod tests {
         let end = 5 + OWN_CHUNK as u64;
         assert_eq!(outbox.push(b"f", &mut vec![]), end);
         assert_eq!(outbox.queued(), end + 1);
-        let batch = outbox.take(usize::MAX);
+        let batch = taken(&mut outbox, usize::MAX);
         assert_eq!(batch[0], b"abcde");
         assert_eq!(batch[1].as_ptr(), address);
         assert_eq!(batch[2], b"f");
@@ -196,7 +199,7 @@ mod tests {
         for n in 0..100_000 {
             assert_eq!(outbox.push(b"12345678", &mut vec![0; 16]), n * 24);
         }
-        let batch = outbox.take(usize::MAX);
+        let batch = taken(&mut outbox, usize::MAX);
         assert_eq!(batch.len(), (100_000usize * 24).div_ceil(CHUNK / 24 * 24));
     }
 
@@ -229,7 +232,7 @@ mod tests {
     fn taken_frame_cannot_be_withdrawn() {
         let mut outbox = Outbox::default();
         let first = outbox.push(b"a", &mut vec![]);
-        outbox.take(1);
+        taken(&mut outbox, 1);
         let second = outbox.push(b"b", &mut vec![]);
         assert!(!outbox.withdraw(first, 1));
         assert!(outbox.withdraw(second, 1));

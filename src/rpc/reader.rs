@@ -8,7 +8,7 @@ use super::slot::{Answer, Ended, Fill, Slot};
 use crate::codec::Input;
 use crate::patience::Patience;
 use crate::sys::{self, How, Interest, Registration};
-use crate::wire::{Decoder, Payload};
+use crate::wire::{self, Decoder, Payload};
 use polling::Event;
 use std::io::{ErrorKind, Result};
 use std::net::Shutdown;
@@ -32,8 +32,8 @@ impl Reader {
 
 /// How a caller's reading ended.
 enum Read {
-    /// His answer is in the slot.
-    Served,
+    /// Here is his answer.
+    Served(Answer<'static>),
     /// The rest is the reactor's.
     HandedOff,
     /// It took too long.
@@ -69,11 +69,11 @@ impl Link {
     ) -> Option<Answer<'static>> {
         loop {
             match reader.take() {
-                Some(reader) => {
-                    if let Read::TimedOut = self.read_for(wait, reader) {
-                        return self.timed_out(wait);
-                    }
-                }
+                Some(reader) => match self.read_for(wait, reader) {
+                    Read::Served(answer) => return Some(answer),
+                    Read::TimedOut => return self.timed_out(wait),
+                    Read::HandedOff => {}
+                },
                 None => {
                     if let Some(answer) = wait.slot.take() {
                         return Some(answer);
@@ -129,21 +129,23 @@ impl Link {
         wait.slot.take()
     }
 
-    /// Reads until the slot is filled.
+    /// Reads until the answer has come.
     fn read_for(&self, wait: &Wait<'_>, mut reader: Box<Reader>) -> Read {
         loop {
             let mut state = self.lock();
-            let all_mine = state.take_answers(&mut reader.decoder);
+            let (answer, all) = state.take_answers(&mut reader.decoder, wait.id);
             if state.waiting > 0 {
                 self.notify_waiting();
             }
-            if !all_mine || !state.connected {
+            // It may have been ended by others, who put that into the slot.
+            let answer = answer.or_else(|| wait.slot.take());
+            if !all || !state.connected {
                 self.hand_off(state, reader);
-                return Read::HandedOff;
+                return answer.map_or(Read::HandedOff, Read::Served);
             }
-            if wait.slot.is_filled() {
+            if let Some(answer) = answer {
                 self.release(state, reader);
-                return Read::Served;
+                return Read::Served(answer);
             }
             // Looking pays only for one who has the processors to himself.
             let alone = state.connection.live() == 1 && !state.has_output();
@@ -281,37 +283,48 @@ impl Link {
 }
 
 impl State {
-    /// Takes the answers in the buffer that are for those who wait. Returns false if something else is
-    /// next, which stays there.
-    fn take_answers(&mut self, decoder: &mut Decoder) -> bool {
+    /// Takes the answers in the buffer that are for those who wait: the one to the call `mine` is
+    /// returned. The other result is whether that was all; if not, what is next stays there.
+    fn take_answers(
+        &mut self,
+        decoder: &mut Decoder,
+        mine: u32,
+    ) -> (Option<Answer<'static>>, bool) {
+        let mut answer = None;
         loop {
             let (id, payload) = match decoder.next() {
                 Ok(Some(frame)) => frame,
-                Ok(None) => return true,
+                Ok(None) => return (answer, true),
                 // It is found again.
-                Err(_) => return false,
+                Err(_) => return (answer, false),
             };
             let is_start = !self.connection.is_ready();
             let answered = self.connection.answers(id);
             let is_awaited = answered.is_some_and(|note| note.downcast_ref::<Fill>().is_some());
             if !is_awaited && !is_start {
                 decoder.put_back(id, payload);
-                return false;
+                return (answer, false);
             }
-            let delivery = self.connection.receive(id, decoder.payload(&payload));
-            match delivery {
-                Ok(Delivery::Reply(note)) => {
-                    note.consume(Answer::Reply(input(decoder, payload)));
-                }
-                Ok(Delivery::Failed(note)) => {
-                    note.consume(Answer::Failed(input(decoder, payload)));
-                }
-                Ok(Delivery::Ready) => {}
+            let (note, failed) = match self.connection.receive(id, decoder.payload(&payload)) {
+                Ok(Delivery::Reply(note)) => (note, false),
+                Ok(Delivery::Failed(note)) => (note, true),
+                Ok(Delivery::Ready) => continue,
                 // Nothing has changed by its being looked at.
                 _ => {
                     decoder.put_back(id, payload);
-                    return false;
+                    return (answer, false);
                 }
+            };
+            let input = input(decoder, payload);
+            let told = if failed {
+                Answer::Failed(input)
+            } else {
+                Answer::Reply(input)
+            };
+            if id & wire::MAX_ID == mine {
+                answer = Some(told.into_owned());
+            } else {
+                note.consume(told);
             }
         }
     }

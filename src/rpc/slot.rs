@@ -179,11 +179,6 @@ impl Slot {
         self.lock().reader.take()
     }
 
-    /// Whether the answer is there.
-    pub(crate) fn is_filled(&self) -> bool {
-        self.lock().answer.is_some()
-    }
-
     /// Waits for the answer or the reader's role, until `deadline`, and takes what there is.
     pub(super) fn wait(
         &self,
