@@ -348,7 +348,7 @@ fn plain_peer_gets_what_was_sent_and_no_word_of_cancellation() {
         cancel_sent(&rpc, &mut far, cancel);
 
         // Large enough to hold up what comes behind it.
-        let block = vec![b'x'; 4 << 20];
+        let block = vec![b'x'; 32 << 20];
         let large = rpc.call([&block]).start();
         let held_up: Vec<Pending> = (0..10).map(|_| rpc.call("never").start()).collect();
         let timed_out = rpc

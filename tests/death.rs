@@ -214,7 +214,7 @@ fn child_that_is_killed_while_it_writes_did_not_break_the_protocol() {
             .on_error(drop)
             .start()
             .unwrap();
-        let call = rpc.call(["flood", "3"]).start();
+        let call = rpc.call(["flood", "40"]).start();
         begin.recv().unwrap();
         let pid = rpc.pid().unwrap();
         // It has written what the socket takes of the next event.

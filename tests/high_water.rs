@@ -14,8 +14,8 @@ use std::thread;
 use std::time::Duration;
 
 const MIB: usize = 1 << 20;
-const HIGH_WATER: usize = 256 << 10;
-const REPLY: usize = 64 << 10;
+const HIGH_WATER: usize = 512 << 10;
+const REPLY: usize = 256 << 10;
 
 /// Counts, in a child, the calls that have started, where its parent sees it without its help.
 struct Started {

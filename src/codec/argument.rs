@@ -46,7 +46,7 @@ pub trait Argument<T, C> {
 
 impl<T, C: Codec<T>> Argument<T, C> for T {
     fn encode_to(self, output: &mut Output) -> Result<(), CodecError> {
-        C::encode(&self, output)
+        C::encode_owned(self, output)
     }
 }
 

@@ -64,6 +64,16 @@ pub trait Codec<T> {
     /// If the value has no encoding. The call it belongs to fails and nothing is sent.
     fn encode(value: &T, output: &mut Output) -> Result<(), CodecError>;
 
+    /// As [`encode`](Codec::encode), for a value that is not needed any more: one that is mostly bytes can
+    /// [give](Output::push) them away instead of having them copied.
+    ///
+    /// # Errors
+    ///
+    /// Those of `encode`, which it calls unless it is implemented.
+    fn encode_owned(value: T, output: &mut Output) -> Result<(), CodecError> {
+        Self::encode(&value, output)
+    }
+
     /// Reads a value that takes up the whole input.
     ///
     /// # Errors
@@ -95,12 +105,13 @@ impl std::error::Error for CodecError {
     }
 }
 
+/// Fewer bytes are copied: that costs less than another buffer.
+const UNCOPIED: usize = 16 << 10;
+
 /// Where a [`Codec`] writes to. Also an [`io::Write`] that never fails, for serialisers that want one.
 #[derive(Debug, Default)]
 pub struct Output {
     bytes: Vec<u8>,
-    /// What stands before the value is none of the codec's business.
-    start: usize,
 }
 
 impl Output {
@@ -110,20 +121,31 @@ impl Output {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// Appends bytes that are not needed any more: without a copy if there are many, and nothing was
+    /// written before.
+    pub fn push(&mut self, bytes: Vec<u8>) {
+        if bytes.len() >= UNCOPIED && self.bytes.is_empty() {
+            self.bytes = bytes;
+        } else {
+            self.extend(&bytes);
+        }
+    }
+
     /// What was written so far.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes[self.start..]
+        &self.bytes
     }
 
-    /// An output that appends to these bytes, which the codec does not see, and keeps their
-    /// capacity.
+    /// An output that uses the memory of an empty buffer.
     #[inline]
-    pub(crate) fn after(bytes: Vec<u8>) -> Self {
-        let start = bytes.len();
-        Output { bytes, start }
+    pub(crate) fn into_buffer(bytes: Vec<u8>) -> Self {
+        debug_assert!(
+            bytes.is_empty(),
+            "a codec sees what it has written, and nothing else"
+        );
+        Output { bytes }
     }
 
-    /// All bytes, with what stood before.
     #[inline]
     pub(crate) fn into_vec(self) -> Vec<u8> {
         self.bytes

@@ -2,6 +2,7 @@
 
 use super::{Codec, CodecError, Input, Output, Strings};
 use crate::BoxError;
+use crate::wire::SmallBytes;
 
 /// The codec of octet strings: what `AnyEvent::Fork::RPC` sends by default, Perl's
 /// `pack "(w/a*)*"`. An error travels as its text.
@@ -14,6 +15,15 @@ impl Codec<Strings> for Octets {
     #[inline]
     fn encode(value: &Strings, output: &mut Output) -> Result<(), CodecError> {
         output.extend(value.encoded());
+        Ok(())
+    }
+
+    #[inline]
+    fn encode_owned(value: Strings, output: &mut Output) -> Result<(), CodecError> {
+        match value.into_encoded() {
+            SmallBytes::Heap(bytes) => output.push(bytes),
+            few => output.extend(&few),
+        }
         Ok(())
     }
 

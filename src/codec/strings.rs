@@ -57,6 +57,11 @@ impl Strings {
         &self.encoded
     }
 
+    /// The payload of a frame, given away.
+    pub(crate) fn into_encoded(self) -> SmallBytes {
+        self.encoded
+    }
+
     /// How many strings there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -2,7 +2,7 @@ use super::Script;
 use crate::error::{Phase, Refusal};
 use crate::process::Plain;
 use crate::rpc::{Connection, Delivery, Limits, Violation};
-use crate::wire::{self, Decoder, Framing, LARGE, Payload, Run, ToParent, octets};
+use crate::wire::{self, Batch, Decoder, Framing, LARGE, Payload, Run, ToParent, octets};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -150,9 +150,9 @@ impl Parent {
     }
 
     fn take(&mut self, limit: usize) {
-        let mut batch = VecDeque::new();
+        let mut batch = Batch::default();
         self.connection.take(limit, &mut batch);
-        let taken: Vec<u8> = batch.into_iter().flatten().collect();
+        let taken = batch.into_bytes();
         assert!(taken.len() >= limit.min(self.queued()), "too little");
         let mut taken = taken.into_iter();
         while taken.len() > 0 {

@@ -22,11 +22,10 @@
 //! [`drain`]: Connection::drain
 
 use super::calls::Calls;
-use super::outbox::Outbox;
 use crate::error::{Phase, Refusal};
 use crate::process::Plain;
-use crate::wire::{self, ControlError, Framing, Run, ToChild, ToParent};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use crate::wire::{self, Batch, ControlError, Framing, Outbox, Run, ToChild, ToParent};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Instant;
 
@@ -208,18 +207,18 @@ impl<T, P: Clone> Connection<T, P> {
         self.closed = true;
     }
 
-    /// The note of the call that a frame with this id would answer.
-    pub(crate) fn answers(&mut self, id: u32) -> Option<&T> {
-        let id = match self.plain {
+    /// The call that a frame with this id would answer, and its note.
+    pub(crate) fn answers(&mut self, id: u32) -> Option<(u32, &T)> {
+        let call = match self.plain {
             None => id & wire::MAX_ID,
             Some(Plain::Tagged) => id,
             Some(Plain::Ordered) if id == wire::ORDERED_REPLY => self.calls.first()?,
             Some(Plain::Ordered) => return None,
         };
-        if !self.is_sent(id) {
+        if !self.is_sent(call) {
             return None;
         }
-        self.calls.get_mut(id)?.note.as_ref()
+        Some((call, self.calls.get_mut(call)?.note.as_ref()?))
     }
 
     /// Takes in a frame that came from the child.
@@ -315,15 +314,14 @@ impl<T, P: Clone> Connection<T, P> {
         all
     }
 
-    /// Takes about `limit` bytes to write, as chunks that are added to `batch`. What is taken counts as
-    /// sent.
-    pub(crate) fn take(&mut self, limit: usize, batch: &mut VecDeque<Vec<u8>>) {
+    /// Takes about `limit` bytes to write, which are added to `batch`. What is taken counts as sent.
+    pub(crate) fn take(&mut self, limit: usize, batch: &mut Batch) {
         self.outbox.take(limit, batch);
     }
 
-    /// Gives the memory of what was taken and written back.
-    pub(crate) fn recycle(&mut self, chunk: Vec<u8>) {
-        self.outbox.recycle(chunk);
+    /// So many bytes of a batch are written.
+    pub(crate) fn written(&mut self, n: usize, batch: &mut Batch) {
+        batch.advance(n, &mut self.outbox);
     }
 
     /// How many bytes there are to [`take`](Connection::take).
@@ -479,9 +477,9 @@ mod tests {
     };
 
     fn sent<T>(connection: &mut Connection<T, char>) -> Vec<u8> {
-        let mut batch = VecDeque::new();
+        let mut batch = Batch::default();
         connection.take(usize::MAX, &mut batch);
-        batch.into_iter().flatten().collect()
+        batch.into_bytes()
     }
 
     fn plain(plain: Plain) -> Connection<char, char> {
@@ -697,7 +695,7 @@ mod tests {
         );
         assert_eq!(refused(4), Ok(2));
         assert_eq!(refused(0), Err(Refusal::Full));
-        c.take(usize::MAX, &mut VecDeque::new());
+        c.take(usize::MAX, &mut Batch::default());
         assert_eq!(c.receive(1, b""), Ok(Delivery::Reply(())));
         assert_eq!(
             c.call(&mut vec![], None, None, ())
@@ -726,7 +724,7 @@ mod tests {
             c.call(&mut vec![], None, None, ()),
             Err((Refusal::Full, ..))
         ));
-        c.take(usize::MAX, &mut VecDeque::new());
+        c.take(usize::MAX, &mut Batch::default());
         assert!(c.call(&mut vec![], None, None, ()).is_ok());
     }
 

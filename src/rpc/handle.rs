@@ -162,7 +162,7 @@ impl<S: Service> Rpc<S> {
     }
 
     fn encode(&self, request: impl Argument<S::Request, S::Codec>) -> Result<Vec<u8>, CodecError> {
-        let mut output = Output::after(scratch::take());
+        let mut output = Output::into_buffer(scratch::take());
         request.encode_to(&mut output)?;
         Ok(output.into_vec())
     }

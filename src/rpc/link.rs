@@ -9,14 +9,14 @@ use super::reactor::{self, Core, Source, poll_key};
 use super::reader::Reader;
 use super::role::Role;
 use super::slot::{Ended, Note, Slot, wait_until};
+use crate::Rung;
 use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Child;
 use crate::sys::{self, Registration};
-use crate::{Rung, wire};
+use crate::wire::{self, Batch};
 use polling::Event;
-use std::collections::VecDeque;
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
@@ -27,8 +27,6 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 256 << 10;
 /// From how many queued bytes on callers write by themselves.
 const LONG_QUEUE: u64 = 64 << 10;
-/// The most parts of one write; Linux takes 1024.
-const PARTS: usize = 64;
 
 /// Called with the payload of each progress report of a call, by the reactor only.
 pub(crate) type Progress = Arc<Mutex<dyn FnMut(Input<'_>) + Send>>;
@@ -84,9 +82,9 @@ pub(super) struct Writer {
     awaited: bool,
     /// Whether the child reads no more.
     broken: bool,
-    chunks: VecDeque<Vec<u8>>,
-    /// How much of the first chunk is written.
-    written: usize,
+    batch: Batch,
+    /// Whether the socket was made to take large payloads at once.
+    is_wide: bool,
 }
 
 /// A call that was made.
@@ -99,7 +97,7 @@ pub(super) struct Made {
 impl State {
     /// Whether there is something to write.
     pub(super) fn has_output(&self) -> bool {
-        self.connection.has_output() || !self.writer.chunks.is_empty()
+        self.connection.has_output() || !self.writer.batch.is_empty()
     }
 
     /// Whether a call of that length would have to wait.
@@ -352,37 +350,31 @@ impl Link {
             let State {
                 connection, writer, ..
             } = &mut *state;
-            if writer.chunks.is_empty() {
-                connection.take(BATCH, &mut writer.chunks);
+            if writer.batch.is_empty() {
+                connection.take(BATCH, &mut writer.batch);
             }
-            if writer.chunks.is_empty() {
+            if writer.batch.is_empty() {
                 break;
+            }
+            if writer.batch.has_large() && !std::mem::replace(&mut writer.is_wide, true) {
+                // It is only slower if that is refused.
+                let _ = sys::widen(&*self.socket);
             }
             // The lock is not held over the system call. Nobody else touches what is being
             // written: `busy` says so.
-            let (mut chunks, written) = (std::mem::take(&mut writer.chunks), writer.written);
+            let mut batch = std::mem::take(&mut writer.batch);
             drop(state);
-            let sent = send(&self.socket, &chunks, written);
+            let sent = batch.write(|parts| sys::send(&*self.socket, parts));
             state = self.lock();
             let State {
                 connection, writer, ..
             } = &mut *state;
             match sent {
-                Ok(n) => {
-                    writer.written = written + n;
-                    while chunks
-                        .front()
-                        .is_some_and(|chunk| chunk.len() <= writer.written)
-                    {
-                        let chunk = chunks.pop_front().expect("looked at above");
-                        writer.written -= chunk.len();
-                        connection.recycle(chunk);
-                    }
-                }
+                Ok(n) => connection.written(n, &mut batch),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => writer.blocked = true,
                 Err(_) => writer.broken = true,
             }
-            writer.chunks = chunks;
+            writer.batch = batch;
             if writer.blocked || writer.broken {
                 break;
             }
@@ -444,7 +436,7 @@ impl Link {
             state = self.transmit(state);
         }
         let all_sent =
-            !state.connection.has_output() && !state.writer.busy && state.writer.chunks.is_empty();
+            !state.connection.has_output() && !state.writer.busy && state.writer.batch.is_empty();
         let close = state.connection.is_closed() && (all_sent || state.shut_down) && !kill;
         // A worker may have to be told that calls are cancelled, as long as there are any.
         let says_no_more = state.connection.live() == 0 || state.connection.is_plain();
@@ -524,7 +516,7 @@ impl Link {
     pub(super) fn end(&self, end: Result<Exit, Error>) -> Vec<(Note, Phase)> {
         let mut state = self.lock();
         state.end = Some(end);
-        state.writer.chunks.clear();
+        state.writer.batch.clear();
         state.connection.drain()
     }
 
@@ -547,17 +539,6 @@ fn refuse_in_callback(what: &str) -> Result<(), Error> {
     }
     let message = format!("{what} inside a callback would stop the reactor; call it elsewhere");
     Err(Error::new(ErrorKind::InCallback, message))
-}
-
-fn send(socket: &OwnedFd, chunks: &VecDeque<Vec<u8>>, written: usize) -> io::Result<usize> {
-    let mut parts = [IoSlice::new(&[]); PARTS];
-    let mut count = 0;
-    for (part, chunk) in parts.iter_mut().zip(chunks) {
-        let skip = if count == 0 { written } else { 0 };
-        *part = IoSlice::new(&chunk[skip..]);
-        count += 1;
-    }
-    sys::send(socket, &parts[..count])
 }
 
 /// `Duration`s are added so that what overflows means never.

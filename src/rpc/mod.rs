@@ -20,7 +20,6 @@ mod ladder;
 mod life;
 mod link;
 mod log;
-mod outbox;
 mod reactor;
 mod reader;
 mod role;

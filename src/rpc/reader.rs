@@ -8,7 +8,7 @@ use super::slot::{Answer, Ended, Fill, Slot};
 use crate::codec::Input;
 use crate::patience::Patience;
 use crate::sys::{self, How, Interest, Registration};
-use crate::wire::{self, Decoder, Payload};
+use crate::wire::{Decoder, Payload};
 use polling::Event;
 use std::io::{ErrorKind, Result};
 use std::net::Shutdown;
@@ -300,8 +300,9 @@ impl State {
             };
             let is_start = !self.connection.is_ready();
             let answered = self.connection.answers(id);
-            let is_awaited = answered.is_some_and(|note| note.downcast_ref::<Fill>().is_some());
-            if !is_awaited && !is_start {
+            let awaited = answered.filter(|(_, note)| note.downcast_ref::<Fill>().is_some());
+            let awaited = awaited.map(|(call, _)| call);
+            if awaited.is_none() && !is_start {
                 decoder.put_back(id, payload);
                 return (answer, false);
             }
@@ -321,7 +322,7 @@ impl State {
             } else {
                 Answer::Reply(input)
             };
-            if id & wire::MAX_ID == mine {
+            if awaited == Some(mine) {
                 answer = Some(told.into_owned());
             } else {
                 note.consume(told);

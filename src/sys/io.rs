@@ -68,6 +68,21 @@ pub(crate) fn write(fd: impl AsFd, bytes: &[u8]) -> Result<usize> {
     retry(|| check_size(unsafe { libc::write(fd, start, bytes.len()) }))
 }
 
+/// What is asked for as room for what is sent and not read. The system may give less.
+const WIDE: libc::c_int = 4 << 20;
+
+/// Makes room in a socket for large payloads: each part of one that does not fit is two context
+/// switches.
+pub(crate) fn widen(socket: impl AsFd) -> Result<()> {
+    let (fd, wide) = (socket.as_fd().as_raw_fd(), WIDE);
+    let (value, len) = (
+        (&raw const wide).cast(),
+        size_of_val(&wide) as libc::socklen_t,
+    );
+    // SAFETY: `value` points to `len` bytes.
+    check(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, value, len) }).map(drop)
+}
+
 /// Ends one or both directions of a socket. That it is not connected any more is no error.
 pub(crate) fn shutdown(socket: impl AsFd, how: Shutdown) -> Result<()> {
     let how = match how {

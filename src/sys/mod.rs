@@ -18,7 +18,7 @@ pub(crate) use clock::coarse_clock;
 pub(crate) use inline::{Consume, Family, Once};
 pub(crate) use io::{
     How, clear_inherited, duplicate_above, is_stream_socket, receive, replace, send,
-    set_nonblocking, shutdown, write,
+    set_nonblocking, shutdown, widen, write,
 };
 pub(crate) use lifeline::Lifeline;
 pub(crate) use poll::{Interest, PollSet, Registration, wait_at_most, wait_for};

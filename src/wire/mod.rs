@@ -16,6 +16,7 @@
 mod control;
 mod frame;
 pub(crate) mod octets;
+mod outbox;
 mod small;
 
 #[cfg(feature = "log")]
@@ -27,6 +28,7 @@ pub(crate) use control::{
 #[cfg(any(fuzzing, test))]
 pub(crate) use frame::LARGE;
 pub(crate) use frame::{CONTROL_ROOM, DecodeError, Decoder, Framing, Payload, Space, header};
+pub(crate) use outbox::{Batch, Outbox};
 pub(crate) use small::SmallBytes;
 
 /// The greatest id of a call; the bit above it marks a failed reply.

@@ -12,7 +12,7 @@ use crate::codec::{Argument, CodecError, Input, Output, scratch};
 use crate::process::Plain;
 use crate::service::Service;
 use crate::sys::{self, Bell, Interest};
-use crate::wire::{self, CONTROL_ROOM, Failure, Framing, SmallBytes, ToParent};
+use crate::wire::{self, Batch, CONTROL_ROOM, Failure, Framing, Outbox, SmallBytes, ToParent};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -24,8 +24,6 @@ use std::time::Duration;
 
 /// A batch is written when it has become this large.
 const BATCH: usize = 64 << 10;
-/// A frame from this size on is not copied if nothing is before it.
-const LARGE: usize = 16 << 10;
 
 /// What a call's cancellation sets off.
 pub(super) type OnCancel = Box<dyn FnOnce() + Send>;
@@ -92,20 +90,19 @@ pub(super) struct Arrived<'a> {
 #[derive(Default)]
 struct Out {
     /// Whole frames.
-    gathered: Vec<u8>,
-    /// What is being written, and how much of it is. Comes before `gathered`.
-    current: Vec<u8>,
-    written: usize,
+    outbox: Outbox,
+    /// What is being written. Comes before what is in the outbox.
+    batch: Batch,
     /// How many bytes there are of all that is not written.
     unsent: usize,
+    /// Whether the socket was made to take large payloads at once.
+    is_wide: bool,
     /// How many bytes are to gather before a batch is written. More if there was no room just now.
     next_batch: usize,
     /// Whether a thread is at it.
     busy: bool,
     /// Whether the parent cannot be written to any more.
     broken: bool,
-    /// An empty buffer, for its memory.
-    spare: Vec<u8>,
 }
 
 /// How long the flusher lets output gather.
@@ -181,8 +178,6 @@ pub(super) struct Rest {
     /// The parent is gone with output unwritten.
     pub(super) broken: bool,
 }
-
-const HEADER: usize = Framing::Tagged.header_len();
 
 impl Hub {
     pub(super) fn new(fd: OwnedFd, plain: Option<Plain>) -> Self {
@@ -397,7 +392,7 @@ impl Hub {
             let message = "the error is longer than the limit (max_frame)".to_owned();
             payload = Failure::Malformed { message }.encode();
         }
-        self.send(frame(id | wire::FAILED, &payload), Some(id));
+        self.send(id | wire::FAILED, &mut payload, Some(id));
     }
 
     /// Sends an event.
@@ -443,7 +438,7 @@ impl Hub {
     /// Sends a control message, unless the parent knows none.
     pub(super) fn control(&'static self, message: &ToParent<'_>) {
         if self.plain.is_none() {
-            self.send(frame(wire::CONTROL_TO_PARENT, &message.encode()), None);
+            self.send(wire::CONTROL_TO_PARENT, &mut message.encode(), None);
         }
     }
 
@@ -479,25 +474,23 @@ impl Hub {
         answers: Option<u32>,
         fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
     ) -> Result<(), Failure> {
-        let mut bytes = scratch::take();
-        bytes.resize(HEADER, 0);
-        let mut output = Output::after(bytes);
+        let mut output = Output::into_buffer(scratch::take());
         fill(&mut output).map_err(|error| malformed(what, &error))?;
-        let mut bytes = output.into_vec();
-        let len = bytes.len() - HEADER;
-        let limit = self.max_frame();
+        let mut payload = output.into_vec();
+        let (len, limit) = (payload.len(), self.max_frame());
         if len > limit {
             let message = format!("{what} has {len} bytes, above the limit (max_frame) of {limit}");
             return Err(Failure::Malformed { message });
         }
-        let len = u32::try_from(len).expect("it was held against max_frame");
-        bytes[..HEADER].copy_from_slice(&wire::header(Framing::Tagged, id, len).0);
-        scratch::give_back(self.send(bytes, answers));
+        self.send(id, &mut payload, answers);
+        scratch::give_back(payload);
         Ok(())
     }
 
-    /// Sends a frame, which may answer a call. Returns its buffer, or another one.
-    fn send(&'static self, mut frame: Vec<u8>, answers: Option<u32>) -> Vec<u8> {
+    /// Sends a frame, which may answer a call. A large payload is taken, and left empty.
+    fn send(&'static self, id: u32, payload: &mut Vec<u8>, answers: Option<u32>) {
+        let len = u32::try_from(payload.len()).expect("it was held against max_frame");
+        let (header, n) = wire::header(Framing::Tagged, id, len);
         let pace = PACE.get();
         let when = match answers {
             Some(_) => pace.answers,
@@ -520,15 +513,10 @@ impl Hub {
         }
         let out = &mut state.out;
         if out.broken {
-            return Vec::new();
+            return;
         }
-        out.unsent += frame.len();
-        if frame.len() >= LARGE && out.unsent == frame.len() && !out.busy {
-            out.written = 0;
-            std::mem::swap(&mut out.current, &mut frame);
-        } else {
-            out.gathered.extend_from_slice(&frame);
-        }
+        out.unsent += n + payload.len();
+        out.outbox.push(&header[..n], payload);
         let full = state.out.unsent >= state.out.next_batch;
         // Who sends faster than the parent reads waits for it, the loop too, but that only then.
         let wait = when != When::Later || state.is_above_high_water();
@@ -537,7 +525,6 @@ impl Hub {
             When::Later if !full && !wait => {}
             _ => drop(self.transmit(state, wait)),
         }
-        frame
     }
 
     /// Leaves what has gathered to the flusher.
@@ -591,44 +578,39 @@ impl Hub {
         state.out.next_batch = BATCH;
         while !state.out.broken {
             let out = &mut state.out;
-            if out.current.is_empty() {
-                if out.gathered.is_empty() {
-                    break;
-                }
-                let empty = std::mem::take(&mut out.spare);
-                out.current = std::mem::replace(&mut out.gathered, empty);
-                out.written = 0;
+            if out.batch.is_empty() {
+                out.outbox.take(BATCH, &mut out.batch);
+            }
+            if out.batch.is_empty() {
+                break;
+            }
+            if out.batch.has_large() && self.is_socket && !std::mem::replace(&mut out.is_wide, true)
+            {
+                // It is only slower if that is refused.
+                let _ = sys::widen(&self.fd);
             }
             // Nobody else touches what is being written: `busy` says so.
-            let (current, written) = (std::mem::take(&mut out.current), out.written);
+            let mut batch = std::mem::take(&mut out.batch);
             drop(state);
-            let result = self.write(&current[written..], wait);
+            let result = batch.write(|parts| self.write(parts, wait));
             state = self.lock();
             let out = &mut state.out;
-            out.current = current;
             match result {
                 Ok(n) => {
-                    out.written += n;
+                    batch.advance(n, &mut out.outbox);
+                    out.batch = batch;
                     out.unsent -= n;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    out.batch = batch;
                     out.next_batch = out.unsent + BATCH;
                     break;
                 }
                 Err(_) => {
                     out.broken = true;
-                    out.gathered = Vec::new();
-                    out.written = out.current.len();
+                    out.outbox.clear();
                     out.unsent = 0;
                 }
-            }
-            if out.written == out.current.len() {
-                let mut empty = std::mem::take(&mut out.current);
-                empty.clear();
-                if empty.capacity() <= 2 * BATCH {
-                    out.spare = empty;
-                }
-                out.written = 0;
             }
         }
         state.out.busy = false;
@@ -639,12 +621,12 @@ impl Hub {
         state
     }
 
-    fn write(&self, bytes: &[u8], wait: bool) -> io::Result<usize> {
+    fn write(&self, parts: &[IoSlice<'_>], wait: bool) -> io::Result<usize> {
         loop {
             let result = if self.is_socket {
-                sys::send(&self.fd, &[IoSlice::new(bytes)])
+                sys::send(&self.fd, parts)
             } else {
-                sys::write(&self.fd, bytes)
+                sys::write(&self.fd, &parts[0])
             };
             match result {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && wait => {
@@ -741,12 +723,6 @@ impl State {
     fn is_above_high_water(&self) -> bool {
         self.out.unsent > self.ledger.high_water()
     }
-}
-
-/// A whole frame.
-fn frame(id: u32, payload: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(payload.len()).expect("it was held against max_frame");
-    [&wire::header(Framing::Tagged, id, len).0, payload].concat()
 }
 
 /// What a codec has to say of a value, as a failure.

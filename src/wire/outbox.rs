@@ -1,6 +1,7 @@
 //! The bytes that are to be written, in order, until a writer takes them. Pure.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
 
 /// Small frames are gathered in chunks of this size: one chunk is one comfortable write.
 const CHUNK: usize = 64 << 10;
@@ -11,7 +12,7 @@ const OWN_CHUNK: usize = 16 << 10;
 ///
 /// Offsets count from the start of the stream and never change; what was withdrawn leaves a hole
 /// that is cut out when the chunk around it is taken.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Outbox {
     chunks: VecDeque<Vec<u8>>,
     /// Whether small frames may be appended to the last chunk.
@@ -94,7 +95,7 @@ impl Outbox {
 
     /// Takes whole chunks into `batch`, in order, until `limit` bytes are reached or nothing is left. A frame
     /// whose header is taken is taken whole or is the last.
-    pub(crate) fn take(&mut self, limit: usize, batch: &mut VecDeque<Vec<u8>>) {
+    pub(crate) fn take(&mut self, limit: usize, batch: &mut Batch) {
         let mut bytes = 0;
         while bytes < limit {
             let Some(mut chunk) = self.chunks.pop_front() else {
@@ -103,7 +104,7 @@ impl Outbox {
             self.cut_holes(&mut chunk);
             bytes += chunk.len();
             if !chunk.is_empty() {
-                batch.push_back(chunk);
+                batch.chunks.push_back(chunk);
             }
         }
         if self.queued() == 0 {
@@ -156,6 +157,67 @@ impl Outbox {
     }
 }
 
+/// The most parts of one write; Linux takes 1024.
+const PARTS: usize = 64;
+
+/// What was taken to be written.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    chunks: VecDeque<Vec<u8>>,
+    /// How much of the first chunk is written.
+    written: usize,
+}
+
+impl Batch {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// Whether it has a payload that was not copied.
+    pub(crate) fn has_large(&self) -> bool {
+        self.chunks.iter().any(|chunk| chunk.len() > CHUNK)
+    }
+
+    /// Gives what is next to `write`, as many parts as it may take at once.
+    pub(crate) fn write<T>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
+        let mut parts = [IoSlice::new(&[]); PARTS];
+        let mut count = 0;
+        for (part, chunk) in parts.iter_mut().zip(&self.chunks) {
+            let skip = if count == 0 { self.written } else { 0 };
+            *part = IoSlice::new(&chunk[skip..]);
+            count += 1;
+        }
+        write(&parts[..count])
+    }
+
+    /// So many bytes are written. Their memory goes back to `outbox`.
+    pub(crate) fn advance(&mut self, n: usize, outbox: &mut Outbox) {
+        self.written += n;
+        while self
+            .chunks
+            .front()
+            .is_some_and(|chunk| chunk.len() <= self.written)
+        {
+            let chunk = self.chunks.pop_front().expect("looked at above");
+            self.written -= chunk.len();
+            outbox.recycle(chunk);
+        }
+    }
+
+    /// Forgets what is not written.
+    pub(crate) fn clear(&mut self) {
+        self.chunks.clear();
+        self.written = 0;
+    }
+
+    /// What is not written.
+    #[cfg(any(fuzzing, test))]
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        let bytes: Vec<u8> = self.chunks.into_iter().flatten().collect();
+        bytes[self.written..].to_vec()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,15 +225,13 @@ mod tests {
     fn all(outbox: &mut Outbox, limit: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         while outbox.queued() > 0 {
-            taken(outbox, limit)
-                .into_iter()
-                .for_each(|chunk| bytes.extend(chunk));
+            bytes.extend(taken(outbox, limit).into_bytes());
         }
         bytes
     }
 
-    fn taken(outbox: &mut Outbox, limit: usize) -> VecDeque<Vec<u8>> {
-        let mut batch = VecDeque::new();
+    fn taken(outbox: &mut Outbox, limit: usize) -> Batch {
+        let mut batch = Batch::default();
         outbox.take(limit, &mut batch);
         batch
     }
@@ -186,11 +246,41 @@ mod tests {
         let end = 5 + OWN_CHUNK as u64;
         assert_eq!(outbox.push(b"f", &mut vec![]), end);
         assert_eq!(outbox.queued(), end + 1);
-        let batch = taken(&mut outbox, usize::MAX);
+        let batch = taken(&mut outbox, usize::MAX).chunks;
         assert_eq!(batch[0], b"abcde");
         assert_eq!(batch[1].as_ptr(), address);
         assert_eq!(batch[2], b"f");
         assert_eq!(outbox.queued(), 0);
+    }
+
+    #[test]
+    fn batch_is_written_in_pieces_of_any_size() {
+        let mut outbox = Outbox::default();
+        for n in 0..100u8 {
+            outbox.push(
+                b"head",
+                &mut vec![n; if n % 10 == 0 { OWN_CHUNK } else { 7 }],
+            );
+        }
+        let mut want = Outbox::default();
+        std::mem::swap(&mut want, &mut outbox);
+        let mut batch = taken(&mut want, usize::MAX);
+        let all = Batch {
+            chunks: batch.chunks.clone(),
+            written: 0,
+        }
+        .into_bytes();
+        let mut written = Vec::new();
+        while !batch.is_empty() {
+            let n = batch.write(|parts| {
+                let bytes: Vec<u8> = parts.iter().flat_map(|part| part.to_vec()).collect();
+                let n = bytes.len().min(1000);
+                written.extend_from_slice(&bytes[..n]);
+                n
+            });
+            batch.advance(n, &mut outbox);
+        }
+        assert!(written == all);
     }
 
     #[test]
@@ -199,7 +289,7 @@ mod tests {
         for n in 0..100_000 {
             assert_eq!(outbox.push(b"12345678", &mut vec![0; 16]), n * 24);
         }
-        let batch = taken(&mut outbox, usize::MAX);
+        let batch = taken(&mut outbox, usize::MAX).chunks;
         assert_eq!(batch.len(), (100_000usize * 24).div_ceil(CHUNK / 24 * 24));
     }
 
