@@ -21,7 +21,7 @@ pub use parent::parent;
 pub use timers::timers;
 
 use crate::process::Plain;
-use crate::wire::{LARGE, Space};
+use crate::wire::{BUFFER, Space};
 
 /// The most that a decoder may reserve before the bytes arrive.
 const RESERVE: usize = 1 << 20;
@@ -121,7 +121,7 @@ impl Stream {
 
 /// The largest buffer that a decoder may have when so much has arrived.
 fn allowed(buflen: usize, max_frame: usize, arrived: usize) -> usize {
-    let shared = buflen.clamp(LARGE, RESERVE) + 8;
+    let shared = buflen.clamp(BUFFER, RESERVE) + 8;
     let large = max_frame.min(2 * arrived + RESERVE);
     shared.max(large)
 }

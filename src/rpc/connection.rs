@@ -344,6 +344,12 @@ impl<T, P: Clone> Connection<T, P> {
         self.plain.is_some()
     }
 
+    /// Whether the queue is at most half full, and calls need not wait. Nearly always so.
+    pub(crate) fn has_plenty_of_room(&self) -> bool {
+        let Limits { calls, bytes, .. } = self.limits;
+        self.calls.len() <= calls / 2 && self.outbox.queued() <= bytes as u64 / 2
+    }
+
     /// Whether [`close`](Connection::close) was called.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed

@@ -275,9 +275,7 @@ impl Link {
     pub(crate) fn cancel(&self, id: u32) {
         let mut state = self.lock();
         let note = state.connection.cancel(id);
-        if note.is_some() && state.waiting > 0 {
-            self.changed.notify_all();
-        }
+        self.notify_of_room(&state);
         self.tell_reactor(state);
         drop(note);
     }
@@ -287,7 +285,25 @@ impl Link {
         let mut state = self.lock();
         state.connection.close();
         state.stop_by = stop_by.into_iter().chain(state.stop_by).min();
+        if !state.kill {
+            // The child may already be on its way while the reactor hears of it.
+            self.say_goodbye(&mut state);
+        }
         self.notify_reactor(state);
+    }
+
+    /// Tells the child that its requests have ended, if the handle is closed and all is sent. Returns
+    /// whether it has been told all there was.
+    fn say_goodbye(&self, state: &mut State) -> bool {
+        let all_sent = !state.has_output() && !state.writer.busy;
+        let close = state.connection.is_closed() && (all_sent || state.shut_down);
+        // A worker may have to be told that calls are cancelled, as long as there are any.
+        let says_no_more = state.connection.live() == 0 || state.connection.is_plain();
+        if close && says_no_more && !std::mem::replace(&mut state.shut_down, true) {
+            // That it is broken tells the reader.
+            let _ = sys::shutdown(&*self.socket, Shutdown::Write);
+        }
+        close
     }
 
     /// The child is killed, whatever it does.
@@ -380,10 +396,15 @@ impl Link {
             }
         }
         state.writer.busy = false;
-        if state.waiting > 0 {
+        self.notify_of_room(&state);
+        state
+    }
+
+    /// Wakes those who wait for room in the queue, once there is plenty: not for every bit of it.
+    pub(super) fn notify_of_room(&self, state: &State) {
+        if state.waiting > 0 && state.connection.has_plenty_of_room() {
             self.changed.notify_all();
         }
-        state
     }
 
     /// Tells the reactor if there is something for it to do.
@@ -435,17 +456,9 @@ impl Link {
             // One that is to be killed would otherwise see the end, and may exit before.
             state = self.transmit(state);
         }
-        let all_sent =
-            !state.connection.has_output() && !state.writer.busy && state.writer.batch.is_empty();
-        let close = state.connection.is_closed() && (all_sent || state.shut_down) && !kill;
-        // A worker may have to be told that calls are cancelled, as long as there are any.
-        let says_no_more = state.connection.live() == 0 || state.connection.is_plain();
-        if close && says_no_more && !std::mem::replace(&mut state.shut_down, true) {
-            // That it is broken tells the reader.
-            let _ = sys::shutdown(&*self.socket, Shutdown::Write);
-        }
-        if !expired.is_empty() && state.waiting > 0 {
-            self.changed.notify_all();
+        let close = !kill && self.say_goodbye(&mut state);
+        if !expired.is_empty() {
+            self.notify_of_room(&state);
         }
         let at_once = state.connection.is_closed() || !state.connected;
         if state.role.look(at_once, now) && state.connected {
@@ -483,16 +496,19 @@ impl Link {
         frames: impl FnOnce(&mut Connection<Note, Progress>) -> T,
     ) -> T {
         let mut state = self.lock();
+        let was_ready = state.connection.is_ready();
         let result = frames(&mut state.connection);
-        if state.waiting > 0 {
-            self.changed.notify_all();
-        }
+        self.notify_of_news(&state, was_ready);
         result
     }
 
-    /// Wakes those who wait for something to change.
-    pub(super) fn notify_waiting(&self) {
-        self.changed.notify_all();
+    /// Wakes those who wait for what may have come from the child: answers make room in the queue, and
+    /// `ready` comes once.
+    pub(super) fn notify_of_news(&self, state: &State, was_ready: bool) {
+        if state.waiting > 0 && state.connection.is_ready() != was_ready {
+            self.changed.notify_all();
+        }
+        self.notify_of_room(state);
     }
 
     /// Has the reactor's poller watch the socket.
@@ -517,6 +533,9 @@ impl Link {
         let mut state = self.lock();
         state.end = Some(end);
         state.writer.batch.clear();
+        if state.waiting > 0 {
+            self.changed.notify_all();
+        }
         state.connection.drain()
     }
 

@@ -133,10 +133,9 @@ impl Link {
     fn read_for(&self, wait: &Wait<'_>, mut reader: Box<Reader>) -> Read {
         loop {
             let mut state = self.lock();
+            let was_ready = state.connection.is_ready();
             let (answer, all) = state.take_answers(&mut reader.decoder, wait.id);
-            if state.waiting > 0 {
-                self.notify_waiting();
-            }
+            self.notify_of_news(&state, was_ready);
             // It may have been ended by others, who put that into the slot.
             let answer = answer.or_else(|| wait.slot.take());
             if !all || !state.connected {

@@ -3,9 +3,15 @@
 use std::fmt;
 use std::ops::Range;
 
-/// Frames longer than this get a buffer of their own, read into directly, and the shared buffer
-/// never grows beyond it. 64 KiB is what one read from a socket brings at best by default.
-pub(crate) const LARGE: usize = 64 << 10;
+/// The shared buffer grows to this: it is what one read from a socket brings at best by default.
+pub(crate) const BUFFER: usize = 64 << 10;
+
+/// Frames longer than this that are not there yet get a buffer of their own, read into directly.
+pub(crate) const LARGE: usize = 16 << 10;
+
+/// How much is read into the shared buffer behind a large frame: another may follow, and what comes of
+/// it here is to be copied.
+const AFTER_LARGE: usize = 512;
 
 /// The most that is reserved before the bytes arrive: for a large frame, or because of a start size.
 const RESERVE: usize = 1 << 20;
@@ -113,6 +119,8 @@ pub(crate) struct Decoder {
     /// Capacity that `buf` is to have.
     target: usize,
     large: Option<Large>,
+    /// Whether the last frame was a large one.
+    after_large: bool,
 }
 
 /// A frame whose payload did not fit into the shared buffer.
@@ -142,6 +150,7 @@ impl Decoder {
             offset: 0,
             target: buflen.clamp(64, RESERVE),
             large: None,
+            after_large: false,
         }
     }
 
@@ -166,6 +175,7 @@ impl Decoder {
                 return Ok(None);
             }
             let large = self.large.take().expect("looked at above");
+            self.after_large = true;
             self.offset += (self.framing.header_len() + large.len) as u64;
             return Ok(Some((large.id, Payload::Owned(large.payload))));
         }
@@ -179,6 +189,7 @@ impl Decoder {
         let len = claimed as usize;
         if self.buf.len() - at >= len {
             self.start = at + len;
+            self.after_large = false;
             self.offset += (self.framing.header_len() + len) as u64;
             return Ok(Some((id, Payload::At(at..at + len))));
         }
@@ -265,7 +276,7 @@ impl Decoder {
         }
         // A read that filled the buffer had more to bring: make room for it.
         if self.buf.len() == self.buf.capacity() && self.buf.capacity() >= self.target {
-            self.target = (self.target * 2).min(LARGE.max(self.target));
+            self.target = (self.target * 2).min(BUFFER.max(self.target));
         }
         self.buf.drain(..self.start);
         self.start = 0;
@@ -277,7 +288,10 @@ impl Decoder {
             self.buf
                 .reserve_exact(want.max(self.buf.len() + 1) - self.buf.len());
         }
-        let limit = self.buf.capacity() - self.buf.len();
+        let mut limit = self.buf.capacity() - self.buf.len();
+        if self.after_large && self.buf.is_empty() {
+            limit = limit.min(AFTER_LARGE);
+        }
         Space {
             buf: &mut self.buf,
             limit,
@@ -499,6 +513,6 @@ mod tests {
         let many = frame(Framing::Tagged, 1, b"x").repeat(100_000);
         decode(&mut decoder, &many, usize::MAX).unwrap();
         let capacity = decoder.space().buf.capacity();
-        assert!((LARGE / 2..=LARGE).contains(&capacity), "{capacity}");
+        assert!((BUFFER / 2..=BUFFER).contains(&capacity), "{capacity}");
     }
 }

@@ -26,7 +26,7 @@ pub(crate) use control::{
     ToChild, ToParent, VERSION,
 };
 #[cfg(any(fuzzing, test))]
-pub(crate) use frame::LARGE;
+pub(crate) use frame::{BUFFER, LARGE};
 pub(crate) use frame::{CONTROL_ROOM, DecodeError, Decoder, Framing, Payload, Space, header};
 pub(crate) use outbox::{Batch, Outbox};
 pub(crate) use small::SmallBytes;

@@ -32,8 +32,6 @@ use crate::process::{Plain, Process, marker};
 use crate::service::Service;
 use serve::Options;
 use std::fmt;
-use std::num::NonZero;
-use std::thread;
 use table::Table;
 
 /// The functions that a child serves: a program builds the same table whether it is the parent or
@@ -112,7 +110,7 @@ impl Worker {
         Worker {
             table: Table::default(),
             options: Options {
-                threads: thread::available_parallelism().map_or(1, NonZero::get),
+                threads: None,
                 max_running: usize::MAX,
                 high_water: 1 << 20,
                 done: None,
@@ -213,7 +211,7 @@ impl Worker {
     /// How many calls a [threaded](Worker::threaded) function runs at once, on as many threads,
     /// which are started as needed. At least 1. Default: one for each processor.
     pub fn threads(mut self, threads: usize) -> Self {
-        self.options.threads = threads.max(1);
+        self.options.threads = Some(threads.max(1));
         self
     }
 

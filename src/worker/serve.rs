@@ -15,9 +15,11 @@ use crate::wire::{self, ToParent};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::thread;
 
 /// Where a child's read buffer starts before its parent says how large it is to be.
 const BUFLEN: usize = 4 << 10;
@@ -30,7 +32,8 @@ pub(super) type Done = Box<dyn FnOnce(&Loop)>;
 
 /// How a table is served.
 pub(super) struct Options {
-    pub(super) threads: usize,
+    /// `None` is one for each processor. To find out how many there are takes a while.
+    pub(super) threads: Option<usize>,
     pub(super) max_running: usize,
     pub(super) high_water: usize,
     pub(super) done: Option<Done>,
@@ -182,7 +185,9 @@ impl Child {
             // Answers in order are those of calls that run in order.
             _ if plain == Some(Plain::Ordered) => 1,
             Function::Deferred(_) => options.max_running,
-            Function::Threaded(_) => options.threads,
+            Function::Threaded(_) => options
+                .threads
+                .unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get)),
         };
         let high_water = options.high_water;
         self.hub.flush_at_exit();
