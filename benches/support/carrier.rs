@@ -1,6 +1,8 @@
 //! Two ways to send opaque bytes: as one octet string, and by a codec that copies them through.
 
-use offspring::{Argument, BoxError, Codec, CodecError, Input, Octets, Output, Service, Strings};
+use offspring::{
+    Argument, BoxError, Codec, CodecError, Input, Octets, Output, Rpc, Service, Strings,
+};
 
 /// A service whose requests, replies and events are nothing but bytes.
 pub(crate) trait Carrier:
@@ -16,6 +18,8 @@ pub(crate) trait Carrier:
     fn named(name: &'static str) -> Self;
     fn wrap(bytes: &[u8]) -> impl Argument<Self::Data, Self::Codec>;
     fn bytes(data: &Self::Data) -> &[u8];
+    /// Echoes a large payload, and returns one for the next time: without a copy where that can be.
+    fn echo(rpc: &Rpc<Self>, payload: Vec<u8>, check: impl FnOnce(&[u8])) -> Vec<u8>;
 }
 
 /// What a program does that has no codec of its own.
@@ -32,6 +36,11 @@ impl Carrier for &'static str {
 
     fn bytes(strings: &Strings) -> &[u8] {
         &strings[0]
+    }
+
+    fn echo(rpc: &Rpc<Self>, payload: Vec<u8>, check: impl FnOnce(&[u8])) -> Vec<u8> {
+        check(&rpc.call([&payload]).wait().expect("an echo")[0]);
+        payload
     }
 }
 
@@ -60,6 +69,11 @@ impl Codec<Vec<u8>> for Verbatim {
 
     fn encode(value: &Vec<u8>, output: &mut Output) -> Result<(), CodecError> {
         output.extend(value);
+        Ok(())
+    }
+
+    fn encode_owned(value: Vec<u8>, output: &mut Output) -> Result<(), CodecError> {
+        output.push(value);
         Ok(())
     }
 
@@ -104,5 +118,11 @@ impl Carrier for Bytes {
 
     fn bytes(bytes: &Vec<u8>) -> &[u8] {
         bytes
+    }
+
+    fn echo(rpc: &Rpc<Self>, payload: Vec<u8>, check: impl FnOnce(&[u8])) -> Vec<u8> {
+        let reply = rpc.call(payload).wait().expect("an echo");
+        check(&reply);
+        reply
     }
 }

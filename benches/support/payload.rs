@@ -34,9 +34,7 @@ impl Large {
 
     /// The payload number `i`.
     pub(crate) fn stamp(&mut self, i: u32) -> &[u8] {
-        let end = self.bytes.len() - 4;
-        self.bytes[..4].copy_from_slice(&i.to_le_bytes());
-        self.bytes[end..].copy_from_slice(&i.to_le_bytes());
+        stamp(&mut self.bytes, i);
         &self.bytes
     }
 
@@ -54,6 +52,13 @@ impl Large {
             );
         }
     }
+}
+
+/// Makes a payload the one of number `i`.
+pub(crate) fn stamp(payload: &mut [u8], i: u32) {
+    let end = payload.len() - 4;
+    payload[..4].copy_from_slice(&i.to_le_bytes());
+    payload[end..].copy_from_slice(&i.to_le_bytes());
 }
 
 /// Length and calls in flight of a workload `echo-LENGTH-IN_FLIGHT`.

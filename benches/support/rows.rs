@@ -41,15 +41,18 @@ pub(crate) enum Side {
     OffspringShared,
     /// Functions that answer later.
     OffspringAsync,
+    /// A codec that copies nothing.
+    OffspringBytes,
     Raw,
     /// Asks for a send buffer that takes a large payload at once.
     RawLargeBuffer,
 }
 
-const SIDES: [(Side, &str); 5] = [
+const SIDES: [(Side, &str); 6] = [
     (Side::Offspring, "offspring"),
     (Side::OffspringShared, "offspring-shared"),
     (Side::OffspringAsync, "offspring-async"),
+    (Side::OffspringBytes, "offspring-bytes"),
     (Side::Raw, "raw"),
     (Side::RawLargeBuffer, "raw-large-buffer"),
 ];
@@ -62,6 +65,7 @@ impl Side {
             _ => Some(Variant {
                 shared: self == Side::OffspringShared,
                 deferred: self == Side::OffspringAsync,
+                bytes: self == Side::OffspringBytes,
                 ..Variant::default()
             }),
         }
@@ -145,7 +149,7 @@ const fn rate(factor: f64, unit: &'static str) -> Figure {
     }
 }
 
-use Side::{Offspring, OffspringAsync, OffspringShared, Raw, RawLargeBuffer};
+use Side::{Offspring, OffspringAsync, OffspringBytes, OffspringShared, Raw, RawLargeBuffer};
 
 const CALL: Run = Run::new(Offspring, "pingpong", 10_000);
 const CALL_1: Run = Run::new(Offspring, "pingpong", 20_000).on_one_cpu();
@@ -222,9 +226,13 @@ pub(crate) const ROWS: &[Row] = &[
         Run::new(Raw, "events", 5_000_000), MILLIONS, "25 / 70 M/s"),
     row("bulk1m", "1 MiB echo, one at a time, beside a large buffer", BULK_1M,
         Run::new(RawLargeBuffer, "bulk1m", 400), rate(1.0, "MiB/s"), "x1.10 / x0.95"),
+    row("bulk1m-bytes", "  by a codec that copies nothing", Run { side: OffspringBytes, ..BULK_1M },
+        Run::new(RawLargeBuffer, "bulk1m", 400), rate(1.0, "MiB/s"), "x1.10 / x0.95"),
     row("bulk1m-default", "  beside a default buffer", BULK_1M,
         Run::new(Raw, "bulk1m", 400), rate(1.0, "MiB/s"), ""),
     row("bulk64k", "64 KiB echo, pipelined", Run::new(Offspring, "bulk64k", 4000),
+        Run::new(Raw, "bulk64k", 8000), rate(1.0 / 16.0, "MiB/s"), "x1.05 / x0.95"),
+    row("bulk64k-bytes", "  by a codec that copies nothing", Run::new(OffspringBytes, "bulk64k", 4000),
         Run::new(Raw, "bulk64k", 8000), rate(1.0 / 16.0, "MiB/s"), "x1.05 / x0.95"),
     row("spawn", "start, one call, finish", SPAWN, RAW_SPAWN, rate(1.0, "/s"), "x1.15 / x1.05"),
     row("spawn-shared", "  on a shared reactor", Run { side: OffspringShared, ..SPAWN }, RAW_SPAWN,
