@@ -4,9 +4,10 @@
 //! are due, write what all that made, and sleep until something happens. With nothing but requests
 //! to wait for, sleeping is reading: a batch costs one read and one write.
 
-use super::hub::{Hub, Pace, Rest};
+use super::hub::{Hub, Rest};
 use super::inlet::LINGER;
 use super::looper::{Loop, Places};
+use super::output::Pace;
 use super::panics;
 use super::serve::{Child, Done, Stop, broken, io_error, parent_gone};
 use super::session::{Step, Violation};

@@ -1,29 +1,17 @@
-//! What all threads of a child share: its calls and its output, under one lock.
-//!
-//! Frames are put into one buffer, whole and in the order in which they are made, and any thread may
-//! write: whoever finds nobody writing takes what has gathered. When a thread does is its [`Pace`].
-//! What is left to be written soon is written by a thread for that, the flusher, which is started
-//! when it is first needed: it writes what there is at once, and what has come since every
-//! [`TICK`], until nothing has. So answers leave in batches, and none waits for the call after it.
+//! What all threads of a child share: its calls, and its [output](super::output), under one lock.
 
 use super::ledger::{Duplicate, Ledger, Limits, Was};
 use super::looper::Post;
-use crate::codec::{Argument, CodecError, Input, Output, scratch};
+use super::output::{Flusher, Out};
+use crate::codec::{CodecError, Input};
 use crate::process::Plain;
-use crate::service::Service;
-use crate::sys::{self, Bell, Interest};
-use crate::wire::{self, Batch, CONTROL_ROOM, Failure, Framing, Outbox, SmallBytes, ToParent};
-use std::cell::Cell;
+use crate::sys::{self, Bell};
+use crate::wire::{Failure, SmallBytes};
 use std::collections::BTreeMap;
-use std::io::{self, IoSlice};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
-use std::thread;
-use std::time::Duration;
-
-/// A batch is written when it has become this large.
-const BATCH: usize = 64 << 10;
 
 /// What a call's cancellation sets off.
 pub(super) type OnCancel = Box<dyn FnOnce() + Send>;
@@ -32,25 +20,25 @@ pub(super) type OnCancel = Box<dyn FnOnce() + Send>;
 pub(crate) struct Hub {
     state: Mutex<State>,
     /// Notified when output was written.
-    changed: Condvar,
+    pub(super) changed: Condvar,
     /// Notified when a request waits for a thread.
     work: Condvar,
     /// Notified when the flusher is to get up.
-    flusher: Condvar,
-    fd: OwnedFd,
-    is_socket: bool,
-    plain: Option<Plain>,
+    pub(super) flusher: Condvar,
+    pub(super) fd: OwnedFd,
+    pub(super) is_socket: bool,
+    pub(super) plain: Option<Plain>,
     /// The longest payload that the parent takes.
     max_frame: AtomicUsize,
 }
 
-struct State {
-    ledger: Ledger,
-    out: Out,
+pub(super) struct State {
+    pub(super) ledger: Ledger,
+    pub(super) out: Out,
     /// How many threads wait for `changed`.
-    waiting: usize,
-    threads: Threads,
-    flusher: Flusher,
+    pub(super) waiting: usize,
+    pub(super) threads: Threads,
+    pub(super) flusher: Flusher,
     on_cancel: BTreeMap<u32, Vec<OnCancel>>,
     bell: Option<Arc<Bell>>,
     /// Whether the loop sleeps, and can be woken by the bell.
@@ -60,21 +48,10 @@ struct State {
     posts: Vec<Post>,
 }
 
-/// What the thread does that writes what is to be written soon.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Flusher {
-    None,
-    Ticking,
-    Asleep,
-}
-
-/// The flusher does next to nothing on its stack.
-const FLUSHER_STACK: usize = 32 << 10;
-
 /// Those that take requests by themselves.
 #[derive(Default)]
-struct Threads {
-    any: bool,
+pub(super) struct Threads {
+    pub(super) any: bool,
     /// How many have no request, started or not.
     free: usize,
 }
@@ -87,80 +64,8 @@ pub(super) struct Arrived<'a> {
     pub(super) full: bool,
 }
 
-#[derive(Default)]
-struct Out {
-    /// Whole frames.
-    outbox: Outbox,
-    /// What is being written. Comes before what is in the outbox.
-    batch: Batch,
-    /// How many bytes there are of all that is not written.
-    unsent: usize,
-    /// Whether the socket was made to take large payloads at once.
-    is_wide: bool,
-    /// How many bytes are to gather before a batch is written. More if there was no room just now.
-    next_batch: usize,
-    /// Whether a thread is at it.
-    busy: bool,
-    /// Whether the parent cannot be written to any more.
-    broken: bool,
-}
-
-/// How long the flusher lets output gather.
-const TICK: Duration = Duration::from_micros(200);
-
-/// When what a thread sends is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pace {
-    answers: When,
-    events: When,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum When {
-    /// By the thread itself, at once.
-    Now,
-    /// At once, but what comes next from this thread is written soon: it may be one of many.
-    NowOnce,
-    /// By the flusher.
-    Soon,
-    /// By the thread itself, before it waits for anything.
-    Later,
-}
-
-impl Pace {
-    /// What a thread does that says nothing.
-    const NOW: Pace = Pace {
-        answers: When::Now,
-        events: When::Now,
-    };
-    /// One call, after which this thread waits for others.
-    pub(super) const LAST_CALL: Pace = Pace {
-        answers: When::Now,
-        events: When::NowOnce,
-    };
-    /// One call, after which this thread begins the next one.
-    pub(super) const CALL: Pace = Pace {
-        answers: When::Soon,
-        events: When::Soon,
-    };
-    /// A batch of calls, none of which takes long.
-    pub(super) const BATCH: Pace = Pace {
-        answers: When::Later,
-        events: When::Later,
-    };
-
-    /// This thread's pace from now on.
-    pub(super) fn set(self) {
-        PACE.set(self);
-    }
-}
-
 /// The hub of this process, if it is a child.
 static HUB: OnceLock<&'static Hub> = OnceLock::new();
-
-thread_local! {
-    static PACE: Cell<Pace> = const { Cell::new(Pace::NOW) };
-}
 
 /// What a loop finds when it wants to sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,13 +89,10 @@ impl Hub {
         Hub {
             state: Mutex::new(State {
                 ledger: Ledger::default(),
-                out: Out {
-                    next_batch: BATCH,
-                    ..Out::default()
-                },
+                out: Out::default(),
                 waiting: 0,
                 threads: Threads::default(),
-                flusher: Flusher::None,
+                flusher: Flusher::default(),
                 on_cancel: BTreeMap::new(),
                 bell: None,
                 asleep: false,
@@ -225,7 +127,7 @@ impl Hub {
         }
     }
 
-    fn max_frame(&self) -> usize {
+    pub(super) fn max_frame(&self) -> usize {
         // ORDERING: see `set_max_frame`.
         self.max_frame.load(Ordering::Relaxed)
     }
@@ -360,283 +262,6 @@ impl Hub {
         self.lock().ledger.close();
     }
 
-    // ---- answers ----
-
-    /// Answers a call: `fill` writes the reply's payload.
-    ///
-    /// # Errors
-    ///
-    /// If `fill` fails, or the reply is longer than the parent takes. The call is not answered.
-    pub(super) fn reply(
-        &'static self,
-        id: u32,
-        fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
-    ) -> Result<(), Failure> {
-        let wire_id = match self.plain {
-            Some(Plain::Ordered) => wire::ORDERED_REPLY,
-            Some(Plain::Tagged) | None => id,
-        };
-        self.frame("the reply", wire_id, Some(id), fill)
-    }
-
-    /// Answers a call that failed. In plain mode there is no such answer: the process ends, with what
-    /// it made before written.
-    pub(super) fn fail(&'static self, id: u32, failure: &Failure) {
-        if self.plain.is_some() {
-            self.flush();
-            eprintln!("offspring child: the function {}", describe(failure));
-            std::process::exit(1);
-        }
-        let mut payload = failure.encode();
-        if payload.len() > self.max_frame().saturating_add(CONTROL_ROOM) {
-            let message = "the error is longer than the limit (max_frame)".to_owned();
-            payload = Failure::Malformed { message }.encode();
-        }
-        self.send(id | wire::FAILED, &mut payload, Some(id));
-    }
-
-    /// Sends an event.
-    ///
-    /// # Panics
-    ///
-    /// If it cannot be encoded, or is longer than the parent takes: the function that sends it has a
-    /// bug, and its call is to fail.
-    #[track_caller]
-    pub(super) fn event<S: Service>(&'static self, event: impl Argument<S::Event, S::Codec>) {
-        let sent = self.frame("an event", wire::EVENT, None, |output| {
-            event.encode_to(output)
-        });
-        if let Err(Failure::Malformed { message }) = sent {
-            panic!("{message}");
-        }
-    }
-
-    /// Sends progress of a call. Plain peers have none.
-    ///
-    /// # Panics
-    ///
-    /// As [`event`](Hub::event).
-    #[track_caller]
-    pub(super) fn progress<S: Service>(
-        &'static self,
-        id: u32,
-        progress: impl Argument<S::Progress, S::Codec>,
-    ) {
-        let mut output = Output::default();
-        if let Err(error) = progress.encode_to(&mut output) {
-            panic!("a progress report cannot be encoded: {error}");
-        }
-        let payload = &output.into_vec();
-        let limit = self.max_frame();
-        if payload.len() > limit {
-            let len = payload.len();
-            panic!("a progress report has {len} bytes, above the limit (max_frame) of {limit}");
-        }
-        self.control(&ToParent::Progress { id, payload });
-    }
-
-    /// Sends a control message, unless the parent knows none.
-    pub(super) fn control(&'static self, message: &ToParent<'_>) {
-        if self.plain.is_none() {
-            self.send(wire::CONTROL_TO_PARENT, &mut message.encode(), None);
-        }
-    }
-
-    // ---- output ----
-
-    /// Whether the parent cannot be written to any more.
-    pub(super) fn is_broken(&self) -> bool {
-        self.lock().out.broken
-    }
-
-    /// Waits until everything sent so far is written. Returns whether it could be.
-    pub(super) fn flush(&self) -> bool {
-        let mut state = self.transmit(self.lock(), true);
-        while state.out.unsent > 0 && !state.out.broken {
-            state = self.wait(state);
-        }
-        !state.out.broken
-    }
-
-    /// Writes what has gathered, as far as there is room.
-    pub(super) fn write_batch(&self) {
-        let state = self.lock();
-        if state.out.unsent > 0 {
-            drop(self.transmit(state, false));
-        }
-    }
-
-    /// Makes a frame whose payload `fill` writes, and sends it.
-    fn frame(
-        &'static self,
-        what: &str,
-        id: u32,
-        answers: Option<u32>,
-        fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
-    ) -> Result<(), Failure> {
-        let mut output = Output::into_buffer(scratch::take());
-        fill(&mut output).map_err(|error| malformed(what, &error))?;
-        let mut payload = output.into_vec();
-        let (len, limit) = (payload.len(), self.max_frame());
-        if len > limit {
-            let message = format!("{what} has {len} bytes, above the limit (max_frame) of {limit}");
-            return Err(Failure::Malformed { message });
-        }
-        self.send(id, &mut payload, answers);
-        scratch::give_back(payload);
-        Ok(())
-    }
-
-    /// Sends a frame, which may answer a call. A large payload is taken, and left empty.
-    fn send(&'static self, id: u32, payload: &mut Vec<u8>, answers: Option<u32>) {
-        let len = u32::try_from(payload.len()).expect("it was held against max_frame");
-        let (header, n) = wire::header(Framing::Tagged, id, len);
-        let pace = PACE.get();
-        let when = match answers {
-            Some(_) => pace.answers,
-            None => pace.events,
-        };
-        if when == When::NowOnce {
-            let events = When::Soon;
-            PACE.set(Pace { events, ..pace });
-        }
-        let mut state = self.lock();
-        while state.is_above_high_water() && state.out.busy {
-            state = self.wait(state);
-        }
-        if let Some(id) = answers {
-            state.answered(id);
-            let to_start = state.ledger.waiting() > 0 && !state.threads.any;
-            if to_start || !state.ledger.is_busy() {
-                self.ring(&mut state);
-            }
-        }
-        let out = &mut state.out;
-        if out.broken {
-            return;
-        }
-        out.unsent += n + payload.len();
-        out.outbox.push(&header[..n], payload);
-        let full = state.out.unsent >= state.out.next_batch;
-        // Who sends faster than the parent reads waits for it, the loop too, but that only then.
-        let wait = when != When::Later || state.is_above_high_water();
-        match when {
-            When::Soon if !full => self.flush_soon(state),
-            When::Later if !full && !wait => {}
-            _ => drop(self.transmit(state, wait)),
-        }
-    }
-
-    /// Leaves what has gathered to the flusher.
-    fn flush_soon(&'static self, mut state: MutexGuard<'_, State>) {
-        match state.flusher {
-            Flusher::Ticking => {}
-            Flusher::Asleep => {
-                state.flusher = Flusher::Ticking;
-                self.flusher.notify_one();
-            }
-            Flusher::None => {
-                let thread = thread::Builder::new().name("offspring flush".into());
-                match thread
-                    .stack_size(FLUSHER_STACK)
-                    .spawn(|| self.run_flusher())
-                {
-                    Ok(_) => state.flusher = Flusher::Ticking,
-                    // What cannot be done soon is done now.
-                    Err(_) => drop(self.transmit(state, true)),
-                }
-            }
-        }
-    }
-
-    fn run_flusher(&self) {
-        let mut state = self.lock();
-        loop {
-            if state.out.unsent == 0 || state.out.broken {
-                state.flusher = Flusher::Asleep;
-                let proof = "nothing panics under this lock";
-                let asleep = |state: &mut State| state.flusher == Flusher::Asleep;
-                state = self.flusher.wait_while(state, asleep).expect(proof);
-            }
-            drop(self.transmit(state, true));
-            thread::sleep(TICK);
-            state = self.lock();
-        }
-    }
-
-    /// Writes what there is, unless another thread is at it, which then takes it along. With `wait`
-    /// until all is written, otherwise as far as there is room.
-    fn transmit<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        wait: bool,
-    ) -> MutexGuard<'a, State> {
-        if state.out.busy {
-            return state;
-        }
-        state.out.busy = true;
-        state.out.next_batch = BATCH;
-        while !state.out.broken {
-            let out = &mut state.out;
-            if out.batch.is_empty() {
-                out.outbox.take(BATCH, &mut out.batch);
-            }
-            if out.batch.is_empty() {
-                break;
-            }
-            if out.batch.has_large() && self.is_socket && !std::mem::replace(&mut out.is_wide, true)
-            {
-                // It is only slower if that is refused.
-                let _ = sys::widen(&self.fd);
-            }
-            // Nobody else touches what is being written: `busy` says so.
-            let mut batch = std::mem::take(&mut out.batch);
-            drop(state);
-            let result = batch.write(|parts| self.write(parts, wait));
-            state = self.lock();
-            let out = &mut state.out;
-            match result {
-                Ok(n) => {
-                    batch.advance(n, &mut out.outbox);
-                    out.batch = batch;
-                    out.unsent -= n;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    out.batch = batch;
-                    out.next_batch = out.unsent + BATCH;
-                    break;
-                }
-                Err(_) => {
-                    out.broken = true;
-                    out.outbox.clear();
-                    out.unsent = 0;
-                }
-            }
-        }
-        state.out.busy = false;
-        if state.waiting > 0 {
-            self.changed.notify_all();
-        }
-        self.ring(&mut state);
-        state
-    }
-
-    fn write(&self, parts: &[IoSlice<'_>], wait: bool) -> io::Result<usize> {
-        loop {
-            let result = if self.is_socket {
-                sys::send(&self.fd, parts)
-            } else {
-                sys::write(&self.fd, &parts[0])
-            };
-            match result {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && wait => {
-                    sys::wait_for(&self.fd, Interest::Writable)?;
-                }
-                result => return result,
-            }
-        }
-    }
-
     // ---- the loop ----
 
     /// Has a callback run on the loop.
@@ -689,7 +314,7 @@ impl Hub {
         self.lock().asleep = false;
     }
 
-    fn ring(&self, state: &mut State) {
+    pub(super) fn ring(&self, state: &mut State) {
         if state.asleep
             && let Some(bell) = &state.bell
         {
@@ -698,7 +323,7 @@ impl Hub {
         }
     }
 
-    fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    pub(super) fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         state.waiting += 1;
         let proof = "nothing panics under this lock";
         let mut state = self.changed.wait(state).expect(proof);
@@ -706,21 +331,21 @@ impl Hub {
         state
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("nothing panics under this lock")
     }
 }
 
 impl State {
     #[inline]
-    fn answered(&mut self, id: u32) {
+    pub(super) fn answered(&mut self, id: u32) {
         self.ledger.answered(id);
         if !self.on_cancel.is_empty() {
             self.on_cancel.remove(&id);
         }
     }
 
-    fn is_above_high_water(&self) -> bool {
+    pub(super) fn is_above_high_water(&self) -> bool {
         self.out.unsent > self.ledger.high_water()
     }
 }

@@ -9,6 +9,7 @@ mod ledger;
 #[cfg(feature = "log")]
 mod logger;
 mod looper;
+mod output;
 mod panics;
 mod serve;
 mod session;

@@ -1,7 +1,8 @@
 //! A child that does one thing at a time: read, call, write. Where more requests have come whole, a
 //! call's answer is left to the flusher, and the next one begins.
 
-use super::hub::{Hub, Pace};
+use super::hub::Hub;
+use super::output::Pace;
 use super::panics;
 use super::serve::{Child, Stop, broken, io_error, parent_gone};
 use super::session::{Step, Violation};

@@ -1,0 +1,399 @@
+//! What a child sends.
+//!
+//! Frames are put into one outbox, whole and in the order in which they are made, and any thread may
+//! write: whoever finds nobody writing takes what has gathered. When a thread does is its [`Pace`].
+//! What is left to be written soon is written by a thread for that, the flusher, which is started
+//! when it is first needed: it writes what there is at once, and what has come since every
+//! [`TICK`], until nothing has. So answers leave in batches, and none waits for the call after it.
+
+use super::hub::{Hub, State, describe, malformed};
+use crate::codec::{Argument, CodecError, Output, scratch};
+use crate::process::Plain;
+use crate::service::Service;
+use crate::sys::{self, Interest};
+use crate::wire::{self, Batch, CONTROL_ROOM, Failure, Framing, Outbox, ToParent};
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::sync::MutexGuard;
+use std::thread;
+use std::time::Duration;
+
+/// A batch is written when it has become this large.
+const BATCH: usize = 64 << 10;
+
+/// What is to be written, and who is at it.
+pub(super) struct Out {
+    /// Whole frames.
+    outbox: Outbox,
+    /// What is being written. Comes before what is in the outbox.
+    batch: Batch,
+    /// How many bytes there are of all that is not written.
+    pub(super) unsent: usize,
+    /// Whether the socket was made to take large payloads at once.
+    is_wide: bool,
+    /// How many bytes are to gather before a batch is written. More if there was no room just now.
+    next_batch: usize,
+    /// Whether a thread is at it.
+    pub(super) busy: bool,
+    /// Whether the parent cannot be written to any more.
+    pub(super) broken: bool,
+}
+
+impl Default for Out {
+    fn default() -> Self {
+        Out {
+            outbox: Outbox::default(),
+            batch: Batch::default(),
+            unsent: 0,
+            is_wide: false,
+            next_batch: BATCH,
+            busy: false,
+            broken: false,
+        }
+    }
+}
+
+/// How long the flusher lets output gather.
+const TICK: Duration = Duration::from_micros(200);
+
+/// When what a thread sends is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pace {
+    answers: When,
+    events: When,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    /// By the thread itself, at once.
+    Now,
+    /// At once, but what comes next from this thread is written soon: it may be one of many.
+    NowOnce,
+    /// By the flusher.
+    Soon,
+    /// By the thread itself, before it waits for anything.
+    Later,
+}
+
+impl Pace {
+    /// What a thread does that says nothing.
+    const NOW: Pace = Pace {
+        answers: When::Now,
+        events: When::Now,
+    };
+    /// One call, after which this thread waits for others.
+    pub(super) const LAST_CALL: Pace = Pace {
+        answers: When::Now,
+        events: When::NowOnce,
+    };
+    /// One call, after which this thread begins the next one.
+    pub(super) const CALL: Pace = Pace {
+        answers: When::Soon,
+        events: When::Soon,
+    };
+    /// A batch of calls, none of which takes long.
+    pub(super) const BATCH: Pace = Pace {
+        answers: When::Later,
+        events: When::Later,
+    };
+
+    /// This thread's pace from now on.
+    pub(super) fn set(self) {
+        PACE.set(self);
+    }
+}
+
+thread_local! {
+    static PACE: Cell<Pace> = const { Cell::new(Pace::NOW) };
+}
+
+/// What the thread does that writes what is to be written soon.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flusher {
+    #[default]
+    None,
+    Ticking,
+    Asleep,
+}
+
+/// The flusher does next to nothing on its stack.
+const FLUSHER_STACK: usize = 32 << 10;
+
+impl Hub {
+    // ---- answers ----
+
+    /// Answers a call: `fill` writes the reply's payload.
+    ///
+    /// # Errors
+    ///
+    /// If `fill` fails, or the reply is longer than the parent takes. The call is not answered.
+    pub(super) fn reply(
+        &'static self,
+        id: u32,
+        fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
+    ) -> Result<(), Failure> {
+        let wire_id = match self.plain {
+            Some(Plain::Ordered) => wire::ORDERED_REPLY,
+            Some(Plain::Tagged) | None => id,
+        };
+        self.frame("the reply", wire_id, Some(id), fill)
+    }
+
+    /// Answers a call that failed. In plain mode there is no such answer: the process ends, with what
+    /// it made before written.
+    pub(super) fn fail(&'static self, id: u32, failure: &Failure) {
+        if self.plain.is_some() {
+            self.flush();
+            eprintln!("offspring child: the function {}", describe(failure));
+            std::process::exit(1);
+        }
+        let mut payload = failure.encode();
+        if payload.len() > self.max_frame().saturating_add(CONTROL_ROOM) {
+            let message = "the error is longer than the limit (max_frame)".to_owned();
+            payload = Failure::Malformed { message }.encode();
+        }
+        self.send(id | wire::FAILED, &mut payload, Some(id));
+    }
+
+    /// Sends an event.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be encoded, or is longer than the parent takes: the function that sends it has a
+    /// bug, and its call is to fail.
+    #[track_caller]
+    pub(super) fn event<S: Service>(&'static self, event: impl Argument<S::Event, S::Codec>) {
+        let sent = self.frame("an event", wire::EVENT, None, |output| {
+            event.encode_to(output)
+        });
+        if let Err(Failure::Malformed { message }) = sent {
+            panic!("{message}");
+        }
+    }
+
+    /// Sends progress of a call. Plain peers have none.
+    ///
+    /// # Panics
+    ///
+    /// As [`event`](Hub::event).
+    #[track_caller]
+    pub(super) fn progress<S: Service>(
+        &'static self,
+        id: u32,
+        progress: impl Argument<S::Progress, S::Codec>,
+    ) {
+        let mut output = Output::default();
+        if let Err(error) = progress.encode_to(&mut output) {
+            panic!("a progress report cannot be encoded: {error}");
+        }
+        let payload = &output.into_vec();
+        let limit = self.max_frame();
+        if payload.len() > limit {
+            let len = payload.len();
+            panic!("a progress report has {len} bytes, above the limit (max_frame) of {limit}");
+        }
+        self.control(&ToParent::Progress { id, payload });
+    }
+
+    /// Sends a control message, unless the parent knows none.
+    pub(super) fn control(&'static self, message: &ToParent<'_>) {
+        if self.plain.is_none() {
+            self.send(wire::CONTROL_TO_PARENT, &mut message.encode(), None);
+        }
+    }
+
+    // ---- output ----
+
+    /// Whether the parent cannot be written to any more.
+    pub(super) fn is_broken(&self) -> bool {
+        self.lock().out.broken
+    }
+
+    /// Waits until everything sent so far is written. Returns whether it could be.
+    pub(super) fn flush(&self) -> bool {
+        let mut state = self.transmit(self.lock(), true);
+        while state.out.unsent > 0 && !state.out.broken {
+            state = self.wait(state);
+        }
+        !state.out.broken
+    }
+
+    /// Writes what has gathered, as far as there is room.
+    pub(super) fn write_batch(&self) {
+        let state = self.lock();
+        if state.out.unsent > 0 {
+            drop(self.transmit(state, false));
+        }
+    }
+
+    /// Makes a frame whose payload `fill` writes, and sends it.
+    fn frame(
+        &'static self,
+        what: &str,
+        id: u32,
+        answers: Option<u32>,
+        fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
+    ) -> Result<(), Failure> {
+        let mut output = Output::into_buffer(scratch::take());
+        fill(&mut output).map_err(|error| malformed(what, &error))?;
+        let mut payload = output.into_vec();
+        let (len, limit) = (payload.len(), self.max_frame());
+        if len > limit {
+            let message = format!("{what} has {len} bytes, above the limit (max_frame) of {limit}");
+            return Err(Failure::Malformed { message });
+        }
+        self.send(id, &mut payload, answers);
+        scratch::give_back(payload);
+        Ok(())
+    }
+
+    /// Sends a frame, which may answer a call. A large payload is taken, and left empty.
+    fn send(&'static self, id: u32, payload: &mut Vec<u8>, answers: Option<u32>) {
+        let len = u32::try_from(payload.len()).expect("it was held against max_frame");
+        let (header, n) = wire::header(Framing::Tagged, id, len);
+        let pace = PACE.get();
+        let when = match answers {
+            Some(_) => pace.answers,
+            None => pace.events,
+        };
+        if when == When::NowOnce {
+            let events = When::Soon;
+            PACE.set(Pace { events, ..pace });
+        }
+        let mut state = self.lock();
+        while state.is_above_high_water() && state.out.busy {
+            state = self.wait(state);
+        }
+        if let Some(id) = answers {
+            state.answered(id);
+            let to_start = state.ledger.waiting() > 0 && !state.threads.any;
+            if to_start || !state.ledger.is_busy() {
+                self.ring(&mut state);
+            }
+        }
+        let out = &mut state.out;
+        if out.broken {
+            return;
+        }
+        out.unsent += n + payload.len();
+        out.outbox.push(&header[..n], payload);
+        let full = state.out.unsent >= state.out.next_batch;
+        // Who sends faster than the parent reads waits for it, the loop too, but that only then.
+        let wait = when != When::Later || state.is_above_high_water();
+        match when {
+            When::Soon if !full => self.flush_soon(state),
+            When::Later if !full && !wait => {}
+            _ => drop(self.transmit(state, wait)),
+        }
+    }
+
+    /// Leaves what has gathered to the flusher.
+    fn flush_soon(&'static self, mut state: MutexGuard<'_, State>) {
+        match state.flusher {
+            Flusher::Ticking => {}
+            Flusher::Asleep => {
+                state.flusher = Flusher::Ticking;
+                self.flusher.notify_one();
+            }
+            Flusher::None => {
+                let thread = thread::Builder::new().name("offspring flush".into());
+                match thread
+                    .stack_size(FLUSHER_STACK)
+                    .spawn(|| self.run_flusher())
+                {
+                    Ok(_) => state.flusher = Flusher::Ticking,
+                    // What cannot be done soon is done now.
+                    Err(_) => drop(self.transmit(state, true)),
+                }
+            }
+        }
+    }
+
+    fn run_flusher(&self) {
+        let mut state = self.lock();
+        loop {
+            if state.out.unsent == 0 || state.out.broken {
+                state.flusher = Flusher::Asleep;
+                let proof = "nothing panics under this lock";
+                let asleep = |state: &mut State| state.flusher == Flusher::Asleep;
+                state = self.flusher.wait_while(state, asleep).expect(proof);
+            }
+            drop(self.transmit(state, true));
+            thread::sleep(TICK);
+            state = self.lock();
+        }
+    }
+
+    /// Writes what there is, unless another thread is at it, which then takes it along. With `wait`
+    /// until all is written, otherwise as far as there is room.
+    fn transmit<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        wait: bool,
+    ) -> MutexGuard<'a, State> {
+        if state.out.busy {
+            return state;
+        }
+        state.out.busy = true;
+        state.out.next_batch = BATCH;
+        while !state.out.broken {
+            let out = &mut state.out;
+            if out.batch.is_empty() {
+                out.outbox.take(BATCH, &mut out.batch);
+            }
+            if out.batch.is_empty() {
+                break;
+            }
+            if out.batch.has_large() && self.is_socket && !std::mem::replace(&mut out.is_wide, true)
+            {
+                // It is only slower if that is refused.
+                let _ = sys::widen(&self.fd);
+            }
+            // Nobody else touches what is being written: `busy` says so.
+            let mut batch = std::mem::take(&mut out.batch);
+            drop(state);
+            let result = batch.write(|parts| self.write(parts, wait));
+            state = self.lock();
+            let out = &mut state.out;
+            match result {
+                Ok(n) => {
+                    batch.advance(n, &mut out.outbox);
+                    out.batch = batch;
+                    out.unsent -= n;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    out.batch = batch;
+                    out.next_batch = out.unsent + BATCH;
+                    break;
+                }
+                Err(_) => {
+                    out.broken = true;
+                    out.outbox.clear();
+                    out.unsent = 0;
+                }
+            }
+        }
+        state.out.busy = false;
+        if state.waiting > 0 {
+            self.changed.notify_all();
+        }
+        self.ring(&mut state);
+        state
+    }
+
+    fn write(&self, parts: &[IoSlice<'_>], wait: bool) -> io::Result<usize> {
+        loop {
+            let result = if self.is_socket {
+                sys::send(&self.fd, parts)
+            } else {
+                sys::write(&self.fd, &parts[0])
+            };
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && wait => {
+                    sys::wait_for(&self.fd, Interest::Writable)?;
+                }
+                result => return result,
+            }
+        }
+    }
+}
