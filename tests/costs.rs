@@ -1,0 +1,733 @@
+//! What a call costs, as `src/costs.md` says: allocations, system calls and context switches, counted.
+//! Bounds are generous, and yet such that the loss of a fast path goes beyond them. Nothing is timed.
+//!
+//! What was counted is printed: `cargo test --test costs -- --nocapture --test-threads 1`.
+
+mod common;
+
+use common::{alone, descriptors, eventually};
+use offspring::{BoxError, Caller, Loop, Process, Reactor, Rpc, Strings, Worker};
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+// ---- allocations ----
+
+/// Counts what is allocated, by all threads of this process.
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+static BYTES: AtomicU64 = AtomicU64::new(0);
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn count(bytes: usize) {
+    ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+    BYTES.fetch_add(bytes as u64, Ordering::Relaxed);
+}
+
+#[expect(unsafe_code, reason = "there is no other way to count allocations")]
+// SAFETY: everything is left to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size());
+        // SAFETY: the caller's duties are the same.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's duties are the same.
+        unsafe { System.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(size.saturating_sub(layout.size()));
+        // SAFETY: the caller's duties are the same.
+        unsafe { System.realloc(block, layout, size) }
+    }
+}
+
+/// How many allocations, and of how many bytes, there have been in this process.
+fn allocated() -> [u64; 2] {
+    [&ALLOCATIONS, &BYTES].map(|count| count.load(Ordering::Relaxed))
+}
+
+fn echo(request: Strings) -> Result<Strings, BoxError> {
+    Ok(request)
+}
+
+/// Echoes, as the tests need it, and says what it has allocated if it is asked nothing.
+fn echo_or_tell(request: Strings) -> Result<Strings, BoxError> {
+    if request.is_empty() {
+        return Ok(allocated().map(|n| n.to_string()).into_iter().collect());
+    }
+    echo(request)
+}
+
+fn counting_worker() -> Worker {
+    Worker::new()
+        .function("sync", |request, _| echo_or_tell(request))
+        .deferred("deferred", |request, caller, _: &Loop| {
+            caller.answer(echo_or_tell(request));
+        })
+        .threaded("threaded", |request, _: &Caller| echo_or_tell(request))
+        .threads(1)
+        .function("events", |request: Strings, caller| {
+            if let Ok(n) = request.to_string().parse::<u32>() {
+                (0..n).for_each(|_| caller.event("an event"));
+            }
+            echo_or_tell(Strings::new())
+        })
+        .function("progress", |request: Strings, caller| {
+            if let Ok(n) = request.to_string().parse::<u32>() {
+                (0..n).for_each(|_| caller.progress("a step"));
+            }
+            echo_or_tell(Strings::new())
+        })
+}
+
+/// What the child has allocated.
+fn allocated_by(child: &Rpc) -> [u64; 2] {
+    let reply = child.call(()).wait().unwrap();
+    reply.texts().unwrap().map(|n| n.parse().unwrap())
+}
+
+/// What `body` makes the parent and the child allocate: how often, and how many bytes.
+fn allocations(rpc: &Rpc, body: impl Fn()) -> [[u64; 2]; 2] {
+    let less = |a: [u64; 2], b: [u64; 2]| [a[0].saturating_sub(b[0]), a[1].saturating_sub(b[1])];
+    // To ask costs something, too.
+    let idle = allocated_by(rpc);
+    let before = allocated_by(rpc);
+    let here = allocated();
+    body();
+    let here = less(allocated(), here);
+    let there = less(less(allocated_by(rpc), before), less(before, idle));
+    [here, there]
+}
+
+/// So many calls at once, answered to callbacks.
+fn pipeline(rpc: &Rpc, calls: u64) {
+    let (done, wait) = mpsc::sync_channel(1);
+    for n in 1..=calls {
+        let last = (n == calls).then(|| done.clone());
+        rpc.call("sixteen bytes ..").then(move |reply| {
+            assert!(reply.is_ok());
+            if let Some(done) = last {
+                done.send(()).unwrap();
+            }
+        });
+    }
+    wait.recv().unwrap();
+}
+
+/// Fails if `count` is above `bound`, and shows it otherwise.
+#[track_caller]
+fn at_most(what: &str, count: u64, bound: u64) {
+    println!("{what}: {count}, bound {bound}");
+    assert!(count <= bound, "{what}: {count} is above {bound}");
+}
+
+#[test]
+fn small_pipelined_calls_allocate_nothing() {
+    let me = counting_worker().run_in_test();
+    alone(move || {
+        const CALLS: u64 = 50_000;
+        for function in ["sync", "deferred"] {
+            let rpc = me.rpc(function).start().unwrap();
+            pipeline(&rpc, CALLS);
+            let [here, there] = allocations(&rpc, || pipeline(&rpc, CALLS));
+            at_most(
+                &format!("{function}: allocations here for {CALLS} calls"),
+                here[0],
+                CALLS / 5,
+            );
+            at_most(
+                &format!("{function}: allocations there for {CALLS} calls"),
+                there[0],
+                CALLS / 50,
+            );
+        }
+    });
+}
+
+#[test]
+fn waited_calls_allocate_once() {
+    let me = counting_worker().run_in_test();
+    alone(move || {
+        const CALLS: u64 = 1000;
+        for function in ["sync", "deferred", "threaded"] {
+            let rpc = me.rpc(function).start().unwrap();
+            let calls = || {
+                for _ in 0..CALLS {
+                    rpc.call("sixteen bytes ..").wait().unwrap();
+                }
+            };
+            calls();
+            let [here, there] = allocations(&rpc, calls);
+            at_most(
+                &format!("{function}: allocations here for {CALLS} wait()"),
+                here[0],
+                CALLS * 7 / 4,
+            );
+            at_most(
+                &format!("{function}: allocations there for {CALLS} wait()"),
+                there[0],
+                100,
+            );
+        }
+        let rpc = me.rpc("sync").start().unwrap();
+        let calls = || {
+            let all = (0..CALLS).map(|_| rpc.call("sixteen bytes ..").start());
+            let all: Vec<_> = all.collect();
+            all.into_iter().for_each(|call| drop(call.wait().unwrap()));
+        };
+        calls();
+        let [here, _] = allocations(&rpc, calls);
+        at_most(
+            &format!("allocations here for {CALLS} start()"),
+            here[0],
+            CALLS * 3 / 2,
+        );
+    });
+}
+
+#[test]
+fn events_allocate_nothing_and_progress_little() {
+    let me = counting_worker().run_in_test();
+    alone(move || {
+        const N: u64 = 10_000;
+        let rpc = me.rpc("events").on_event(drop).start().unwrap();
+        let events = || drop(rpc.call(N.to_string()).wait().unwrap());
+        events();
+        let [here, there] = allocations(&rpc, events);
+        at_most(&format!("allocations here for {N} events"), here[0], 500);
+        at_most(&format!("allocations there for {N} events"), there[0], 500);
+
+        let rpc = me.rpc("progress").start().unwrap();
+        let steps = || drop(rpc.call(N.to_string()).on_progress(drop).wait().unwrap());
+        steps();
+        let [here, there] = allocations(&rpc, steps);
+        at_most(
+            &format!("allocations here for {N} progress reports"),
+            here[0],
+            5 * N,
+        );
+        at_most(
+            &format!("allocations there for {N} progress reports"),
+            there[0],
+            9 * N,
+        );
+    });
+}
+
+#[test]
+fn large_payload_is_allocated_once_each_way() {
+    let me = counting_worker().run_in_test();
+    alone(move || {
+        const CALLS: u64 = 20;
+        const LEN: u64 = 4 << 20;
+        for function in ["sync", "deferred"] {
+            let rpc = me.rpc(function).start().unwrap();
+            let payload = [vec![7; LEN as usize]];
+            let calls = || {
+                for _ in 0..CALLS {
+                    assert_eq!(rpc.call(&payload).wait().unwrap()[0].len() as u64, LEN);
+                }
+            };
+            calls();
+            let [here, there] = allocations(&rpc, calls);
+            let kib = |bytes: u64| bytes / CALLS / 1024;
+            at_most(
+                &format!("{function}: KiB here for an echo of 4096 KiB"),
+                kib(here[1]),
+                8192 + 512,
+            );
+            at_most(
+                &format!("{function}: KiB there for an echo of 4096 KiB"),
+                kib(there[1]),
+                8192 + 512,
+            );
+        }
+    });
+}
+
+// ---- context switches ----
+
+/// How often the threads of a process that have this name, or any, have gone to sleep.
+fn sleeps(pid: u32, name: &str) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let tasks = tasks.map(|task| task.unwrap().path());
+    let is_meant = |task: &PathBuf| {
+        name.is_empty() || fs::read_to_string(task.join("comm")).unwrap().trim() == name
+    };
+    let sleeps = |task: PathBuf| -> u64 {
+        let status = fs::read_to_string(task.join("status")).unwrap();
+        let name = "voluntary_ctxt_switches:";
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap().trim().parse().unwrap()
+    };
+    tasks.filter(is_meant).map(sleeps).sum()
+}
+
+/// Confines this thread, and what it starts from now on, to one processor.
+#[expect(unsafe_code, reason = "std has no call for it")]
+fn confine_to_one_cpu() {
+    let size = size_of::<libc::cpu_set_t>();
+    // SAFETY: a set is an array of integers, for which 0 is a value.
+    let mut all: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    // SAFETY: `all` is as large as is said.
+    let result = unsafe { libc::sched_getaffinity(0, size, &raw mut all) };
+    assert_eq!(result, 0);
+    // SAFETY: as above.
+    let mut one: libc::cpu_set_t = unsafe { std::mem::zeroed() };
+    let first = (0..8 * size)
+        // SAFETY: the number is within the set.
+        .find(|cpu| unsafe { libc::CPU_ISSET(*cpu, &all) })
+        .unwrap();
+    // SAFETY: the number is within the set.
+    unsafe { libc::CPU_SET(first, &mut one) };
+    // SAFETY: `one` is as large as is said.
+    let result = unsafe { libc::sched_setaffinity(0, size, &raw const one) };
+    assert_eq!(result, 0);
+}
+
+#[test]
+fn dense_calls_on_one_processor_switch_twice() {
+    let me = counting_worker().run_in_test();
+    alone(move || {
+        confine_to_one_cpu();
+        const CALLS: u64 = 1000;
+        let rpc = me.rpc("sync").start().unwrap();
+        let calls = || {
+            for _ in 0..CALLS {
+                rpc.call("sixteen bytes ..").wait().unwrap();
+            }
+        };
+        calls();
+        let child = rpc.pid().unwrap();
+        let sleeps = || {
+            let of = |pid, name| sleeps(pid, name);
+            let here = std::process::id();
+            let caller = fs::read_to_string("/proc/thread-self/comm").unwrap();
+            [
+                of(here, caller.trim()),
+                of(here, "offspring"),
+                of(child, ""),
+            ]
+        };
+        // Others may get between the calls, which then are not dense. Not every time.
+        let rounds = (0..10).map(|_| {
+            let before = sleeps();
+            calls();
+            let after = sleeps();
+            [0, 1, 2].map(|n| after[n] - before[n])
+        });
+        let sleeps = rounds.min_by_key(|sleeps| sleeps.iter().sum::<u64>());
+        let [caller, reactor, child] = sleeps.unwrap();
+        println!("of the reactor: {reactor}");
+        at_most("sleeps here in 1000 calls", caller + reactor, CALLS * 7 / 4);
+        at_most("sleeps there in 1000 calls", child, CALLS * 7 / 4);
+    });
+}
+
+/// The reactor is not told to watch the socket after each of many calls, as two more system calls
+/// would do. `strace` cannot show that: with it, calls take too long to be dense.
+#[test]
+fn dense_calls_leave_the_socket_unwatched() {
+    let me = counting_worker().run_in_test();
+    alone(move || {
+        confine_to_one_cpu();
+        let rpc = me.rpc("sync").start().unwrap();
+        waits(&rpc, 100, Duration::ZERO);
+        let all = descriptors(std::process::id());
+        let epoll =
+            |(number, what): &(u32, String)| (what == "anon_inode:[eventpoll]").then_some(*number);
+        let epoll = all.iter().find_map(epoll).unwrap();
+        let left_unwatched = || {
+            waits(&rpc, 100, Duration::ZERO);
+            let watched = is_socket_watched(epoll);
+            eventually("it is watched when all is quiet", || {
+                is_socket_watched(epoll)
+            });
+            !watched
+        };
+        // Others may get between the last two calls, or before the look. Not every time.
+        assert!((0..1000).any(|_| left_unwatched()), "calls are never dense");
+    });
+}
+
+/// Whether a socket is watched for something to read at this epoll instance.
+fn is_socket_watched(epoll: u32) -> bool {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).unwrap();
+    info.lines()
+        .filter(|line| line.starts_with("tfd:"))
+        .any(|line| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let events = u32::from_str_radix(words[3], 16).unwrap();
+            let what = fs::read_link(format!("/proc/self/fd/{}", words[1])).unwrap();
+            what.to_str().unwrap().starts_with("socket:") && events & libc::EPOLLIN as u32 != 0
+        })
+}
+
+// ---- system calls ----
+
+/// How often each system call was made.
+type Counts = BTreeMap<String, u64>;
+
+/// A test that runs under strace, too.
+struct Traced {
+    name: String,
+}
+
+const VARIABLE: &str = "OFFSPRING_TEST_TRACED";
+const BEGIN: &str = "/offspring/begin";
+const END: &str = "/offspring/end/";
+
+impl Traced {
+    /// Runs the scenario if this process is under strace, and returns `None` then. Also if there is no
+    /// strace: then nothing can be tested, which is an error only where CI is set.
+    fn new(scenario: impl FnOnce()) -> Option<Self> {
+        let name = thread::current().name().unwrap().to_owned();
+        if std::env::var(VARIABLE).is_ok_and(|traced| traced == name) {
+            scenario();
+            return None;
+        }
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-o", "/dev/null", "true"]);
+        let status = strace.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if !status.is_ok_and(|status| status.success()) {
+            assert!(std::env::var_os("CI").is_none(), "strace cannot be used");
+            println!("note: not tested, as strace cannot be used");
+            return None;
+        }
+        Some(Traced { name })
+    }
+
+    /// The system calls that parent and child made in each section that is measured.
+    fn count(&self) -> Vec<[Counts; 2]> {
+        let id = std::process::id();
+        let path = std::env::temp_dir().join(format!("offspring-costs-{id}-{}", self.name));
+        let trace = Trace(path);
+        let output = Command::new("strace")
+            .args(["-f", "-qq", "-s", "1000", "-o"])
+            .arg(&trace.0)
+            .arg(std::env::current_exe().unwrap())
+            .args([&self.name, "--exact", "--nocapture", "--include-ignored"])
+            .env(VARIABLE, &self.name)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        sections(&String::from_utf8_lossy(&fs::read(&trace.0).unwrap()))
+    }
+
+    /// As `count`, if there is one section.
+    fn count_one(&self) -> [Counts; 2] {
+        let [counts] = self.count().try_into().unwrap();
+        counts
+    }
+}
+
+/// A file, for as long as it is needed.
+struct Trace(PathBuf);
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Marks the section in which system calls are counted: in the trace, by names of files that are not
+/// there. The body returns the child's threads.
+fn measured(body: impl FnOnce() -> Vec<String>) {
+    let _ = fs::metadata(BEGIN);
+    let threads = body();
+    let _ = fs::metadata(format!("{END}{}", threads.join(",")));
+}
+
+/// The threads of a child.
+fn threads(rpc: &Rpc) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{}/task", rpc.pid().unwrap())).unwrap();
+    let name = |task: fs::DirEntry| task.file_name().into_string().unwrap();
+    tasks.map(|task| name(task.unwrap())).collect()
+}
+
+/// Counts the lines between the marks: those of the child's threads, and all others.
+fn sections(trace: &str) -> Vec<[Counts; 2]> {
+    let mut sections = Vec::new();
+    let mut lines = trace.lines();
+    while lines.by_ref().any(|line| line.contains(BEGIN)) {
+        let mut section = Vec::new();
+        let end = lines.by_ref().find(|line| {
+            section.push(*line);
+            line.contains(END)
+        });
+        section.pop();
+        let child = end.unwrap().split_once(END).unwrap().1;
+        let child: Vec<&str> = child.split_once('"').unwrap().0.split(',').collect();
+        let mut counts = [Counts::new(), Counts::new()];
+        for line in section {
+            let (thread, event) = line.split_once(' ').unwrap();
+            let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            let name = event.trim_start().split(|c| !is_part(c)).next().unwrap();
+            // Not the second half of an interrupted line, nor signals and exits.
+            if !name.is_empty() {
+                let counts = &mut counts[usize::from(child.contains(&thread))];
+                *counts.entry(name.to_owned()).or_default() += 1;
+            }
+        }
+        sections.push(counts);
+    }
+    sections
+}
+
+fn waits(rpc: &Rpc, calls: u64, pause: Duration) {
+    for _ in 0..calls {
+        rpc.call("sixteen bytes ..").wait().unwrap();
+        if !pause.is_zero() {
+            thread::sleep(pause);
+        }
+    }
+}
+
+/// Counts what `body` does with a child that has settled down.
+fn scenario(me: &Process, function: &'static str, body: impl FnOnce(&Rpc)) {
+    let rpc = me.rpc(function).on_event(drop).start().unwrap();
+    waits(&rpc, 10, Duration::ZERO);
+    measured(|| {
+        body(&rpc);
+        threads(&rpc)
+    });
+}
+
+/// Of the system calls of these names.
+fn of(counts: &Counts, names: &[&str]) -> u64 {
+    names.iter().filter_map(|name| counts.get(*name)).sum()
+}
+
+fn all(counts: &Counts) -> u64 {
+    counts.values().sum()
+}
+
+/// A caller who looks for the answer instead of sleeping receives nothing many times.
+const SEND: &[&str] = &["sendto", "sendmsg"];
+const RECEIVE: &[&str] = &["read", "recvfrom"];
+
+#[test]
+fn waited_calls_send_and_receive_once() {
+    let me = counting_worker().run_in_test();
+    let traced = Traced::new(|| {
+        confine_to_one_cpu();
+        scenario(&me, "sync", |rpc| waits(rpc, 1000, Duration::ZERO));
+    });
+    let Some(traced) = traced else { return };
+    let [here, there] = traced.count_one();
+    println!("1000 waited calls: {here:?}, {there:?}");
+    for counts in [&here, &there] {
+        assert_eq!(of(counts, SEND), 1000);
+        assert!(of(counts, RECEIVE) >= 1000);
+    }
+    // Traced calls take so long that they are not dense: two that tell the poller are among these.
+    at_most(
+        "calls here but receiving",
+        all(&here) - of(&here, RECEIVE),
+        3500,
+    );
+    at_most(
+        "calls there but receiving",
+        all(&there) - of(&there, RECEIVE),
+        1250,
+    );
+}
+
+#[test]
+fn waited_calls_to_a_thread() {
+    let me = counting_worker().run_in_test();
+    let traced = Traced::new(|| {
+        confine_to_one_cpu();
+        scenario(&me, "threaded", |rpc| waits(rpc, 1000, Duration::ZERO));
+    });
+    let Some(traced) = traced else { return };
+    let [here, there] = traced.count_one();
+    println!("1000 calls to a thread: {here:?}, {there:?}");
+    // The threads and the loop wake one another.
+    at_most("calls there", all(&there), 25_000);
+}
+
+#[test]
+fn rare_waited_calls() {
+    let me = counting_worker().run_in_test();
+    let traced = Traced::new(|| {
+        confine_to_one_cpu();
+        scenario(&me, "sync", |rpc| waits(rpc, 5, Duration::from_millis(400)));
+    });
+    let Some(traced) = traced else { return };
+    let [here, there] = traced.count_one();
+    println!("5 rare calls: {here:?}, {there:?}");
+    let nap = of(&here, &["clock_nanosleep"]);
+    at_most(
+        "calls here but receiving",
+        all(&here) - of(&here, RECEIVE) - nap,
+        5 * 5,
+    );
+    at_most(
+        "calls there but receiving",
+        all(&there) - of(&there, RECEIVE),
+        5 * 7,
+    );
+}
+
+#[test]
+fn waited_calls_beside_another() {
+    let me = counting_worker()
+        .deferred("second", |request: Strings, caller, events: &Loop| {
+            if request.is_empty() {
+                events.after(Duration::from_secs(3600), |_| caller.reply(()));
+            } else {
+                caller.answer(echo(request));
+            }
+        })
+        .run_in_test();
+    let traced = Traced::new(|| {
+        confine_to_one_cpu();
+        let rpc = me.rpc("second").start().unwrap();
+        let other = rpc.call(()).start();
+        waits(&rpc, 10, Duration::ZERO);
+        measured(|| {
+            waits(&rpc, 1000, Duration::ZERO);
+            threads(&rpc)
+        });
+        rpc.kill();
+        other.wait().unwrap_err();
+    });
+    let Some(traced) = traced else { return };
+    let [here, there] = traced.count_one();
+    println!("1000 calls beside another: {here:?}, {there:?}");
+    at_most("calls here", all(&here), 6500);
+    at_most("calls there", all(&there), 4500);
+}
+
+#[test]
+fn pipelined_calls_go_in_batches() {
+    pipelined("sync");
+}
+
+#[test]
+fn pipelined_calls_to_a_deferred_function_go_in_batches() {
+    pipelined("deferred");
+}
+
+fn pipelined(function: &'static str) {
+    let me = counting_worker().run_in_test();
+    let traced = Traced::new(|| scenario(&me, function, |rpc| pipeline(rpc, 10_000)));
+    let Some(traced) = traced else { return };
+    // Who writes while others work may write more often than is needed.
+    let runs = (0..3).map(|_| traced.count_one());
+    let [here, there] = runs
+        .min_by_key(|[here, there]| all(here).max(all(there)))
+        .unwrap();
+    println!("10,000 calls, {function}: {here:?}, {there:?}");
+    at_most("calls here", all(&here), 500);
+    at_most("calls there", all(&there), 500);
+}
+
+#[test]
+fn events_go_in_batches() {
+    let me = counting_worker().run_in_test();
+    let traced = Traced::new(|| {
+        scenario(&me, "events", |rpc| {
+            rpc.call("10000").wait().unwrap();
+        });
+    });
+    let Some(traced) = traced else { return };
+    let [here, there] = traced.count_one();
+    println!("10,000 events: {here:?}, {there:?}");
+    at_most("calls here", all(&here), 500);
+    at_most("calls there", all(&there), 500);
+}
+
+#[test]
+fn large_payloads_go_in_what_a_socket_takes() {
+    let me = counting_worker().run_in_test();
+    let traced = Traced::new(|| {
+        scenario(&me, "sync", |rpc| {
+            let payload = [vec![7; 1 << 20]];
+            (0..10).for_each(|_| drop(rpc.call(&payload).wait().unwrap()));
+        });
+    });
+    let Some(traced) = traced else { return };
+    let [here, there] = traced.count_one();
+    println!("10 echoes of 1 MiB: {here:?}, {there:?}");
+    at_most("calls here", all(&here) - of(&here, &["recvfrom"]), 500);
+    at_most("calls there", all(&there), 500);
+}
+
+#[test]
+fn start_one_call_and_finish() {
+    let me = counting_worker().run_in_test();
+    let traced = Traced::new(|| {
+        let reactor = Reactor::new().unwrap();
+        let start = || me.rpc("sync").reactor(&reactor).start().unwrap();
+        waits(&start(), 1, Duration::ZERO);
+        let other = start();
+        waits(&other, 1, Duration::ZERO);
+        measured(|| {
+            let rpc = start();
+            waits(&rpc, 1, Duration::ZERO);
+            let threads = threads(&rpc);
+            rpc.finish().unwrap();
+            threads
+        });
+    });
+    let Some(traced) = traced else { return };
+    let [here, there] = traced.count_one();
+    println!("start, one call and finish: {here:?}, {there:?}");
+    at_most("calls here", all(&here), 200);
+    // The loader's, the runtime's and the test harness's are among them.
+    at_most("calls there", all(&there), 800);
+}
+
+#[test]
+fn nothing_happens_when_idle() {
+    let me = counting_worker()
+        .deferred("later", |_, caller, events: &Loop| {
+            events.after(Duration::from_secs(3600), |_| caller.reply(()));
+        })
+        .run_in_test();
+    let traced = Traced::new(|| {
+        for function in ["sync", "deferred", "threaded"] {
+            let rpc = me.rpc(function).start().unwrap();
+            waits(&rpc, 100, Duration::ZERO);
+            thread::sleep(Duration::from_millis(500));
+            let threads = threads(&rpc);
+            measured(|| {
+                thread::sleep(Duration::from_secs(1));
+                threads
+            });
+        }
+        let rpc = me.rpc("later").start().unwrap();
+        let call = rpc.call(()).start();
+        thread::sleep(Duration::from_millis(500));
+        let threads = threads(&rpc);
+        measured(|| {
+            thread::sleep(Duration::from_secs(1));
+            threads
+        });
+        rpc.kill();
+        call.wait().unwrap_err();
+    });
+    let Some(traced) = traced else { return };
+    for [here, there] in traced.count() {
+        println!("idle: {here:?}, {there:?}");
+        // The thread that sleeps is the test's.
+        assert_eq!(all(&here) - of(&here, &["clock_nanosleep"]), 0, "{here:?}");
+        assert_eq!(all(&there), 0, "{there:?}");
+    }
+}
