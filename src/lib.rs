@@ -147,6 +147,9 @@ pub use rpc::{Call, Exit, Pending, Reactor, Rpc, RpcBuilder, Rung};
 pub use service::Service;
 pub use worker::{Caller, Cancellation, Loop, Parent, Poster, Watch, Worker};
 
+#[doc = include_str!("costs.md")]
+pub mod costs {}
+
 #[doc = include_str!("gotchas.md")]
 pub mod gotchas {}
 
