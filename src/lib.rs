@@ -39,51 +39,87 @@
 //!
 //! # The pieces
 //!
+//! In the parent:
+//!
 //! | type | what it is |
 //! |---|---|
-//! | [`Worker`] | the child's table of functions and setups |
-//! | [`Caller`] | what a function sees of the call it serves: it sends events |
 //! | [`Process`] | how to get a child: this program, another worker, any command, a stream |
 //! | [`RpcBuilder`] | the options of a handle: callbacks, timeouts, limits |
 //! | [`Rpc`] | the handle to one child; all clones are the same one |
 //! | [`Call`] | a call that is being made: [`then`](Call::then), [`wait`](Call::wait) or [`start`](Call::start) it |
-//! | [`Pending`] | a call that was started, to be waited for later |
+//! | [`Pending`] | a call that was started, to be waited for later or [cancelled](Pending::cancel) |
 //! | [`Exit`] | how a child ended in good order, and which [`Rung`] of the stop ladder it took |
 //! | [`Reactor`] | a thread that serves several handles |
 //! | [`Stderr`] | what becomes of a child's standard error: it can be captured line by line |
-//! | [`Strings`] | what plain calls, replies and events carry: a list of octet strings |
-//! | [`Service`] | a function's types and [`Codec`], for calls that carry something else |
-//! | [`Error`] | what happened to a child |
-//! | [`CallError`] | how a call ended, if not with a reply |
+//! | [`Error`], [`CallError`] | what happened to a child; how a call ended, if not with a reply |
+//!
+//! In the child:
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`Worker`] | the table of functions and setups, and how they are served |
+//! | [`Caller`] | the call that a function serves: it sends events and progress, and answers |
+//! | [`Parent`] | the parent, apart from any call: it takes events at any time |
+//! | [`Cancellation`] | whether a call was cancelled, and what to do then |
+//! | [`Loop`] | timers, descriptors and other threads' work, for functions that answer later |
+//! | [`Watch`] | a timer or descriptor of a loop, to be cancelled |
+//! | [`Poster`] | how other threads have something run on a loop |
+//!
+//! In both: [`Strings`], what plain calls, replies, events and progress carry, a list of octet strings;
+//! [`Service`] and [`Codec`], for calls that carry something else.
+//!
+//! # Three kinds of functions
+//!
+//! The table says of each function how it is run; the parent calls all of them alike.
+//!
+//! | | runs | for |
+//! |---|---|---|
+//! | [`function`](Worker::function) | one call at a time | anything; start with this. State needs no lock, libraries need not be thread-safe, and more children are more at once |
+//! | [`threaded`](Worker::threaded) | several calls at once, each on a thread | work that computes or blocks, where memory is to be shared or a child for each call is too much |
+//! | [`deferred`](Worker::deferred) | all calls at once, on one thread; each is answered later | work that mostly waits, for timers, sockets, other processes; and many tiny calls, whose answers leave in batches |
+//!
+//! A deferred function must return soon: while it runs nothing else does. [`Loop::offload`] takes what
+//! cannot. A crash ends all calls of its child, however many run.
 //!
 //! # What runs where
 //!
 //! | code | process | thread |
 //! |---|---|---|
-//! | functions, setups | child | the one that called [`Worker::run`]; one at a time |
-//! | [`Call::then`]'s callback | parent | the reactor's |
+//! | setups, functions, deferred functions, everything on their [`Loop`], [`Worker::done`] | child | the one that called [`Worker::run`]; one at a time |
+//! | threaded functions | child | threads of the child, [so many](Worker::threads) |
+//! | what is [offloaded](Loop::offload) | child | a thread of its own |
+//! | [`Call::then`]'s callback, [`Call::on_progress`] | parent | the reactor's |
 //! | [`on_event`](RpcBuilder::on_event), [`on_error`](RpcBuilder::on_error), [`on_destroy`](RpcBuilder::on_destroy), [`Stderr::lines`] | parent | the reactor's |
+//! | the parent's logger, for the child's log records (feature `log`, [`Worker`]`::log`) | parent | the reactor's |
 //!
 //! A handle has a reactor thread of its own, unless it is told to [share](RpcBuilder::reactor) one.
-//! Callbacks run one at a time, in the order in which the child made its replies and events, and
-//! never inside the method that registers them. Methods that wait return after the callbacks of
-//! everything that came before; in a callback they refuse to wait, and say so at once, for nothing
-//! would be read meanwhile. A callback that panics is reported by the panic hook, and the reactor goes
-//! on.
+//! Callbacks run one at a time, in the order in which the child made its replies, events, progress
+//! reports and log records, from whichever thread or timer, and never inside the method that registers
+//! them. Methods that wait return after the callbacks of everything that came before; in a callback
+//! they refuse to wait, and say so at once, for nothing would be read meanwhile. A callback that panics
+//! is reported by the panic hook, and the reactor goes on.
 //!
 //! # Errors
 //!
 //! Every call ends exactly once. An error that the function returned
-//! ([`Failed`](CallError::Failed)), its panic ([`Panicked`](CallError::Panicked)) and values that cannot
-//! be encoded or decoded ([`Malformed`](CallError::Malformed)) are the call's own, and the child lives
-//! on. If the child is lost, all its calls end with [`Lost`](CallError::Lost), with an [`Error`] that
-//! has the kind, the process id, the exit status or signal, and the last lines of standard error if
-//! they are captured. The [`Phase`] tells whether the call was sent: one that was not can be made
-//! again.
+//! ([`Failed`](CallError::Failed)), its panic ([`Panicked`](CallError::Panicked)), a [`Caller`] that it
+//! dropped ([`Unanswered`](CallError::Unanswered)) and values that cannot be encoded or decoded
+//! ([`Malformed`](CallError::Malformed)) are the call's own, and the child lives on. If the child is
+//! lost, all its calls end with [`Lost`](CallError::Lost), with an [`Error`] that has the kind, the
+//! process id, the exit status or signal, and the last lines of standard error if they are captured.
+//! The [`Phase`] tells whether the call was sent: one that was not can be made again.
 //!
 //! The end of the child itself is told once, after all else: to `on_error` if something went wrong
-//! (without that to `on_event`, without either on standard error), to `on_destroy` if not.
-//! [`Rpc::finish`] returns the same.
+//! (without that to `on_event`, without either to the log, or on standard error without the feature
+//! `log`), to `on_destroy` if not. [`Rpc::finish`] returns the same.
+//!
+//! # Cancellation
+//!
+//! A [timeout](Call::timeout), [`Pending::cancel`], and dropping a [`Pending`] that was made with
+//! [`cancel_on_drop`](Call::cancel_on_drop), end a call in the parent at once. If it has not been sent, it
+//! never is; if it has not begun in the child, it does not begin; if it runs, it goes on, and the
+//! function can [ask](Caller::is_cancelled) or [be told](Cancellation::then). What it then answers is
+//! dropped. To end a function that does not listen, [kill](Rpc::kill) the child.
 //!
 //! # What starting a child does
 //!
@@ -95,9 +131,10 @@
 //! [start timeout](RpcBuilder::start_timeout), exits first, is no worker or has no such function ends
 //! with an error that says which, and so do its calls.
 //!
-//! When the last handle is dropped, or [`Rpc::finish`] is called, the child answers what was called
-//! and exits. If it does not, it gets SIGTERM after the [grace](RpcBuilder::grace), and SIGKILL after
-//! another. If the parent is gone, an idle child exits and a busy one is killed.
+//! When the last handle is dropped, or [`Rpc::finish`] is called, the child answers what was called,
+//! does what [`Worker::done`] says, and exits. If that takes longer than the
+//! [grace](RpcBuilder::grace), it gets SIGTERM, and SIGKILL after another. If the parent is gone, an idle
+//! child exits and a busy one is killed.
 //!
 //! # Limits
 //!
@@ -108,6 +145,9 @@
 //! | [`start_timeout`](RpcBuilder::start_timeout) | 10 s | the child is killed |
 //! | [`call_timeout`](RpcBuilder::call_timeout), [`Call::timeout`] | none | the call ends, the child goes on |
 //! | [`grace`](RpcBuilder::grace) | 5 s | SIGTERM, then SIGKILL |
+//! | [`Worker::threads`] | one for each processor | calls wait in the child |
+//! | [`Worker::max_running`] | none | calls wait in the child |
+//! | [`Worker::high_water`] | 1 MiB | the child reads no more requests until less is unsent or waiting |
 //!
 //! Nothing is allocated because the other side claims a length: buffers grow with what arrives.
 //!
@@ -123,9 +163,10 @@
 //!
 //! Functions can be called in children of a `#[test]`, too: see [`Worker`](Worker#in-tests).
 //!
-//! # Hazards
+//! # Costs and hazards
 //!
-//! [`gotchas`] tells what is treacherous about child processes, and what is done about each.
+//! [`costs`] tells how many system calls, copies and allocations a call takes; [`gotchas`] what is
+//! treacherous about child processes, and what is done about each.
 
 mod codec;
 mod error;
