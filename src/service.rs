@@ -81,8 +81,11 @@ pub trait Service: Clone + Send + Sync + 'static {
         0
     }
 
-    /// The event that tells an `on_event` handler of an error, for handles with no `on_error`.
-    /// Without such an event, which is the default, the error goes to standard error.
+    /// The event that tells an `on_event` handler of an error, for handles with no `on_error`; and of a
+    /// panic on a child's [`Loop`](crate::Loop) that belongs to no call.
+    ///
+    /// Default: none. The handle's error then goes to the log, or to standard error if the feature
+    /// `log` is off, and of the panic nobody is told but the child's panic hook.
     fn error_event(&self, message: &str) -> Option<Self::Event> {
         let _ = message;
         None

@@ -89,7 +89,8 @@ impl<S: Service> RpcBuilder<S> {
     /// Takes the error that ended the child, after all calls have ended. Either this or
     /// [`on_destroy`](RpcBuilder::on_destroy) is called, once, and nothing after it.
     ///
-    /// Default: the error goes to `on_event`, without that to standard error.
+    /// Default: the error goes to `on_event`, without that to the log, or to standard error if the
+    /// feature `log` is off.
     pub fn on_error(mut self, callback: impl FnOnce(Error) + Send + 'static) -> Self {
         self.on_error = Some(Box::new(callback));
         self

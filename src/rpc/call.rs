@@ -63,7 +63,27 @@ impl<'a, S: Service> Call<'a, S> {
 
     /// Has the progress that the function reports given to `callback`, on the reactor's thread, in
     /// order with events and replies, and never after the call's outcome. What does not decode is
-    /// dropped.
+    /// dropped. Once it has panicked it is not called again.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .function("work", |_request, caller| {
+    ///         for percent in [25, 50, 75] {
+    ///             caller.progress(percent.to_string());
+    ///         }
+    ///         Ok("done")
+    ///     })
+    ///     .run();
+    /// let rpc = me.rpc("work").start()?;
+    /// let (send, progress) = std::sync::mpsc::channel();
+    /// rpc.call(()).on_progress(move |percent| drop(send.send(percent))).wait()?;
+    /// assert_eq!(progress.iter().collect::<Vec<_>>(), [["25"], ["50"], ["75"]]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn on_progress(mut self, mut callback: impl FnMut(S::Progress) + Send + 'static) -> Self {
         self.progress = Some(Arc::new(Mutex::new(move |payload: Input<'_>| {
             if let Ok(progress) = decode::<S::Codec, S::Progress>(payload) {
@@ -73,8 +93,8 @@ impl<'a, S: Service> Call<'a, S> {
         self
     }
 
-    /// Has the call cancelled if its [`Pending`] is dropped without having given the outcome.
-    /// Default: the call goes on.
+    /// Has the call cancelled if its [`Pending`] is dropped without having given the outcome, as by
+    /// [`Pending::cancel`]. Default: the call goes on.
     pub fn cancel_on_drop(mut self) -> Self {
         self.cancel_on_drop = true;
         self
@@ -241,6 +261,32 @@ impl<S: Service> Pending<S> {
     /// function [is told](crate::Caller::is_cancelled). Does nothing if the call has ended.
     ///
     /// A plain peer is not told; the reply is dropped.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{thread, time::Duration};
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .threaded("work", |_request, caller| {
+    ///         caller.event("it has begun");
+    ///         while !caller.is_cancelled() {
+    ///             thread::sleep(Duration::from_millis(1)); // a bit of the work
+    ///         }
+    ///         caller.event("it ends early");
+    ///         Err::<(), _>("cancelled".into()) // nobody hears this
+    ///     })
+    ///     .run();
+    /// let (send, events) = std::sync::mpsc::channel();
+    /// let rpc = me.rpc("work").on_event(move |event| drop(send.send(event))).start()?;
+    /// let call = rpc.call(()).start();
+    /// assert_eq!(events.recv()?, ["it has begun"]);
+    /// call.cancel();
+    /// assert_eq!(events.recv()?, ["it ends early"]);
+    /// rpc.finish()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn cancel(mut self) {
         self.cancel_on_drop = true;
     }

@@ -169,7 +169,29 @@ impl<S: Service> Drop for Caller<S> {
     }
 }
 
-/// A child's parent, as a function sees it.
+/// A child's parent, as a function sees it: what [`Caller::parent`] gives. Any thread may have a clone,
+/// and use it when the call is over, too.
+///
+/// # Examples
+///
+/// ```
+/// use std::thread;
+///
+/// # fn main() -> Result<(), offspring::BoxError> {
+/// let me = offspring::Worker::new()
+///     .function("begin", |_request, caller| {
+///         let parent = caller.parent().clone();
+///         thread::spawn(move || parent.event("done at last"));
+///         Ok("it has begun")
+///     })
+///     .run();
+/// let (send, events) = std::sync::mpsc::channel();
+/// let rpc = me.rpc("begin").on_event(move |event| drop(send.send(event))).start()?;
+/// assert_eq!(rpc.call(()).wait()?, ["it has begun"]);
+/// assert_eq!(events.recv()?, ["done at last"]);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Parent<S: Service = &'static str> {
     hub: &'static Hub,
     service: PhantomData<fn(S)>,
@@ -211,7 +233,35 @@ impl<S: Service> Parent<S> {
     }
 }
 
-/// Whether a call was cancelled, and what to do then. Dropping it does nothing.
+/// Whether a call was cancelled, and what to do then: what [`Caller::cancellation`] gives. Dropping it
+/// does nothing.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # fn main() -> Result<(), offspring::BoxError> {
+/// let me = offspring::Worker::new()
+///     .deferred("wait", |_request, caller, events| {
+///         let (cancellation, parent) = (caller.cancellation(), caller.parent().clone());
+///         let hour = Duration::from_secs(3600);
+///         let timer = events.after(hour, |_| caller.reply("at last"));
+///         cancellation.then(move || {
+///             parent.event("not needed");
+///             timer.cancel(); // drops the caller, too
+///         });
+///     })
+///     .run();
+/// let (send, events) = std::sync::mpsc::channel();
+/// let rpc = me.rpc("wait").on_event(move |event| drop(send.send(event))).start()?;
+/// rpc.wait_ready()?;
+/// let outcome = rpc.call(()).timeout(Duration::from_millis(50)).wait();
+/// assert!(matches!(outcome, Err(offspring::CallError::TimedOut(_))));
+/// assert_eq!(events.recv()?, ["not needed"]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Cancellation {
     hub: &'static Hub,

@@ -176,6 +176,25 @@ impl Loop {
     /// # Panics
     ///
     /// If the system has no thread or descriptor left.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .deferred("lines", |request, caller, events| {
+    ///         let path = request.to_string();
+    ///         let read = move || std::fs::read_to_string(path); // may take long
+    ///         events.offload(read, |text, _| {
+    ///             let lines = |text: String| text.lines().count().to_string();
+    ///             caller.answer(text.map(lines).map_err(Into::into));
+    ///         });
+    ///     })
+    ///     .run();
+    /// assert_eq!(me.rpc("lines").start()?.call("/proc/self/comm").wait()?, ["1"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn offload<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -383,7 +402,27 @@ fn next(again: bool) -> Next {
     if again { Next::Again } else { Next::Never }
 }
 
-/// A timer or descriptor that a [`Loop`] watches. Dropping it does nothing.
+/// A timer or descriptor that a [`Loop`] watches. Any thread may have it; dropping it does nothing.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+///
+/// # fn main() -> Result<(), offspring::BoxError> {
+/// let me = offspring::Worker::new()
+///     .deferred("either", |_request, caller, events| {
+///         let slow = events.after(Duration::from_secs(3600), |_| unreachable!("it is cancelled"));
+///         events.after(Duration::from_millis(1), move |_| {
+///             slow.cancel();
+///             caller.reply("the other");
+///         });
+///     })
+///     .run();
+/// assert_eq!(me.rpc("either").start()?.call(()).wait()?, ["the other"]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Watch {
     hub: &'static Hub,
@@ -404,7 +443,30 @@ impl Watch {
     }
 }
 
-/// A way for other threads to have something run on a child's [`Loop`].
+/// A way for other threads to have something run on a child's [`Loop`]: what [`Loop::poster`] gives.
+///
+/// # Examples
+///
+/// ```
+/// use std::{thread, time::Duration};
+///
+/// # fn main() -> Result<(), offspring::BoxError> {
+/// let me = offspring::Worker::new()
+///     .deferred("think", |_request, caller, events| {
+///         let poster = events.poster();
+///         thread::spawn(move || {
+///             let answer = (6 * 7).to_string(); // off the loop
+///             poster.post(move |events| {
+///                 // On it again, where timers can be set.
+///                 events.after(Duration::from_millis(1), |_| caller.reply(answer));
+///             });
+///         });
+///     })
+///     .run();
+/// assert_eq!(me.rpc("think").start()?.call(()).wait()?, ["42"]);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
 pub struct Poster {
     hub: &'static Hub,

@@ -194,11 +194,35 @@ impl Worker {
 
     /// Adds a function that runs on [threads](Worker::threads) of the child, one call on each; more
     /// calls wait. Events and replies of all threads stay whole, and arrive in the order in which
-    /// they are made.
+    /// they are made. What it returns is the call's reply, or its error; a panic is an error, too, and
+    /// the thread goes on.
+    ///
+    /// The parent need not know that the function is of this kind.
     ///
     /// # Panics
     ///
     /// If there is one of that name.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::{thread, time::Duration};
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .threaded("sleep", |request, _caller| {
+    ///         thread::sleep(Duration::from_millis(request.to_string().parse()?));
+    ///         Ok(request)
+    ///     })
+    ///     .threads(2)
+    ///     .run();
+    /// let rpc = me.rpc("sleep").start()?;
+    /// let long = rpc.call("100").start();
+    /// let short = rpc.call("0").wait()?; // on the other thread
+    /// assert_eq!(short, ["0"]);
+    /// assert_eq!(long.wait()?, ["100"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn threaded<S, F, R>(mut self, service: S, function: F) -> Self
     where
         S: Service,
@@ -217,15 +241,56 @@ impl Worker {
     }
 
     /// How many calls of a [deferred](Worker::deferred) function may be unanswered at once; more
-    /// wait. At least 1. Default: no limit.
+    /// wait in the child. At least 1. Default: no limit.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let mut begun = 0;
+    /// let me = offspring::Worker::new()
+    ///     .deferred("number", move |_request, caller, events| {
+    ///         begun += 1; // one at a time, so this is how many were answered before
+    ///         let number = begun.to_string();
+    ///         events.after(Duration::from_millis(1), |_| caller.reply(number));
+    ///     })
+    ///     .max_running(1)
+    ///     .run();
+    /// let rpc = me.rpc("number").start()?;
+    /// let both = [rpc.call(()).start(), rpc.call(()).start()];
+    /// let numbers: Vec<_> = both.into_iter().map(|call| call.wait()).collect::<Result<_, _>>()?;
+    /// assert_eq!(numbers, [["1"], ["2"]]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn max_running(mut self, calls: usize) -> Self {
         self.options.max_running = calls.max(1);
         self
     }
 
     /// How many bytes of answers and events may wait to be written, and of requests to be started,
-    /// before a child with deferred or threaded functions reads no more requests, until they are
-    /// fewer. Default: 1 MiB.
+    /// before a child with a deferred or threaded function reads no more requests, until they are
+    /// fewer. A thread that sends more waits, too, until some are written. Default: 1 MiB.
+    ///
+    /// A child that runs one call at a time has no need of it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .deferred("blob", |_request, caller, _events| caller.reply([vec![7; 100_000]]))
+    ///     .high_water(64 << 10)
+    ///     .run();
+    /// let rpc = me.rpc("blob").start()?;
+    /// let blobs: Vec<_> = (0..50).map(|_| rpc.call(()).start()).collect();
+    /// for blob in blobs {
+    ///     assert_eq!(blob.wait()?[0].len(), 100_000); // and the child never kept many of them
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn high_water(mut self, bytes: usize) -> Self {
         self.options.high_water = bytes;
         self
@@ -236,8 +301,31 @@ impl Worker {
     /// to wait for on the [`Loop`], and exits. The process is not killed if its parent is: it lives on
     /// as it likes.
     ///
+    /// The parent's [stop ladder](crate::RpcBuilder::grace) holds all the same: a child that is to run
+    /// on under a parent that lives needs a long grace.
+    ///
     /// Default: it exits at once, whatever it waits for. Functions that run one at a time have no loop,
     /// and this is not called for them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .deferred("echo", |request, caller, _events| caller.reply(request))
+    ///     .done(|events| {
+    ///         // Runs on until this has fired.
+    ///         events.after(Duration::from_millis(10), |_| std::process::exit(7));
+    ///     })
+    ///     .run();
+    /// let rpc = me.rpc("echo").start()?;
+    /// assert_eq!(rpc.call("hello").wait()?, ["hello"]);
+    /// let exit = rpc.finish()?;
+    /// assert_eq!(exit.status().and_then(|status| status.code()), Some(7));
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn done(mut self, done: impl FnOnce(&Loop) + 'static) -> Self {
         self.options.done = Some(Box::new(done));
         self
@@ -249,7 +337,42 @@ impl Worker {
     /// order with events and replies, those of setups before the child is ready.
     ///
     /// A child sets its logger in [`run`](Worker::run): a parent that sets one for itself does so
-    /// after that. A plain peer gets no records.
+    /// after that. One that has been set before is a start error. A plain peer gets no records.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::sync::Mutex;
+    /// static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    ///
+    /// struct Keep; // the parent's logger
+    /// impl log::Log for Keep {
+    ///     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+    ///         true
+    ///     }
+    ///     fn log(&self, record: &log::Record<'_>) {
+    ///         LINES.lock().unwrap().push(format!("{} {}", record.level(), record.args()));
+    ///     }
+    ///     fn flush(&self) {}
+    /// }
+    ///
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .function("echo", |request, _caller| {
+    ///         log::info!("asked for {request}");
+    ///         Ok(request)
+    ///     })
+    ///     .log(log::LevelFilter::Info)
+    ///     .run(); // the child sets its logger here
+    /// log::set_logger(&Keep).map(|()| log::set_max_level(log::LevelFilter::Trace))?;
+    ///
+    /// let rpc = me.rpc("echo").start()?;
+    /// let pid = rpc.pid().unwrap();
+    /// rpc.call("tea").wait()?;
+    /// assert_eq!(*LINES.lock().unwrap(), [format!("INFO [pid {pid}] asked for tea")]);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[cfg(feature = "log")]
     pub fn log(mut self, level: log::LevelFilter) -> Self {
         self.options.log = Some(level);
