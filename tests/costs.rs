@@ -158,43 +158,33 @@ fn small_pipelined_calls_allocate_nothing() {
 }
 
 #[test]
-fn waited_calls_allocate_once() {
+fn waited_calls_allocate_nothing() {
     let me = counting_worker().run_in_test();
     alone(move || {
+        // There calls are dense for certain, or nearly so: others may get between them. Not every time.
+        confine_to_one_cpu();
         const CALLS: u64 = 1000;
+        let least = |rpc: &Rpc, calls: &dyn Fn()| {
+            calls();
+            let rounds = (0..10).map(|_| allocations(rpc, calls).map(|[n, _]| n));
+            rounds.min_by_key(|[here, _]| *here).unwrap()
+        };
         for function in ["sync", "deferred", "threaded"] {
             let rpc = me.rpc(function).start().unwrap();
-            let calls = || {
-                for _ in 0..CALLS {
-                    rpc.call("sixteen bytes ..").wait().unwrap();
-                }
-            };
-            calls();
-            let [here, there] = allocations(&rpc, calls);
-            at_most(
-                &format!("{function}: allocations here for {CALLS} wait()"),
-                here[0],
-                CALLS * 7 / 4,
-            );
-            at_most(
-                &format!("{function}: allocations there for {CALLS} wait()"),
-                there[0],
-                100,
-            );
+            let [here, there] = least(&rpc, &|| waits(&rpc, CALLS, Duration::ZERO));
+            println!("{CALLS} times wait(), {function}:");
+            at_most("allocations here", here, CALLS * 4 / 5);
+            at_most("allocations there", there, CALLS / 10);
         }
         let rpc = me.rpc("sync").start().unwrap();
-        let calls = || {
+        let [here, there] = least(&rpc, &|| {
             let all = (0..CALLS).map(|_| rpc.call("sixteen bytes ..").start());
             let all: Vec<_> = all.collect();
             all.into_iter().for_each(|call| drop(call.wait().unwrap()));
-        };
-        calls();
-        let [here, _] = allocations(&rpc, calls);
-        at_most(
-            &format!("allocations here for {CALLS} start()"),
-            here[0],
-            CALLS * 3 / 2,
-        );
+        });
+        println!("{CALLS} times start() and wait():");
+        at_most("allocations here", here, CALLS * 3 / 2);
+        at_most("allocations there", there, CALLS / 10);
     });
 }
 
