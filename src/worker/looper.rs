@@ -150,7 +150,39 @@ impl Loop {
 
     /// Calls `callback` whenever the descriptor can be read, or has an end or an error to tell, as
     /// long as it returns what it is to be given the next time; `None` ends it, and drops the
-    /// descriptor. It is called again if it leaves something unread.
+    /// descriptor. It is called again if it leaves something unread. A read that would block stops
+    /// the whole loop: make the descriptor non-blocking, or read once for each time.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::{Read, Write};
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .deferred("listen", |_request, caller, events| {
+    ///         let (near, mut far) = UnixStream::pair().expect("there are descriptors");
+    ///         let heard = (caller, String::new());
+    ///         events.readable(near, heard, |stream, (caller, mut text), _| {
+    ///             let mut buf = [0; 3];
+    ///             match stream.read(&mut buf) {
+    ///                 Ok(0) => caller.reply(text), // the end: `None` drops the stream
+    ///                 Err(error) => caller.fail(error.into()),
+    ///                 Ok(n) => {
+    ///                     text += &String::from_utf8_lossy(&buf[..n]);
+    ///                     return Some((caller, text));
+    ///                 }
+    ///             }
+    ///             None
+    ///         });
+    ///         far.write_all(b"hello").expect("it has room");
+    ///     })
+    ///     .run();
+    /// assert_eq!(me.rpc("listen").start()?.call(()).wait()?, ["hello"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn readable<F: AsFd + 'static, K: 'static>(
         &self,
         fd: F,
