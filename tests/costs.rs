@@ -538,6 +538,40 @@ fn waited_calls_send_and_receive_once() {
 }
 
 #[test]
+fn timeouts_of_waited_calls_do_not_wake_the_reactor() {
+    let me = counting_worker().run_in_test();
+    let traced = Traced::new(|| {
+        confine_to_one_cpu();
+        scenario(&me, "sync", |rpc| {
+            for _ in 0..1000 {
+                let call = rpc
+                    .call("sixteen bytes ..")
+                    .timeout(Duration::from_secs(3600));
+                call.wait().unwrap();
+            }
+        });
+    });
+    let Some(traced) = traced else { return };
+    let [here, there] = traced.count_one();
+    println!("1000 calls with a timeout: {here:?}, {there:?}");
+    at_most(
+        "waits of the reactor",
+        of(&here, &["epoll_pwait", "epoll_wait"]),
+        100,
+    );
+    at_most(
+        "calls here but receiving",
+        all(&here) - of(&here, RECEIVE),
+        4500,
+    );
+    at_most(
+        "calls there but receiving",
+        all(&there) - of(&there, RECEIVE),
+        1250,
+    );
+}
+
+#[test]
 fn waited_calls_to_a_thread() {
     let me = counting_worker().run_in_test();
     let traced = Traced::new(|| {
