@@ -123,9 +123,9 @@ impl<S: Service> RpcBuilder<S> {
         self
     }
 
-    /// The size in bytes at which the read buffers of both sides start. They grow to hold the
-    /// largest small frame (64 KiB) when traffic is dense; larger frames get buffers of their own,
-    /// for as long as they last. Default: 4096, at most 1 MiB.
+    /// The size in bytes at which the read buffers of both sides start. They grow to 64 KiB when traffic
+    /// is dense; frames above 16 KiB that have not come whole get buffers of their own, for as long as
+    /// they last. Default: 4096, at most 1 MiB.
     pub fn buflen(self, bytes: usize) -> Self {
         self.buflen_req(bytes).buflen_res(bytes)
     }
