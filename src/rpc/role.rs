@@ -22,6 +22,9 @@
 //! What must hold: when nobody has the role and somebody waits, the socket is watched, or the reactor
 //! has been told to look.
 
+#[cfg(test)]
+mod model;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -31,6 +34,7 @@ const DENSE: Duration = Duration::from_micros(30);
 
 /// See the module's documentation. `W` is a caller who waits.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 pub(crate) struct Role<W> {
     holder: Holder,
     /// Only the reactor may take it, and has been told to.
