@@ -3,8 +3,9 @@
 mod common;
 
 use common::{Log, bounded, eventually};
-use offspring::{CallError, Caller, Worker};
+use offspring::{CallError, Caller, Strings, Worker};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// `hold NAME`, `tell NAME WHAT`, `answer NAME`; the latter two are answered `ok`.
 fn holder() -> Worker {
@@ -192,6 +193,65 @@ fn progress_comes_while_the_call_goes_on() {
             .start();
         eventually("progress", || log.lines() == ["here I stand"]);
         gate.entered().open();
+        call.wait().unwrap();
+    });
+}
+
+/// Calls when it is dropped, as a handle does that is the last.
+struct CallsWhenDropped(offspring::Rpc, Log);
+
+impl Drop for CallsWhenDropped {
+    fn drop(&mut self) {
+        let log = self.1.clone();
+        let call = self.0.call("again");
+        call.then(move |outcome| log.add(format!("dropped, {}", outcome.is_ok())));
+    }
+}
+
+#[test]
+fn what_a_callback_holds_may_call_when_it_is_dropped() {
+    let me = Worker::new()
+        .function("do", |request: Strings, _: &Caller| match &request[0] {
+            b"exit" => std::process::exit(3),
+            _ => Ok(request),
+        })
+        .run_in_test();
+    bounded(move || {
+        let start = || me.rpc("do").max_frame(100_000).start().unwrap();
+        let rpc = start();
+        let log = Log::default();
+        let callback = || {
+            let held = CallsWhenDropped(rpc.clone(), log.clone());
+            move |_: Strings| drop(held.1.lines())
+        };
+        let told = |n: usize| eventually("dropped", || log.lines().len() == n);
+        rpc.call("hello").on_progress(callback()).wait().unwrap();
+        told(1);
+        rpc.call("hello").on_progress(callback()).then(|_| {});
+        told(2);
+        let call = rpc.call("hello").on_progress(callback()).start();
+        call.cancel();
+        told(3);
+        let call = rpc.call("hello").on_progress(callback());
+        drop(call.timeout(Duration::ZERO).wait());
+        told(4);
+        let call = rpc.call([vec![0; 200_000]]).on_progress(callback());
+        call.wait().unwrap_err();
+        told(5);
+        let lines = log.lines();
+        assert!(
+            lines.iter().all(|line| line == "dropped, true"),
+            "{lines:?}"
+        );
+        rpc.call("exit").on_progress(callback()).wait().unwrap_err();
+        eventually("dropped", || log.last().unwrap() == "dropped, false");
+
+        // The last handle.
+        let rpc = start();
+        let held = rpc.clone();
+        let call = rpc.call("hello").on_progress(move |_| drop(held.pid()));
+        let call = call.start();
+        drop(rpc);
         call.wait().unwrap();
     });
 }

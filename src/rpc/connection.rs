@@ -56,6 +56,8 @@ pub(crate) struct Connection<T, P> {
     timed: BTreeMap<u32, Instant>,
     /// Of the calls that have one.
     progress: BTreeMap<u32, P>,
+    /// Of calls that have ended. The program's code may run when it is dropped: not under a lock.
+    done: Vec<P>,
 }
 
 /// A call that was made.
@@ -154,6 +156,7 @@ impl<T, P: Clone> Connection<T, P> {
             deadlines: BTreeSet::new(),
             timed: BTreeMap::new(),
             progress: BTreeMap::new(),
+            done: Vec::new(),
         }
     }
 
@@ -180,6 +183,7 @@ impl<T, P: Clone> Connection<T, P> {
         note: T,
     ) -> Result<u32, (Refusal, T)> {
         if let Err(refusal) = self.admit(request.len()) {
+            self.done.extend(progress);
             return Err((refusal, note));
         }
         let len = u32::try_from(request.len()).expect("max_frame is not above");
@@ -297,7 +301,8 @@ impl<T, P: Clone> Connection<T, P> {
         self.live = 0;
         self.deadlines.clear();
         self.timed.clear();
-        self.progress.clear();
+        let progress = std::mem::take(&mut self.progress);
+        self.done.extend(progress.into_values());
         let outbox = &self.outbox;
         let phase = |start| {
             if outbox.is_queued(start) {
@@ -353,6 +358,16 @@ impl<T, P: Clone> Connection<T, P> {
     /// Whether [`close`](Connection::close) was called.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// Takes what was to be told of the progress of calls that have ended, to be dropped.
+    pub(crate) fn take_done(&mut self) -> Vec<P> {
+        std::mem::take(&mut self.done)
+    }
+
+    /// Whether there is something to [`take_done`](Connection::take_done).
+    pub(crate) fn has_done(&self) -> bool {
+        !self.done.is_empty()
     }
 
     /// How many calls have not ended.
@@ -433,7 +448,7 @@ impl<T, P: Clone> Connection<T, P> {
             self.deadlines.remove(&(deadline, id));
         }
         if !self.progress.is_empty() {
-            self.progress.remove(&id);
+            self.done.extend(self.progress.remove(&id));
         }
     }
 

@@ -167,6 +167,7 @@ impl Driver {
         for (note, phase) in orders.expired {
             guard(|| note.consume(Answer::Ended(Ended::TimedOut(phase))));
         }
+        drop_guarded(orders.done);
         if orders.close {
             self.life.close(now);
         }
@@ -422,6 +423,7 @@ impl Driver {
             };
             guard(|| note.consume(Answer::Ended(ended)));
         }
+        drop_guarded(self.link.take_done());
         guard(|| self.handlers.take().expect("concluded once").end(error));
         self.link.over();
     }
@@ -480,6 +482,13 @@ fn refusal_kind(kind: &str) -> ErrorKind {
         wire::REFUSED_MISMATCH => ErrorKind::Mismatch,
         wire::REFUSED_VERSION => ErrorKind::Version,
         _ => ErrorKind::Protocol,
+    }
+}
+
+/// Drops callbacks of calls that have ended. Even that may panic.
+fn drop_guarded(done: Vec<Progress>) {
+    for progress in done {
+        guard(|| drop(progress));
     }
 }
 

@@ -147,6 +147,8 @@ impl Exit {
 pub(super) struct Orders {
     /// Calls whose time is up.
     pub(super) expired: Vec<(Note, Phase)>,
+    /// Of calls that have ended, to be dropped.
+    pub(super) done: Vec<Progress>,
     pub(super) kill: bool,
     /// Whether it has taken too long.
     pub(super) stop: bool,
@@ -168,8 +170,10 @@ impl Orders {
     /// These orders, and then others.
     pub(super) fn and_then(mut self, more: Orders) -> Orders {
         self.expired.extend(more.expired);
+        self.done.extend(more.done);
         Orders {
             expired: self.expired,
+            done: self.done,
             kill: self.kill || more.kill,
             stop: self.stop || more.stop,
             ..more
@@ -253,7 +257,12 @@ impl Link {
         }
         let id = match state.connection.call(request, deadline, progress, note) {
             Ok(id) => id,
-            Err((refusal, note)) => return Err((Ended::Refused(refusal), note)),
+            Err((refusal, note)) => {
+                let done = state.connection.take_done();
+                drop(state);
+                drop(done);
+                return Err((Ended::Refused(refusal), note));
+            }
         };
         // Before the request is written: the reactor could otherwise read the answer, while this
         // caller begins to wait for it on the socket.
@@ -419,7 +428,7 @@ impl Link {
         let unattended =
             output && !writer.busy && !writer.awaited && !writer.broken && !state.shut_down;
         let closing = state.connection.is_closed() && !state.shut_down;
-        if due || unattended || closing {
+        if due || unattended || closing || state.connection.has_done() {
             self.notify_reactor(state);
         }
     }
@@ -479,6 +488,7 @@ impl Link {
         state.looks_at = deadline;
         Orders {
             expired,
+            done: state.connection.take_done(),
             kill,
             stop,
             close: close && state.connection.live() == 0,
@@ -537,6 +547,11 @@ impl Link {
             self.changed.notify_all();
         }
         state.connection.drain()
+    }
+
+    /// What was to be told of progress, to be dropped.
+    pub(super) fn take_done(&self) -> Vec<Progress> {
+        self.lock().connection.take_done()
     }
 
     /// The last callback has run.
