@@ -249,7 +249,9 @@ fn what_a_callback_holds_may_call_when_it_is_dropped() {
         // The last handle.
         let rpc = start();
         let held = rpc.clone();
-        let call = rpc.call("hello").on_progress(move |_| drop(held.pid()));
+        let call = rpc
+            .call("hello")
+            .on_progress(move |_| assert!(held.pid().is_some()));
         let call = call.start();
         drop(rpc);
         call.wait().unwrap();

@@ -121,7 +121,13 @@ impl<W> Role<W> {
             return After::Give(next);
         }
         self.holder = Holder::Nobody;
-        let dense = |last: Instant| now.saturating_duration_since(last) < DENSE.min(self.laziness);
+        // Once the reactor looks anyway, calls may be as far apart as its looks: to tell it takes longer
+        // than a call, and must not make the next one seem late.
+        let limit = match self.look {
+            Some(_) => self.laziness,
+            None => DENSE.min(self.laziness),
+        };
+        let dense = |last: Instant| now.saturating_duration_since(last) < limit;
         let dense = self.released.is_some_and(dense);
         self.released = Some(now);
         if outstanding || !dense {

@@ -245,14 +245,18 @@ impl AsyncChild {
         let deadline = self.events.deadline();
         let left = || deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let inlet = &mut self.child.inlet;
-        if inlet.is_holding_on() && self.reading && !busy {
+        if inlet.is_holding_on() && self.reading {
             let first = left().map_or(LINGER, |left| left.min(LINGER));
             if self.set.wait(Some(first)).map_err(io_error)? > 0
                 || left().is_some_and(|l| l.is_zero())
             {
                 return Ok(());
             }
-            inlet.let_go();
+            if !busy {
+                inlet.let_go();
+            } else if !self.child.hub.sleep_on() {
+                return Ok(());
+            }
         }
         self.set.wait(left()).map_err(io_error)?;
         if self.reading && !inlet.hold_on().map_err(io_error)? {

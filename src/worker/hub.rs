@@ -44,7 +44,10 @@ pub(super) struct State {
     /// Whether the loop sleeps, and can be woken by the bell.
     asleep: bool,
     /// Whether it does so because it may take no more requests.
-    slept_full: bool,
+    pub(super) slept_full: bool,
+    /// Whether it is to be woken by the last answer: it has slept for long, and calls have run for as
+    /// long. For short ones it would only be disturbed.
+    slept_long: bool,
     posts: Vec<Post>,
 }
 
@@ -97,6 +100,7 @@ impl Hub {
                 bell: None,
                 asleep: false,
                 slept_full: false,
+                slept_long: false,
                 posts: Vec::new(),
             }),
             changed: Condvar::new(),
@@ -309,9 +313,19 @@ impl Hub {
         })
     }
 
+    /// The loop has slept for a while, and goes on. Returns false if there is no call any more that
+    /// could wake it.
+    pub(super) fn sleep_on(&self) -> bool {
+        let mut state = self.lock();
+        state.slept_long = state.ledger.is_busy();
+        state.slept_long
+    }
+
     /// The loop is up again.
     pub(super) fn get_up(&self) {
-        self.lock().asleep = false;
+        let mut state = self.lock();
+        state.asleep = false;
+        state.slept_long = false;
     }
 
     pub(super) fn ring(&self, state: &mut State) {
@@ -337,6 +351,12 @@ impl Hub {
 }
 
 impl State {
+    /// Whether an answer that was just given is news to a loop that sleeps.
+    pub(super) fn concerns_the_loop(&self) -> bool {
+        let may_start = self.ledger.waiting() > 0 && !self.threads.any;
+        may_start || self.ledger.is_finished() || (self.slept_long && !self.ledger.is_busy())
+    }
+
     #[inline]
     pub(super) fn answered(&mut self, id: u32) {
         self.ledger.answered(id);

@@ -266,8 +266,7 @@ impl Hub {
         }
         if let Some(id) = answers {
             state.answered(id);
-            let to_start = state.ledger.waiting() > 0 && !state.threads.any;
-            if to_start || !state.ledger.is_busy() {
+            if state.concerns_the_loop() {
                 self.ring(&mut state);
             }
         }
@@ -377,7 +376,9 @@ impl Hub {
         if state.waiting > 0 {
             self.changed.notify_all();
         }
-        self.ring(&mut state);
+        if state.slept_full || state.ledger.is_finished() {
+            self.ring(&mut state);
+        }
         state
     }
 
