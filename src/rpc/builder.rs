@@ -7,7 +7,6 @@ use super::life::{Life, StartBy};
 use super::link::{Link, after};
 use super::reactor::{Core, Reactor};
 use super::reader::Reader;
-use super::slot::decode;
 use crate::codec::{Codec, CodecError, Input};
 use crate::error::{Error, ErrorKind};
 use crate::process::{Launched, Process};
@@ -234,7 +233,12 @@ impl<S: Service> RpcBuilder<S> {
         let service = self.service;
         let on_event = self.on_event.map(|callback| {
             let service = service.clone();
-            Box::new(TypedOnEvent { service, callback }) as Box<dyn OnEvent>
+            let decoding = false;
+            Box::new(TypedOnEvent {
+                service,
+                callback,
+                decoding,
+            }) as Box<dyn OnEvent>
         });
         let handlers = Handlers {
             on_event,
@@ -260,12 +264,21 @@ impl<S: Service> RpcBuilder<S> {
 struct TypedOnEvent<S: Service> {
     service: S,
     callback: Box<dyn FnMut(S::Event) + Send>,
+    /// Whether the codec is at work.
+    decoding: bool,
 }
 
 impl<S: Service> OnEvent for TypedOnEvent<S> {
     fn event(&mut self, payload: Input<'_>) -> Result<(), CodecError> {
-        (self.callback)(decode::<S::Codec, S::Event>(payload)?);
+        self.decoding = true;
+        let event = S::Codec::decode(payload)?;
+        self.decoding = false;
+        (self.callback)(event);
         Ok(())
+    }
+
+    fn is_decoding(&self) -> bool {
+        self.decoding
     }
 
     fn error(&mut self, error: Error) {

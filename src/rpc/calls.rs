@@ -70,14 +70,30 @@ impl<E> Calls<E> {
     }
 
     /// Takes the entry of an id out.
-    #[inline]
     pub(crate) fn remove(&mut self, id: u32) -> Option<E> {
+        self.remove_if(id, |_| true)
+    }
+
+    /// Takes the entry of an id out, if it is such.
+    #[inline]
+    pub(crate) fn remove_if(&mut self, id: u32, is_such: impl FnOnce(&E) -> bool) -> Option<E> {
         let slot = id
             .checked_sub(self.base)
             .and_then(|n| self.window.get_mut(n as usize));
-        let Some(entry) = slot.and_then(Option::take) else {
-            return self.left.remove(&id);
-        };
+        match slot {
+            Some(slot @ Some(_)) => {
+                let entry = slot.take_if(|entry| is_such(entry))?;
+                self.tidy_up();
+                Some(entry)
+            }
+            _ if is_such(self.left.get(&id)?) => self.left.remove(&id),
+            _ => None,
+        }
+    }
+
+    /// An entry of the window is gone.
+    #[inline]
+    fn tidy_up(&mut self) {
         self.here -= 1;
         while let Some(None) = self.window.front() {
             self.window.pop_front();
@@ -86,7 +102,6 @@ impl<E> Calls<E> {
         if self.window.len() > SHORT && self.window.len() > 4 * self.here {
             self.leave_behind(self.window.len() / 2);
         }
-        Some(entry)
     }
 
     /// The id that was given first of those outstanding.

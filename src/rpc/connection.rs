@@ -193,8 +193,8 @@ impl<T, P: Clone> Connection<T, P> {
             len,
             timed: deadline.is_some(),
         });
-        let (header, n) = wire::header(self.framing(), id, len);
-        self.outbox.push(&header[..n], request);
+        self.outbox
+            .push(wire::header(self.framing(), id, len), request);
         self.live += 1;
         if let Some(deadline) = deadline {
             self.deadlines.insert((deadline, id));
@@ -415,10 +415,9 @@ impl<T, P: Clone> Connection<T, P> {
     /// cannot have been answered.
     #[inline]
     fn answered(&mut self, id: u32) -> Option<Option<T>> {
-        if !self.is_sent(id) {
-            return None;
-        }
-        let entry = self.calls.remove(id)?;
+        let outbox = &self.outbox;
+        let is_sent = |entry: &Entry<T>| !outbox.is_queued(entry.start);
+        let entry = self.calls.remove_if(id, is_sent)?;
         if entry.note.is_some() {
             self.forget(id, entry.timed);
         }
@@ -480,8 +479,8 @@ impl<T, P: Clone> Connection<T, P> {
     fn control(&mut self, message: &ToChild<'_>) {
         let mut payload = message.encode();
         let len = payload.len() as u32;
-        let (header, n) = wire::header(Framing::Tagged, wire::CONTROL_TO_CHILD, len);
-        self.outbox.push(&header[..n], &mut payload);
+        let header = wire::header(Framing::Tagged, wire::CONTROL_TO_CHILD, len);
+        self.outbox.push(header, &mut payload);
     }
 }
 

@@ -6,7 +6,7 @@ use super::life::{Life, Verdict};
 use super::link::{Exit, Link, Progress};
 use super::reactor::{Source, guard, poll_key};
 use super::reader::input;
-use super::slot::{Answer, Ended, Note};
+use super::slot::{Answer, Ended, Note, codec_panicked};
 use crate::codec::{CodecError, Input};
 use crate::error::{Error, ErrorKind, Refusal};
 use crate::process::{Lines, StderrCallback, Tail};
@@ -41,6 +41,9 @@ pub(super) struct Handlers {
 pub(super) trait OnEvent: Send {
     /// Takes the payload of an event.
     fn event(&mut self, payload: Input<'_>) -> Result<(), CodecError>;
+
+    /// Whether the codec is at work: if that is so after a panic, it was the codec's.
+    fn is_decoding(&self) -> bool;
 
     /// Takes an error, as there is no `on_error`.
     fn error(&mut self, error: Error);
@@ -337,6 +340,9 @@ impl Driver {
                     }
                 }
             });
+            if result.is_ok() && on_event.is_decoding() {
+                result = Err(codec_panicked());
+            }
         }
         if let Err(error) = result {
             let message = format!("an event from the child is malformed: {error}");

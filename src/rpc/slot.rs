@@ -1,5 +1,6 @@
 //! How a call ends, below the codec, and a place for that to be waited for.
 
+use super::reactor::guard;
 use super::reader::Reader;
 use crate::codec::{Codec, CodecError, Input};
 use crate::error::{CallError, Error, Panic, Phase, Refusal};
@@ -55,16 +56,20 @@ impl Answer<'_> {
         }
     }
 
-    /// Reads it as the service's types. Never panics, whatever the codec does: a call that ended
-    /// must be told to whoever made it.
+    /// Reads it as the service's types, whatever the codec does: a panic of it is an error.
     pub(crate) fn decode<S: Service>(self) -> Outcome<S> {
+        catch_unwind(AssertUnwindSafe(|| self.decode_or_panic::<S>()))
+            .unwrap_or_else(|_| Err(CallError::Malformed(codec_panicked())))
+    }
+
+    /// Reads it as the service's types. Panics if the codec does.
+    #[inline]
+    fn decode_or_panic<S: Service>(self) -> Outcome<S> {
         match self {
-            Answer::Reply(payload) => {
-                decode::<S::Codec, S::Reply>(payload).map_err(CallError::Malformed)
-            }
+            Answer::Reply(payload) => S::Codec::decode(payload).map_err(CallError::Malformed),
             Answer::Failed(payload) => Err(match Failure::decode(&payload) {
                 Ok(Failure::Error { encoded, .. }) => {
-                    match decode::<S::Codec, S::Error>(Input::from(encoded)) {
+                    match S::Codec::decode(Input::from(encoded)) {
                         Ok(error) => CallError::Failed(error),
                         Err(error) => CallError::Malformed(error),
                     }
@@ -90,8 +95,12 @@ impl Answer<'_> {
 
 /// Decodes a value that came from the child, whose bytes may make the program's codec panic.
 pub(crate) fn decode<C: Codec<T>, T>(input: Input<'_>) -> Result<T, CodecError> {
-    catch_unwind(AssertUnwindSafe(|| C::decode(input)))
-        .unwrap_or_else(|_| Err(CodecError::new("the codec panicked")))
+    catch_unwind(AssertUnwindSafe(|| C::decode(input))).unwrap_or_else(|_| Err(codec_panicked()))
+}
+
+/// What is told instead of a panic of a codec, which the panic hook has shown.
+pub(super) fn codec_panicked() -> CodecError {
+    CodecError::new("the codec panicked")
 }
 
 /// A callback of the program's, above the codec.
@@ -109,7 +118,22 @@ impl<S: Service, F: FnOnce(Outcome<S>) + Send + 'static> Then<S, F> {
 
 impl<S: Service, F: FnOnce(Outcome<S>) + Send + 'static> Consume<Answers> for Then<S, F> {
     fn consume(self, answer: Answer<'_>) {
-        (self.callback)(answer.decode::<S>());
+        // To guard each decoding against panics is dearer than it, and the reactor guards this anyway.
+        let mut untold = Untold::<S, F>(Some(self.callback), PhantomData);
+        let outcome = answer.decode_or_panic::<S>();
+        let callback = untold.0.take().expect("it was just put there");
+        callback(outcome);
+    }
+}
+
+/// A callback that is yet to be told. If the codec panics, it is told that.
+struct Untold<S: Service, F: FnOnce(Outcome<S>)>(Option<F>, PhantomData<S>);
+
+impl<S: Service, F: FnOnce(Outcome<S>)> Drop for Untold<S, F> {
+    fn drop(&mut self) {
+        if let Some(callback) = self.0.take() {
+            guard(|| callback(Err(CallError::Malformed(codec_panicked()))));
+        }
     }
 }
 

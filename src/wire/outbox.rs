@@ -8,6 +8,9 @@ const CHUNK: usize = 64 << 10;
 /// A payload from this size on becomes a chunk of its own and is not copied.
 const OWN_CHUNK: usize = 16 << 10;
 
+/// The header of a frame, left-aligned, and its length.
+type Header = ([u8; 8], usize);
+
 /// An output queue from which frames can be withdrawn until they are taken.
 ///
 /// Offsets count from the start of the stream and never change; what was withdrawn leaves a hole
@@ -33,17 +36,22 @@ impl Outbox {
     /// Appends a frame and returns its offset. A large payload is taken, and left empty; others are
     /// copied.
     #[inline]
-    pub(crate) fn push(&mut self, header: &[u8], payload: &mut Vec<u8>) -> u64 {
+    pub(crate) fn push(&mut self, header: Header, payload: &mut Vec<u8>) -> u64 {
+        let (header, n) = header;
         let start = self.end;
-        self.end += (header.len() + payload.len()) as u64;
+        self.end += (n + payload.len()) as u64;
         let own = payload.len() >= OWN_CHUNK;
-        let copied = header.len() + if own { 0 } else { payload.len() };
+        let copied = n + if own { 0 } else { payload.len() };
         match self.chunks.back() {
             Some(last) if self.open && last.len() + copied <= CHUNK => {}
             _ => self.chunks.push_back(std::mem::take(&mut self.spare)),
         }
         let last = self.chunks.back_mut().expect("one was just made");
-        last.extend_from_slice(header);
+        // Of a length that the compiler knows, where it can.
+        match n {
+            8 => last.extend_from_slice(&header),
+            n => last.extend_from_slice(&header[..n]),
+        }
         if own {
             self.chunks.push_back(std::mem::take(payload));
         } else {
@@ -222,6 +230,12 @@ impl Batch {
 mod tests {
     use super::*;
 
+    fn head(bytes: &[u8]) -> Header {
+        let mut header = [0; 8];
+        header[..bytes.len()].copy_from_slice(bytes);
+        (header, bytes.len())
+    }
+
     fn all(outbox: &mut Outbox, limit: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         while outbox.queued() > 0 {
@@ -241,10 +255,10 @@ mod tests {
         let mut outbox = Outbox::default();
         let mut large = vec![7; OWN_CHUNK];
         let address = large.as_ptr();
-        assert_eq!(outbox.push(b"ab", &mut b"c".to_vec()), 0);
-        assert_eq!(outbox.push(b"de", &mut large), 3);
+        assert_eq!(outbox.push(head(b"ab"), &mut b"c".to_vec()), 0);
+        assert_eq!(outbox.push(head(b"de"), &mut large), 3);
         let end = 5 + OWN_CHUNK as u64;
-        assert_eq!(outbox.push(b"f", &mut vec![]), end);
+        assert_eq!(outbox.push(head(b"f"), &mut vec![]), end);
         assert_eq!(outbox.queued(), end + 1);
         let batch = taken(&mut outbox, usize::MAX).chunks;
         assert_eq!(batch[0], b"abcde");
@@ -258,7 +272,7 @@ mod tests {
         let mut outbox = Outbox::default();
         for n in 0..100u8 {
             outbox.push(
-                b"head",
+                head(b"head"),
                 &mut vec![n; if n % 10 == 0 { OWN_CHUNK } else { 7 }],
             );
         }
@@ -287,7 +301,7 @@ mod tests {
     fn small_frames_share_chunks_of_bounded_size() {
         let mut outbox = Outbox::default();
         for n in 0..100_000 {
-            assert_eq!(outbox.push(b"12345678", &mut vec![0; 16]), n * 24);
+            assert_eq!(outbox.push(head(b"12345678"), &mut vec![0; 16]), n * 24);
         }
         let batch = taken(&mut outbox, usize::MAX).chunks;
         assert_eq!(batch.len(), (100_000usize * 24).div_ceil(CHUNK / 24 * 24));
@@ -305,7 +319,7 @@ mod tests {
                 if set >> n & 1 == 0 {
                     want.extend([b"hd", &payload[..]].concat());
                 }
-                frames.push((outbox.push(b"hd", &mut payload), 2 + size as u64));
+                frames.push((outbox.push(head(b"hd"), &mut payload), 2 + size as u64));
             }
             for (n, (start, len)) in frames.iter().enumerate().rev() {
                 if set >> n & 1 == 1 {
@@ -321,13 +335,13 @@ mod tests {
     #[test]
     fn taken_frame_cannot_be_withdrawn() {
         let mut outbox = Outbox::default();
-        let first = outbox.push(b"a", &mut vec![]);
+        let first = outbox.push(head(b"a"), &mut vec![]);
         taken(&mut outbox, 1);
-        let second = outbox.push(b"b", &mut vec![]);
+        let second = outbox.push(head(b"b"), &mut vec![]);
         assert!(!outbox.withdraw(first, 1));
         assert!(outbox.withdraw(second, 1));
         assert_eq!(outbox.queued(), 0);
-        assert_eq!(outbox.push(b"c", &mut vec![]), 2);
+        assert_eq!(outbox.push(head(b"c"), &mut vec![]), 2);
         assert_eq!(all(&mut outbox, 1), b"c");
     }
 }

@@ -250,7 +250,7 @@ impl Hub {
     /// Sends a frame, which may answer a call. A large payload is taken, and left empty.
     fn send(&'static self, id: u32, payload: &mut Vec<u8>, answers: Option<u32>) {
         let len = u32::try_from(payload.len()).expect("it was held against max_frame");
-        let (header, n) = wire::header(Framing::Tagged, id, len);
+        let header = wire::header(Framing::Tagged, id, len);
         let pace = PACE.get();
         let when = match answers {
             Some(_) => pace.answers,
@@ -274,8 +274,8 @@ impl Hub {
         if out.broken {
             return;
         }
-        out.unsent += n + payload.len();
-        out.outbox.push(&header[..n], payload);
+        out.unsent += header.1 + payload.len();
+        out.outbox.push(header, payload);
         let full = state.out.unsent >= state.out.next_batch;
         // Who sends faster than the parent reads waits for it, the loop too, but that only then.
         let wait = when != When::Later || state.is_above_high_water();
