@@ -418,6 +418,9 @@ impl Link {
 
     /// Tells the reactor if there is something for it to do.
     pub(super) fn tell_reactor(&self, state: MutexGuard<'_, State>) {
+        if state.attention {
+            return;
+        }
         let due = match (state.connection.deadline(), state.looks_at) {
             (Some(due), Some(looks_at)) => due < looks_at,
             (due, None) => due.is_some(),

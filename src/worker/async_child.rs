@@ -151,7 +151,7 @@ impl AsyncChild {
     fn start_waiting(&mut self, function: &mut Function) {
         match function {
             Function::Deferred(function) => {
-                while let Some((id, request)) = self.child.hub.next() {
+                while let Some((id, request, _)) = self.child.hub.next() {
                     let hub = &self.child.hub;
                     let request = Input::from(request);
                     self.events

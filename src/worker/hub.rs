@@ -176,14 +176,12 @@ impl Hub {
         state.ledger.wants_requests(state.out.unsent)
     }
 
-    /// Whether requests wait to be started.
-    pub(super) fn has_waiting(&self) -> bool {
-        self.lock().ledger.waiting() > 0
-    }
-
-    /// The next request that waits, if it may start: it counts as running.
-    pub(super) fn next(&self) -> Option<(u32, SmallBytes)> {
-        self.lock().ledger.next()
+    /// The next request that waits, if it may start: it counts as running. The last part says whether
+    /// others wait behind it.
+    pub(super) fn next(&self) -> Option<(u32, SmallBytes, bool)> {
+        let mut state = self.lock();
+        let (id, request) = state.ledger.next()?;
+        Some((id, request, state.ledger.waiting() > 0))
     }
 
     /// A thread is about to be started that takes requests with [`take`](Hub::take). Returns false

@@ -50,6 +50,10 @@ pub(super) fn answer(mut child: Child, function: &mut table::Sync) -> Result<(),
 
 /// Answers everything that has come, having looked through it for cancelled calls before each.
 fn look_ahead(child: &mut Child, function: &mut table::Sync) -> Result<(), Stop> {
+    if child.hub.is_broken() {
+        return Err(parent_gone());
+    }
+    let mut may_read = true;
     loop {
         while let Some(step) = child.session.next().map_err(broken)? {
             match step {
@@ -63,7 +67,10 @@ fn look_ahead(child: &mut Child, function: &mut table::Sync) -> Result<(), Stop>
                 }
             }
         }
-        if child.inlet.is_socket() && child.hub.wants_requests() {
+        // One read for each look: to read all there is would make this the only way that short calls
+        // ever take, and it is not the shortest.
+        if may_read && child.inlet.is_socket() && child.hub.wants_requests() {
+            may_read = false;
             let read = child.inlet.try_read(&mut child.session).map_err(io_error)?;
             // That the requests have ended is found again when there are none left.
             if let Some(n @ 1..) = read {
@@ -71,12 +78,12 @@ fn look_ahead(child: &mut Child, function: &mut table::Sync) -> Result<(), Stop>
                 continue;
             }
         }
+        may_read = true;
         let looked = coarse_clock();
         loop {
-            let Some((id, request)) = child.hub.next() else {
+            let Some((id, request, more)) = child.hub.next() else {
                 return Ok(());
             };
-            let more = child.hub.has_waiting();
             call(function, Input::from(request), child.hub, id, more)?;
             if looked != coarse_clock() {
                 break;
@@ -97,7 +104,8 @@ fn call(
     pace.set();
     // A panic has failed the call by now, as its caller was dropped.
     let _ = panics::catch(|| function(request, hub, id));
-    if hub.is_broken() {
+    // With more to do it is found a little later, and costs less.
+    if !more && hub.is_broken() {
         return Err(parent_gone());
     }
     Ok(())
