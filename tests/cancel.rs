@@ -443,3 +443,25 @@ fn callback_that_panics_when_told_hurts_nobody() {
         rpc.finish().unwrap();
     });
 }
+
+#[test]
+fn what_waits_for_a_cancellation_may_answer_when_it_is_dropped() {
+    let mut held = None;
+    let me = Worker::new()
+        .deferred("do", move |_: Strings, caller: Caller, _: &Loop| {
+            let Some(first) = held.take() else {
+                held = Some(caller);
+                return;
+            };
+            caller.cancellation().then(move || drop::<Caller>(first));
+            caller.reply("second");
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("do").start().unwrap();
+        let first = rpc.call("hold").start();
+        assert_eq!(rpc.call("answer").wait().unwrap(), ["second"]);
+        let outcome = first.wait();
+        assert!(matches!(outcome, Err(CallError::Unanswered)), "{outcome:?}");
+    });
+}

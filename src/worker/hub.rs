@@ -355,12 +355,14 @@ impl State {
         may_start || self.ledger.is_finished() || (self.slept_long && !self.ledger.is_busy())
     }
 
+    /// A call was answered. Returns what its cancellation would have set off.
     #[inline]
-    pub(super) fn answered(&mut self, id: u32) {
+    pub(super) fn answered(&mut self, id: u32) -> Vec<OnCancel> {
         self.ledger.answered(id);
-        if !self.on_cancel.is_empty() {
-            self.on_cancel.remove(&id);
+        if self.on_cancel.is_empty() {
+            return Vec::new();
         }
+        self.on_cancel.remove(&id).unwrap_or_default()
     }
 
     pub(super) fn is_above_high_water(&self) -> bool {

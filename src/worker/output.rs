@@ -260,12 +260,13 @@ impl Hub {
             let events = When::Soon;
             PACE.set(Pace { events, ..pace });
         }
+        let mut on_cancel = Vec::new();
         let mut state = self.lock();
         while state.is_above_high_water() && state.out.busy {
             state = self.wait(state);
         }
         if let Some(id) = answers {
-            state.answered(id);
+            on_cancel = state.answered(id);
             if state.concerns_the_loop() {
                 self.ring(&mut state);
             }
@@ -281,9 +282,11 @@ impl Hub {
         let wait = when != When::Later || state.is_above_high_water();
         match when {
             When::Soon if !full => self.flush_soon(state),
-            When::Later if !full && !wait => {}
+            When::Later if !full && !wait => drop(state),
             _ => drop(self.transmit(state, wait)),
         }
+        // The program's code may run: not under the lock.
+        drop(on_cancel);
     }
 
     /// Leaves what has gathered to the flusher.
