@@ -3,8 +3,11 @@
 mod common;
 
 use common::{Gate, bounded, logged, lost_kind, script, worker};
-use offspring::{CallError, ErrorKind, Phase, Refusal, Rung};
+use offspring::{CallError, ErrorKind, Phase, Plain, Process, Refusal, Rung};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
+use std::thread;
 use std::time::Duration;
 
 /// A grace for children that would never go.
@@ -203,5 +206,30 @@ fn plain_child_that_does_not_go_at_the_end_of_its_input_is_ended() {
         let exit = rpc.finish().unwrap();
         assert_eq!(exit.status(), None);
         drop(far);
+    });
+}
+
+/// A plain peer is told before it has answered that nothing more comes. The last answer is read by
+/// the one who waits for it, and starts the grace all the same.
+#[test]
+fn plain_peer_that_stays_after_its_last_answer_is_given_up() {
+    bounded(|| {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let builder = Process::stream(Plain::Tagged, near).rpc("peer");
+        let builder = builder.grace(Duration::from_millis(20));
+        let rpc = builder.start().unwrap();
+        // A handle that is dropped tells the reactor, too.
+        let kept = rpc.clone();
+        let caller = rpc.clone();
+        let call = thread::spawn(move || caller.call("hello").wait());
+        let mut request = [0; 8 + 6];
+        far.read_exact(&mut request).unwrap();
+        let finish = thread::spawn(move || rpc.finish());
+        assert_eq!(far.read(&mut request).unwrap(), 0);
+        far.write_all(b"\0\0\0\x01\0\0\0\x06\x05hello").unwrap();
+        assert_eq!(call.join().unwrap().unwrap(), ["hello"]);
+        let exit = finish.join().unwrap().unwrap();
+        assert_ne!(exit.rung(), Rung::Closed);
+        drop((far, kept));
     });
 }

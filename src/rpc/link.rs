@@ -430,7 +430,9 @@ impl Link {
         let output = state.has_output();
         let unattended =
             output && !writer.busy && !writer.awaited && !writer.broken && !state.shut_down;
-        let closing = state.connection.is_closed() && !state.shut_down;
+        // A plain child is told early that nothing more comes, and must go after its last answer.
+        let answers_left = state.shut_down && state.connection.live() > 0;
+        let closing = state.connection.is_closed() && !answers_left;
         if due || unattended || closing || state.connection.has_done() {
             self.notify_reactor(state);
         }
