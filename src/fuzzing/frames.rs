@@ -5,7 +5,8 @@ use crate::wire::{DecodeError, Decoder, Framing, LARGE, Payload};
 type Outcome = (Vec<(u32, Vec<u8>)>, Result<(), DecodeError>, u64);
 
 /// The frame decoder: any split of any bytes yields the frames and the error that a decoder finds
-/// that sees all at once, and memory stays within the limit.
+/// that sees all at once, and memory stays within the limit. Frames may be put back and taken again,
+/// and asked for by their id, at any time.
 pub fn frames(data: &[u8]) {
     let mut script = Script(data);
     let framing = script.pick(&[Framing::Tagged, Framing::Counted]);
@@ -18,6 +19,8 @@ pub fn frames(data: &[u8]) {
 }
 
 fn decode(framing: Framing, max_frame: usize, buflen: usize, stream: &Stream) -> Outcome {
+    // What decides how it arrives decides as well how it is taken.
+    let mut tricks = stream.pieces.iter().cycle();
     let mut decoder = Decoder::new(framing, buflen, max_frame);
     let mut frames = Vec::new();
     let result = stream.feed(
@@ -25,7 +28,7 @@ fn decode(framing: Framing, max_frame: usize, buflen: usize, stream: &Stream) ->
         |arrived| allowed(buflen, max_frame, arrived),
         Decoder::space,
         |decoder| {
-            while let Some((id, payload)) = decoder.next()? {
+            while let Some((id, payload)) = next(decoder, tricks.next().copied())? {
                 let payload = match payload {
                     Payload::At(at) => decoder.bytes(at).to_vec(),
                     Payload::Owned(bytes) => bytes,
@@ -37,6 +40,37 @@ fn decode(framing: Framing, max_frame: usize, buflen: usize, stream: &Stream) ->
     );
     let end = result.and_then(|()| decoder.finish());
     (frames, end, decoder.offset())
+}
+
+/// The next frame, taken in one way or another.
+fn next(
+    decoder: &mut Decoder,
+    trick: Option<usize>,
+) -> Result<Option<(u32, Payload)>, DecodeError> {
+    let trick = trick.unwrap_or(0);
+    let offset = decoder.offset();
+    if trick & 1 != 0 {
+        // Never what is not wanted.
+        assert!(decoder.next_if(|_| false).is_none());
+        let mut found = None;
+        let wanted = |id| {
+            found = Some(id);
+            trick & 2 != 0
+        };
+        if let Some(payload) = decoder.next_if(wanted) {
+            assert!(trick & 2 != 0);
+            return Ok(Some((found.expect("it was asked about"), payload)));
+        }
+        assert_eq!(decoder.offset(), offset);
+    }
+    for _ in 0..trick & 3 {
+        let Some((id, payload)) = decoder.next()? else {
+            return Ok(None);
+        };
+        decoder.put_back(id, payload);
+        assert_eq!(decoder.offset(), offset);
+    }
+    decoder.next()
 }
 
 fn naive(framing: Framing, limit: usize, stream: &[u8]) -> Outcome {

@@ -219,3 +219,157 @@ impl<W> Role<W> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LAZINESS: Duration = Duration::from_micros(500);
+
+    /// A role that is unwatched, as a caller was lazy at that time.
+    fn lazy() -> (Role<u8>, Instant) {
+        let (mut role, now) = (Role::new(LAZINESS), Instant::now());
+        for after in [After::Watch, After::Tell] {
+            assert!(role.take());
+            role.set_watched(false);
+            assert_eq!(role.release(false, now), after);
+            role.set_watched(after == After::Watch);
+        }
+        (role, now)
+    }
+
+    #[test]
+    fn role_has_one_holder() {
+        let mut role = Role::<u8>::new(LAZINESS);
+        assert!(role.take());
+        assert!(!role.take() && !role.take_for_reactor());
+        role.release(false, Instant::now());
+        assert!(role.take_for_reactor());
+        assert!(!role.take() && !role.take_for_reactor());
+        role.give_back();
+        assert!(role.take());
+    }
+
+    #[test]
+    fn what_is_handed_off_is_the_reactors_until_it_has_read() {
+        let mut role = Role::<u8>::new(LAZINESS);
+        assert!(role.take() && !role.is_handed_off());
+        role.hand_off();
+        assert!(role.is_handed_off() && !role.take());
+        assert!(role.take_for_reactor() && !role.is_handed_off());
+        role.give_back();
+        assert!(role.take());
+    }
+
+    #[test]
+    fn released_role_goes_to_the_parked_in_order() {
+        let (mut role, now) = (Role::new(LAZINESS), Instant::now());
+        assert!(role.take());
+        (1..=3).for_each(|caller| role.park(caller));
+        assert!(role.unpark(|caller| *caller == 2));
+        assert_eq!(role.parked(), 2);
+        assert_eq!(role.release(true, now), After::Give(1));
+        assert!(!role.take(), "he has it");
+        assert!(!role.unpark(|caller| *caller == 1), "he is to give it back");
+        assert_eq!(role.release(true, now), After::Give(3));
+        assert_eq!(role.release(true, now), After::Watch);
+    }
+
+    #[test]
+    fn parked_callers_stay_while_the_reactor_reads() {
+        let mut role = Role::new(LAZINESS);
+        assert!(role.take());
+        role.park(1);
+        role.hand_off();
+        assert!(role.take_for_reactor());
+        role.give_back();
+        assert_eq!(role.parked(), 1);
+        assert!(role.unpark(|caller| *caller == 1));
+    }
+
+    #[test]
+    fn first_release_has_the_socket_watched_and_the_next_tells_once() {
+        let (mut role, now) = lazy();
+        assert_eq!(role.deadline(), Some(now + LAZINESS));
+        for _ in 0..3 {
+            assert!(role.take());
+            assert_eq!(role.release(false, now), After::Nothing);
+        }
+    }
+
+    #[test]
+    fn release_is_not_lazy_if_answers_are_awaited_or_calls_are_rare() {
+        let (mut role, now) = lazy();
+        assert!(role.take());
+        assert_eq!(role.release(true, now), After::Watch);
+        role.set_watched(true);
+        for (pause, after) in [
+            (DENSE, After::Watch),
+            (DENSE - Duration::from_nanos(1), After::Tell),
+        ] {
+            let before = role.released.expect("it was given back");
+            assert!(role.take());
+            role.set_watched(false);
+            assert_eq!(role.release(false, before + pause), after);
+        }
+
+        let mut eager = Role::<u8>::new(Duration::ZERO);
+        for _ in 0..3 {
+            assert!(eager.take());
+            assert_eq!(eager.release(false, now), After::Watch);
+        }
+    }
+
+    #[test]
+    fn calls_may_be_as_far_apart_as_looks_while_the_reactor_looks() {
+        let (mut role, now) = lazy();
+        assert!(role.take());
+        let later = now + LAZINESS - Duration::from_nanos(1);
+        assert_eq!(role.release(false, later), After::Nothing);
+        assert!(role.take());
+        assert_eq!(role.release(false, later + LAZINESS), After::Watch);
+    }
+
+    #[test]
+    fn look_watches_when_it_was_quiet_for_so_long() {
+        let (mut role, now) = lazy();
+        let almost = now + LAZINESS - Duration::from_nanos(1);
+        assert!(!role.look(false, almost), "it is not time");
+        assert!(role.look(false, now + LAZINESS));
+        role.set_watched(true);
+        assert_eq!(role.deadline(), None);
+    }
+
+    #[test]
+    fn look_comes_again_while_calls_are_made() {
+        let (mut role, now) = lazy();
+        assert!(role.take());
+        let later = now + DENSE / 2;
+        assert_eq!(role.release(false, later), After::Nothing);
+        assert!(!role.look(false, now + LAZINESS));
+        assert_eq!(role.deadline(), Some(now + 2 * LAZINESS));
+        assert!(role.take(), "he reads now");
+        assert!(!role.look(false, now + 2 * LAZINESS));
+        assert_eq!(role.deadline(), Some(now + 3 * LAZINESS));
+    }
+
+    #[test]
+    fn look_ceases_while_one_caller_takes_long_and_he_tells_again() {
+        let (mut role, now) = lazy();
+        assert!(role.take());
+        for looks in 1..=2 {
+            assert!(!role.look(false, now + looks * LAZINESS));
+        }
+        assert_eq!(role.deadline(), None);
+        assert_eq!(role.release(false, now + 3 * LAZINESS), After::Watch);
+    }
+
+    #[test]
+    fn look_at_once_watches_unless_somebody_reads() {
+        let (mut role, now) = lazy();
+        assert!(role.look(true, now));
+        let (mut role, now) = lazy();
+        assert!(role.take());
+        assert!(!role.look(true, now));
+    }
+}

@@ -515,4 +515,126 @@ mod tests {
         let capacity = decoder.space().buf.capacity();
         assert!((BUFFER / 2..=BUFFER).contains(&capacity), "{capacity}");
     }
+
+    const MANY: usize = LARGE + 100;
+
+    /// Frames small and large, as bytes, and in a decoder that has read so many of them at a time.
+    fn some_frames() -> (Vec<(u32, Vec<u8>)>, Vec<u8>) {
+        let want = vec![
+            (0, b"event".to_vec()),
+            (1, vec![]),
+            (0, vec![3; MANY]),
+            (2, b"abc".to_vec()),
+            (0, vec![4; 300]),
+        ];
+        let frames = want.iter().map(|(id, p)| frame(Framing::Tagged, *id, p));
+        let stream = frames.flatten().collect();
+        (want, stream)
+    }
+
+    /// Reads what is left of `bytes` in pieces of `split`, with `each` called after each.
+    fn read(bytes: &[u8], split: usize, mut each: impl FnMut(&mut Decoder)) -> Decoder {
+        let mut decoder = Decoder::new(Framing::Tagged, 64, usize::MAX);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let space = decoder.space();
+            let n = split.min(space.limit).min(rest.len());
+            space.buf.extend_from_slice(&rest[..n]);
+            rest = &rest[n..];
+            each(&mut decoder);
+        }
+        decoder
+    }
+
+    const SPLITS: [usize; 9] = [1, 3, 7, 8, 9, 100, 4096, LARGE, usize::MAX];
+
+    #[test]
+    fn frame_that_is_put_back_comes_again() {
+        let (want, stream) = some_frames();
+        for split in SPLITS {
+            let mut got = Vec::new();
+            let decoder = read(&stream, split, |decoder| {
+                let mut before = decoder.offset();
+                while let Some((id, payload)) = decoder.next().unwrap() {
+                    let (bytes, after) = (decoder.payload(&payload).to_vec(), decoder.offset());
+                    decoder.put_back(id, payload);
+                    assert_eq!(decoder.offset(), before, "split {split}");
+                    assert!(decoder.finish().is_err(), "there is a frame");
+                    let (again, payload) = decoder.next().unwrap().unwrap();
+                    assert_eq!((again, decoder.payload(&payload)), (id, &bytes[..]));
+                    assert_eq!(decoder.offset(), after);
+                    got.push((id, bytes));
+                    before = after;
+                }
+            });
+            assert_eq!(got, want, "split {split}");
+            assert_eq!(decoder.finish(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn next_if_takes_only_what_is_wanted_and_whole() {
+        let (want, stream) = some_frames();
+        for split in SPLITS {
+            let mut got = Vec::new();
+            read(&stream, split, |decoder| {
+                loop {
+                    let offset = decoder.offset();
+                    assert!(decoder.next_if(|id| id == 7).is_none());
+                    assert_eq!(decoder.offset(), offset, "split {split}");
+                    let next = match decoder.next_if(|id| id == 0) {
+                        Some(payload) => Some((0, payload)),
+                        None => decoder.next().unwrap(),
+                    };
+                    let Some((id, payload)) = next else {
+                        break;
+                    };
+                    got.push((id, decoder.payload(&payload).to_vec()));
+                }
+            });
+            assert_eq!(got, want, "split {split}");
+        }
+    }
+
+    #[test]
+    fn next_if_leaves_an_error_to_next() {
+        let stream = frame(Framing::Tagged, 0, b"0123456789a");
+        let mut decoder = Decoder::new(Framing::Tagged, 64, 10);
+        decoder.space().buf.extend_from_slice(&stream);
+        for _ in 0..2 {
+            assert!(decoder.next_if(|id| id == 0).is_none());
+            assert!(decoder.next().is_err());
+        }
+    }
+
+    #[test]
+    fn has_two_counts_whole_frames_only() {
+        let (one, two) = (b"one".as_slice(), b"second".as_slice());
+        let frames = [one, two].map(|p| frame(Framing::Tagged, 1, p));
+        let whole = frames.concat();
+        for cut in 0..whole.len() {
+            let mut decoder = Decoder::new(Framing::Tagged, 64, usize::MAX);
+            decoder.space().buf.extend_from_slice(&whole[..cut]);
+            assert!(!decoder.has_two(), "cut at {cut}");
+        }
+        let mut decoder = Decoder::new(Framing::Tagged, 64, usize::MAX);
+        decoder.space().buf.extend_from_slice(&whole);
+        assert!(decoder.has_two());
+        let (id, payload) = decoder.next().unwrap().unwrap();
+        assert!(!decoder.has_two());
+        decoder.put_back(id, payload);
+        assert!(decoder.has_two());
+    }
+
+    #[test]
+    fn has_two_is_not_told_of_a_large_frame() {
+        let large = frame(Framing::Tagged, 1, &[1; MANY]);
+        let small = frame(Framing::Tagged, 1, b"small");
+        read(&[&large[..], &small, &small].concat(), 1000, |decoder| {
+            if decoder.offset() == 0 {
+                assert!(!decoder.has_two());
+                decoder.next().unwrap();
+            }
+        });
+    }
 }

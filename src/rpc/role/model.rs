@@ -17,7 +17,7 @@ const TICK: Duration = Duration::from_micros(20);
 const LAZINESS: Duration = Duration::from_micros(35);
 
 /// A scenario that has more states takes too long in a debug build.
-const MOST_STATES: usize = 100_000;
+const MOST_STATES: usize = 90_000;
 const TOO_MANY: &str = "there are more states than is reasonable";
 
 /// A call's number. It stands for its slot, too.
@@ -1037,14 +1037,14 @@ fn scenarios() -> Vec<Scenario> {
         scenario(&[&[Timed, Wait]]),
         calm(scenario(&[&[Start], &[Wait]])),
         eager(scenario(&[&[Wait, Then], &[Wait]])),
-        eager(scenario(&[&[Timed], &[Then]])),
+        eager(calm(scenario(&[&[Timed], &[Then]]))),
         eager(calm(scenario(&[&[Wait], &[Wait], &[Wait]]))),
         dies(scenario(&[&[Wait, Wait]])),
         dies(eager(calm(scenario(&[&[Timed], &[Wait]])))),
-        dies(eager(scenario(&[&[Start], &[Then]]))),
+        dies(eager(calm(scenario(&[&[Start], &[Then]])))),
         closes(scenario(&[&[Wait, Wait]])),
         closes(eager(calm(scenario(&[&[Timed], &[Wait]])))),
-        closes(eager(scenario(&[&[Start], &[Then]]))),
+        closes(eager(calm(scenario(&[&[Start], &[Then]])))),
     ]
 }
 
@@ -1078,7 +1078,9 @@ fn whatever_is_forgotten_is_found() {
         EndsTwice,
         CloseUntold,
     ] {
-        let found = scenarios().into_iter().find_map(|scenario| {
+        let closes = fault == CloseUntold;
+        let scenarios = scenarios().into_iter().filter(|it| it.may_close == closes);
+        let found = { scenarios }.find_map(|scenario| {
             let fault = Some(fault);
             let result = Model::new(&Scenario { fault, ..scenario }).explore();
             result.err().filter(|wrong| wrong != TOO_MANY)
