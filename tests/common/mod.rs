@@ -417,6 +417,11 @@ impl Random {
         Random(seed | 1)
     }
 
+    /// Other numbers, for another thread.
+    pub fn fork(&mut self) -> Random {
+        Random((self.below(usize::MAX) as u64) << 1 | 1)
+    }
+
     /// A number below `limit`: xorshift64*.
     pub fn below(&mut self, limit: usize) -> usize {
         self.0 ^= self.0 >> 12;
