@@ -276,6 +276,10 @@ impl Link {
         if waits || state.connection.queued() >= LONG_QUEUE {
             state = self.transmit(state);
         }
+        if !waits && state.role.is_unattended() {
+            // Left unwatched by callers who read: this answer is the reactor's, and must not be late.
+            self.watch(&mut state, true);
+        }
         self.tell_reactor(state);
         Ok(Made { id, reader })
     }

@@ -221,7 +221,7 @@ impl Link {
     /// Gives the role back.
     fn release(&self, mut state: MutexGuard<'_, State>, reader: Box<Reader>) {
         let closing = state.connection.is_closed() || state.stop_by.is_some();
-        let outstanding = state.connection.live() > state.role.parked() || closing;
+        let outstanding = state.connection.live() > 0 || closing;
         match state.role.release(outstanding, Instant::now()) {
             After::Give(next) => next.give(reader),
             after => {

@@ -200,6 +200,7 @@ impl<W> Role<W> {
     }
 
     /// How many callers are parked.
+    #[cfg(test)]
     pub(crate) fn parked(&self) -> usize {
         self.parked.len()
     }
@@ -209,6 +210,11 @@ impl<W> Role<W> {
     /// Whether the reactor watches the socket.
     pub(crate) fn is_watched(&self) -> bool {
         self.watched
+    }
+
+    /// Whether nobody reads the socket or watches it, and the reactor only looks now and then.
+    pub(crate) fn is_unattended(&self) -> bool {
+        self.holder == Holder::Nobody && !self.handed_off && !self.watched
     }
 
     /// Whether it should: nobody else reads it.

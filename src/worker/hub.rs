@@ -251,12 +251,12 @@ impl Hub {
     /// answered.
     pub(super) fn on_cancel(&self, id: u32, callback: OnCancel) {
         let mut state = self.lock();
-        if !state.ledger.is_cancelled(id) {
+        if state.ledger.is_cancelled(id) {
+            drop(state);
+            callback();
+        } else if state.ledger.is_running(id) {
             state.on_cancel.entry(id).or_default().push(callback);
-            return;
         }
-        drop(state);
-        callback();
     }
 
     /// No more requests will come.

@@ -109,6 +109,11 @@ impl Ledger {
         Was::Gone
     }
 
+    /// Whether a call runs.
+    pub(crate) fn is_running(&self, id: u32) -> bool {
+        self.running.contains(id)
+    }
+
     /// Whether a running call was cancelled.
     pub(crate) fn is_cancelled(&self, id: u32) -> bool {
         !self.cancelled.is_empty() && self.cancelled.contains(&id)

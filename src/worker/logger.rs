@@ -2,7 +2,7 @@
 
 use super::hub::Hub;
 use crate::wire::{LogRecord, ToParent};
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::panic;
 
 /// Longer names and messages are cut: a record must fit into what a control frame may always have.
@@ -48,6 +48,10 @@ impl Log for Logger {
             line: record.line().unwrap_or(0),
             message: cut(&message, LONGEST_MESSAGE),
         }));
+        if record.level() == Level::Error {
+            // It may be the last word.
+            self.hub.flush();
+        }
     }
 
     fn flush(&self) {

@@ -137,9 +137,13 @@ impl Worker {
         self
     }
 
-    /// Adds a function that runs one call at a time, in the order in which they were made, and whose
-    /// reply is written before the next call begins. What it returns is the call's reply, or its
-    /// error; a panic is an error, too. The child goes on.
+    /// Adds a function that runs one call at a time, in the order in which they were made. What it
+    /// returns is the call's reply, or its error; a panic is an error, too. The child goes on.
+    ///
+    /// No reply waits for another call to finish: it is written before the next call begins, or, where
+    /// more requests have come already, while the next one runs, at most a fraction of a millisecond
+    /// later and together with others. A process that is killed, or crashes, within that time takes
+    /// such replies with it, and their calls are lost; one that exits does not.
     ///
     /// # Panics
     ///

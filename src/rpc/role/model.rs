@@ -612,7 +612,7 @@ impl Model {
     /// `Link::release`.
     fn release(&self, w: &mut World) -> Result<(), Wrong> {
         let live = w.calls.iter().filter(|call| call.live).count();
-        let outstanding = live > w.role.parked() || w.closed;
+        let outstanding = live > 0 || w.closed;
         match w.role.release(outstanding, self.now) {
             After::Give(next) => {
                 w.reader = Place::Slot(next);
