@@ -6,13 +6,15 @@
 
 use super::hub::{Hub, Rest};
 use super::inlet::LINGER;
+use super::ledger::Limits;
 use super::looper::{Loop, Places};
 use super::output::Pace;
 use super::panics;
-use super::serve::{Child, Done, Stop, broken, io_error, parent_gone};
+use super::serve::{Child, Done, Options, Stop, broken, io_error, parent_gone};
 use super::session::{Step, Violation};
-use super::table::{Entry, Function, Threaded};
+use super::table::{self, OnPanic};
 use crate::codec::Input;
+use crate::process::Plain;
 use crate::sys::{Bell, Interest, PollSet};
 use crate::wire::Failure;
 use std::os::fd::{AsFd, AsRawFd};
@@ -20,17 +22,34 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-/// Answers requests until they end and all is answered. With `done`, goes on until nothing is left
-/// to wait for.
+/// What such a child calls.
+pub(super) enum Function<'a> {
+    /// All calls at once, on the loop.
+    Deferred(&'a mut table::Deferred),
+    /// Several calls at once, on threads.
+    Threaded(&'a Arc<table::Threaded>),
+}
+
+/// Answers requests until they end and all is answered, at most `running` of them at once. If there is
+/// something to be done then, goes on until nothing is left to wait for.
 pub(super) fn answer(
     child: Child,
-    entry: &mut Entry,
-    done: Option<Done>,
+    function: Function<'_>,
+    on_panic: &Arc<OnPanic>,
+    options: Options,
     running: usize,
 ) -> Result<(), Stop> {
-    let (hub, on_panic) = (child.hub, Arc::clone(&entry.on_panic));
-    let told = hub;
-    let on_panic = move |panic: &Failure| on_panic(told, panic);
+    let (hub, on_panic) = (child.hub, Arc::clone(on_panic));
+    let on_panic = move |panic: &Failure| on_panic(hub, panic);
+    let running = match hub.plain {
+        // Answers in order are those of calls that run in order.
+        Some(Plain::Ordered) => 1,
+        Some(Plain::Tagged) | None => running,
+    };
+    hub.set_limits(Limits {
+        running,
+        high_water: options.high_water,
+    });
     Pace::BATCH.set();
     AsyncChild {
         events: Loop::new(hub, Box::new(on_panic)),
@@ -43,7 +62,7 @@ pub(super) fn answer(
         places: Places::new(),
         child,
     }
-    .run(&mut entry.function, done)
+    .run(function, options.done)
 }
 
 struct AsyncChild {
@@ -62,10 +81,10 @@ struct AsyncChild {
 }
 
 impl AsyncChild {
-    fn run(mut self, function: &mut Function, mut done: Option<Done>) -> Result<(), Stop> {
+    fn run(mut self, mut function: Function<'_>, mut done: Option<Done>) -> Result<(), Stop> {
         let mut runs_on = false;
         loop {
-            self.take_requests(function)?;
+            self.take_requests(&mut function)?;
             self.events.settle();
             if let Some(deadline) = self.events.deadline() {
                 let now = Instant::now();
@@ -73,7 +92,7 @@ impl AsyncChild {
                     self.events.fire_timers(now);
                 }
             }
-            self.start_waiting(function);
+            self.start_waiting(&mut function);
             self.child.hub.write_batch();
             let Some(rest) = self.child.hub.lie_down() else {
                 continue;
@@ -109,7 +128,7 @@ impl AsyncChild {
     }
 
     /// Starts or queues the requests that were read.
-    fn take_requests(&mut self, function: &mut Function) -> Result<(), Stop> {
+    fn take_requests(&mut self, function: &mut Function<'_>) -> Result<(), Stop> {
         self.backlog = false;
         while let Some(step) = self.child.session.next().map_err(broken)? {
             let full = match step {
@@ -148,7 +167,7 @@ impl AsyncChild {
     }
 
     /// Starts what waits, as far as it may: here, or on threads, which are made as needed.
-    fn start_waiting(&mut self, function: &mut Function) {
+    fn start_waiting(&mut self, function: &mut Function<'_>) {
         match function {
             Function::Deferred(function) => {
                 while let Some((id, request, _)) = self.child.hub.next() {
@@ -160,7 +179,7 @@ impl AsyncChild {
             }
             Function::Threaded(function) => {
                 while self.threads < self.max_threads && self.child.hub.add_thread() {
-                    let (hub, function) = (self.child.hub, Arc::clone(function));
+                    let (hub, function) = (self.child.hub, Arc::clone(*function));
                     let name = format!("offspring {}", self.threads + 1);
                     let thread = thread::Builder::new().name(name);
                     let spawned = thread.spawn(move || work(hub, &*function));
@@ -175,7 +194,6 @@ impl AsyncChild {
                     }
                 }
             }
-            Function::Sync(_) => unreachable!("these have a child of their own"),
         }
     }
 
@@ -287,7 +305,7 @@ struct Wait {
 }
 
 /// A thread of a child: takes requests that wait, and answers them.
-fn work(hub: &'static Hub, function: &Threaded) {
+fn work(hub: &'static Hub, function: &table::Threaded) {
     loop {
         let (id, request) = hub.take();
         Pace::LAST_CALL.set();

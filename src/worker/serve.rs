@@ -1,13 +1,10 @@
 //! A child takes its connection over, prepares, serves in the shape that its function has, and exits.
 
-use super::async_child;
 use super::hub::Hub;
 use super::inlet::Inlet;
-use super::ledger::Limits;
 use super::looper::Loop;
 use super::session::{Session, Step, Violation};
-use super::sync_child;
-use super::table::{Entry, Function, Refused, Table};
+use super::table::{Entry, Refused, Table};
 use crate::process::Plain;
 use crate::process::marker::{self, Given};
 use crate::sys::{self, Lifeline};
@@ -15,11 +12,9 @@ use crate::wire::{self, ToParent};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io::{self, ErrorKind};
-use std::num::NonZero;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::thread;
 
 /// Where a child's read buffer starts before its parent says how large it is to be.
 const BUFLEN: usize = 4 << 10;
@@ -83,7 +78,7 @@ pub(super) fn serve_plain(mut table: Table, options: Options, name: &str, plain:
         Ok(Child::new(Some(plain), Inlet::new(input, None)?, output))
     };
     let result = take_over().map_err(io_error);
-    let result = result.and_then(|child| child.answer(entry, options, Some(plain)));
+    let result = result.and_then(|child| child.answer(entry, options));
     exit(table, result)
 }
 
@@ -169,7 +164,7 @@ impl Child {
                     self.hub.set_max_frame(max_frame);
                     let protocol = wire::VERSION;
                     self.hub.control(&ToParent::Ready { protocol });
-                    return self.answer(entry, options, None);
+                    return self.answer(entry, options);
                 }
                 Some(Step::Request { .. } | Step::Cancel { .. }) => {
                     unreachable!("the session refuses what is too early")
@@ -179,26 +174,9 @@ impl Child {
     }
 
     /// Answers requests until they end.
-    fn answer(self, entry: &mut Entry, options: Options, plain: Option<Plain>) -> Result<(), Stop> {
-        let running = match &entry.function {
-            Function::Sync(_) => 1,
-            // Answers in order are those of calls that run in order.
-            _ if plain == Some(Plain::Ordered) => 1,
-            Function::Deferred(_) => options.max_running,
-            Function::Threaded(_) => options
-                .threads
-                .unwrap_or_else(|| thread::available_parallelism().map_or(1, NonZero::get)),
-        };
-        let high_water = options.high_water;
+    fn answer(self, entry: &mut Entry, options: Options) -> Result<(), Stop> {
         self.hub.flush_at_exit();
-        self.hub.set_limits(Limits {
-            running,
-            high_water,
-        });
-        match &mut entry.function {
-            Function::Sync(function) => sync_child::answer(self, function),
-            _ => async_child::answer(self, entry, options.done, running),
-        }
+        entry.serve(self, options)
     }
 
     /// Reads on, waiting for something to come. Returns false at the end of the requests.

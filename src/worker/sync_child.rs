@@ -2,6 +2,7 @@
 //! call's answer is left to the flusher, and the next one begins.
 
 use super::hub::Hub;
+use super::ledger::Limits;
 use super::output::Pace;
 use super::panics;
 use super::serve::{Child, Stop, broken, io_error, parent_gone};
@@ -11,7 +12,15 @@ use crate::codec::Input;
 use crate::sys::coarse_clock;
 
 /// Answers requests, one at a time, each before the next is begun, until they end.
-pub(super) fn answer(mut child: Child, function: &mut table::Sync) -> Result<(), Stop> {
+pub(super) fn answer(
+    mut child: Child,
+    function: &mut table::Sync,
+    high_water: usize,
+) -> Result<(), Stop> {
+    child.hub.set_limits(Limits {
+        running: 1,
+        high_water,
+    });
     let mut looked = coarse_clock();
     loop {
         let more = child.session.has_two();

@@ -4,18 +4,25 @@ use super::caller::Caller;
 use super::hub::{Hub, describe};
 use super::looper::Loop;
 use super::panics;
+use super::serve::{Child, Options, Stop};
+use super::{async_child, sync_child};
 use crate::codec::{Argument, Codec, Input, Strings};
 use crate::error::BoxError;
 use crate::service::Service;
 use crate::wire::{self, Failure, Run};
 use std::collections::BTreeMap;
+use std::num::NonZero;
 use std::sync::Arc;
+use std::thread;
 
 /// Functions are called with a request, and see to it that the call of this id is answered.
 pub(super) type Sync = dyn FnMut(Input<'_>, &'static Hub, u32);
 pub(super) type Deferred = dyn FnMut(Input<'_>, &'static Hub, u32, &Loop);
 pub(super) type Threaded = dyn Fn(Input<'_>, &'static Hub, u32) + Send + std::marker::Sync;
-type OnPanic = dyn Fn(&'static Hub, &Failure);
+pub(super) type OnPanic = dyn Fn(&'static Hub, &Failure);
+
+/// Has a child answer requests by one function, until they end.
+type Serve = Box<dyn FnMut(Child, Options) -> Result<(), Stop>>;
 
 type Setup = Box<dyn FnMut(Strings) -> Result<(), BoxError>>;
 
@@ -30,19 +37,9 @@ pub(super) struct Table {
 pub(super) struct Entry {
     version: u32,
     codec: &'static str,
-    pub(super) function: Function,
-    /// Tells the parent of a panic that belongs to no call.
-    pub(super) on_panic: Arc<OnPanic>,
-}
-
-/// The shapes of functions.
-pub(super) enum Function {
-    /// One call at a time.
-    Sync(Box<Sync>),
-    /// All calls at once, on the loop.
-    Deferred(Box<Deferred>),
-    /// Several calls at once, on threads.
-    Threaded(Arc<Threaded>),
+    /// In a program that has no function of some shape, nothing refers to what serves that shape, and
+    /// the linker leaves it out.
+    serve: Serve,
 }
 
 /// Why a child will not serve: a kind of [`wire::ToParent::Refused`], and a message.
@@ -64,14 +61,17 @@ impl Table {
         F: FnMut(S::Request, &Caller<S>) -> Result<R, S::Error> + 'static,
         R: Argument<S::Reply, S::Codec>,
     {
-        let function = Function::Sync(Box::new(move |request, hub, id| {
+        let mut function: Box<Sync> = Box::new(move |request, hub, id| {
             let caller = Caller::<S>::new(hub, id);
             if let Some((request, caller)) = caller.decode(request) {
                 let result = function(request, &caller);
                 caller.answer(result);
             }
-        }));
-        self.add(service, function);
+        });
+        let serve = move |child: Child, options: Options| {
+            sync_child::answer(child, &mut *function, options.high_water)
+        };
+        self.add(service, Box::new(serve));
     }
 
     pub(super) fn add_deferred<S, F>(&mut self, service: S, mut function: F)
@@ -79,13 +79,19 @@ impl Table {
         S: Service,
         F: FnMut(S::Request, Caller<S>, &Loop) + 'static,
     {
-        let function = Function::Deferred(Box::new(move |request, hub, id, events| {
+        let mut function: Box<Deferred> = Box::new(move |request, hub, id, events| {
             let caller = Caller::<S>::new(hub, id);
             if let Some((request, caller)) = caller.decode(request) {
                 function(request, caller, events);
             }
-        }));
-        self.add(service, function);
+        });
+        let on_panic = tell_panic(service.clone());
+        let serve = move |child: Child, options: Options| {
+            let running = options.max_running;
+            let function = async_child::Function::Deferred(&mut *function);
+            async_child::answer(child, function, &on_panic, options, running)
+        };
+        self.add(service, Box::new(serve));
     }
 
     pub(super) fn add_threaded<S, F, R>(&mut self, service: S, function: F)
@@ -94,29 +100,29 @@ impl Table {
         F: Fn(S::Request, &Caller<S>) -> Result<R, S::Error> + Send + std::marker::Sync + 'static,
         R: Argument<S::Reply, S::Codec>,
     {
-        let function = Function::Threaded(Arc::new(move |request, hub, id| {
+        let function: Arc<Threaded> = Arc::new(move |request, hub, id| {
             let caller = Caller::<S>::new(hub, id);
             if let Some((request, caller)) = caller.decode(request) {
                 let result = function(request, &caller);
                 caller.answer(result);
             }
-        }));
-        self.add(service, function);
+        });
+        let on_panic = tell_panic(service.clone());
+        let serve = move |child: Child, options: Options| {
+            let all = || thread::available_parallelism().map_or(1, NonZero::get);
+            let threads = options.threads.unwrap_or_else(all);
+            let function = async_child::Function::Threaded(&function);
+            async_child::answer(child, function, &on_panic, options, threads)
+        };
+        self.add(service, Box::new(serve));
     }
 
-    fn add<S: Service>(&mut self, service: S, function: Function) {
+    fn add<S: Service>(&mut self, service: S, serve: Serve) {
         let name = service.name().to_owned();
         let entry = Entry {
             version: service.version(),
             codec: <S::Codec as Codec<S::Request>>::NAME,
-            function,
-            on_panic: Arc::new(move |hub, panic| {
-                let message = format!("a callback {}", describe(panic));
-                if let Some(event) = service.error_event(&message) {
-                    // What that has to say is shown by the hook, as the first panic was.
-                    let _ = panics::catch(|| hub.event::<S>(event));
-                }
-            }),
+            serve,
         };
         let before = self.functions.insert(name.clone(), entry);
         assert!(before.is_none(), "two functions have the name `{name}`");
@@ -180,6 +186,24 @@ impl Table {
             None => panic!("no function `{name}` to serve; there are: {names}"),
         }
     }
+}
+
+impl Entry {
+    /// Has a child answer requests by this function, until they end.
+    pub(super) fn serve(&mut self, child: Child, options: Options) -> Result<(), Stop> {
+        (self.serve)(child, options)
+    }
+}
+
+/// Tells the parent of a panic that belongs to no call.
+fn tell_panic<S: Service>(service: S) -> Arc<OnPanic> {
+    Arc::new(move |hub, panic| {
+        let message = format!("a callback {}", describe(panic));
+        if let Some(event) = service.error_event(&message) {
+            // What that has to say is shown by the hook, as the first panic was.
+            let _ = panics::catch(|| hub.event::<S>(event));
+        }
+    })
 }
 
 fn list<'a>(names: impl Iterator<Item = &'a String>) -> String {
