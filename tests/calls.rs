@@ -157,8 +157,11 @@ fn timeout_fires_while_the_child_is_stopped() {
         assert_eq!(large.wait().unwrap(), [(16 << 20).to_string()]);
         assert_eq!(rpc.call(["echo", "on"]).wait().unwrap(), ["on"]);
         rpc.finish().unwrap();
-        // What timed out before it was sent never ran; what was sent did.
-        assert_eq!(log.lines(), ["event: sent", "destroy"]);
+        // What timed out before it was sent never ran. What was sent may have: that depends on whether
+        // the child saw the request together with its cancellation.
+        let lines = log.lines();
+        assert!(!lines.contains(&"event: never".to_owned()), "{lines:?}");
+        assert_eq!(lines.last().map(String::as_str), Some("destroy"));
     });
 }
 
