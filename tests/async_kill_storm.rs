@@ -7,12 +7,12 @@
 
 mod common;
 
-use common::{Random, alone, children, descriptors, eventually, logged, obey, reactors};
+use common::{Random, Storm, alone, children, eventually, logged, obey};
 use offspring::{Caller, Loop, Reactor, Stderr, Strings, Worker};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What the deferred function does: `obey`, where and when the request says.
 fn later(request: Strings, caller: Caller, events: &Loop) {
@@ -64,17 +64,12 @@ fn killed_children_lose_nothing_and_leave_nothing() {
         .high_water(50_000)
         .run_in_test();
     alone(move || {
-        let seconds = std::env::var("OFFSPRING_STORM_SECONDS").unwrap_or("1".into());
-        let duration = Duration::from_secs(seconds.parse().expect("a number of seconds"));
         let me = me.stderr(Stderr::keep());
         let mut random = Random::new();
         let (mut rounds, mut calls) = (0, Vec::new());
-        let open = || descriptors(std::process::id()).len();
-        me.rpc("later").start().unwrap().finish().unwrap();
-        let before = open();
-        let start = Instant::now();
+        let storm = Storm::new(&me, "later");
         let mut reactor = Reactor::new().unwrap();
-        while rounds == 0 || start.elapsed() < duration {
+        while storm.goes_on(rounds) {
             if rounds % 10 == 0 {
                 reactor = Reactor::new().unwrap();
             }
@@ -190,8 +185,7 @@ fn killed_children_lose_nothing_and_leave_nothing() {
         }
         let answered = |call: &Arc<End>| call.answered.load(Ordering::SeqCst);
         let answers: usize = calls.iter().map(answered).sum();
-        eventually("no thread is left", || reactors() == 0);
-        eventually("no descriptor is left", || open() == before);
+        storm.leaves_nothing();
         println!(
             "{rounds} rounds, {} calls to an end, {answers} of them answered",
             calls.len()

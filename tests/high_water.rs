@@ -242,17 +242,8 @@ fn so_many_deferred_calls_run_and_never_more() {
         .run_in_test();
     bounded(move || {
         let rpc = me.rpc("gate").start().unwrap();
-        let gate = Gate::new();
-        let calls: Vec<_> = (0..10).map(|_| rpc.call(gate.name()).start()).collect();
-        let mut inside: Vec<_> = (0..3).map(|_| gate.entered()).collect();
-        for _ in 3..10 {
-            inside.remove(0).open();
-            inside.push(gate.entered());
-        }
-        assert!(inside.iter_mut().all(|one| one.knock()));
-        drop(inside);
-        for call in calls {
-            let now = call.wait().unwrap().to_string().parse::<usize>().unwrap();
+        for reply in Gate::new().pass_in_threes(&rpc) {
+            let now = reply.to_string().parse::<usize>().unwrap();
             assert!(now <= 3, "{now} at once");
         }
         rpc.finish().unwrap();

@@ -6,11 +6,11 @@
 
 mod common;
 
-use common::{Random, alone, children, descriptors, eventually, logged, reactors, worker};
+use common::{Random, Storm, alone, children, eventually, logged, worker};
 use offspring::{Reactor, Stderr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How calls of a round ended.
 #[derive(Default)]
@@ -38,17 +38,12 @@ impl Counts {
 fn killed_children_lose_nothing_and_leave_nothing() {
     let me = worker().run_in_test();
     alone(move || {
-        let seconds = std::env::var("OFFSPRING_STORM_SECONDS").unwrap_or("1".into());
-        let duration = Duration::from_secs(seconds.parse().expect("a number of seconds"));
         let me = me.stderr(Stderr::keep());
         let mut random = Random::new();
         let (mut rounds, mut calls, mut ended) = (0, 0, Vec::new());
-        let open = || descriptors(std::process::id()).len();
-        me.rpc("do").start().unwrap().finish().unwrap();
-        let before = open();
-        let start = Instant::now();
+        let storm = Storm::new(&me, "do");
         let mut reactor = Reactor::new().unwrap();
-        while rounds == 0 || start.elapsed() < duration {
+        while storm.goes_on(rounds) {
             if rounds % 10 == 0 {
                 reactor = Reactor::new().unwrap();
             }
@@ -127,8 +122,7 @@ fn killed_children_lose_nothing_and_leave_nothing() {
         }
         let answered = |(counts, _): &(Arc<Counts>, usize)| counts.answered.load(Ordering::Relaxed);
         let answers: usize = ended.iter().map(answered).sum();
-        eventually("no thread is left", || reactors() == 0);
-        eventually("no descriptor is left", || open() == before);
+        storm.leaves_nothing();
         println!("{rounds} rounds, {calls} calls, {answers} of them answered");
         assert!(answers > 0, "children answered nothing at all");
     });

@@ -9,12 +9,12 @@
 
 mod common;
 
-use common::{Random, alone, children, descriptors, eventually, reactors};
+use common::{Random, Storm, alone, children, eventually};
 use offspring::{CallError, Caller, Loop, Process, Reactor, Rpc, Stderr, Strings, Worker};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How many threads use the handles of a round, and how many of these there are.
 const THREADS: usize = 4;
@@ -216,7 +216,7 @@ impl End {
 }
 
 /// What one thread of a round does. Returns its calls.
-fn storm(children: &[Child], mut random: Random) -> Vec<Arc<End>> {
+fn move_about(children: &[Child], mut random: Random) -> Vec<Arc<End>> {
     let mut calls = Vec::new();
     let moves = random.below(60);
     let strikes_at = random.below(200);
@@ -241,22 +241,17 @@ fn storm(children: &[Child], mut random: Random) -> Vec<Arc<End>> {
 fn everything_at_once_ends_once_and_in_order() {
     let me = workers().run_in_test();
     alone(move || {
-        let seconds = std::env::var("OFFSPRING_STORM_SECONDS").unwrap_or("1".into());
-        let duration = Duration::from_secs(seconds.parse().expect("a number of seconds"));
         let me = me.stderr(Stderr::keep());
         let mut random = Random::new();
         let (mut rounds, mut calls) = (0, Vec::new());
-        let open = || descriptors(std::process::id()).len();
-        me.rpc("sync").start().unwrap().finish().unwrap();
-        let before = open();
-        let start = Instant::now();
-        while rounds == 0 || start.elapsed() < duration {
+        let storm = Storm::new(&me, "sync");
+        while storm.goes_on(rounds) {
             let reactor = Reactor::new().unwrap();
             let round = (0..CHILDREN).map(|_| Child::start(&me, &reactor, &mut random));
             let round: Vec<Child> = round.collect();
             let first = calls.len();
             thread::scope(|scope| {
-                let start = |random| scope.spawn(|| storm(&round, random));
+                let start = |random| scope.spawn(|| move_about(&round, random));
                 let threads: Vec<_> = (0..THREADS).map(|_| start(random.fork())).collect();
                 for thread in threads {
                     calls.extend(thread.join().expect("no thread panics"));
@@ -279,8 +274,7 @@ fn everything_at_once_ends_once_and_in_order() {
             }
             rounds += 1;
         }
-        eventually("no thread is left", || reactors() == 0);
-        eventually("no descriptor is left", || open() == before);
+        storm.leaves_nothing();
         for call in &calls {
             assert_eq!(call.ended.load(Ordering::SeqCst), 1, "it ended once");
         }

@@ -33,19 +33,7 @@ fn so_many_calls_run_at_once_and_never_more() {
         .run_in_test();
     bounded(move || {
         let rpc = me.rpc("gate").start().unwrap();
-        let gate = Gate::new();
-        let calls: Vec<_> = (0..10).map(|_| rpc.call(gate.name()).start()).collect();
-        // Three stand there, and each that goes makes room for another.
-        let mut inside: Vec<_> = (0..3).map(|_| gate.entered()).collect();
-        for _ in 3..10 {
-            inside.remove(0).open();
-            inside.push(gate.entered());
-        }
-        assert!(inside.iter_mut().all(|one| one.knock()));
-        drop(inside);
-        for call in calls {
-            call.wait().unwrap();
-        }
+        Gate::new().pass_in_threes(&rpc);
         assert_eq!(rpc.call("report").wait().unwrap(), ["3", "3"]);
         rpc.finish().unwrap();
     });

@@ -5,8 +5,8 @@
 #![expect(unreachable_pub, reason = "each file of tests is a crate")]
 
 use offspring::{
-    BoxError, Call, CallError, Caller, Error, ErrorKind, Loop, Phase, Process, RpcBuilder, Strings,
-    Watch, Worker,
+    BoxError, Call, CallError, Caller, Error, ErrorKind, Loop, Phase, Process, Rpc, RpcBuilder,
+    Strings, Watch, Worker,
 };
 use std::fs;
 use std::io::{Read, Write};
@@ -57,6 +57,39 @@ pub fn alone(body: impl FnOnce() + Send + 'static) {
         .status()
         .unwrap();
     assert!(status.success(), "alone, the test ended with {status}");
+}
+
+/// How long a test goes on with its rounds of random moves, and what was there before them.
+pub struct Storm {
+    descriptors: usize,
+    start: Instant,
+    duration: Duration,
+}
+
+impl Storm {
+    /// Starts and finishes one child, so that what is opened once is open, and starts the clock: for
+    /// a second, or for `OFFSPRING_STORM_SECONDS`.
+    pub fn new(me: &Process, function: &'static str) -> Self {
+        let seconds = std::env::var("OFFSPRING_STORM_SECONDS").unwrap_or("1".into());
+        me.rpc(function).start().unwrap().finish().unwrap();
+        Storm {
+            descriptors: descriptors(std::process::id()).len(),
+            start: Instant::now(),
+            duration: Duration::from_secs(seconds.parse().expect("a number of seconds")),
+        }
+    }
+
+    /// Whether there is to be another round: the first always is.
+    pub fn goes_on(&self, rounds: usize) -> bool {
+        rounds == 0 || self.start.elapsed() < self.duration
+    }
+
+    /// Waits until there are no more threads and descriptors than before.
+    pub fn leaves_nothing(&self) {
+        eventually("no thread is left", || reactors() == 0);
+        let open = || descriptors(std::process::id()).len();
+        eventually("no descriptor is left", || open() == self.descriptors);
+    }
 }
 
 /// Waits until `condition` holds.
@@ -169,6 +202,21 @@ impl Gate {
     /// Waits until a function stands at the gate.
     pub fn entered(&self) -> Entered {
         Entered(self.listener.accept().unwrap().0)
+    }
+
+    /// Makes ten calls that stand at the gate, of which a child runs three at once: each that goes
+    /// makes room for another, and three are there to the end. Returns their replies.
+    pub fn pass_in_threes(&self, rpc: &Rpc) -> Vec<Strings> {
+        let calls: Vec<_> = (0..10).map(|_| rpc.call(self.name()).start()).collect();
+        let mut inside: Vec<_> = (0..3).map(|_| self.entered()).collect();
+        for _ in 3..10 {
+            inside.remove(0).open();
+            inside.push(self.entered());
+        }
+        assert!(inside.iter_mut().all(|one| one.knock()));
+        drop(inside);
+        let replies = calls.into_iter().map(|call| call.wait().unwrap());
+        replies.collect()
     }
 
     /// For the child: stands at the gate until it opens. Answers knocks meanwhile.
