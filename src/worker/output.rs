@@ -213,7 +213,9 @@ impl Hub {
     pub(super) fn flush(&self) -> bool {
         let mut state = self.transmit(self.lock(), true);
         while state.out.unsent > 0 && !state.out.broken {
+            // Who is at it may leave the rest: the loop does when there is no room.
             state = self.wait(state);
+            state = self.transmit(state, true);
         }
         !state.out.broken
     }
