@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Gate, bounded, worker};
+use common::{Gate, bounded, eventually, worker};
 use offspring::{CallError, Phase, Refusal, Worker};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,6 +47,79 @@ fn full_queue_refuses_try_call_and_holds_call() {
         held.wait().unwrap();
         assert_eq!(second.wait().unwrap(), ["second"]);
         assert_eq!(third.join().unwrap().unwrap(), ["third"]);
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn one_call_may_always_be_queued() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("do").max_queue(0, 0).start().unwrap();
+        assert_eq!(rpc.call(["echo", "one"]).wait().unwrap(), ["one"]);
+        assert_eq!(rpc.call(["echo", "two"]).wait().unwrap(), ["two"]);
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn room_for_one_call_is_room() {
+    let me = Worker::new()
+        .deferred("gate", |request, caller, events| {
+            let name = request.to_string();
+            Gate::enter_on(events, &name, move |_| caller.reply(()));
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("gate").max_queue(4, usize::MAX).start().unwrap();
+        let gate = Gate::new();
+        let calls: Vec<_> = (0..4).map(|_| rpc.call(gate.name()).start()).collect();
+        let mut inside: Vec<_> = calls.iter().map(|_| gate.entered()).collect();
+        let (waits, name) = (rpc.clone(), gate.name().to_owned());
+        let (begun, begin) = mpsc::channel();
+        let fifth = std::thread::spawn(move || {
+            begun.send(()).unwrap();
+            waits.call(&name).wait()
+        });
+        begin.recv().unwrap();
+        // Three stay; where the fourth was, there is room.
+        inside.remove(0).open();
+        inside.push(gate.entered());
+        drop(inside);
+        fifth.join().unwrap().unwrap();
+        for call in calls {
+            call.wait().unwrap();
+        }
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn call_that_times_out_while_it_is_waited_for_makes_room() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("do").max_queue(2, usize::MAX).start().unwrap();
+        rpc.call("echo").wait().unwrap();
+        common::stop(rpc.pid().unwrap());
+        // More than the socket takes: what is called next stays here.
+        let large = rpc.call([b"size".to_vec(), vec![0; 10 * MIB]]).start();
+        let (second, third) = (rpc.clone(), rpc.clone());
+        let second = std::thread::spawn(move || {
+            let call = second.call("echo").timeout(Duration::from_millis(300));
+            call.wait()
+        });
+        // Each look that finds room makes a call, and takes it back.
+        eventually("the queue is full", || {
+            let mut look = rpc.try_call("echo").cancel_on_drop().start();
+            look.try_wait().is_some()
+        });
+        // Waits for room, and is then queued.
+        let third = third.call(["echo", "third"]).start();
+        let second = second.join().unwrap();
+        assert!(matches!(second, Err(CallError::TimedOut(Phase::Queued))));
+        common::signal(rpc.pid().unwrap(), "CONT");
+        assert_eq!(large.wait().unwrap(), [(10 * MIB).to_string()]);
+        assert_eq!(third.wait().unwrap(), ["third"]);
         rpc.finish().unwrap();
     });
 }

@@ -154,7 +154,7 @@ impl<S: Service> RpcBuilder<S> {
     /// Beyond either, [`call`](Rpc::call) waits and [`try_call`](Rpc::try_call) is refused. One
     /// request may always be queued, however long it is. Default: no limit.
     pub fn max_queue(mut self, calls: usize, bytes: usize) -> Self {
-        self.max_queue = (calls, bytes);
+        self.max_queue = (calls.max(1), bytes);
         self
     }
 

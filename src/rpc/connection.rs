@@ -349,10 +349,11 @@ impl<T, P: Clone> Connection<T, P> {
         self.plain.is_some()
     }
 
-    /// Whether the queue is at most half full, and calls need not wait. Nearly always so.
-    pub(crate) fn has_plenty_of_room(&self) -> bool {
+    /// Whether those who wait for room are to look again: when there may be one more call, as others
+    /// may stay for long, and when half of the bytes have gone, as all of them go.
+    pub(crate) fn has_room(&self) -> bool {
         let Limits { calls, bytes, .. } = self.limits;
-        self.calls.len() <= calls / 2 && self.outbox.queued() <= bytes as u64 / 2
+        self.calls.len() < calls && self.outbox.queued() <= bytes as u64 / 2
     }
 
     /// Whether [`close`](Connection::close) was called.

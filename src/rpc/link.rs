@@ -286,11 +286,16 @@ impl Link {
 
     /// Nobody waits for a call's outcome any more. Its note is dropped.
     pub(crate) fn cancel(&self, id: u32) {
+        drop(self.withdraw(id));
+    }
+
+    /// Ends a call, unless it has ended.
+    pub(super) fn withdraw(&self, id: u32) -> Option<(Note, Phase)> {
         let mut state = self.lock();
-        let note = state.connection.cancel(id);
+        let ended = state.connection.cancel(id);
         self.notify_of_room(&state);
         self.tell_reactor(state);
-        drop(note);
+        ended
     }
 
     /// No more calls; the child is told to go when it has answered. `stop_by` bounds that.
@@ -413,9 +418,9 @@ impl Link {
         state
     }
 
-    /// Wakes those who wait for room in the queue, once there is plenty: not for every bit of it.
+    /// Wakes those who wait for room in the queue, if there is some.
     pub(super) fn notify_of_room(&self, state: &State) {
-        if state.waiting > 0 && state.connection.has_plenty_of_room() {
+        if state.waiting > 0 && state.connection.has_room() {
             self.changed.notify_all();
         }
     }

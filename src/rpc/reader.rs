@@ -116,10 +116,7 @@ impl Link {
     fn timed_out(&self, wait: &Wait<'_>) -> Option<Answer<'static>> {
         let now = Instant::now();
         if wait.timeout.is_some_and(|at| at <= now) {
-            let mut state = self.lock();
-            let ended = state.connection.cancel(wait.id);
-            self.tell_reactor(state);
-            return match ended {
+            return match self.withdraw(wait.id) {
                 Some((_, phase)) => Some(Answer::Ended(Ended::TimedOut(phase))),
                 // Somebody else has ended it, and is about to say how.
                 None => wait.slot.wait(wait.until).0,
