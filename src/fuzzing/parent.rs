@@ -1,7 +1,7 @@
 use super::Script;
 use crate::error::{Phase, Refusal};
 use crate::process::Plain;
-use crate::rpc::{Connection, Delivery, Limits, Violation};
+use crate::rpc::{Connection, Delivery, Limits, Refused, Violation};
 use crate::wire::{self, Batch, Decoder, Framing, LARGE, Payload, Run, ToParent, octets};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -230,13 +230,13 @@ impl Parent {
             let message = ToParent::decode(payload).map_err(Violation::Control)?;
             return match message {
                 ToParent::Progress { .. } if !self.ready => Err(Violation::NotReady { id }),
-                ToParent::Progress { id, payload } => match self.position(id) {
+                ToParent::Progress { id, .. } => match self.position(id) {
                     Some(call) if self.calls[call].sent => {
                         let Made {
                             progress, ended, ..
                         } = self.calls[call];
                         Ok(match progress && !ended {
-                            true => Delivery::Progress(id, payload.to_vec()),
+                            true => Delivery::Progress(id),
                             false => Delivery::Late,
                         })
                     }
@@ -248,16 +248,16 @@ impl Parent {
                     self.ready = true;
                     Ok(Delivery::Ready)
                 }
-                ToParent::Ready { protocol } => Ok(Delivery::Refused {
+                ToParent::Ready { protocol } => Ok(Delivery::Refused(Box::new(Refused {
                     kind: "version".to_owned(),
                     message: format!(
                         "the child speaks version {protocol} of the protocol, this is version 1"
                     ),
-                }),
-                ToParent::Refused { kind, message } => Ok(Delivery::Refused {
+                }))),
+                ToParent::Refused { kind, message } => Ok(Delivery::Refused(Box::new(Refused {
                     kind: kind.to_owned(),
                     message: message.to_owned(),
-                }),
+                }))),
             };
         }
         let call = match (id, self.plain) {

@@ -106,7 +106,7 @@ impl<'a, S: Service> Call<'a, S> {
         let core = Arc::clone(&self.handle.link.reactor);
         let note = Note::new(Then::<S, _>::new(callback));
         let deadline = self.deadline();
-        if let Err((ended, note)) = self.submit(deadline, false, note) {
+        if let Err((ended, mut note)) = self.submit(deadline, false, note) {
             core.run(move || note.consume(Answer::Ended(ended)));
         }
     }
@@ -149,7 +149,7 @@ impl<'a, S: Service> Call<'a, S> {
         let timeout = self.deadline();
         let id = match self.submit(timeout, false, Note::new(Fill(Arc::clone(&slot)))) {
             Ok(made) => made.id,
-            Err((ended, note)) => {
+            Err((ended, mut note)) => {
                 note.consume(Answer::Ended(ended));
                 REFUSED
             }

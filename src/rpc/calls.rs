@@ -71,23 +71,41 @@ impl<E> Calls<E> {
 
     /// Takes the entry of an id out.
     pub(crate) fn remove(&mut self, id: u32) -> Option<E> {
-        self.remove_if(id, |_| true)
-    }
-
-    /// Takes the entry of an id out, if it is such.
-    #[inline]
-    pub(crate) fn remove_if(&mut self, id: u32, is_such: impl FnOnce(&E) -> bool) -> Option<E> {
         let slot = id
             .checked_sub(self.base)
             .and_then(|n| self.window.get_mut(n as usize));
         match slot {
             Some(slot @ Some(_)) => {
-                let entry = slot.take_if(|entry| is_such(entry))?;
+                let entry = slot.take();
                 self.tidy_up();
-                Some(entry)
+                entry
             }
-            _ if is_such(self.left.get(&id)?) => self.left.remove(&id),
-            _ => None,
+            _ => self.left.remove(&id),
+        }
+    }
+
+    /// Shows the entry of an id to `take`, and removes it if that takes something.
+    #[inline]
+    pub(crate) fn remove_with<T>(
+        &mut self,
+        id: u32,
+        take: impl FnOnce(&mut E) -> Option<T>,
+    ) -> Option<T> {
+        let slot = id
+            .checked_sub(self.base)
+            .and_then(|n| self.window.get_mut(n as usize));
+        match slot {
+            Some(slot @ Some(_)) => {
+                let taken = take(slot.as_mut()?)?;
+                *slot = None;
+                self.tidy_up();
+                Some(taken)
+            }
+            _ => {
+                let taken = take(self.left.get_mut(&id)?)?;
+                self.left.remove(&id);
+                Some(taken)
+            }
         }
     }
 

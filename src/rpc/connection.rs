@@ -77,20 +77,27 @@ struct Entry<T> {
 pub(crate) enum Delivery<T, P> {
     /// The child serves from now on.
     Ready,
-    /// The child will not serve, and says why.
-    Refused { kind: String, message: String },
+    /// The child will not serve.
+    Refused(Box<Refused>),
     /// An event.
     Event,
     /// A log record: the payload of its control frame is to be read again where it is wanted.
     Log,
-    /// How far a call has got, and who is to be told.
-    Progress(P, Vec<u8>),
+    /// How far a call has got, and who is to be told: the payload is to be read again for that.
+    Progress(P),
     /// The reply to a call.
     Reply(T),
     /// The failed reply to a call.
     Failed(T),
     /// The reply to, or progress of, a call for which nobody waits.
     Late,
+}
+
+/// Why a child will not serve.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    pub(crate) kind: String,
+    pub(crate) message: String,
 }
 
 /// How a child broke the protocol.
@@ -225,15 +232,32 @@ impl<T, P: Clone> Connection<T, P> {
         Some((call, self.calls.get_mut(call)?.note.as_ref()?))
     }
 
-    /// Takes in a frame that came from the child.
+    /// Takes in a frame that came from the child, and puts what it is behind what `deliveries` has.
     #[inline]
+    pub(crate) fn receive_into(
+        &mut self,
+        id: u32,
+        payload: &[u8],
+        deliveries: &mut Vec<Delivery<T, P>>,
+    ) -> Result<(), Violation> {
+        // Most are replies to calls that go on: those are moved once, from the table.
+        let is_reply = self.plain.is_none() && self.ready && id & wire::FAILED == 0;
+        match is_reply.then(|| self.answered(id)).flatten() {
+            Some(Some(note)) => deliveries.push(Delivery::Reply(note)),
+            Some(None) => deliveries.push(Delivery::Late),
+            None => deliveries.push(self.receive(id, payload)?),
+        }
+        Ok(())
+    }
+
+    /// Takes in a frame that came from the child.
     pub(crate) fn receive(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<T, P>, Violation> {
         match self.plain {
             None if !self.ready => self.receive_start(id, payload),
             None if id == wire::CONTROL_TO_PARENT => {
                 match ToParent::decode(payload).map_err(Violation::Control)? {
                     ToParent::Ready { .. } | ToParent::Refused { .. } => Err(Violation::ReadyTwice),
-                    ToParent::Progress { id, payload } => self.progress(id, payload),
+                    ToParent::Progress { id, .. } => self.progress(id),
                     ToParent::Log { .. } => Ok(Delivery::Log),
                 }
             }
@@ -382,34 +406,34 @@ impl<T, P: Clone> Connection<T, P> {
             return Err(Violation::NotReady { id });
         }
         match ToParent::decode(payload).map_err(Violation::Control)? {
-            ToParent::Ready { protocol } if protocol != wire::VERSION => Ok(Delivery::Refused {
-                kind: wire::REFUSED_VERSION.to_owned(),
-                message: format!(
-                    "the child speaks version {protocol} of the protocol, this is version {}",
-                    wire::VERSION
-                ),
-            }),
+            ToParent::Ready { protocol } if protocol != wire::VERSION => {
+                Ok(Delivery::Refused(Box::new(Refused {
+                    kind: wire::REFUSED_VERSION.to_owned(),
+                    message: format!(
+                        "the child speaks version {protocol} of the protocol, this is version {}",
+                        wire::VERSION
+                    ),
+                })))
+            }
             ToParent::Ready { .. } => {
                 self.ready = true;
                 Ok(Delivery::Ready)
             }
-            ToParent::Refused { kind, message } => Ok(Delivery::Refused {
+            ToParent::Refused { kind, message } => Ok(Delivery::Refused(Box::new(Refused {
                 kind: kind.to_owned(),
                 message: message.to_owned(),
-            }),
+            }))),
             ToParent::Log { .. } => Ok(Delivery::Log),
             ToParent::Progress { .. } => Err(Violation::NotReady { id }),
         }
     }
 
-    fn progress(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<T, P>, Violation> {
+    fn progress(&mut self, id: u32) -> Result<Delivery<T, P>, Violation> {
         if !self.is_sent(id) {
             return Err(Violation::UnknownId { id });
         }
         let told = self.progress.get(&id);
-        Ok(told.map_or(Delivery::Late, |told| {
-            Delivery::Progress(told.clone(), payload.to_vec())
-        }))
+        Ok(told.cloned().map_or(Delivery::Late, Delivery::Progress))
     }
 
     /// Takes the entry of a call that was answered out of the table. A call that was not sent
@@ -417,12 +441,14 @@ impl<T, P: Clone> Connection<T, P> {
     #[inline]
     fn answered(&mut self, id: u32) -> Option<Option<T>> {
         let outbox = &self.outbox;
-        let is_sent = |entry: &Entry<T>| !outbox.is_queued(entry.start);
-        let entry = self.calls.remove_if(id, is_sent)?;
-        if entry.note.is_some() {
-            self.forget(id, entry.timed);
+        let (note, timed) = self.calls.remove_with(id, |entry| {
+            let is_sent = !outbox.is_queued(entry.start);
+            is_sent.then(|| (entry.note.take(), entry.timed))
+        })?;
+        if note.is_some() {
+            self.forget(id, timed);
         }
-        Some(entry.note)
+        Some(note)
     }
 
     fn framing(&self) -> Framing {
@@ -582,7 +608,7 @@ mod tests {
             |strings: &[&str]| start().receive(wire::CONTROL_TO_PARENT, &octets::encode(strings));
         assert!(matches!(control(&["dance"]), Err(Violation::Control(_))));
         let kind = |delivery| match delivery {
-            Ok(Delivery::Refused { kind, .. }) => kind,
+            Ok(Delivery::Refused(refused)) => refused.kind,
             other => panic!("{other:?}"),
         };
         assert_eq!(kind(control(&["ready", "2"])), "version");
@@ -673,10 +699,7 @@ mod tests {
             |c: &mut Connection<char, char>, id| c.receive(wire::CONTROL_TO_PARENT, &report(id));
         assert_eq!(progress(&mut c, a), Err(Violation::UnknownId { id: a }));
         sent(&mut c);
-        assert_eq!(
-            progress(&mut c, a),
-            Ok(Delivery::Progress('p', b"x".to_vec()))
-        );
+        assert_eq!(progress(&mut c, a), Ok(Delivery::Progress('p')));
         assert_eq!(progress(&mut c, b), Ok(Delivery::Late));
         c.cancel(a);
         assert_eq!(progress(&mut c, a), Ok(Delivery::Late));

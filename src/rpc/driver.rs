@@ -11,7 +11,7 @@ use crate::codec::{CodecError, Input};
 use crate::error::{Error, ErrorKind, Refusal};
 use crate::process::{Lines, StderrCallback, Tail};
 use crate::sys::{self, How, Registration};
-use crate::wire::{self, DecodeError, Decoder, Payload};
+use crate::wire::{self, DecodeError, Decoder, Payload, ToParent};
 use polling::Event;
 use std::io;
 use std::net::Shutdown;
@@ -21,6 +21,8 @@ use std::time::Instant;
 
 /// How often one descriptor is read before others have their turn.
 const READS: usize = 16;
+/// How many frames are looked up under one lock.
+const FRAMES: usize = 4096;
 /// How much of standard error is read at once.
 const STDERR_READ: usize = 4 << 10;
 /// How often the socket is read once the process has ended. Far more than a socket holds: what comes
@@ -58,8 +60,9 @@ pub(crate) struct Driver {
     process: Option<Registration>,
     stderr: Option<Capture>,
     tail: Tail,
-    /// What a read brought, until it is delivered. Kept for its memory.
-    batch: Vec<(Delivery<Note, Progress>, Payload)>,
+    /// Frames of a read, and what they are, until they are delivered. Kept for their memory.
+    frames: Vec<(u32, Payload)>,
+    batch: Vec<Delivery<Note, Progress>>,
     deadline: Option<Instant>,
     over: bool,
 }
@@ -101,6 +104,7 @@ impl Driver {
             process,
             stderr,
             tail: Tail::default(),
+            frames: Vec::new(),
             batch: Vec::new(),
             deadline: None,
             over: false,
@@ -167,7 +171,7 @@ impl Driver {
         if orders.ready {
             self.life.ready();
         }
-        for (note, phase) in orders.expired {
+        for (mut note, phase) in orders.expired {
             guard(|| note.consume(Answer::Ended(Ended::TimedOut(phase))));
         }
         drop_guarded(orders.done);
@@ -252,71 +256,88 @@ impl Driver {
     /// Delivers the frames that are in the buffer, in order: runs of events, for which nothing needs to
     /// be looked up, and runs of everything else, looked up under one lock and then told.
     fn deliver(&mut self, decoder: &mut Decoder, now: Instant) {
-        let mut broken = None;
-        while broken.is_none() {
-            let event = self.take_in(decoder, &mut broken);
+        loop {
+            let offset = decoder.offset();
+            let next = self.gather(decoder);
+            let looked_up = self.look_up(decoder, offset, matches!(next, Ok(Some(_))));
             self.hand_over_batch(decoder, now);
-            match event {
-                Some(payload) => self.hand_over_events(decoder, payload, now),
-                None => break,
+            match (looked_up, next) {
+                (Err(broken), _) => return self.broken(broken, now),
+                (Ok(()), Err(error)) => return self.broken(Broken::Decode(error), now),
+                (Ok(()), Ok(Some(event))) => self.hand_over_events(decoder, event, now),
+                (Ok(()), Ok(None)) if decoder.offset() == offset => return,
+                (Ok(()), Ok(None)) => {}
             }
-        }
-        if let Some(broken) = broken {
-            self.broken(broken, now);
         }
     }
 
-    /// Looks up frames, up to the next event, which is returned.
-    fn take_in(&mut self, decoder: &mut Decoder, broken: &mut Option<Broken>) -> Option<Payload> {
+    /// Takes frames out of the buffer, up to the next event, which is returned.
+    fn gather(&mut self, decoder: &mut Decoder) -> Result<Option<Payload>, DecodeError> {
+        self.frames.clear();
+        while self.frames.len() < FRAMES {
+            match decoder.next()? {
+                Some((wire::EVENT, payload)) => return Ok(Some(payload)),
+                Some(frame) => self.frames.push(frame),
+                None => break,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Looks up what the frames are that were gathered, the first of which was at `offset`.
+    fn look_up(&mut self, decoder: &Decoder, mut offset: u64, event: bool) -> Result<(), Broken> {
         let Driver {
-            link, batch, life, ..
+            link,
+            frames,
+            batch,
+            life,
+            ..
         } = self;
+        if frames.is_empty() && life.is_ready() {
+            return Ok(());
+        }
         link.receive(|connection| {
+            let mut result = Ok(());
+            for (id, payload) in frames.iter() {
+                let payload = decoder.payload(payload);
+                result = connection.receive_into(*id, payload, batch);
+                if result.is_err() {
+                    break;
+                }
+            }
+            if result.is_ok() && event && !connection.is_ready() {
+                result = connection.receive(wire::EVENT, &[]).map(drop);
+            }
             if connection.is_ready() {
                 // A caller may have read that.
                 life.ready();
             }
-            let mut ready = connection.is_ready();
-            loop {
-                let offset = decoder.offset();
-                let (id, payload) = match decoder.next() {
-                    Ok(frame) => frame?,
-                    Err(error) => {
-                        *broken = Some(Broken::Decode(error));
-                        return None;
-                    }
-                };
-                if id == wire::EVENT && ready {
-                    return Some(payload);
-                }
-                match connection.receive(id, decoder.payload(&payload)) {
-                    Ok(delivery) => {
-                        ready |= matches!(delivery, Delivery::Ready);
-                        batch.push((delivery, payload));
-                    }
-                    Err(violation) => {
-                        *broken = Some(Broken::Violation(violation, offset));
-                        return None;
-                    }
-                }
-            }
+            result
+        })
+        .map_err(|violation| {
+            let before = &frames[..batch.len()];
+            let before = before.iter().map(|(_, payload)| decoder.len_of(payload));
+            offset += before.sum::<u64>();
+            Broken::Violation(violation, offset)
         })
     }
 
     /// Tells what was looked up.
     fn hand_over_batch(&mut self, decoder: &Decoder, now: Instant) {
         let mut batch = std::mem::take(&mut self.batch);
-        let mut left = batch.drain(..);
+        let mut frames = std::mem::take(&mut self.frames);
+        let mut left = batch.iter_mut().zip(frames.drain(..));
         // A panic ends one of them only. The others need no guard of their own.
         while left.len() > 0 {
             guard(|| {
-                for (delivery, payload) in left.by_ref() {
+                for (delivery, (_, payload)) in left.by_ref() {
                     self.hand_over(delivery, input(decoder, payload), now);
                 }
             });
         }
         drop(left);
-        self.batch = batch;
+        batch.clear();
+        (self.batch, self.frames) = (batch, frames);
     }
 
     /// Tells of an event, and of those that follow it in the buffer.
@@ -355,21 +376,29 @@ impl Driver {
         self.life.fail(kind, message, now);
     }
 
-    fn hand_over(&mut self, delivery: Delivery<Note, Progress>, input: Input<'_>, now: Instant) {
+    fn hand_over(
+        &mut self,
+        delivery: &mut Delivery<Note, Progress>,
+        input: Input<'_>,
+        now: Instant,
+    ) {
         match delivery {
             Delivery::Reply(note) => note.consume(Answer::Reply(input)),
             Delivery::Failed(note) => note.consume(Answer::Failed(input)),
-            Delivery::Progress(progress, payload) => {
+            Delivery::Progress(progress) => {
                 // It is poisoned if it panicked before: it is not called again then.
-                if let Ok(mut progress) = progress.lock() {
+                if let Ok(ToParent::Progress { payload, .. }) = ToParent::decode(&input)
+                    && let Ok(mut progress) = progress.lock()
+                {
                     progress(Input::from(payload));
                 }
             }
             Delivery::Log => super::log::emit(&input, self.link.pid()),
             Delivery::Late => {}
             Delivery::Ready => self.life.ready(),
-            Delivery::Refused { kind, message } => {
-                self.life.refused(refusal_kind(&kind), message, now);
+            Delivery::Refused(refused) => {
+                let message = std::mem::take(&mut refused.message);
+                self.life.refused(refusal_kind(&refused.kind), message, now);
             }
             Delivery::Event => unreachable!("events of a child that is ready are not looked up"),
         }
@@ -422,7 +451,7 @@ impl Driver {
             None => Ok(Exit::new(status, rung)),
             Some(error) => Err(error.clone()),
         };
-        for (note, phase) in self.link.end(end) {
+        for (mut note, phase) in self.link.end(end) {
             let ended = match &error {
                 Some(error) => Ended::Lost(error.clone(), phase),
                 None => Ended::Refused(Refusal::Closed),

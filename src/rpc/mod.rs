@@ -33,4 +33,4 @@ pub use link::Exit;
 pub use reactor::Reactor;
 
 #[cfg(any(fuzzing, test))]
-pub(crate) use connection::{Connection, Delivery, Limits, Violation};
+pub(crate) use connection::{Connection, Delivery, Limits, Refused, Violation};

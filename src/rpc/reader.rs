@@ -302,7 +302,7 @@ impl State {
                 decoder.put_back(id, payload);
                 return (answer, false);
             }
-            let (note, failed) = match self.connection.receive(id, decoder.payload(&payload)) {
+            let (mut note, failed) = match self.connection.receive(id, decoder.payload(&payload)) {
                 Ok(Delivery::Reply(note)) => (note, false),
                 Ok(Delivery::Failed(note)) => (note, true),
                 Ok(Delivery::Ready) => continue,

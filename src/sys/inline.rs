@@ -2,7 +2,7 @@
 
 use std::any::TypeId;
 use std::marker::PhantomData;
-use std::mem::{ManuallyDrop, MaybeUninit};
+use std::mem::MaybeUninit;
 
 /// A type with a lifetime in it: what a [`Once`] is called with.
 pub(crate) trait Family: 'static {
@@ -56,13 +56,14 @@ impl<A: Family> Once<A> {
         }
     }
 
-    /// Uses it up.
-    pub(crate) fn consume(self, argument: A::Of<'_>) {
-        let mut this = ManuallyDrop::new(self);
-        let room = &raw mut this.room;
-        // SAFETY: the vtable is that of what is in the room, which is not used again: `this` is not
-        // dropped.
-        unsafe { (this.vtable.consume)(room, argument) }
+    /// Uses it up, where it is: to move it first would cost as much. Later calls do nothing.
+    #[inline]
+    pub(crate) fn consume(&mut self, argument: A::Of<'_>) {
+        let vtable = std::mem::replace(&mut self.vtable, const { &Inline::<Spent>::vtable() });
+        let room = &raw mut self.room;
+        // SAFETY: the vtable is that of what is in the room, which is not used again: from here on it
+        // has a `Spent`, which is nothing.
+        unsafe { (vtable.consume)(room, argument) }
     }
 
     /// The value, if it is an `F`.
@@ -80,6 +81,13 @@ impl<A: Family> Drop for Once<A> {
         // SAFETY: as in `consume`; this is the only use after which nothing follows.
         unsafe { (self.vtable.drop)(&raw mut self.room) }
     }
+}
+
+/// What a [`Once`] is after it was used.
+struct Spent;
+
+impl<A: Family> Consume<A> for Spent {
+    fn consume(self, _: A::Of<'_>) {}
 }
 
 /// How an `F` is kept.
@@ -161,6 +169,16 @@ mod tests {
             told.iter().collect::<Vec<_>>(),
             ["a 1", "b 16", "c 100", "d 0"]
         );
+    }
+
+    #[test]
+    fn used_value_does_nothing() {
+        let (sender, told) = mpsc::channel();
+        let mut once = Once::new(Tell(sender, [1; 1]));
+        once.consume("a");
+        once.consume("b");
+        drop(once);
+        assert_eq!(told.iter().collect::<Vec<_>>(), ["a 1"]);
     }
 
     #[test]

@@ -228,6 +228,11 @@ impl Decoder {
         }
     }
 
+    /// The length of the frame that has this payload.
+    pub(crate) fn len_of(&self, payload: &Payload) -> u64 {
+        (self.framing.header_len() + self.payload(payload).len()) as u64
+    }
+
     /// Whether the buffer has two whole frames.
     #[inline]
     pub(crate) fn has_two(&self) -> bool {
