@@ -59,7 +59,7 @@ impl Patience {
             return Ok(Some(found));
         }
         let start = Instant::now();
-        while start.elapsed() < LOOK {
+        loop {
             for _ in 0..4 {
                 spin_loop();
                 if let Some(found) = look()? {
@@ -67,25 +67,35 @@ impl Patience {
                     return Ok(Some(found));
                 }
             }
+            if start.elapsed() >= LOOK {
+                self.did_not_pay();
+                return Ok(None);
+            }
         }
-        self.did_not_pay();
-        Ok(None)
     }
 
     /// Sleeps until it is there, after [`look`](Patience::look) has not found it.
     pub(crate) fn sleep<T>(&mut self, sleep: impl FnOnce() -> Result<T>) -> Result<T> {
-        if self.credit > 0 {
+        if !self.is_timed() {
             return sleep();
         }
-        self.waits += 1;
-        if self.waits < self.hold {
-            return sleep();
-        }
-        self.waits = 0;
         let start = Instant::now();
         let found = sleep();
         self.slept(start.elapsed());
         found
+    }
+
+    /// Whether the wait that begins is to be timed.
+    fn is_timed(&mut self) -> bool {
+        if self.credit > 0 {
+            return false;
+        }
+        self.waits += 1;
+        let timed = self.waits >= self.hold;
+        if timed {
+            self.waits = 0;
+        }
+        timed
     }
 
     /// A timed wait took so long.
@@ -116,16 +126,17 @@ impl Patience {
 mod tests {
     use super::*;
 
-    /// Waits for what is there at the look of this number; returns how often it looked, and whether
-    /// it slept.
+    /// Waits for what is there at the look of this number, or after a sleep of no time; returns how
+    /// often it looked, and whether it slept.
     fn wait(patience: &mut Patience, at: usize) -> (usize, bool) {
-        let (mut looks, mut slept) = (0, false);
+        let mut looks = 0;
         let look = || {
             looks += 1;
             Ok((looks >= at).then_some(()))
         };
-        if patience.look(look).unwrap().is_none() {
-            slept = patience.sleep(|| Ok(true)).unwrap();
+        let slept = patience.look(look).unwrap().is_none();
+        if slept && patience.is_timed() {
+            patience.slept(Duration::ZERO);
         }
         (looks, slept)
     }
@@ -134,11 +145,7 @@ mod tests {
     fn sleeps_until_a_wait_was_as_long_as_a_wake_up() {
         let mut patience = Patience::default();
         for _ in 0..100 {
-            assert_eq!(
-                wait(&mut patience, 1),
-                (0, true),
-                "these waits take no time"
-            );
+            assert_eq!(wait(&mut patience, 1), (0, true));
         }
         patience.slept(Duration::from_micros(5));
         patience.slept(Duration::from_millis(1));
@@ -161,6 +168,19 @@ mod tests {
         }
         assert_eq!(holds[..3], [8, 16, 32]);
         assert_eq!(holds.last(), Some(&LAST_HOLD));
+    }
+
+    #[test]
+    fn sleep_that_was_a_wake_up_makes_it_look() {
+        let mut patience = Patience::default();
+        let sleep = || {
+            std::thread::sleep(WAKE_UP.start);
+            Ok(())
+        };
+        // Such a sleep may take longer: then the next one that is timed is another chance.
+        while wait(&mut patience, 2).1 {
+            patience.sleep(sleep).unwrap();
+        }
     }
 
     #[test]
