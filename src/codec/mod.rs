@@ -188,7 +188,7 @@ impl Input<'_> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn into_small(self) -> SmallBytes {
         match self.0 {
             Repr::Borrowed(bytes) => bytes.into(),

@@ -2,7 +2,6 @@
 
 use super::{Codec, CodecError, Input, Output, Strings};
 use crate::BoxError;
-use crate::wire::SmallBytes;
 
 /// The codec of octet strings: what `AnyEvent::Fork::RPC` sends by default, Perl's
 /// `pack "(w/a*)*"`. An error travels as its text.
@@ -20,14 +19,15 @@ impl Codec<Strings> for Octets {
 
     #[inline]
     fn encode_owned(value: Strings, output: &mut Output) -> Result<(), CodecError> {
-        match value.into_encoded() {
-            SmallBytes::Heap(bytes) => output.push(bytes),
-            few => output.extend(&few),
+        if value.is_long() {
+            output.push(value.into_encoded());
+        } else {
+            output.extend(value.encoded());
         }
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     fn decode(input: Input<'_>) -> Result<Strings, CodecError> {
         Strings::decode(input)
     }

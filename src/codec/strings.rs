@@ -42,7 +42,7 @@ impl Strings {
     }
 
     /// Takes the payload of a frame as it is, once it is known to be a list of octet strings.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn decode(input: Input<'_>) -> Result<Self, CodecError> {
         for string in octets::iter(&input) {
             string.map_err(CodecError::new)?;
@@ -57,9 +57,14 @@ impl Strings {
         &self.encoded
     }
 
+    /// Whether it is worth giving the payload away instead of copying it.
+    pub(crate) fn is_long(&self) -> bool {
+        matches!(self.encoded, SmallBytes::Heap(_))
+    }
+
     /// The payload of a frame, given away.
-    pub(crate) fn into_encoded(self) -> SmallBytes {
-        self.encoded
+    pub(crate) fn into_encoded(self) -> Vec<u8> {
+        self.encoded.into_vec()
     }
 
     /// How many strings there are.

@@ -52,14 +52,10 @@ fn next(
     if trick & 1 != 0 {
         // Never what is not wanted.
         assert!(decoder.next_if(|_| false).is_none());
-        let mut found = None;
-        let wanted = |id| {
-            found = Some(id);
-            trick & 2 != 0
-        };
-        if let Some(payload) = decoder.next_if(wanted) {
-            assert!(trick & 2 != 0);
-            return Ok(Some((found.expect("it was asked about"), payload)));
+        let has_whole = decoder.has_whole();
+        if let Some((id, at)) = decoder.next_if(|_| trick & 2 != 0) {
+            assert!(has_whole && trick & 2 != 0);
+            return Ok(Some((id, Payload::At(at))));
         }
         assert_eq!(decoder.offset(), offset);
     }

@@ -354,7 +354,8 @@ impl Driver {
             guard(|| {
                 while let Some(payload) = next.take() {
                     // Before the callback, which may panic.
-                    next = decoder.next_if(|id| id == wire::EVENT);
+                    let following = decoder.next_if(|id| id == wire::EVENT);
+                    next = following.map(|(_, at)| Payload::At(at));
                     result = on_event.event(input(decoder, payload));
                     if result.is_err() {
                         return;

@@ -14,7 +14,7 @@ mod signals;
 mod spawn;
 
 pub(crate) use bell::Bell;
-pub(crate) use clock::coarse_clock;
+pub(crate) use clock::{CoarseTime, coarse_clock};
 pub(crate) use inline::{Consume, Family, Once};
 pub(crate) use io::{
     How, clear_inherited, duplicate_above, is_stream_socket, receive, replace, send,

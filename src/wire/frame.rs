@@ -179,19 +179,19 @@ impl Decoder {
             self.offset += (self.framing.header_len() + large.len) as u64;
             return Ok(Some((large.id, Payload::Owned(large.payload))));
         }
+        if let Some((id, at)) = self.next_if(|_| true) {
+            return Ok(Some((id, Payload::At(at))));
+        }
         let Some((id, claimed)) = self.peek() else {
             return Ok(None);
         };
-        if claimed as usize > self.max_frame {
+        let len = claimed as usize;
+        if len > self.max_frame {
             self.check_control(id, claimed)?;
         }
         let at = self.start + self.framing.header_len();
-        let len = claimed as usize;
         if self.buf.len() - at >= len {
-            self.start = at + len;
-            self.after_large = false;
-            self.offset += (self.framing.header_len() + len) as u64;
-            return Ok(Some((id, Payload::At(at..at + len))));
+            return Ok(Some((id, Payload::At(self.pass(at, len)))));
         }
         if len > LARGE {
             let mut payload = Vec::with_capacity(len.min(RESERVE));
@@ -201,6 +201,44 @@ impl Decoder {
             self.large = Some(Large { id, len, payload });
         }
         Ok(None)
+    }
+
+    /// The next frame, if it is whole and in the buffer, and has such an id, and is not too large: its
+    /// id, and where its payload is. What is wrong with it is told by [`next`](Decoder::next).
+    #[inline]
+    pub(crate) fn next_if(
+        &mut self,
+        wanted: impl FnOnce(u32) -> bool,
+    ) -> Option<(u32, Range<usize>)> {
+        let (id, len) = self.whole()?;
+        if len > self.max_frame || !wanted(id) {
+            return None;
+        }
+        let at = self.start + self.framing.header_len();
+        Some((id, self.pass(at, len)))
+    }
+
+    /// Whether the next frame is whole and in the buffer.
+    #[inline]
+    pub(crate) fn has_whole(&self) -> bool {
+        self.whole().is_some()
+    }
+
+    /// The next frame's id and length, if it is whole and in the buffer.
+    #[inline]
+    fn whole(&self) -> Option<(u32, usize)> {
+        let (id, len) = self.peek()?;
+        let need = self.framing.header_len() + len as usize;
+        (self.buf.len() - self.start >= need).then_some((id, len as usize))
+    }
+
+    /// Goes on behind the payload at `at`.
+    #[inline]
+    fn pass(&mut self, at: usize, len: usize) -> Range<usize> {
+        self.start = at + len;
+        self.after_large = false;
+        self.offset += (self.framing.header_len() + len) as u64;
+        at..at + len
     }
 
     /// Takes a frame back that was the last one taken, as if it had not been.
@@ -231,29 +269,6 @@ impl Decoder {
     /// The length of the frame that has this payload.
     pub(crate) fn len_of(&self, payload: &Payload) -> u64 {
         (self.framing.header_len() + self.payload(payload).len()) as u64
-    }
-
-    /// Whether the buffer has two whole frames.
-    #[inline]
-    pub(crate) fn has_two(&self) -> bool {
-        let header = self.framing.header_len();
-        let end = |start: usize| {
-            let (_, len) = self.peek_at(start)?;
-            let end = start + header + len as usize;
-            (end <= self.buf.len()).then_some(end)
-        };
-        self.large.is_none() && end(self.start).and_then(end).is_some()
-    }
-
-    /// The payload of the next frame, if it is there, and has such an id, and is not too large.
-    #[inline]
-    pub(crate) fn next_if(&mut self, wanted: impl FnOnce(u32) -> bool) -> Option<Payload> {
-        let (id, _) = self.peek()?;
-        if self.large.is_some() || !wanted(id) {
-            return None;
-        }
-        // What is wrong with it is told by who asks for it next.
-        self.next().ok()?.map(|(_, payload)| payload)
     }
 
     /// The bytes of a payload that is in the buffer.
@@ -359,12 +374,7 @@ impl Decoder {
     /// The header at the start of what is not taken, if it is there.
     #[inline]
     fn peek(&self) -> Option<(u32, u32)> {
-        self.peek_at(self.start)
-    }
-
-    #[inline]
-    fn peek_at(&self, at: usize) -> Option<(u32, u32)> {
-        let rest = &self.buf[at..];
+        let rest = &self.buf[self.start..];
         match self.framing {
             Framing::Tagged => {
                 let header = rest.first_chunk::<8>()?;
@@ -588,7 +598,7 @@ mod tests {
                     assert!(decoder.next_if(|id| id == 7).is_none());
                     assert_eq!(decoder.offset(), offset, "split {split}");
                     let next = match decoder.next_if(|id| id == 0) {
-                        Some(payload) => Some((0, payload)),
+                        Some((id, at)) => Some((id, Payload::At(at))),
                         None => decoder.next().unwrap(),
                     };
                     let Some((id, payload)) = next else {
@@ -613,31 +623,22 @@ mod tests {
     }
 
     #[test]
-    fn has_two_counts_whole_frames_only() {
-        let (one, two) = (b"one".as_slice(), b"second".as_slice());
-        let frames = [one, two].map(|p| frame(Framing::Tagged, 1, p));
-        let whole = frames.concat();
-        for cut in 0..whole.len() {
+    fn has_whole_knows_whole_frames_only() {
+        let whole = frame(Framing::Tagged, 1, b"payload");
+        for cut in 0..=whole.len() {
             let mut decoder = Decoder::new(Framing::Tagged, 64, usize::MAX);
             decoder.space().buf.extend_from_slice(&whole[..cut]);
-            assert!(!decoder.has_two(), "cut at {cut}");
+            assert_eq!(decoder.has_whole(), cut == whole.len(), "cut at {cut}");
         }
-        let mut decoder = Decoder::new(Framing::Tagged, 64, usize::MAX);
-        decoder.space().buf.extend_from_slice(&whole);
-        assert!(decoder.has_two());
-        let (id, payload) = decoder.next().unwrap().unwrap();
-        assert!(!decoder.has_two());
-        decoder.put_back(id, payload);
-        assert!(decoder.has_two());
     }
 
     #[test]
-    fn has_two_is_not_told_of_a_large_frame() {
+    fn has_whole_is_not_told_of_a_large_frame() {
         let large = frame(Framing::Tagged, 1, &[1; MANY]);
         let small = frame(Framing::Tagged, 1, b"small");
-        read(&[&large[..], &small, &small].concat(), 1000, |decoder| {
+        read(&[&large[..], &small].concat(), 1000, |decoder| {
             if decoder.offset() == 0 {
-                assert!(!decoder.has_two());
+                assert!(!decoder.has_whole());
                 decoder.next().unwrap();
             }
         });

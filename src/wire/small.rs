@@ -26,13 +26,19 @@ impl SmallBytes {
 }
 
 impl From<&[u8]> for SmallBytes {
-    #[inline]
+    #[inline(always)]
     fn from(from: &[u8]) -> Self {
         if from.len() > INLINE {
             return SmallBytes::Heap(from.to_vec());
         }
+        // As words, of which the type is made, too, and which stay in registers until it is known
+        // where they are to be: what is written in pieces and then moved as a whole makes the
+        // processor wait, each time.
         let mut bytes = [0; INLINE];
-        copy_few(&mut bytes, from);
+        bytes[..6].copy_from_slice(&word(from, 0).to_le_bytes()[..6]);
+        bytes[6..14].copy_from_slice(&word(from, 6).to_le_bytes());
+        bytes[14..22].copy_from_slice(&word(from, 14).to_le_bytes());
+        bytes[22..].copy_from_slice(&word(from, 22).to_le_bytes());
         SmallBytes::Inline {
             len: from.len() as u8,
             bytes,
@@ -40,23 +46,31 @@ impl From<&[u8]> for SmallBytes {
     }
 }
 
-/// Copies bytes by halves that may overlap: of a length that the compiler knows, they need no call.
-#[inline]
-fn copy_few(to: &mut [u8; INLINE], from: &[u8]) {
-    #[inline]
-    fn halves<const N: usize>(to: &mut [u8], from: &[u8]) {
-        let end = from.len() - N;
-        to[..N].copy_from_slice(&from[..N]);
-        to[end..end + N].copy_from_slice(&from[end..]);
+/// The eight bytes from `start` on, with zeros behind the end.
+#[inline(always)]
+fn word(from: &[u8], start: usize) -> u64 {
+    let len = from.len();
+    if len <= start {
+        return 0;
     }
-    match from.len() {
-        0 => {}
-        1 => to[0] = from[0],
-        2..4 => halves::<2>(to, from),
-        4..8 => halves::<4>(to, from),
-        8..16 => halves::<8>(to, from),
-        _ => halves::<16>(to, from),
+    if let Some(word) = from[start..].first_chunk() {
+        return u64::from_le_bytes(*word);
     }
+    // The last eight bytes have them, and others.
+    if let Some(word) = from.last_chunk() {
+        return u64::from_le_bytes(*word) >> (8 * (start + 8 - len));
+    }
+    let few = match (from.first_chunk(), from.last_chunk()) {
+        (Some(first), Some(last)) => {
+            let (first, last) = (u32::from_le_bytes(*first), u32::from_le_bytes(*last));
+            u64::from(first) | u64::from(last) << (8 * (len - 4))
+        }
+        _ => {
+            let byte = |at: usize| u64::from(from[at]) << (8 * at);
+            byte(0) | byte(len / 2) | byte(len - 1)
+        }
+    };
+    few >> (8 * start)
 }
 
 impl From<Vec<u8>> for SmallBytes {

@@ -50,7 +50,7 @@ pub(super) fn answer(
         running,
         high_water: options.high_water,
     });
-    Pace::BATCH.set();
+    Pace::Batch.set();
     AsyncChild {
         events: Loop::new(hub, Box::new(on_panic)),
         threads: 0,
@@ -129,40 +129,24 @@ impl AsyncChild {
 
     /// Starts or queues the requests that were read.
     fn take_requests(&mut self, function: &mut Function<'_>) -> Result<(), Stop> {
-        self.backlog = false;
-        while let Some(step) = self.child.session.next().map_err(broken)? {
-            let full = match step {
-                Step::Request { id, payload } => {
-                    let hub = &self.child.hub;
-                    let duplicate = |_| broken(Violation::Duplicate { id });
-                    match function {
-                        Function::Deferred(function) => {
-                            let arrived = hub.arrive(id, payload).map_err(duplicate)?;
-                            if let Some(request) = arrived.start {
-                                self.events
-                                    .guard_once(|events| function(request, hub, id, events));
-                            }
-                            arrived.full
-                        }
-                        _ => {
-                            hub.queue(id, payload).map_err(duplicate)?;
-                            !hub.wants_requests()
-                        }
-                    }
-                }
-                Step::Cancel { id } => {
-                    self.child.hub.cancel(id);
-                    false
-                }
-                Step::Setup { .. } | Step::Run(_) => {
-                    unreachable!("the session refuses what is too late")
-                }
-            };
-            if full {
-                self.backlog = true;
-                break;
+        let AsyncChild {
+            child,
+            events,
+            backlog,
+            ..
+        } = self;
+        let mut call = None;
+        let mut taken = None;
+        // A panic ends one call only. The others need no guard of their own.
+        while taken.is_none() {
+            events.guard_once(|events| {
+                taken = Some(take(child, function, &mut call, events));
+            });
+            if let Some(id) = call.take() {
+                child.hub.leave(id);
             }
         }
+        *backlog = taken.expect("the loop ends with it")?;
         Ok(())
     }
 
@@ -297,6 +281,63 @@ impl AsyncChild {
     }
 }
 
+/// Starts or queues the requests that were read. Returns whether there may be more, as no more may be
+/// taken on. `call` is the one that is being started, if there was a panic.
+fn take(
+    child: &mut Child,
+    function: &mut Function<'_>,
+    call: &mut Option<u32>,
+    events: &Loop,
+) -> Result<bool, Stop> {
+    let hub = child.hub;
+    loop {
+        while let Some(request) = child.session.request() {
+            let id = request.id;
+            start(function, call, hub, events, id, request.payload)?;
+            if !hub.wants_requests() {
+                return Ok(true);
+            }
+        }
+        match child.session.next().map_err(broken)? {
+            None => return Ok(false),
+            Some(Step::Request { id, payload }) => {
+                start(function, call, hub, events, id, payload)?;
+                if !hub.wants_requests() {
+                    return Ok(true);
+                }
+            }
+            Some(Step::Cancel { id }) => hub.cancel(id),
+            Some(Step::Setup { .. } | Step::Run(_)) => {
+                unreachable!("the session refuses what is too late")
+            }
+        }
+    }
+}
+
+/// Starts a call, or queues it.
+#[inline(always)]
+fn start<'a>(
+    function: &mut Function<'_>,
+    call: &mut Option<u32>,
+    hub: &'static Hub,
+    events: &Loop,
+    id: u32,
+    payload: impl Into<Input<'a>>,
+) -> Result<(), Stop> {
+    let duplicate = |_| broken(Violation::Duplicate { id });
+    match function {
+        Function::Deferred(function) if hub.begin(id).map_err(duplicate)? => {
+            panics::mark();
+            *call = Some(id);
+            function(payload.into(), hub, id, events);
+            *call = None;
+            hub.leave(id);
+        }
+        _ => hub.queue(id, payload.into()).map_err(duplicate)?,
+    }
+    Ok(())
+}
+
 /// Places in a [`PollSet`].
 struct Wait {
     requests: Option<usize>,
@@ -308,7 +349,7 @@ struct Wait {
 fn work(hub: &'static Hub, function: &table::Threaded) {
     loop {
         let (id, request) = hub.take();
-        Pace::LAST_CALL.set();
+        Pace::LastCall.set();
         // A panic has failed the call by now, as its caller was dropped.
         let _ = panics::catch(|| function(Input::from(request), hub, id));
         hub.thread_is_free();

@@ -2,7 +2,7 @@
 
 use super::hub::{Hub, malformed};
 use super::panics;
-use crate::codec::{Argument, Codec, Input, Output};
+use crate::codec::{Argument, Codec, CodecError, Output};
 use crate::service::Service;
 use crate::wire::Failure;
 use std::fmt;
@@ -62,15 +62,9 @@ impl<S: Service> Caller<S> {
         }
     }
 
-    /// Reads the request, or fails the call.
-    pub(super) fn decode(self, request: Input<'_>) -> Option<(S::Request, Self)> {
-        match S::Codec::decode(request) {
-            Ok(request) => Some((request, self)),
-            Err(error) => {
-                self.end(&malformed("the request", &error));
-                None
-            }
-        }
+    /// The request cannot be read: fails the call.
+    pub(super) fn refuse(self, error: &CodecError) {
+        self.end(&malformed("the request", error));
     }
 
     /// Answers the call.

@@ -3,6 +3,7 @@
 use super::ledger::{Duplicate, Ledger, Limits, Was};
 use super::looper::Post;
 use super::output::{Flusher, Out};
+use super::turn::Turn;
 use crate::codec::{CodecError, Input};
 use crate::process::Plain;
 use crate::sys::{self, Bell};
@@ -19,6 +20,8 @@ pub(super) type OnCancel = Box<dyn FnOnce() + Send>;
 /// See the module's documentation.
 pub(crate) struct Hub {
     state: Mutex<State>,
+    /// The call that the main thread is at.
+    turn: Turn,
     /// Notified when output was written.
     pub(super) changed: Condvar,
     /// Notified when a request waits for a thread.
@@ -59,14 +62,6 @@ pub(super) struct Threads {
     free: usize,
 }
 
-/// What became of a request.
-pub(super) struct Arrived<'a> {
-    /// The request, if it is to start at once.
-    pub(super) start: Option<Input<'a>>,
-    /// Whether no more should be taken.
-    pub(super) full: bool,
-}
-
 /// The hub of this process, if it is a child.
 static HUB: OnceLock<&'static Hub> = OnceLock::new();
 
@@ -103,6 +98,7 @@ impl Hub {
                 slept_long: false,
                 posts: Vec::new(),
             }),
+            turn: Turn::default(),
             changed: Condvar::new(),
             work: Condvar::new(),
             flusher: Condvar::new(),
@@ -146,24 +142,64 @@ impl Hub {
 
     // ---- calls ----
 
-    /// Takes a request in, which starts at once or waits.
+    /// A request has come. Returns whether the main thread is to begin its call, and then to say
+    /// [`leave`](Hub::leave); if not, it is to be [queued](Hub::queue).
     #[inline]
-    pub(super) fn arrive<'a>(&self, id: u32, request: Input<'a>) -> Result<Arrived<'a>, Duplicate> {
-        let mut state = self.lock();
-        let mut start = Some(request);
-        if !state.ledger.start(id)?
-            && let Some(request) = start.take()
-        {
-            state.ledger.wait(id, request.into_small())?;
+    pub(super) fn begin(&self, id: u32) -> Result<bool, Duplicate> {
+        if self.turn.begin(id) {
+            return Ok(true);
         }
-        let full = !state.ledger.wants_requests(state.out.unsent);
-        Ok(Arrived { start, full })
+        self.begin_with_ledger(id)
+    }
+
+    fn begin_with_ledger(&self, id: u32) -> Result<bool, Duplicate> {
+        let state = self.lock();
+        if state.ledger.is_running(id) {
+            return Err(Duplicate);
+        }
+        let may = state.ledger.has_turn();
+        if may {
+            self.turn.begin_as_told(id, state.ledger.is_busy());
+        }
+        Ok(may)
+    }
+
+    /// The main thread is done with a call, which others will answer if it is not answered.
+    #[inline]
+    pub(super) fn leave(&self, id: u32) {
+        if self.turn.is_at(id) {
+            let mut state = self.lock();
+            if self.turn.is_at(id) {
+                let started = state.ledger.start(id);
+                debug_assert_eq!(started, Ok(true), "that was so when it began");
+                self.turn.end(state.ledger.is_open(state.out.unsent));
+            }
+        }
+    }
+
+    /// A call was answered, and so many bytes are now to be written. Returns what its cancellation
+    /// would have set off.
+    #[inline]
+    pub(super) fn answered(&self, state: &mut State, id: u32, unsent: usize) -> Vec<OnCancel> {
+        if self.turn.is_at(id) {
+            self.turn.end(state.ledger.is_open(unsent));
+        } else {
+            state.ledger.answered(id);
+            if state.concerns_the_loop() {
+                self.ring(state);
+            }
+        }
+        if state.on_cancel.is_empty() {
+            return Vec::new();
+        }
+        state.on_cancel.remove(&id).unwrap_or_default()
     }
 
     /// Takes a request in, which waits to be taken.
     pub(super) fn queue(&self, id: u32, request: Input<'_>) -> Result<(), Duplicate> {
         let mut state = self.lock();
         state.ledger.wait(id, request.into_small())?;
+        self.turn.end(false);
         if state.threads.free > 0 {
             self.work.notify_one();
         }
@@ -171,7 +207,11 @@ impl Hub {
     }
 
     /// Whether more requests are welcome.
+    #[inline]
     pub(super) fn wants_requests(&self) -> bool {
+        if self.turn.is_open() {
+            return true;
+        }
         let state = self.lock();
         state.ledger.wants_requests(state.out.unsent)
     }
@@ -254,7 +294,7 @@ impl Hub {
         if state.ledger.is_cancelled(id) {
             drop(state);
             callback();
-        } else if state.ledger.is_running(id) {
+        } else if self.turn.is_at(id) || state.ledger.is_running(id) {
             state.on_cancel.entry(id).or_default().push(callback);
         }
     }
@@ -350,19 +390,9 @@ impl Hub {
 
 impl State {
     /// Whether an answer that was just given is news to a loop that sleeps.
-    pub(super) fn concerns_the_loop(&self) -> bool {
+    fn concerns_the_loop(&self) -> bool {
         let may_start = self.ledger.waiting() > 0 && !self.threads.any;
         may_start || self.ledger.is_finished() || (self.slept_long && !self.ledger.is_busy())
-    }
-
-    /// A call was answered. Returns what its cancellation would have set off.
-    #[inline]
-    pub(super) fn answered(&mut self, id: u32) -> Vec<OnCancel> {
-        self.ledger.answered(id);
-        if self.on_cancel.is_empty() {
-            return Vec::new();
-        }
-        self.on_cancel.remove(&id).unwrap_or_default()
     }
 
     pub(super) fn is_above_high_water(&self) -> bool {

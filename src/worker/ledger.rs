@@ -65,11 +65,24 @@ impl Ledger {
     /// A request may start at once, if none waits and there is room: then it counts as running.
     #[inline]
     pub(crate) fn start(&mut self, id: u32) -> Result<bool, Duplicate> {
-        let may = self.waiting.is_empty() && self.running.len() < self.limits.running;
+        let may = self.has_turn();
         if may && !self.running.insert(id) {
             return Err(Duplicate);
         }
         Ok(may)
+    }
+
+    /// Whether a request with a new id may start at once while so many bytes of answers are not
+    /// written, and another may be read.
+    #[inline]
+    pub(crate) fn is_open(&self, unsent: usize) -> bool {
+        self.has_turn() && self.wants_requests(unsent)
+    }
+
+    /// Whether a request need not wait for others.
+    #[inline]
+    pub(crate) fn has_turn(&self) -> bool {
+        self.waiting.is_empty() && self.running.len() < self.limits.running
     }
 
     /// Puts a request behind those that wait.

@@ -16,6 +16,7 @@ mod session;
 mod sync_child;
 mod table;
 mod timers;
+mod turn;
 
 pub use caller::{Caller, Cancellation, Parent};
 pub use looper::{Loop, Poster, Watch};

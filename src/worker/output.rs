@@ -58,17 +58,23 @@ const TICK: Duration = Duration::from_micros(200);
 
 /// When what a thread sends is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Pace {
-    answers: When,
-    events: When,
+pub(super) enum Pace {
+    /// A thread that says nothing of what it does: at once.
+    Now,
+    /// In one call, after which the thread waits for others: at once.
+    LastCall,
+    /// As that, when an event was sent: the next ones soon, as there may be many.
+    LastCallWithEvents,
+    /// In one call, after which the thread begins the next one: soon.
+    Call,
+    /// In a batch of calls, none of which takes long: later.
+    Batch,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum When {
     /// By the thread itself, at once.
     Now,
-    /// At once, but what comes next from this thread is written soon: it may be one of many.
-    NowOnce,
     /// By the flusher.
     Soon,
     /// By the thread itself, before it waits for anything.
@@ -76,35 +82,25 @@ enum When {
 }
 
 impl Pace {
-    /// What a thread does that says nothing.
-    const NOW: Pace = Pace {
-        answers: When::Now,
-        events: When::Now,
-    };
-    /// One call, after which this thread waits for others.
-    pub(super) const LAST_CALL: Pace = Pace {
-        answers: When::Now,
-        events: When::NowOnce,
-    };
-    /// One call, after which this thread begins the next one.
-    pub(super) const CALL: Pace = Pace {
-        answers: When::Soon,
-        events: When::Soon,
-    };
-    /// A batch of calls, none of which takes long.
-    pub(super) const BATCH: Pace = Pace {
-        answers: When::Later,
-        events: When::Later,
-    };
-
     /// This thread's pace from now on.
     pub(super) fn set(self) {
         PACE.set(self);
     }
+
+    /// When a thread of this pace has an answer, or something else, written.
+    #[inline]
+    fn when(self, is_answer: bool) -> When {
+        match self {
+            Pace::Now | Pace::LastCall => When::Now,
+            Pace::LastCallWithEvents if is_answer => When::Now,
+            Pace::LastCallWithEvents | Pace::Call => When::Soon,
+            Pace::Batch => When::Later,
+        }
+    }
 }
 
 thread_local! {
-    static PACE: Cell<Pace> = const { Cell::new(Pace::NOW) };
+    static PACE: Cell<Pace> = const { Cell::new(Pace::Now) };
 }
 
 /// What the thread does that writes what is to be written soon.
@@ -238,14 +234,14 @@ impl Hub {
     ) -> Result<(), Failure> {
         let mut output = Output::into_buffer(scratch::take());
         fill(&mut output).map_err(|error| malformed(what, &error))?;
-        let mut payload = output.into_vec();
+        let payload = output.vec();
         let (len, limit) = (payload.len(), self.max_frame());
         if len > limit {
             let message = format!("{what} has {len} bytes, above the limit (max_frame) of {limit}");
             return Err(Failure::Malformed { message });
         }
-        self.send(id, &mut payload, answers);
-        scratch::give_back(payload);
+        self.send(id, payload, answers);
+        scratch::give_back(output.into_vec());
         Ok(())
     }
 
@@ -254,30 +250,24 @@ impl Hub {
         let len = u32::try_from(payload.len()).expect("it was held against max_frame");
         let header = wire::header(Framing::Tagged, id, len);
         let pace = PACE.get();
-        let when = match answers {
-            Some(_) => pace.answers,
-            None => pace.events,
-        };
-        if when == When::NowOnce {
-            let events = When::Soon;
-            PACE.set(Pace { events, ..pace });
+        let when = pace.when(answers.is_some());
+        if pace == Pace::LastCall && answers.is_none() {
+            Pace::LastCallWithEvents.set();
         }
         let mut on_cancel = Vec::new();
         let mut state = self.lock();
         while state.is_above_high_water() && state.out.busy {
             state = self.wait(state);
         }
+        let unsent = state.out.unsent + header.1 + payload.len();
         if let Some(id) = answers {
-            on_cancel = state.answered(id);
-            if state.concerns_the_loop() {
-                self.ring(&mut state);
-            }
+            on_cancel = self.answered(&mut state, id, unsent);
         }
         let out = &mut state.out;
         if out.broken {
             return;
         }
-        out.unsent += header.1 + payload.len();
+        out.unsent = unsent;
         out.outbox.push(header, payload);
         let full = state.out.unsent >= state.out.next_batch;
         // Who sends faster than the parent reads waits for it, the loop too, but that only then.

@@ -13,6 +13,8 @@ thread_local! {
     static BLAMING: Cell<bool> = const { Cell::new(false) };
     /// How many calls have failed with it.
     static BLAMED: Cell<usize> = const { Cell::new(0) };
+    /// How many had, when what is run now began.
+    static MARK: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Runs `function`. A panic in it is returned as a failure, and is also shown on standard error by
@@ -52,11 +54,17 @@ pub(crate) fn catch_blaming<C>(
 
 /// As [`catch_blaming`], for what is used up by being run: its panic drops what it owns.
 pub(crate) fn catch_blaming_once(run: impl FnOnce()) -> Result<(), Failure> {
-    let before = BLAMED.get();
+    mark();
     match catch(run) {
-        Err(panic) if BLAMED.get() == before => Err(panic),
+        Err(panic) if BLAMED.get() == MARK.get() => Err(panic),
         _ => Ok(()),
     }
+}
+
+/// What is run now is for [`catch_blaming_once`] as if it were run by itself: one guard for many.
+#[inline]
+pub(crate) fn mark() {
+    MARK.set(BLAMED.get());
 }
 
 /// Drops what may own calls, because of a panic, which those fail with. Returns whether there were

@@ -40,6 +40,16 @@ pub(crate) enum Step<'a> {
     Cancel { id: u32 },
 }
 
+/// A request to be answered.
+#[derive(Debug)]
+pub(crate) struct Request<'a> {
+    /// The reply carries it.
+    pub(crate) id: u32,
+    pub(crate) payload: &'a [u8],
+    /// Whether another step can be taken without reading.
+    pub(crate) more: bool,
+}
+
 /// How a parent broke the protocol, or what else it speaks.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Violation {
@@ -108,8 +118,28 @@ impl Session {
         self.decoder.space()
     }
 
-    /// The next step, if it has come whole.
+    /// The next request, if that is the next step, and has come whole and is not large: what mostly
+    /// comes, told with little ado.
     #[inline]
+    pub(crate) fn request(&mut self) -> Option<Request<'_>> {
+        let (serving, plain) = (self.serving, self.plain);
+        let (id, at) = self.decoder.next_if(|id| match plain {
+            None => serving && id != wire::CONTROL_TO_CHILD && id <= wire::MAX_ID,
+            Some(Plain::Tagged) => id != 0,
+            Some(Plain::Ordered) => true,
+        })?;
+        let id = match plain {
+            None | Some(Plain::Tagged) => id,
+            Some(Plain::Ordered) => self.counted(),
+        };
+        Some(Request {
+            id,
+            payload: self.decoder.bytes(at),
+            more: self.decoder.has_whole(),
+        })
+    }
+
+    /// The next step, if it has come whole.
     pub(crate) fn next(&mut self) -> Result<Option<Step<'_>>, Violation> {
         let Some((id, payload)) = self.decoder.next().map_err(Violation::Decode)? else {
             return Ok(None);
@@ -121,21 +151,13 @@ impl Session {
             // The original counts up to 2^32 - 1 here.
             Some(Plain::Tagged) if id == 0 => return Err(Violation::Id { id }),
             None | Some(Plain::Tagged) => id,
-            Some(Plain::Ordered) => {
-                self.count = self.count.wrapping_add(1);
-                self.count
-            }
+            Some(Plain::Ordered) => self.counted(),
         };
         let payload = match payload {
             Payload::At(at) => Input::from(self.decoder.bytes(at)),
             Payload::Owned(bytes) => Input::from(bytes),
         };
         Ok(Some(Step::Request { id, payload }))
-    }
-
-    /// Whether at least two steps can be taken without reading.
-    pub(crate) fn has_two(&self) -> bool {
-        self.decoder.has_two()
     }
 
     /// Whether the requests may end here: they may between two of them.
@@ -147,6 +169,12 @@ impl Session {
     pub(crate) fn serve(&mut self, buflen: usize, max_frame: usize) {
         self.serving = true;
         self.decoder.configure(buflen, max_frame);
+    }
+
+    /// The id of a request that does not say it.
+    fn counted(&mut self) -> u32 {
+        self.count = self.count.wrapping_add(1);
+        self.count
     }
 
     fn control(&mut self, payload: Payload) -> Result<Step<'_>, Violation> {

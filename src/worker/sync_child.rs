@@ -9,7 +9,7 @@ use super::serve::{Child, Stop, broken, io_error, parent_gone};
 use super::session::{Step, Violation};
 use super::table;
 use crate::codec::Input;
-use crate::sys::coarse_clock;
+use crate::sys::{CoarseTime, coarse_clock};
 
 /// Answers requests, one at a time, each before the next is begun, until they end.
 pub(super) fn answer(
@@ -23,7 +23,12 @@ pub(super) fn answer(
     });
     let mut looked = coarse_clock();
     loop {
-        let more = child.session.has_two();
+        // A panic ends one call only. The others need no guard of their own.
+        match panics::catch(|| answer_short(&mut child, function, &mut looked)) {
+            Ok(result) => result?,
+            // Its caller was dropped, which has failed the call.
+            Err(_) => continue,
+        }
         match child.session.next().map_err(broken)? {
             None => {
                 if !child.read()? {
@@ -37,17 +42,8 @@ pub(super) fn answer(
                 looked = coarse_clock();
             }
             Some(Step::Request { id, payload }) => {
-                let arrived = child.hub.arrive(id, payload);
-                let arrived = arrived.map_err(|_| broken(Violation::Duplicate { id }))?;
-                if let Some(request) = arrived.start {
-                    call(function, request, child.hub, id, more)?;
-                }
-                // Among the requests that have come there may be cancelled ones. To look costs a
-                // system call: not for every one of thousands of short calls.
-                if looked != coarse_clock() {
-                    look_ahead(&mut child, function)?;
-                    looked = coarse_clock();
-                }
+                begin(child.hub, id);
+                call(function, payload, child.hub, id, false)?;
             }
             Some(Step::Cancel { id }) => child.hub.cancel(id),
             Some(Step::Setup { .. } | Step::Run(_)) => {
@@ -55,6 +51,35 @@ pub(super) fn answer(
             }
         }
     }
+}
+
+/// Begins a call, where no other one runs or waits.
+#[inline]
+fn begin(hub: &Hub, id: u32) {
+    let begins = hub.begin(id);
+    debug_assert_eq!(begins, Ok(true), "no other call runs or waits");
+}
+
+/// Answers the short requests that come next.
+fn answer_short(
+    child: &mut Child,
+    function: &mut table::Sync,
+    looked: &mut CoarseTime,
+) -> Result<(), Stop> {
+    let hub = child.hub;
+    while let Some(request) = child.session.request() {
+        let (id, more) = (request.id, request.more);
+        begin(hub, id);
+        run(function, request.payload.into(), hub, id, more);
+        has_run(hub, more)?;
+        // Among the requests that have come there may be cancelled ones. To look costs a system
+        // call: not for every one of thousands of short calls.
+        if *looked != coarse_clock() {
+            look_ahead(child, function)?;
+            *looked = coarse_clock();
+        }
+    }
+    Ok(())
 }
 
 /// Answers everything that has come, having looked through it for cancelled calls before each.
@@ -101,7 +126,7 @@ fn look_ahead(child: &mut Child, function: &mut table::Sync) -> Result<(), Stop>
     }
 }
 
-/// Runs one call. With `more`, the next one will begin as soon as it is answered.
+/// Answers one call, whatever the function does.
 fn call(
     function: &mut table::Sync,
     request: Input<'_>,
@@ -109,10 +134,21 @@ fn call(
     id: u32,
     more: bool,
 ) -> Result<(), Stop> {
-    let pace = if more { Pace::CALL } else { Pace::LAST_CALL };
-    pace.set();
     // A panic has failed the call by now, as its caller was dropped.
-    let _ = panics::catch(|| function(request, hub, id));
+    let _ = panics::catch(|| run(function, request, hub, id, more));
+    has_run(hub, more)
+}
+
+/// Runs one call. With `more`, the next one will begin as soon as it is answered.
+#[inline]
+fn run(function: &mut table::Sync, request: Input<'_>, hub: &'static Hub, id: u32, more: bool) {
+    let pace = if more { Pace::Call } else { Pace::LastCall };
+    pace.set();
+    function(request, hub, id);
+}
+
+/// A call has run.
+fn has_run(hub: &Hub, more: bool) -> Result<(), Stop> {
     // With more to do it is found a little later, and costs less.
     if !more && hub.is_broken() {
         return Err(parent_gone());

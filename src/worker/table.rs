@@ -63,9 +63,12 @@ impl Table {
     {
         let mut function: Box<Sync> = Box::new(move |request, hub, id| {
             let caller = Caller::<S>::new(hub, id);
-            if let Some((request, caller)) = caller.decode(request) {
-                let result = function(request, &caller);
-                caller.answer(result);
+            match S::Codec::decode(request) {
+                Ok(request) => {
+                    let result = function(request, &caller);
+                    caller.answer(result);
+                }
+                Err(error) => caller.refuse(&error),
             }
         });
         let serve = move |child: Child, options: Options| {
@@ -81,8 +84,9 @@ impl Table {
     {
         let mut function: Box<Deferred> = Box::new(move |request, hub, id, events| {
             let caller = Caller::<S>::new(hub, id);
-            if let Some((request, caller)) = caller.decode(request) {
-                function(request, caller, events);
+            match S::Codec::decode(request) {
+                Ok(request) => function(request, caller, events),
+                Err(error) => caller.refuse(&error),
             }
         });
         let on_panic = tell_panic(service.clone());
@@ -102,9 +106,12 @@ impl Table {
     {
         let function: Arc<Threaded> = Arc::new(move |request, hub, id| {
             let caller = Caller::<S>::new(hub, id);
-            if let Some((request, caller)) = caller.decode(request) {
-                let result = function(request, &caller);
-                caller.answer(result);
+            match S::Codec::decode(request) {
+                Ok(request) => {
+                    let result = function(request, &caller);
+                    caller.answer(result);
+                }
+                Err(error) => caller.refuse(&error),
             }
         });
         let on_panic = tell_panic(service.clone());
