@@ -123,14 +123,16 @@ impl Parent {
         let deadline =
             (!time.is_multiple_of(4)).then(|| self.now + Duration::from_millis(time.into()));
         let progress = size.is_multiple_of(2);
-        let told = progress.then_some(self.last + 1);
+        let mut told = progress.then_some(self.last + 1);
+        let mut taken = Some(note);
         let result = self
             .connection
-            .call(&mut request.clone(), deadline, told, note);
+            .call(&mut request.clone(), deadline, &mut told, &mut taken);
         if let Err(refusal) = self.admit(len) {
-            assert_eq!(result, Err((refusal, note)));
+            assert_eq!((result, taken), (Err(refusal), Some(note)));
             return;
         }
+        assert_eq!(taken, None);
         self.last += 1;
         assert_eq!(result, Ok(self.last));
         self.returned.push(false);

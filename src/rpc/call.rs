@@ -5,7 +5,7 @@ use super::link::{How, Link, Made, Progress, after};
 use super::reactor;
 use super::reader::Wait;
 use super::slot::{Answer, Ended, Fill, Note, Outcome, Slot, Then, decode};
-use crate::codec::{CodecError, Input, scratch};
+use crate::codec::{Argument, CodecError, Input, Output, scratch};
 use crate::error::{CallError, Refusal};
 use crate::service::Service;
 use std::fmt;
@@ -17,7 +17,9 @@ use std::time::{Duration, Instant};
 #[must_use = "nothing is sent before then(), wait() or start()"]
 pub struct Call<'a, S: Service> {
     handle: &'a Handle,
-    request: Result<Vec<u8>, CodecError>,
+    request: Output,
+    /// Why the request could not be encoded.
+    malformed: Option<CodecError>,
     timeout: Option<Duration>,
     progress: Option<Progress>,
     cancel_on_drop: bool,
@@ -28,27 +30,31 @@ pub struct Call<'a, S: Service> {
 impl<S: Service> fmt::Debug for Call<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
-            .field("bytes", &self.request.as_ref().map_or(0, Vec::len))
+            .field("bytes", &self.request.as_bytes().len())
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
 }
 
 impl<'a, S: Service> Call<'a, S> {
+    #[inline]
     pub(super) fn new(
         handle: &'a Handle,
-        request: Result<Vec<u8>, CodecError>,
+        request: impl Argument<S::Request, S::Codec>,
         may_wait: bool,
     ) -> Self {
-        Call {
+        let mut call = Call {
             handle,
-            request,
+            request: Output::into_buffer(scratch::take()),
+            malformed: None,
             timeout: handle.call_timeout,
             progress: None,
             cancel_on_drop: false,
             may_wait,
             service: PhantomData,
-        }
+        };
+        call.malformed = request.encode_to(&mut call.request).err();
+        call
     }
 
     /// After how long the call ends with [`CallError::TimedOut`], counted from when it is queued or
@@ -102,12 +108,12 @@ impl<'a, S: Service> Call<'a, S> {
 
     /// Queues the call, and has `callback` called with its outcome: exactly once, on the reactor's
     /// thread, never inside this method.
-    pub fn then(self, callback: impl FnOnce(Outcome<S>) + Send + 'static) {
-        let core = Arc::clone(&self.handle.link.reactor);
-        let note = Note::new(Then::<S, _>::new(callback));
+    pub fn then(mut self, callback: impl FnOnce(Outcome<S>) + Send + 'static) {
+        let mut note = Some(Note::new(Then::<S, _>::new(callback)));
         let deadline = self.deadline();
-        if let Err((ended, mut note)) = self.submit(deadline, false, note) {
-            core.run(move || note.consume(Answer::Ended(ended)));
+        if let Err(ended) = self.submit(deadline, false, &mut note) {
+            let tell = move || refused(note).tell(Answer::Ended(ended));
+            self.handle.link.reactor.run(tell);
         }
     }
 
@@ -118,15 +124,16 @@ impl<'a, S: Service> Call<'a, S> {
     ///
     /// What kept the call from being answered, or what the function answered.
     /// [`Refusal::InCallback`] in a callback.
-    pub fn wait(self) -> Outcome<S> {
+    pub fn wait(mut self) -> Outcome<S> {
         if reactor::in_callback() {
             return Err(CallError::Refused(Refusal::InCallback));
         }
         let slot = Slot::own();
         let link = &*self.handle.link;
         let timeout = self.deadline();
-        let answer = match self.submit(timeout, true, Note::new(Fill(Arc::clone(&slot)))) {
-            Err((ended, _)) => Some(Answer::Ended(ended)),
+        let mut note = Some(Note::new(Fill(Arc::clone(&slot))));
+        let answer = match self.submit(timeout, true, &mut note) {
+            Err(ended) => Some(Answer::Ended(ended)),
             Ok(Made { id, reader }) => {
                 let slot = &slot;
                 let until = None;
@@ -143,14 +150,15 @@ impl<'a, S: Service> Call<'a, S> {
     }
 
     /// Queues the call. Its outcome can be taken from the [`Pending`].
-    pub fn start(self) -> Pending<S> {
+    pub fn start(mut self) -> Pending<S> {
         let slot = Arc::new(Slot::default());
         let (link, cancel_on_drop) = (Arc::clone(&self.handle.link), self.cancel_on_drop);
         let timeout = self.deadline();
-        let id = match self.submit(timeout, false, Note::new(Fill(Arc::clone(&slot)))) {
+        let mut note = Some(Note::new(Fill(Arc::clone(&slot))));
+        let id = match self.submit(timeout, false, &mut note) {
             Ok(made) => made.id,
-            Err((ended, mut note)) => {
-                note.consume(Answer::Ended(ended));
+            Err(ended) => {
+                refused(note).tell(Answer::Ended(ended));
                 REFUSED
             }
         };
@@ -171,26 +179,35 @@ impl<'a, S: Service> Call<'a, S> {
         after(Instant::now(), Some(timeout))
     }
 
+    /// Makes the call. The note is taken unless it is refused.
     fn submit(
-        self,
+        &mut self,
         deadline: Option<Instant>,
         waits: bool,
-        note: Note,
-    ) -> Result<Made, (Ended, Note)> {
-        let mut request = match self.request {
-            Ok(request) => request,
-            Err(error) => return Err((Ended::Malformed(error), note)),
-        };
+        note: &mut Option<Note>,
+    ) -> Result<Made, Ended> {
+        if let Some(error) = self.malformed.take() {
+            return Err(Ended::Malformed(error));
+        }
         let how = How {
             deadline,
-            progress: self.progress,
+            progress: self.progress.take(),
             may_wait: self.may_wait,
             waits,
         };
-        let result = self.handle.link.call(&mut request, how, note);
-        scratch::give_back(request);
-        result
+        self.handle.link.call(self.request.vec(), how, note)
     }
+}
+
+impl<S: Service> Drop for Call<'_, S> {
+    fn drop(&mut self) {
+        scratch::give_back(std::mem::take(self.request.vec()));
+    }
+}
+
+/// The note of a call that was refused.
+fn refused(note: Option<Note>) -> Note {
+    note.expect("a call that is refused leaves it")
 }
 
 /// In place of the id of a call that was refused. No call has it.
@@ -310,7 +327,7 @@ impl<S: Service> Pending<S> {
         Some(self.deliver(answer))
     }
 
-    fn deliver(&mut self, answer: Answer<'static>) -> Outcome<S> {
+    fn deliver(&mut self, answer: Answer) -> Outcome<S> {
         self.taken = true;
         answer.decode::<S>()
     }

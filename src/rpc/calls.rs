@@ -7,9 +7,10 @@ use std::collections::{BTreeMap, VecDeque};
 /// left far behind, because it takes long, moves to a tree and does not hold the window open. No id
 /// is given again before two thousand million others, and never while its entry is there.
 pub(crate) struct Calls<E> {
-    /// Entries of the ids from `base` on.
+    /// Entries of the ids from `base` on. The first `gone` are `None`, and are removed many at once.
     window: VecDeque<Option<E>>,
     base: u32,
+    gone: usize,
     /// How many entries the window has.
     here: usize,
     /// Entries of ids before the window, or from before ids began again.
@@ -18,12 +19,15 @@ pub(crate) struct Calls<E> {
 
 /// The window is at least this long before entries are left behind.
 const SHORT: usize = 256;
+/// So many places are removed at once from the window's beginning.
+const MANY: usize = 64;
 
 impl<E> Calls<E> {
     pub(crate) fn new() -> Self {
         Calls {
             window: VecDeque::new(),
             base: 1,
+            gone: 0,
             here: 0,
             left: BTreeMap::new(),
         }
@@ -34,9 +38,18 @@ impl<E> Calls<E> {
         self.here + self.left.len()
     }
 
-    /// Puts an entry in and returns its id.
+    /// Puts an entry in and returns its id, and where it is.
     #[inline]
-    pub(crate) fn insert(&mut self, entry: E) -> u32 {
+    pub(crate) fn insert(&mut self, entry: E) -> (u32, &mut E) {
+        let id = self.next_id();
+        self.here += 1;
+        self.window.push_back(Some(entry));
+        let last = self.window.back_mut().and_then(Option::as_mut);
+        (id, last.expect("it was just put there"))
+    }
+
+    /// The id of the next entry of the window.
+    fn next_id(&mut self) -> u32 {
         loop {
             if self.base as usize + self.window.len() > MAX_ID as usize {
                 self.leave_behind(self.window.len());
@@ -51,8 +64,6 @@ impl<E> Calls<E> {
                 }
                 continue;
             }
-            self.window.push_back(Some(entry));
-            self.here += 1;
             return id;
         }
     }
@@ -113,13 +124,22 @@ impl<E> Calls<E> {
     #[inline]
     fn tidy_up(&mut self) {
         self.here -= 1;
-        while let Some(None) = self.window.front() {
-            self.window.pop_front();
-            self.base += 1;
+        while let Some(None) = self.window.get(self.gone) {
+            self.gone += 1;
+        }
+        if self.gone >= MANY || self.here == 0 {
+            self.remove_gone();
         }
         if self.window.len() > SHORT && self.window.len() > 4 * self.here {
             self.leave_behind(self.window.len() / 2);
         }
+    }
+
+    /// Removes the places at the beginning that have no entry any more.
+    fn remove_gone(&mut self) {
+        self.base += self.gone as u32;
+        self.window.drain(..self.gone);
+        self.gone = 0;
     }
 
     /// The id that was given first of those outstanding.
@@ -131,7 +151,7 @@ impl<E> Calls<E> {
             .next()
             .or_else(|| self.left.iter().next());
         old.map(|(id, _)| *id)
-            .or((self.here > 0).then_some(self.base))
+            .or((self.here > 0).then_some(self.base + self.gone as u32))
     }
 
     /// Takes all entries out, in the order in which they were put in.
@@ -145,6 +165,7 @@ impl<E> Calls<E> {
 
     /// Moves the first `count` places of the window to the tree.
     fn leave_behind(&mut self, count: usize) {
+        self.gone = 0;
         for entry in self.window.drain(..count) {
             if let Some(entry) = entry {
                 self.left.insert(self.base, entry);
@@ -152,10 +173,10 @@ impl<E> Calls<E> {
             }
             self.base += 1;
         }
-        while let Some(None) = self.window.front() {
-            self.window.pop_front();
-            self.base += 1;
+        while let Some(None) = self.window.get(self.gone) {
+            self.gone += 1;
         }
+        self.remove_gone();
         self.window.shrink_to(2 * self.window.len());
     }
 }
@@ -167,11 +188,11 @@ mod tests {
     #[test]
     fn ids_count_from_one_and_are_not_reused() {
         let mut calls = Calls::new();
-        assert_eq!((calls.insert('a'), calls.insert('b')), (1, 2));
+        assert_eq!((calls.insert('a').0, calls.insert('b').0), (1, 2));
         assert_eq!(calls.remove(1), Some('a'));
         assert_eq!(calls.remove(1), None);
         assert_eq!(calls.remove(2), Some('b'));
-        assert_eq!(calls.insert('c'), 3);
+        assert_eq!(calls.insert('c').0, 3);
         assert_eq!(calls.get_mut(3), Some(&mut 'c'));
         assert_eq!(calls.get_mut(0), None);
         assert_eq!(calls.get_mut(4), None);
@@ -182,7 +203,7 @@ mod tests {
         let mut calls = Calls::new();
         calls.insert(0);
         for n in 1..100_000 {
-            let id = calls.insert(n);
+            let id = calls.insert(n).0;
             assert_eq!(calls.remove(id), Some(n));
         }
         assert!(calls.window.len() <= 2 * SHORT, "{}", calls.window.len());
@@ -194,13 +215,13 @@ mod tests {
     #[test]
     fn ids_begin_again_and_step_over_old_ones() {
         let mut calls = Calls::new();
-        assert_eq!(calls.insert('a'), 1);
+        assert_eq!(calls.insert('a').0, 1);
         calls.insert('b');
         calls.base = MAX_ID - 1;
         calls.left.insert(1, 'o');
         calls.left.insert(2, 'p');
         assert_eq!(calls.len(), 4);
-        assert_eq!(calls.insert('c'), 3);
+        assert_eq!(calls.insert('c').0, 3);
         assert_eq!(calls.first(), Some(MAX_ID - 1));
         assert_eq!(calls.remove(MAX_ID - 1), Some('a'));
         assert_eq!(calls.remove(MAX_ID), Some('b'));
@@ -212,7 +233,7 @@ mod tests {
     #[test]
     fn drain_keeps_the_order() {
         let mut calls = Calls::new();
-        let ids: Vec<u32> = (0..2000).map(|n| calls.insert(n)).collect();
+        let ids: Vec<u32> = (0..2000).map(|n| calls.insert(n).0).collect();
         for id in ids.into_iter().filter(|id| id % 100 != 0) {
             assert!(calls.remove(id).is_some());
         }

@@ -176,30 +176,29 @@ impl<T, P: Clone> Connection<T, P> {
         self.control(&ToChild::Run(run));
     }
 
-    /// Queues a call. A large request is taken, and left empty; others are copied.
+    /// Queues a call. A large request is taken, and left empty; others are copied. `progress` and the
+    /// note are taken, from where they are, unless the call is refused.
     ///
     /// # Errors
     ///
-    /// The note comes back if the call is refused, see [`admit`](Connection::admit).
+    /// Why it is refused, see [`admit`](Connection::admit).
     #[inline]
     pub(crate) fn call(
         &mut self,
         request: &mut Vec<u8>,
         deadline: Option<Instant>,
-        progress: Option<P>,
-        note: T,
-    ) -> Result<u32, (Refusal, T)> {
-        if let Err(refusal) = self.admit(request.len()) {
-            self.done.extend(progress);
-            return Err((refusal, note));
-        }
+        progress: &mut Option<P>,
+        note: &mut Option<T>,
+    ) -> Result<u32, Refusal> {
+        self.admit(request.len())?;
         let len = u32::try_from(request.len()).expect("max_frame is not above");
-        let id = self.calls.insert(Entry {
-            note: Some(note),
+        let (id, entry) = self.calls.insert(Entry {
+            note: None,
             start: self.outbox.end(),
             len,
             timed: deadline.is_some(),
         });
+        entry.note = note.take();
         self.outbox
             .push(wire::header(self.framing(), id, len), request);
         self.live += 1;
@@ -207,7 +206,7 @@ impl<T, P: Clone> Connection<T, P> {
             self.deadlines.insert((deadline, id));
             self.timed.insert(id, deadline);
         }
-        if let Some(progress) = progress {
+        if let Some(progress) = progress.take() {
             self.progress.insert(id, progress);
         }
         Ok(id)
@@ -242,10 +241,12 @@ impl<T, P: Clone> Connection<T, P> {
     ) -> Result<(), Violation> {
         // Most are replies to calls that go on: those are moved once, from the table.
         let is_reply = self.plain.is_none() && self.ready && id & wire::FAILED == 0;
-        match is_reply.then(|| self.answered(id)).flatten() {
-            Some(Some(note)) => deliveries.push(Delivery::Reply(note)),
-            Some(None) => deliveries.push(Delivery::Late),
-            None => deliveries.push(self.receive(id, payload)?),
+        let put = |note| match note {
+            Some(note) => deliveries.push(Delivery::Reply(note)),
+            None => deliveries.push(Delivery::Late),
+        };
+        if !is_reply || self.answered_with(id, put).is_none() {
+            deliveries.push(self.receive(id, payload)?);
         }
         Ok(())
     }
@@ -438,17 +439,25 @@ impl<T, P: Clone> Connection<T, P> {
 
     /// Takes the entry of a call that was answered out of the table. A call that was not sent
     /// cannot have been answered.
-    #[inline]
     fn answered(&mut self, id: u32) -> Option<Option<T>> {
+        self.answered_with(id, |note| note)
+    }
+
+    /// As [`answered`](Connection::answered), and gives the note to `put`, from where it is.
+    #[inline]
+    fn answered_with<R>(&mut self, id: u32, put: impl FnOnce(Option<T>) -> R) -> Option<R> {
         let outbox = &self.outbox;
-        let (note, timed) = self.calls.remove_with(id, |entry| {
-            let is_sent = !outbox.is_queued(entry.start);
-            is_sent.then(|| (entry.note.take(), entry.timed))
+        let (result, is_live, timed) = self.calls.remove_with(id, |entry| {
+            if outbox.is_queued(entry.start) {
+                return None;
+            }
+            let is_live = entry.note.is_some();
+            Some((put(entry.note.take()), is_live, entry.timed))
         })?;
-        if note.is_some() {
+        if is_live {
             self.forget(id, timed);
         }
-        Some(note)
+        Some(result)
     }
 
     fn framing(&self) -> Framing {
@@ -555,7 +564,7 @@ mod tests {
 
     fn call(connection: &mut Connection<char, char>, note: char) -> u32 {
         connection
-            .call(&mut vec![note as u8], None, None, note)
+            .call(&mut vec![note as u8], None, &mut None, &mut Some(note))
             .unwrap()
     }
 
@@ -636,15 +645,15 @@ mod tests {
         c.call(
             &mut b"a".to_vec(),
             Some(start + Duration::from_secs(2)),
-            None,
-            'a',
+            &mut None,
+            &mut Some('a'),
         )
         .unwrap();
         c.call(
             &mut b"b".to_vec(),
             Some(start + Duration::from_secs(1)),
-            None,
-            'b',
+            &mut None,
+            &mut Some('b'),
         )
         .unwrap();
         call(&mut c, 'c');
@@ -692,7 +701,9 @@ mod tests {
     #[test]
     fn progress_goes_to_who_waits_for_the_call() {
         let mut c = serving();
-        let a = c.call(&mut vec![], None, Some('p'), 'a').unwrap();
+        let a = c
+            .call(&mut vec![], None, &mut Some('p'), &mut Some('a'))
+            .unwrap();
         let b = call(&mut c, 'b');
         let report = |id| ToParent::Progress { id, payload: b"x" }.encode();
         let progress =
@@ -711,7 +722,7 @@ mod tests {
     fn answer_takes_the_deadline_away() {
         let mut c = plain(Plain::Tagged);
         let id = c
-            .call(&mut vec![], Some(Instant::now()), None, 'a')
+            .call(&mut vec![], Some(Instant::now()), &mut None, &mut Some('a'))
             .unwrap();
         sent(&mut c);
         assert_eq!(c.receive(id, b""), Ok(Delivery::Reply('a')));
@@ -726,10 +737,7 @@ mod tests {
             bytes: 30,
         };
         let mut c = Connection::<(), char>::new(Some(Plain::Tagged), limits);
-        let mut refused = |len: usize| {
-            c.call(&mut vec![0; len], None, None, ())
-                .map_err(|(refusal, ..)| refusal)
-        };
+        let mut refused = |len: usize| c.call(&mut vec![0; len], None, &mut None, &mut Some(()));
         assert_eq!(refused(11), Err(Refusal::TooLarge { len: 11, limit: 10 }));
         assert_eq!(refused(10), Ok(1));
         // 18 bytes are queued, and 18 more would be above 30.
@@ -741,15 +749,10 @@ mod tests {
         assert_eq!(refused(0), Err(Refusal::Full));
         c.take(usize::MAX, &mut Batch::default());
         assert_eq!(c.receive(1, b""), Ok(Delivery::Reply(())));
-        assert_eq!(
-            c.call(&mut vec![], None, None, ())
-                .map_err(|(refusal, ..)| refusal),
-            Ok(3)
-        );
+        assert_eq!(c.call(&mut vec![], None, &mut None, &mut Some(())), Ok(3));
         c.close();
         assert_eq!(
-            c.call(&mut vec![], None, None, ())
-                .map_err(|(refusal, ..)| refusal),
+            c.call(&mut vec![], None, &mut None, &mut Some(())),
             Err(Refusal::Closed)
         );
     }
@@ -763,13 +766,16 @@ mod tests {
         };
         let mut c = Connection::<(), char>::new(Some(Plain::Tagged), limits);
         // One call always fits, or nothing would.
-        assert!(c.call(&mut vec![0; 50], None, None, ()).is_ok());
+        assert!(
+            c.call(&mut vec![0; 50], None, &mut None, &mut Some(()))
+                .is_ok()
+        );
         assert!(matches!(
-            c.call(&mut vec![], None, None, ()),
-            Err((Refusal::Full, ..))
+            c.call(&mut vec![], None, &mut None, &mut Some(())),
+            Err(Refusal::Full)
         ));
         c.take(usize::MAX, &mut Batch::default());
-        assert!(c.call(&mut vec![], None, None, ()).is_ok());
+        assert!(c.call(&mut vec![], None, &mut None, &mut Some(())).is_ok());
     }
 
     #[test]

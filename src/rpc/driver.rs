@@ -6,7 +6,7 @@ use super::life::{Life, Verdict};
 use super::link::{Exit, Link, Progress};
 use super::reactor::{Source, guard, poll_key};
 use super::reader::input;
-use super::slot::{Answer, Ended, Note, codec_panicked};
+use super::slot::{Answer, Ended, Note, Told, codec_panicked};
 use crate::codec::{CodecError, Input};
 use crate::error::{Error, ErrorKind, Refusal};
 use crate::process::{Lines, StderrCallback, Tail};
@@ -172,7 +172,7 @@ impl Driver {
             self.life.ready();
         }
         for (mut note, phase) in orders.expired {
-            guard(|| note.consume(Answer::Ended(Ended::TimedOut(phase))));
+            guard(|| note.tell(Answer::Ended(Ended::TimedOut(phase))));
         }
         drop_guarded(orders.done);
         if orders.close {
@@ -275,6 +275,10 @@ impl Driver {
     fn gather(&mut self, decoder: &mut Decoder) -> Result<Option<Payload>, DecodeError> {
         self.frames.clear();
         while self.frames.len() < FRAMES {
+            if let Some((id, at)) = decoder.next_if(|id| id != wire::EVENT) {
+                self.frames.push((id, Payload::At(at)));
+                continue;
+            }
             match decoder.next()? {
                 Some((wire::EVENT, payload)) => return Ok(Some(payload)),
                 Some(frame) => self.frames.push(frame),
@@ -331,7 +335,12 @@ impl Driver {
         while left.len() > 0 {
             guard(|| {
                 for (delivery, (_, payload)) in left.by_ref() {
-                    self.hand_over(delivery, input(decoder, payload), now);
+                    match (delivery, payload) {
+                        (Delivery::Reply(note), Payload::At(at)) => {
+                            note.consume(&Told::Reply(decoder.bytes(at)));
+                        }
+                        (other, payload) => self.hand_over(other, decoder, payload, now),
+                    }
                 }
             });
         }
@@ -380,12 +389,14 @@ impl Driver {
     fn hand_over(
         &mut self,
         delivery: &mut Delivery<Note, Progress>,
-        input: Input<'_>,
+        decoder: &Decoder,
+        payload: Payload,
         now: Instant,
     ) {
+        let input = input(decoder, payload);
         match delivery {
-            Delivery::Reply(note) => note.consume(Answer::Reply(input)),
-            Delivery::Failed(note) => note.consume(Answer::Failed(input)),
+            Delivery::Reply(note) => note.tell(Answer::Reply(input.into_small())),
+            Delivery::Failed(note) => note.tell(Answer::Failed(input.into_small())),
             Delivery::Progress(progress) => {
                 // It is poisoned if it panicked before: it is not called again then.
                 if let Ok(ToParent::Progress { payload, .. }) = ToParent::decode(&input)
@@ -457,7 +468,7 @@ impl Driver {
                 Some(error) => Ended::Lost(error.clone(), phase),
                 None => Ended::Refused(Refusal::Closed),
             };
-            guard(|| note.consume(Answer::Ended(ended)));
+            guard(|| note.tell(Answer::Ended(ended)));
         }
         drop_guarded(self.link.take_done());
         guard(|| self.handlers.take().expect("concluded once").end(error));

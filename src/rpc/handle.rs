@@ -2,7 +2,7 @@
 
 use super::call::Call;
 use super::link::{Exit, Link, after};
-use crate::codec::{Argument, CodecError, Output, scratch};
+use crate::codec::Argument;
 use crate::error::Error;
 use crate::service::Service;
 use std::fmt;
@@ -91,14 +91,16 @@ impl<S: Service> Rpc<S> {
     /// [`start`](Call::start), which wait if the queue is [full](crate::RpcBuilder::max_queue).
     ///
     /// The request is encoded here: what it is made of need not live on.
+    #[inline]
     pub fn call(&self, request: impl Argument<S::Request, S::Codec>) -> Call<'_, S> {
-        Call::new(&self.handle, self.encode(request), true)
+        Call::new(&self.handle, request, true)
     }
 
     /// As [`call`](Rpc::call), but if the queue is full, the call ends with
     /// [`Refusal::Full`](crate::Refusal::Full).
+    #[inline]
     pub fn try_call(&self, request: impl Argument<S::Request, S::Codec>) -> Call<'_, S> {
-        Call::new(&self.handle, self.encode(request), false)
+        Call::new(&self.handle, request, false)
     }
 
     /// Waits until the child serves. Calls need not wait for it.
@@ -159,11 +161,5 @@ impl<S: Service> Rpc<S> {
         let end = link.wait_end();
         link.reactor.join();
         end
-    }
-
-    fn encode(&self, request: impl Argument<S::Request, S::Codec>) -> Result<Vec<u8>, CodecError> {
-        let mut output = Output::into_buffer(scratch::take());
-        request.encode_to(&mut output)?;
-        Ok(output.into_vec())
     }
 }

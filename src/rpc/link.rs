@@ -102,7 +102,7 @@ impl State {
 
     /// Whether a call of that length would have to wait.
     fn is_full(&self, len: usize) -> bool {
-        self.end.is_none() && self.connection.admit(len) == Err(Refusal::Full)
+        self.connection.admit(len) == Err(Refusal::Full)
     }
 }
 
@@ -223,45 +223,34 @@ impl Link {
         self.child.as_ref().map_or(0, Child::pid)
     }
 
-    /// Makes a call. A large request is taken, and left empty.
-    ///
-    /// # Errors
-    ///
-    /// The note comes back if the call is refused.
+    /// Makes a call. A large request is taken, and left empty. The note is taken unless the call is
+    /// refused.
     pub(crate) fn call(
         &self,
         request: &mut Vec<u8>,
         how: How,
-        note: Note,
-    ) -> Result<Made, (Ended, Note)> {
+        note: &mut Option<Note>,
+    ) -> Result<Made, Ended> {
         let How {
             deadline,
-            progress,
+            mut progress,
             may_wait,
             waits,
         } = how;
         let mut state = self.lock();
-        if may_wait && state.is_full(request.len()) {
-            if reactor::in_callback() {
-                return Err((Ended::Refused(Refusal::InCallback), note));
-            }
-            state = self.wait(state, deadline, |state| state.is_full(request.len()));
-            if state.is_full(request.len()) {
-                return Err((Ended::TimedOut(Phase::Queued), note));
-            }
-        }
-        match &state.end {
-            Some(Err(error)) => return Err((Ended::Lost(error.clone(), Phase::Queued), note)),
-            Some(Ok(_)) => return Err((Ended::Refused(Refusal::Closed), note)),
-            None => {}
-        }
-        let id = match state.connection.call(request, deadline, progress, note) {
-            Ok(id) => id,
-            Err((refusal, note)) => {
-                let done = state.connection.take_done();
-                drop(state);
-                drop(done);
-                return Err((Ended::Refused(refusal), note));
+        let id = loop {
+            let connection = &mut state.connection;
+            match connection.call(request, deadline, &mut progress, note) {
+                Ok(id) => break id,
+                Err(Refusal::Full) if may_wait => {
+                    state = self.wait_for_room(state, request.len(), deadline)?;
+                }
+                Err(refusal) => {
+                    return Err(match &state.end {
+                        Some(Err(error)) => Ended::Lost(error.clone(), Phase::Queued),
+                        Some(Ok(_)) | None => Ended::Refused(refusal),
+                    });
+                }
             }
         };
         // Before the request is written: the reactor could otherwise read the answer, while this
@@ -282,6 +271,23 @@ impl Link {
         }
         self.tell_reactor(state);
         Ok(Made { id, reader })
+    }
+
+    /// Waits until there is room for a call of that length, or there will be none.
+    fn wait_for_room<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        len: usize,
+        deadline: Option<Instant>,
+    ) -> Result<MutexGuard<'a, State>, Ended> {
+        if reactor::in_callback() {
+            return Err(Ended::Refused(Refusal::InCallback));
+        }
+        let state = self.wait(state, deadline, |state| state.is_full(len));
+        if state.is_full(len) {
+            return Err(Ended::TimedOut(Phase::Queued));
+        }
+        Ok(state)
     }
 
     /// Nobody waits for a call's outcome any more. Its note is dropped.

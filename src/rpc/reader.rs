@@ -33,7 +33,7 @@ impl Reader {
 /// How a caller's reading ended.
 enum Read {
     /// Here is his answer.
-    Served(Answer<'static>),
+    Served(Answer),
     /// The rest is the reactor's.
     HandedOff,
     /// It took too long.
@@ -66,7 +66,7 @@ impl Link {
         &self,
         wait: &Wait<'_>,
         mut reader: Option<Box<Reader>>,
-    ) -> Option<Answer<'static>> {
+    ) -> Option<Answer> {
         loop {
             match reader.take() {
                 Some(reader) => match self.read_for(wait, reader) {
@@ -113,7 +113,7 @@ impl Link {
     }
 
     /// A wait took too long: the call ends, or only the wait.
-    fn timed_out(&self, wait: &Wait<'_>) -> Option<Answer<'static>> {
+    fn timed_out(&self, wait: &Wait<'_>) -> Option<Answer> {
         let now = Instant::now();
         if wait.timeout.is_some_and(|at| at <= now) {
             return match self.withdraw(wait.id) {
@@ -281,11 +281,7 @@ impl Link {
 impl State {
     /// Takes the answers in the buffer that are for those who wait: the one to the call `mine` is
     /// returned. The other result is whether that was all; if not, what is next stays there.
-    fn take_answers(
-        &mut self,
-        decoder: &mut Decoder,
-        mine: u32,
-    ) -> (Option<Answer<'static>>, bool) {
+    fn take_answers(&mut self, decoder: &mut Decoder, mine: u32) -> (Option<Answer>, bool) {
         let mut answer = None;
         loop {
             let (id, payload) = match decoder.next() {
@@ -312,16 +308,16 @@ impl State {
                     return (answer, false);
                 }
             };
-            let input = input(decoder, payload);
+            let payload = input(decoder, payload).into_small();
             let told = if failed {
-                Answer::Failed(input)
+                Answer::Failed(payload)
             } else {
-                Answer::Reply(input)
+                Answer::Reply(payload)
             };
             if awaited == Some(mine) {
-                answer = Some(told.into_owned());
+                answer = Some(told);
             } else {
-                note.consume(told);
+                note.tell(told);
             }
         }
     }

@@ -6,8 +6,8 @@ use crate::codec::{Codec, CodecError, Input};
 use crate::error::{CallError, Error, Panic, Phase, Refusal};
 use crate::service::Service;
 use crate::sys::{Consume, Family, Once};
-use crate::wire::Failure;
-use std::cell::RefCell;
+use crate::wire::{Failure, SmallBytes};
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -18,20 +18,28 @@ pub(crate) type Outcome<S> = Result<<S as Service>::Reply, CallError<<S as Servi
 
 /// What a call ends with, below the codec.
 #[derive(Debug)]
-pub(crate) enum Answer<'a> {
+pub(crate) enum Answer {
     /// The payload of a reply.
-    Reply(Input<'a>),
+    Reply(SmallBytes),
     /// The payload of a failed reply.
-    Failed(Input<'a>),
+    Failed(SmallBytes),
     /// The parent ended it.
     Ended(Ended),
 }
 
-/// The family of [`Answer`]s.
+/// What a [`Note`] is told: a call's answer.
+pub(crate) enum Told<'a> {
+    /// The payload of a reply, where it was read to.
+    Reply(&'a [u8]),
+    /// An answer, which is there to be taken.
+    Answer(Cell<Option<Answer>>),
+}
+
+/// The family of what is told.
 pub(crate) enum Answers {}
 
 impl Family for Answers {
-    type Of<'a> = Answer<'a>;
+    type Of<'a> = &'a Told<'a>;
 }
 
 /// What is done with a call's answer, by the reactor.
@@ -46,16 +54,24 @@ pub(crate) enum Ended {
     Refused(Refusal),
 }
 
-impl Answer<'_> {
-    /// The answer without a loan: large payloads are moved, small ones copied.
-    pub(crate) fn into_owned(self) -> Answer<'static> {
+impl Note {
+    /// Tells it of an answer.
+    pub(crate) fn tell(&mut self, answer: Answer) {
+        self.consume(&Told::Answer(Cell::new(Some(answer))));
+    }
+}
+
+impl Told<'_> {
+    /// The answer, with a payload that is copied if it is short.
+    fn answer(&self) -> Answer {
         match self {
-            Answer::Reply(payload) => Answer::Reply(payload.into_small().into()),
-            Answer::Failed(payload) => Answer::Failed(payload.into_small().into()),
-            Answer::Ended(ended) => Answer::Ended(ended),
+            Told::Reply(payload) => Answer::Reply((*payload).into()),
+            Told::Answer(answer) => answer.take().expect("an answer is told once"),
         }
     }
+}
 
+impl Answer {
     /// Reads it as the service's types, whatever the codec does: a panic of it is an error.
     pub(crate) fn decode<S: Service>(self) -> Outcome<S> {
         catch_unwind(AssertUnwindSafe(|| self.decode_or_panic::<S>()))
@@ -63,10 +79,9 @@ impl Answer<'_> {
     }
 
     /// Reads it as the service's types. Panics if the codec does.
-    #[inline]
     fn decode_or_panic<S: Service>(self) -> Outcome<S> {
         match self {
-            Answer::Reply(payload) => S::Codec::decode(payload).map_err(CallError::Malformed),
+            Answer::Reply(payload) => reply::<S>(payload.into()),
             Answer::Failed(payload) => Err(match Failure::decode(&payload) {
                 Ok(Failure::Error { encoded, .. }) => {
                     match S::Codec::decode(Input::from(encoded)) {
@@ -90,6 +105,15 @@ impl Answer<'_> {
                 Ended::Refused(refusal) => CallError::Refused(refusal),
             }),
         }
+    }
+}
+
+/// Reads the payload of a reply.
+#[inline(always)]
+fn reply<S: Service>(payload: Input<'_>) -> Outcome<S> {
+    match S::Codec::decode(payload) {
+        Ok(reply) => Ok(reply),
+        Err(error) => Err(CallError::Malformed(error)),
     }
 }
 
@@ -117,10 +141,13 @@ impl<S: Service, F: FnOnce(Outcome<S>) + Send + 'static> Then<S, F> {
 }
 
 impl<S: Service, F: FnOnce(Outcome<S>) + Send + 'static> Consume<Answers> for Then<S, F> {
-    fn consume(self, answer: Answer<'_>) {
+    fn consume(self, told: &Told<'_>) {
         // To guard each decoding against panics is dearer than it, and the reactor guards this anyway.
         let mut untold = Untold::<S, F>(Some(self.callback), PhantomData);
-        let outcome = answer.decode_or_panic::<S>();
+        let outcome = match told {
+            Told::Reply(payload) => reply::<S>((*payload).into()),
+            told => told.answer().decode_or_panic::<S>(),
+        };
         let callback = untold.0.take().expect("it was just put there");
         callback(outcome);
     }
@@ -141,8 +168,8 @@ impl<S: Service, F: FnOnce(Outcome<S>)> Drop for Untold<S, F> {
 pub(crate) struct Fill(pub(crate) Arc<Slot>);
 
 impl Consume<Answers> for Fill {
-    fn consume(self, answer: Answer<'_>) {
-        self.0.fill(answer.into_owned());
+    fn consume(self, told: &Told<'_>) {
+        self.0.fill(told.answer());
     }
 }
 
@@ -156,7 +183,7 @@ pub(crate) struct Slot {
 
 #[derive(Debug, Default)]
 struct Inner {
-    answer: Option<Answer<'static>>,
+    answer: Option<Answer>,
     reader: Option<Box<Reader>>,
     /// Whether a thread waits: to notify nobody would still be a system call.
     awaited: bool,
@@ -180,7 +207,7 @@ impl Slot {
     }
 
     /// Puts the answer in, once.
-    pub(crate) fn fill(&self, answer: Answer<'static>) {
+    pub(crate) fn fill(&self, answer: Answer) {
         let mut inner = self.lock();
         inner.answer = Some(answer);
         self.notify(&inner);
@@ -194,7 +221,7 @@ impl Slot {
     }
 
     /// Takes the answer out if it is there.
-    pub(crate) fn take(&self) -> Option<Answer<'static>> {
+    pub(crate) fn take(&self) -> Option<Answer> {
         self.lock().answer.take()
     }
 
@@ -204,10 +231,7 @@ impl Slot {
     }
 
     /// Waits for the answer or the reader's role, until `deadline`, and takes what there is.
-    pub(super) fn wait(
-        &self,
-        deadline: Option<Instant>,
-    ) -> (Option<Answer<'static>>, Option<Box<Reader>>) {
+    pub(super) fn wait(&self, deadline: Option<Instant>) -> (Option<Answer>, Option<Box<Reader>>) {
         let empty = |inner: &mut Inner| inner.answer.is_none() && inner.reader.is_none();
         let mut inner = self.lock();
         inner.awaited = true;

@@ -17,9 +17,10 @@ type Header = ([u8; 8], usize);
 /// that is cut out when the chunk around it is taken.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
+    /// What is full, or a large payload.
     chunks: VecDeque<Vec<u8>>,
-    /// Whether small frames may be appended to the last chunk.
-    open: bool,
+    /// The last chunk, to which small frames are appended.
+    open: Vec<u8>,
     /// Offset of the first chunk: everything before it was taken.
     taken: u64,
     /// Offset of the end.
@@ -42,29 +43,39 @@ impl Outbox {
         self.end += (n + payload.len()) as u64;
         let own = payload.len() >= OWN_CHUNK;
         let copied = n + if own { 0 } else { payload.len() };
-        match self.chunks.back() {
-            Some(last) if self.open && last.len() + copied <= CHUNK => {}
-            _ => self.chunks.push_back(std::mem::take(&mut self.spare)),
+        if self.open.len() + copied > CHUNK {
+            self.close();
         }
-        let last = self.chunks.back_mut().expect("one was just made");
         // Of a length that the compiler knows, where it can.
         match n {
-            8 => last.extend_from_slice(&header),
-            n => last.extend_from_slice(&header[..n]),
+            8 => self.open.extend_from_slice(&header),
+            n => self.open.extend_from_slice(&header[..n]),
         }
         if own {
+            self.close();
             self.chunks.push_back(std::mem::take(payload));
         } else {
-            last.extend_from_slice(payload);
+            self.open.extend_from_slice(payload);
         }
-        self.open = !own;
         start
+    }
+
+    /// Begins another chunk.
+    fn close(&mut self) {
+        let next = std::mem::take(&mut self.spare);
+        let full = std::mem::replace(&mut self.open, next);
+        self.chunks.push_back(full);
     }
 
     /// Gives the memory of a chunk back that was written.
     pub(crate) fn recycle(&mut self, mut chunk: Vec<u8>) {
-        if chunk.capacity() <= CHUNK {
-            chunk.clear();
+        if chunk.capacity() > CHUNK {
+            return;
+        }
+        chunk.clear();
+        if self.open.capacity() == 0 {
+            self.open = chunk;
+        } else {
             self.spare = chunk;
         }
     }
@@ -106,8 +117,10 @@ impl Outbox {
     pub(crate) fn take(&mut self, limit: usize, batch: &mut Batch) {
         let mut bytes = 0;
         while bytes < limit {
-            let Some(mut chunk) = self.chunks.pop_front() else {
-                break;
+            let mut chunk = match self.chunks.pop_front() {
+                Some(chunk) => chunk,
+                None if self.open.is_empty() => break,
+                None => std::mem::replace(&mut self.open, std::mem::take(&mut self.spare)),
             };
             self.cut_holes(&mut chunk);
             bytes += chunk.len();
@@ -123,9 +136,9 @@ impl Outbox {
     /// Forgets everything that was not taken.
     pub(crate) fn clear(&mut self) {
         self.chunks.clear();
+        self.open.clear();
         self.holes.clear();
         self.withdrawn = 0;
-        self.open = false;
         self.taken = self.end;
     }
 
