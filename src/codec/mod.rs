@@ -7,11 +7,12 @@
 
 mod argument;
 mod octets;
-pub(crate) mod scratch;
+mod scratch;
 mod strings;
 
 pub use argument::Argument;
 pub use octets::Octets;
+pub(crate) use scratch::Scratch;
 pub use strings::Strings;
 
 use crate::BoxError;
@@ -134,16 +135,6 @@ impl Output {
     /// What was written so far.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes
-    }
-
-    /// An output that uses the memory of an empty buffer.
-    #[inline]
-    pub(crate) fn into_buffer(bytes: Vec<u8>) -> Self {
-        debug_assert!(
-            bytes.is_empty(),
-            "a codec sees what it has written, and nothing else"
-        );
-        Output { bytes }
     }
 
     #[inline]

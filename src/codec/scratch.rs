@@ -1,25 +1,65 @@
-//! A buffer for each thread, for what is encoded and then copied on.
+//! An output for each thread, for what is encoded and then copied on.
 
+use super::Output;
 use std::cell::Cell;
+use std::ops::{Deref, DerefMut};
 
 /// A larger buffer is not kept.
 const LARGEST: usize = 64 << 10;
 
 thread_local! {
-    static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static OUTPUT: Cell<Option<Box<Output>>> = const { Cell::new(None) };
 }
 
-/// An empty buffer: this thread's, or a new one if that is in use.
-#[inline]
-pub(crate) fn take() -> Vec<u8> {
-    BUFFER.take()
+/// An output that is empty at first: this thread's, or a new one if that is in use. Boxed, as it goes
+/// from hand to hand with every call, and a pointer is moved at once.
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    /// `None` once it is dropped.
+    output: Option<Box<Output>>,
 }
 
-/// Gives a buffer back, whatever is in it.
-#[inline]
-pub(crate) fn give_back(mut buffer: Vec<u8>) {
-    if buffer.capacity() <= LARGEST {
-        buffer.clear();
-        BUFFER.set(buffer);
+impl Scratch {
+    #[inline]
+    pub(crate) fn take() -> Self {
+        let output = OUTPUT.take().unwrap_or_default();
+        Scratch {
+            output: Some(output),
+        }
+    }
+}
+
+impl Drop for Scratch {
+    #[inline]
+    fn drop(&mut self) {
+        let Some(mut output) = self.output.take() else {
+            return;
+        };
+        let bytes = output.vec();
+        if bytes.capacity() <= LARGEST {
+            bytes.clear();
+            // It is the thread's as long as there is one.
+            let _ = OUTPUT.try_with(|place| place.set(Some(output)));
+        }
+    }
+}
+
+impl Deref for Scratch {
+    type Target = Output;
+
+    #[inline]
+    fn deref(&self) -> &Output {
+        self.output
+            .as_ref()
+            .expect("it is there until it is dropped")
+    }
+}
+
+impl DerefMut for Scratch {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut Output {
+        self.output
+            .as_mut()
+            .expect("it is there until it is dropped")
     }
 }

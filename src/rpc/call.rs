@@ -5,7 +5,7 @@ use super::link::{How, Link, Made, Progress, after};
 use super::reactor;
 use super::reader::Wait;
 use super::slot::{Answer, Ended, Fill, Note, Outcome, Slot, Then, decode};
-use crate::codec::{Argument, CodecError, Input, Output, scratch};
+use crate::codec::{Argument, CodecError, Input, Scratch};
 use crate::error::{CallError, Refusal};
 use crate::service::Service;
 use std::fmt;
@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 #[must_use = "nothing is sent before then(), wait() or start()"]
 pub struct Call<'a, S: Service> {
     handle: &'a Handle,
-    request: Output,
+    request: Scratch,
     /// Why the request could not be encoded.
     malformed: Option<CodecError>,
     timeout: Option<Duration>,
@@ -45,7 +45,7 @@ impl<'a, S: Service> Call<'a, S> {
     ) -> Self {
         let mut call = Call {
             handle,
-            request: Output::into_buffer(scratch::take()),
+            request: Scratch::take(),
             malformed: None,
             timeout: handle.call_timeout,
             progress: None,
@@ -196,12 +196,6 @@ impl<'a, S: Service> Call<'a, S> {
             waits,
         };
         self.handle.link.call(self.request.vec(), how, note)
-    }
-}
-
-impl<S: Service> Drop for Call<'_, S> {
-    fn drop(&mut self) {
-        scratch::give_back(std::mem::take(self.request.vec()));
     }
 }
 

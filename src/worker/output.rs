@@ -7,7 +7,7 @@
 //! [`TICK`], until nothing has. So answers leave in batches, and none waits for the call after it.
 
 use super::hub::{Hub, State, describe, malformed};
-use crate::codec::{Argument, CodecError, Output, scratch};
+use crate::codec::{Argument, CodecError, Output, Scratch};
 use crate::process::Plain;
 use crate::service::Service;
 use crate::sys::{self, Interest};
@@ -225,6 +225,7 @@ impl Hub {
     }
 
     /// Makes a frame whose payload `fill` writes, and sends it.
+    #[inline(always)]
     fn frame(
         &'static self,
         what: &str,
@@ -232,7 +233,7 @@ impl Hub {
         answers: Option<u32>,
         fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
     ) -> Result<(), Failure> {
-        let mut output = Output::into_buffer(scratch::take());
+        let mut output = Scratch::take();
         fill(&mut output).map_err(|error| malformed(what, &error))?;
         let payload = output.vec();
         let (len, limit) = (payload.len(), self.max_frame());
@@ -241,7 +242,6 @@ impl Hub {
             return Err(Failure::Malformed { message });
         }
         self.send(id, payload, answers);
-        scratch::give_back(output.into_vec());
         Ok(())
     }
 
