@@ -1,8 +1,13 @@
 //! Two ways to send opaque bytes: as one octet string, and by a codec that copies them through.
 
+use crate::payload::{self, Large};
 use offspring::{
     Argument, BoxError, Codec, CodecError, Input, Octets, Output, Rpc, Service, Strings,
 };
+use std::sync::Mutex;
+
+/// Buffers that may be used again.
+pub(crate) type Pool = Mutex<Vec<Vec<u8>>>;
 
 /// A service whose requests, replies and events are nothing but bytes.
 pub(crate) trait Carrier:
@@ -18,6 +23,10 @@ pub(crate) trait Carrier:
     fn named(name: &'static str) -> Self;
     fn wrap(bytes: &[u8]) -> impl Argument<Self::Data, Self::Codec>;
     fn bytes(data: &Self::Data) -> &[u8];
+    /// A large payload in a buffer of its own, or in one that a reply left in `pool`.
+    fn large(payload: &mut Large, i: u32, pool: &Pool) -> impl Argument<Self::Data, Self::Codec>;
+    /// Puts the buffer of a reply into the pool, where a request can be made of it.
+    fn reuse(data: Self::Data, pool: &Pool);
     /// Echoes a large payload, and returns one for the next time: without a copy where that can be.
     fn echo(rpc: &Rpc<Self>, payload: Vec<u8>, check: impl FnOnce(&[u8])) -> Vec<u8>;
 }
@@ -37,6 +46,12 @@ impl Carrier for &'static str {
     fn bytes(strings: &Strings) -> &[u8] {
         &strings[0]
     }
+
+    fn large(payload: &mut Large, i: u32, _: &Pool) -> impl Argument<Strings, Octets> {
+        [payload.stamp(i)]
+    }
+
+    fn reuse(_: Strings, _: &Pool) {}
 
     fn echo(rpc: &Rpc<Self>, payload: Vec<u8>, check: impl FnOnce(&[u8])) -> Vec<u8> {
         check(&rpc.call([&payload]).wait().expect("an echo")[0]);
@@ -118,6 +133,17 @@ impl Carrier for Bytes {
 
     fn bytes(bytes: &Vec<u8>) -> &[u8] {
         bytes
+    }
+
+    fn large(payload: &mut Large, i: u32, pool: &Pool) -> impl Argument<Vec<u8>, Verbatim> {
+        let left = pool.lock().expect("nobody panics with it").pop();
+        let mut bytes = left.unwrap_or_else(|| payload.stamp(i).to_vec());
+        payload::stamp(&mut bytes, i);
+        bytes
+    }
+
+    fn reuse(bytes: Vec<u8>, pool: &Pool) {
+        pool.lock().expect("nobody panics with it").push(bytes);
     }
 
     fn echo(rpc: &Rpc<Self>, payload: Vec<u8>, check: impl FnOnce(&[u8])) -> Vec<u8> {

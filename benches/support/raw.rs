@@ -7,7 +7,7 @@
 use crate::laps::Measured;
 use crate::payload::{self, Large, SMALL, check_small, small};
 use crate::sys;
-use crate::work::{KIB64, MIB};
+use crate::work::{CHILDREN, KIB64, MIB};
 use std::io::{IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::ops::Range;
@@ -97,6 +97,8 @@ pub(crate) fn measure(large_buffer: bool, workload: &str, n: u32) -> Result<Meas
             (0..5).for_each(once);
             Measured::all(n, || (0..n).for_each(once))
         }
+        "child" => one_of_many(1, n),
+        "children" => one_of_many(CHILDREN, n),
         other => match payload::echo(other) {
             Some((len, 1)) => in_turn(start("echo"), len, n),
             Some((len, in_flight)) => windowed(start("echo"), len, in_flight, n),
@@ -125,6 +127,24 @@ fn in_turn((mut peer, child): (Peer, Child), len: usize, n: u32) -> Measured {
         }
     });
     finish(peer, child);
+    measured
+}
+
+/// One call to each of the children in turn, until there are `n`.
+fn one_of_many(children: usize, n: u32) -> Measured {
+    let mut all: Vec<(Peer, Child)> = (0..children).map(|_| start("echo", false)).collect();
+    let mut out = Vec::new();
+    for ((peer, _), i) in all.iter_mut().zip(0..) {
+        call(peer, &mut out, i);
+    }
+    let measured = Measured::all(n, || {
+        for i in 0..n {
+            let (peer, _) = &mut all[i as usize % children];
+            call(peer, &mut out, i);
+        }
+    });
+    all.into_iter()
+        .for_each(|(peer, child)| finish(peer, child));
     measured
 }
 

@@ -164,6 +164,8 @@ const SPAWN: Run = Run::new(Offspring, "spawn", 100);
 const RAW_SPAWN: Run = Run::new(Raw, "spawn", 100);
 const CHILDREN: Run = Run::new(OffspringShared, "children", 10_000);
 const CHILD: Run = Run::new(OffspringShared, "child", 10_000);
+const RAW_CHILDREN: Run = Run::new(Raw, "children", 10_000);
+const RAW_CHILD: Run = Run::new(Raw, "child", 10_000);
 const SYSCALLS: Run = Run::new(Offspring, "syscalls", 10_000);
 const RAW_SYSCALLS: Run = Run::new(Raw, "syscalls", 10_000);
 
@@ -247,6 +249,8 @@ pub(crate) const ROWS: &[Row] = &[
         Run::new(Raw, "traced idle", 1), cost("syscalls", ""), "0").once(),
     row("children", "1,000 children in turn, beside one", CHILDREN, CHILD, MEAN, "x1.50 / x1.20").once(),
     row("children@1", "  on one CPU", CHILDREN.on_one_cpu(), CHILD.on_one_cpu(), MEAN, "").once(),
+    row("children-raw", "  with a bare socket pair each", RAW_CHILDREN, RAW_CHILD, MEAN, "").once(),
+    row("children-raw@1", "  and on one CPU", RAW_CHILDREN.on_one_cpu(), RAW_CHILD.on_one_cpu(), MEAN, "").once(),
     row("outstanding", "1,000,000 outstanding calls, each",
         Run::new(Offspring, "outstanding", 1_000_000), CALL, cost("bytes", "B"), "120 / 80 B").alone().once(),
     row("calls-parent", "10,000 pipelined, system calls, parent", SYSCALLS, RAW_SYSCALLS,

@@ -1,6 +1,6 @@
 //! The workloads, done with the library on both sides: the child is this very program.
 
-use crate::carrier::{Bytes, Carrier};
+use crate::carrier::{Bytes, Carrier, Pool};
 use crate::laps::Measured;
 use crate::payload::{self, Large, check_small, small};
 use offspring::{Caller, Process, Reactor, Rpc, RpcBuilder, Worker};
@@ -19,7 +19,7 @@ const QUEUED_BYTES: usize = 4 << 20;
 const THREADS: u32 = 4;
 
 /// How many children share a reactor.
-const CHILDREN: usize = 1000;
+pub(crate) const CHILDREN: usize = 1000;
 
 /// Which way of doing the work.
 #[derive(Clone, Copy, Default)]
@@ -209,10 +209,13 @@ impl<'a, S: Carrier> Bench<'a, S> {
         let mut large = Large::new(len, n);
         let check: &Large = Box::leak(Box::new(large.clone()));
         let arrivals = Arrivals::expect(n);
+        let pool: &Pool = Box::leak(Box::default());
         let measured = Measured::all(n, || {
             for i in 0..n {
-                rpc.call(S::wrap(large.stamp(i))).then(move |reply| {
-                    check.check(i, S::bytes(&reply.expect("an echo")));
+                rpc.call(S::large(&mut large, i, pool)).then(move |reply| {
+                    let reply = reply.expect("an echo");
+                    check.check(i, S::bytes(&reply));
+                    S::reuse(reply, pool);
                     arrivals.count();
                 });
             }
