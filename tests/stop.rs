@@ -7,6 +7,7 @@ use offspring::{CallError, ErrorKind, Phase, Plain, Process, Refusal, Rung};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
+use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
@@ -32,6 +33,72 @@ fn finish_waits_until_all_is_answered_and_the_child_has_exited() {
         let mut want: Vec<String> = (0..100).map(|n| n.to_string()).collect();
         want.push("destroy".to_owned());
         assert_eq!(log.lines(), want);
+    });
+}
+
+#[test]
+fn no_callback_runs_on_the_thread_that_finishes() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let here = thread::current().id();
+        let (send, told) = mpsc::channel();
+        let tell = |what| {
+            let send = send.clone();
+            move || send.send((what, thread::current().id() == here)).unwrap()
+        };
+        // What is left to be told: the answer, an event that comes before, the end, or nothing.
+        let rpc = me.rpc("do").start().unwrap();
+        let answered = tell("answer");
+        rpc.call("echo").then(move |_| answered());
+        rpc.finish().unwrap();
+        let event = tell("event");
+        let rpc = me.rpc("do").on_event(move |_| event()).start().unwrap();
+        rpc.call(["event", "one"]).start().cancel();
+        rpc.finish().unwrap();
+        let rpc = me.rpc("do").on_destroy(tell("end")).start().unwrap();
+        rpc.wait_ready().unwrap();
+        rpc.finish().unwrap();
+        let (error, lost) = (
+            tell("error"),
+            script("ready; cat > /dev/null; send garbage"),
+        );
+        let rpc = lost.rpc("any").on_error(move |_| error()).start().unwrap();
+        rpc.wait_ready().unwrap();
+        rpc.finish().unwrap_err();
+        let told: Vec<_> = told.try_iter().collect();
+        assert!(told.iter().all(|(_, here)| !here), "{told:?}");
+        let mut told: Vec<_> = told.into_iter().map(|(what, _)| what).collect();
+        // A call that was cancelled before it was sent makes none.
+        told.retain(|what| *what != "event");
+        assert_eq!(told, ["answer", "end", "error"]);
+    });
+}
+
+#[test]
+fn finish_without_callbacks_goes_as_far_as_it_has_to() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("do").start().unwrap();
+        assert_eq!(rpc.call("echo").wait().unwrap().len(), 0);
+        assert_eq!(rpc.finish().unwrap().rung(), Rung::Closed);
+
+        let deaf = script("trap '' TERM; ready; while :; do sleep 1000; done");
+        let rpc = deaf.rpc("any").grace(SHORT).start().unwrap();
+        rpc.wait_ready().unwrap();
+        assert_eq!(rpc.finish().unwrap().rung(), Rung::Killed);
+
+        let late = script("ready; cat > /dev/null; sleep 0.1");
+        let rpc = late.rpc("any").start().unwrap();
+        rpc.wait_ready().unwrap();
+        let exit = rpc.finish().unwrap();
+        assert_eq!(exit.rung(), Rung::Closed);
+        assert_eq!(exit.status().and_then(|status| status.code()), Some(0));
+
+        let rpc = me.rpc("do").start().unwrap();
+        rpc.wait_ready().unwrap();
+        common::signal(rpc.pid().unwrap(), "KILL");
+        assert!(rpc.call("echo").wait().is_err(), "its end is known");
+        assert_eq!(rpc.finish().unwrap_err().kind(), ErrorKind::Died);
     });
 }
 

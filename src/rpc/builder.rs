@@ -188,7 +188,7 @@ impl<S: Service> RpcBuilder<S> {
             |error| Error::new(ErrorKind::Io, format!("cannot start a reactor: {error}"));
         let core = match &self.reactor {
             Some(reactor) => Arc::clone(reactor.core()),
-            None => Core::new().map_err(io_error)?,
+            None => Core::new(true).map_err(io_error)?,
         };
         let Launched {
             socket,
@@ -214,8 +214,21 @@ impl<S: Service> RpcBuilder<S> {
             decoder = decoder.with_control(|id| id & wire::FAILED != 0);
         }
         let (reader, laziness) = (Reader::new(decoder), self.event_delay);
+        let stderr_callback = self.process.stderr_callback();
+        let has_callbacks = self.on_event.is_some()
+            || self.on_error.is_some()
+            || self.on_destroy.is_some()
+            || stderr_callback.is_some();
         let core_of_link = Arc::clone(&core);
-        let link = Link::new(connection, reader, laziness, socket, child, core_of_link);
+        let link = Link::new(
+            connection,
+            reader,
+            laziness,
+            socket,
+            child,
+            core_of_link,
+            has_callbacks,
+        );
         let link = Arc::new(link);
         if plain.is_none() {
             link.start(
@@ -245,7 +258,7 @@ impl<S: Service> RpcBuilder<S> {
             on_error: self.on_error,
             on_destroy: self.on_destroy,
         };
-        let stderr = stderr.map(|pipe| (OwnedFd::from(pipe), self.process.stderr_callback()));
+        let stderr = stderr.map(|pipe| (OwnedFd::from(pipe), stderr_callback));
         let added = match &stderr {
             Some((pipe, _)) => sys::set_nonblocking(pipe),
             None => Ok(()),

@@ -156,8 +156,17 @@ impl<S: Service> Rpc<S> {
 
     fn finish_by(self, stop_by: Option<Instant>) -> Result<Exit, Error> {
         let link = Arc::clone(&self.handle.link);
+        let is_last = Arc::strong_count(&self.handle) == 1;
         drop(self);
         link.close(stop_by);
+        // With nobody left who could call, and nothing to be told, no callback runs any more: this
+        // thread may as well do the rest.
+        if is_last
+            && link.is_quiet()
+            && let Some(reactor) = link.reactor.take_over(|| link.wait_for_exit())
+        {
+            reactor.run_here();
+        }
         let end = link.wait_end();
         link.reactor.join();
         end

@@ -13,7 +13,7 @@ use crate::Rung;
 use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Child;
-use crate::sys::{self, Registration};
+use crate::sys::{self, Interest, Registration};
 use crate::wire::{self, Batch};
 use polling::Event;
 use std::io;
@@ -28,6 +28,9 @@ const BATCH: usize = 256 << 10;
 /// From how many queued bytes on callers write by themselves.
 const LONG_QUEUE: u64 = 64 << 10;
 
+/// For how long a child that was told to go may be waited for without listening to it.
+const SOON: Duration = Duration::from_millis(5);
+
 /// Called with the payload of each progress report of a call, by the reactor only.
 pub(crate) type Progress = Arc<Mutex<dyn FnMut(Input<'_>) + Send>>;
 
@@ -41,6 +44,8 @@ pub(crate) struct Link {
     pub(super) reactor: Arc<Core>,
     /// The link's number at the reactor.
     pub(super) key: usize,
+    /// Whether the program has callbacks that are not those of calls.
+    has_callbacks: bool,
 }
 
 /// What [`Link`]'s lock guards.
@@ -189,6 +194,7 @@ impl Link {
         socket: OwnedFd,
         child: Option<Child>,
         reactor: Arc<Core>,
+        has_callbacks: bool,
     ) -> Self {
         let key = reactor.new_key();
         Link {
@@ -213,6 +219,7 @@ impl Link {
             child,
             reactor,
             key,
+            has_callbacks,
         }
     }
 
@@ -314,6 +321,19 @@ impl Link {
             self.say_goodbye(&mut state);
         }
         self.notify_reactor(state);
+    }
+
+    /// Whether no callback of the program's will run, unless there are more calls.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.has_callbacks && self.lock().connection.live() == 0
+    }
+
+    /// Waits for the process to end, for a while: until then nothing else need be looked at.
+    pub(super) fn wait_for_exit(&self) {
+        if let Some(pidfd) = self.child.as_ref().and_then(Child::pidfd) {
+            // If it cannot be waited for here, it is elsewhere.
+            let _ = sys::wait_at_most(&**pidfd, Interest::Readable, SOON);
+        }
     }
 
     /// Tells the child that its requests have ended, if the handle is closed and all is sent. Returns

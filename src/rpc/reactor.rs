@@ -48,7 +48,7 @@ impl Reactor {
     ///
     /// If there are no descriptors left.
     pub fn new() -> io::Result<Self> {
-        let core = Core::new()?;
+        let core = Core::new(false)?;
         core.lock().keep = true;
         Ok(Reactor {
             keep: Arc::new(Keep(core)),
@@ -72,6 +72,8 @@ impl Drop for Keep {
 pub(crate) struct Core {
     pub(super) poller: Arc<Poller>,
     inbox: Mutex<Inbox>,
+    /// Whether it serves one link only, and its thread ends with that.
+    is_own: bool,
 }
 
 /// What the thread is to do next.
@@ -89,7 +91,9 @@ struct Inbox {
     running: bool,
     /// Whether the thread stays without links.
     keep: bool,
-    thread: Option<JoinHandle<()>>,
+    /// Whether another thread is to go on with the work.
+    hand_over: bool,
+    thread: Option<JoinHandle<Option<Thread>>>,
 }
 
 enum Job {
@@ -134,10 +138,12 @@ pub(super) fn guard(callback: impl FnOnce()) {
 }
 
 impl Core {
-    pub(crate) fn new() -> io::Result<Arc<Self>> {
+    /// A reactor of one link's own, or one that others may share.
+    pub(super) fn new(is_own: bool) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Core {
             poller: Arc::new(Poller::new()?),
             inbox: Mutex::default(),
+            is_own,
         }))
     }
 
@@ -192,6 +198,24 @@ impl Core {
         }
     }
 
+    /// Has the thread leave its work to the calling one, and end, if it serves one link only.
+    /// `meanwhile` is done until then.
+    ///
+    /// Whoever waits for that link's end, and for nothing else, is told of it by the system: the way
+    /// over another thread, and that thread's end, take as long as the child's.
+    pub(super) fn take_over(&self, meanwhile: impl FnOnce()) -> Option<Thread> {
+        let mut inbox = self.lock();
+        if !self.is_own || in_callback() {
+            return None;
+        }
+        let thread = inbox.thread.take()?;
+        inbox.hand_over = true;
+        self.wake_from(inbox);
+        meanwhile();
+        // It has none to leave if the link has ended.
+        thread.join().ok().flatten()
+    }
+
     fn submit(self: &Arc<Self>, job: Job) -> Result<(), (io::Error, Job)> {
         let mut inbox = self.lock();
         if !inbox.running {
@@ -227,7 +251,7 @@ impl Core {
 }
 
 /// The thread's own.
-struct Thread {
+pub(super) struct Thread {
     core: Arc<Core>,
     drivers: HashMap<usize, Box<Driver>>,
     /// When which driver wants to be looked at.
@@ -243,7 +267,19 @@ impl Thread {
         }
     }
 
-    fn run(mut self) {
+    /// Goes on with another thread's work, until the link has ended.
+    pub(super) fn run_here(mut self) {
+        let keys: Vec<usize> = self.drivers.keys().copied().collect();
+        for key in keys {
+            self.with(key, |driver| driver.process_ended(Instant::now()));
+        }
+        let rest = self.run();
+        IN_CALLBACK.set(false);
+        debug_assert!(rest.is_none(), "there is no thread to be asked for it");
+    }
+
+    /// Works until there are no links, or until another thread is to go on: returns what that needs.
+    fn run(mut self) -> Option<Self> {
         IN_CALLBACK.set(true);
         let mut events = Events::new();
         loop {
@@ -261,7 +297,12 @@ impl Thread {
             }
             if self.drivers.is_empty() && !inbox.keep {
                 inbox.running = false;
-                return;
+                inbox.hand_over = false;
+                return None;
+            }
+            if std::mem::take(&mut inbox.hand_over) {
+                drop(inbox);
+                return Some(self);
             }
             inbox.awake = false;
             drop(inbox);
