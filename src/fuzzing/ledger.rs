@@ -1,6 +1,6 @@
 use super::Script;
 use crate::wire::SmallBytes;
-use crate::worker::{Duplicate, Ledger, LedgerLimits as Limits, Was};
+use crate::worker::{Duplicate, Ledger, LedgerLimits as Limits, Turn, Was};
 use std::collections::VecDeque;
 
 /// A child's calls: whatever arrives and is done, in whatever order, what starts, waits and is refused
@@ -17,7 +17,7 @@ pub fn ledger(data: &[u8]) {
         let operation = script.byte() % 8;
         let id = id(script.byte());
         match operation {
-            0 | 1 => child.arrive(id, script.byte()),
+            0 | 1 => child.arrive(id, &mut script),
             2 => child.queue(id, script.byte()),
             3 => drop(child.next()),
             4 => child.cancel(id),
@@ -40,6 +40,7 @@ fn id(byte: u8) -> u32 {
 /// A ledger, and what it should be like. Each request has a number of its own: its payload.
 struct Child {
     ledger: Ledger,
+    turn: Turn,
     limits: Limits,
     unsent: usize,
     closed: bool,
@@ -58,6 +59,7 @@ impl Child {
         ledger.set_limits(limits);
         Child {
             ledger,
+            turn: Turn::default(),
             limits,
             unsent: 0,
             closed: false,
@@ -69,21 +71,36 @@ impl Child {
         }
     }
 
-    /// A request that may start at once.
-    fn arrive(&mut self, id: u32, len: u8) {
+    /// A request that may start at once, on the main thread, while other threads answer.
+    fn arrive(&mut self, id: u32, script: &mut Script) {
         let may_start = self.waiting.is_empty() && self.running.len() < self.limits.running;
-        let got = self.ledger.start(id);
-        if !may_start {
-            assert_eq!(got, Ok(false));
-            return self.queue(id, len);
-        }
+        let got = match self.turn.begin(id) {
+            true => Ok(true),
+            false => self.turn.begin_by(&self.ledger, id),
+        };
         if self.is_running(id) {
             assert_eq!(got, Err(Duplicate));
             return;
         }
-        assert_eq!(got, Ok(true));
+        assert_eq!(got, Ok(may_start));
+        if !may_start {
+            return self.queue(id, script.byte());
+        }
         self.taken += 1;
         self.starts(id);
+        for _ in 0..script.byte() % 4 {
+            assert!(self.turn.is_at(id) == self.is_running(id) && !self.turn.is_open());
+            match script.byte() % 4 {
+                0 => self.answered(id),
+                1 => self.answer_first(),
+                _ => {}
+            }
+            if !self.is_running(id) {
+                break;
+            }
+        }
+        self.turn.leave(&mut self.ledger, id, self.unsent);
+        assert!(!self.turn.is_at(id));
     }
 
     /// A request that waits.
@@ -95,6 +112,7 @@ impl Child {
             return;
         }
         assert_eq!(got, Ok(()));
+        self.turn.wait(id);
         self.taken += 1;
         self.waiting.push_back((id, request));
     }
@@ -130,8 +148,10 @@ impl Child {
     }
 
     fn answered(&mut self, id: u32) {
+        let was_at = self.turn.is_at(id);
         self.running.retain(|(runs, _)| *runs != id);
-        self.ledger.answered(id);
+        let answered = self.turn.answered(&mut self.ledger, id, self.unsent);
+        assert_eq!(answered, was_at);
     }
 
     fn answer_first(&mut self) {
@@ -170,6 +190,12 @@ impl Child {
 
     fn check(&self) {
         let ledger = &self.ledger;
+        let has_turn = self.waiting.is_empty() && self.running.len() < self.limits.running;
+        assert_eq!(ledger.has_turn(), has_turn);
+        assert!(
+            has_turn || !self.turn.is_open(),
+            "a call would begin that must not"
+        );
         let busy = !self.running.is_empty() || !self.waiting.is_empty();
         assert!(self.running.len() <= self.limits.running);
         assert_eq!(ledger.waiting(), self.waiting.len());

@@ -149,31 +149,15 @@ impl Hub {
         if self.turn.begin(id) {
             return Ok(true);
         }
-        self.begin_with_ledger(id)
-    }
-
-    fn begin_with_ledger(&self, id: u32) -> Result<bool, Duplicate> {
-        let state = self.lock();
-        if state.ledger.is_running(id) {
-            return Err(Duplicate);
-        }
-        let may = state.ledger.has_turn();
-        if may {
-            self.turn.begin_as_told(id, state.ledger.is_busy());
-        }
-        Ok(may)
+        self.turn.begin_by(&self.lock().ledger, id)
     }
 
     /// The main thread is done with a call, which others will answer if it is not answered.
     #[inline]
     pub(super) fn leave(&self, id: u32) {
         if self.turn.is_at(id) {
-            let mut state = self.lock();
-            if self.turn.is_at(id) {
-                let started = state.ledger.start(id);
-                debug_assert_eq!(started, Ok(true), "that was so when it began");
-                self.turn.end(state.ledger.is_open(state.out.unsent));
-            }
+            let state = &mut *self.lock();
+            self.turn.leave(&mut state.ledger, id, state.out.unsent);
         }
     }
 
@@ -181,13 +165,9 @@ impl Hub {
     /// would have set off.
     #[inline]
     pub(super) fn answered(&self, state: &mut State, id: u32, unsent: usize) -> Vec<OnCancel> {
-        if self.turn.is_at(id) {
-            self.turn.end(state.ledger.is_open(unsent));
-        } else {
-            state.ledger.answered(id);
-            if state.concerns_the_loop() {
-                self.ring(state);
-            }
+        let is_awake = self.turn.answered(&mut state.ledger, id, unsent);
+        if !is_awake && state.concerns_the_loop() {
+            self.ring(state);
         }
         if state.on_cancel.is_empty() {
             return Vec::new();
@@ -199,7 +179,7 @@ impl Hub {
     pub(super) fn queue(&self, id: u32, request: Input<'_>) -> Result<(), Duplicate> {
         let mut state = self.lock();
         state.ledger.wait(id, request.into_small())?;
-        self.turn.end(false);
+        self.turn.wait(id);
         if state.threads.free > 0 {
             self.work.notify_one();
         }

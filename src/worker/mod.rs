@@ -27,6 +27,8 @@ pub(crate) use ledger::{Duplicate, Ledger, Limits as LedgerLimits, Was};
 pub(crate) use session::{Session, Step, Violation as SessionViolation};
 #[cfg(any(fuzzing, test))]
 pub(crate) use timers::Timers;
+#[cfg(any(fuzzing, test))]
+pub(crate) use turn::Turn;
 
 use crate::codec::{Argument, Strings};
 use crate::error::BoxError;

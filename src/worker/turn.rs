@@ -4,15 +4,16 @@
 //! into the [ledger](super::ledger) and taken out again. Who gives that answer has the hub's lock, and
 //! sees to it that the next call may begin without it.
 
+use super::ledger::{Duplicate, Ledger};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Changed under the hub's lock, except by [`begin`](Turn::begin), which has a call that nobody else
 /// knows yet.
 #[derive(Debug, Default)]
-pub(super) struct Turn {
+pub(crate) struct Turn {
     /// [`CLOSED`], [`OPEN`], or [`AT`] with an id.
     state: AtomicU64,
-    /// No call with a higher id has begun. The main thread's.
+    /// No call with a higher id has begun or waits. The main thread's.
     highest: AtomicU32,
 }
 
@@ -27,7 +28,7 @@ const AT: u64 = 2 << 32;
 impl Turn {
     /// Begins a call without asking the ledger. Returns whether it may.
     #[inline]
-    pub(super) fn begin(&self, id: u32) -> bool {
+    pub(crate) fn begin(&self, id: u32) -> bool {
         let may = self.is_open() && id > self.highest.load(Ordering::Relaxed);
         if may {
             self.highest.store(id, Ordering::Relaxed);
@@ -36,33 +37,64 @@ impl Turn {
         may
     }
 
-    /// Begins a call which the ledger lets begin. `busy` says whether there are others.
-    pub(super) fn begin_as_told(&self, id: u32, busy: bool) {
-        let highest = if busy {
-            self.highest.load(Ordering::Relaxed).max(id)
+    /// Begins a call if the ledger lets it. Returns whether it does.
+    pub(crate) fn begin_by(&self, ledger: &Ledger, id: u32) -> Result<bool, Duplicate> {
+        if ledger.is_running(id) {
+            return Err(Duplicate);
+        }
+        let may = ledger.has_turn();
+        if may {
+            let highest = self.highest.load(Ordering::Relaxed).max(id);
+            let highest = if ledger.is_busy() { highest } else { id };
+            self.highest.store(highest, Ordering::Relaxed);
+            self.state.store(AT | u64::from(id), Ordering::Release);
+        }
+        Ok(may)
+    }
+
+    /// The main thread is done with a call. If it is not answered, the ledger has it from now on.
+    pub(crate) fn leave(&self, ledger: &mut Ledger, id: u32, unsent: usize) {
+        if self.is_at(id) {
+            let started = ledger.start(id);
+            debug_assert_eq!(started, Ok(true), "that was so when it began");
+            self.end(ledger.is_open(unsent));
+        }
+    }
+
+    /// A call was answered, and so many bytes are now to be written. Returns whether the main thread was
+    /// at it.
+    #[inline]
+    pub(crate) fn answered(&self, ledger: &mut Ledger, id: u32, unsent: usize) -> bool {
+        let is_at = self.is_at(id);
+        if is_at {
+            self.end(ledger.is_open(unsent));
         } else {
-            id
-        };
-        self.highest.store(highest, Ordering::Relaxed);
-        self.state.store(AT | u64::from(id), Ordering::Release);
+            ledger.answered(id);
+        }
+        is_at
+    }
+
+    /// A call waits: the next one is to ask the ledger.
+    pub(crate) fn wait(&self, id: u32) {
+        self.highest.fetch_max(id, Ordering::Relaxed);
+        self.end(false);
     }
 
     /// Whether a call may begin if its id is a new one.
     #[inline]
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.state.load(Ordering::Acquire) == OPEN
     }
 
     /// Whether the main thread is at this call, and it is not answered.
     #[inline]
-    pub(super) fn is_at(&self, id: u32) -> bool {
+    pub(crate) fn is_at(&self, id: u32) -> bool {
         self.state.load(Ordering::Acquire) == AT | u64::from(id)
     }
 
-    /// The call is answered, or in the ledger; `open` says whether the next one may begin.
     #[inline]
-    pub(super) fn end(&self, open: bool) {
-        self.state
-            .store(if open { OPEN } else { CLOSED }, Ordering::Release);
+    fn end(&self, open: bool) {
+        let state = if open { OPEN } else { CLOSED };
+        self.state.store(state, Ordering::Release);
     }
 }
