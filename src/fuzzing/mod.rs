@@ -106,13 +106,17 @@ impl Stream {
                 Some(size) => *size,
                 None => usize::MAX,
             };
-            let Space { buf, limit } = space(decoder);
-            let capacity = buf.capacity();
-            assert!(limit > 0 && capacity - buf.len() >= limit, "no room");
-            assert!(capacity <= allowed(at), "{capacity} bytes of memory");
-            let n = size.min(limit).min(self.bytes.len() - at);
-            buf.extend_from_slice(&self.bytes[at..at + n]);
-            at += n;
+            let mut space = space(decoder);
+            assert!(space.limit > 0, "no room");
+            let first = (&*space.buf, space.limit);
+            let behind = space.behind.as_ref().map(|(buf, limit)| (&**buf, *limit));
+            for (buf, limit) in [first].into_iter().chain(behind) {
+                let memory = buf.capacity();
+                assert!(memory - buf.len() >= limit, "no room");
+                assert!(memory <= allowed(at), "{memory} bytes of memory");
+            }
+            let rest = &self.bytes[at..];
+            at += space.fill(&rest[..size.min(rest.len())]);
             step(decoder)?;
         }
         Ok(())

@@ -188,9 +188,7 @@ impl Parent {
     /// Bytes come from the child.
     fn arrive(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && !self.broken {
-            let space = self.decoder.space();
-            let n = space.limit.min(bytes.len());
-            space.buf.extend_from_slice(&bytes[..n]);
+            let n = self.decoder.space().fill(bytes);
             bytes = &bytes[n..];
             while !self.broken {
                 match self.decoder.next() {

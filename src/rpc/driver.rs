@@ -226,8 +226,9 @@ impl Driver {
     /// Reads once, and delivers it. Returns whether there may be more.
     fn read_once(&mut self, decoder: &mut Decoder, now: Instant) -> bool {
         let space = decoder.space();
-        let room = space.limit;
-        match sys::receive(&*self.link.socket, space.buf, room, How::SocketNow) {
+        let room = space.room();
+        let to = (space.buf, space.limit);
+        match sys::receive(&*self.link.socket, to, space.behind, How::SocketNow) {
             Ok(n @ 1..) => {
                 self.deliver(decoder, now);
                 // If it was all, the poller will not say so again; at the end there is no poller.
@@ -423,7 +424,12 @@ impl Driver {
                 return;
             };
             buf.clear();
-            match sys::receive(&**capture.pipe.fd(), &mut buf, STDERR_READ, How::Any) {
+            match sys::receive(
+                &**capture.pipe.fd(),
+                (&mut buf, STDERR_READ),
+                None,
+                How::Any,
+            ) {
                 Ok(n) if n > 0 => {
                     let (pid, tail) = (self.link.pid(), &mut self.tail);
                     capture

@@ -424,7 +424,7 @@ impl Link {
             // written: `busy` says so.
             let mut batch = std::mem::take(&mut writer.batch);
             drop(state);
-            let sent = batch.write(|parts| sys::send(&*self.socket, parts));
+            let sent = batch.write(|parts| sys::send(&*self.socket, parts, false));
             state = self.lock();
             let State {
                 connection, writer, ..

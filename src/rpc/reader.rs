@@ -164,17 +164,22 @@ impl Link {
 
     /// Reads what has come, or waits for it.
     fn read_once(&self, wait: &Wait<'_>, reader: &mut Reader, alone: bool) -> Result<usize> {
-        let space = reader.decoder.space();
-        let (buf, limit, socket) = (space.buf, space.limit, &*self.socket);
+        let mut space = reader.decoder.space();
+        let socket = &*self.socket;
+        let mut receive = |how| {
+            let behind = space.behind.as_mut();
+            let behind = behind.map(|(buf, limit)| (&mut **buf, *limit));
+            sys::receive(socket, (space.buf, space.limit), behind, how)
+        };
         let deadline = wait.timeout.into_iter().chain(wait.until).min();
-        let look = || match sys::receive(socket, buf, limit, How::SocketNow) {
+        let look = || match receive(How::SocketNow) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             result => result.map(Some),
         };
         if alone && let Some(n) = reader.patience.look(look)? {
             return Ok(n);
         }
-        let mut sleep = || sleep_and_receive(socket, buf, limit, deadline);
+        let sleep = || sleep_and_receive(socket, receive, deadline);
         if alone {
             reader.patience.sleep(sleep)
         } else {
@@ -334,8 +339,7 @@ pub(super) fn input(decoder: &Decoder, payload: Payload) -> Input<'_> {
 /// Waits for what comes, and reads it.
 fn sleep_and_receive(
     socket: &impl AsFd,
-    buf: &mut Vec<u8>,
-    limit: usize,
+    mut receive: impl FnMut(How) -> Result<usize>,
     deadline: Option<Instant>,
 ) -> Result<usize> {
     let how = match deadline {
@@ -349,7 +353,7 @@ fn sleep_and_receive(
                 return Err(ErrorKind::TimedOut.into());
             }
         }
-        match sys::receive(socket, buf, limit, how) {
+        match receive(how) {
             // The stream was given to us so.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 if deadline.is_none() {

@@ -16,35 +16,77 @@ pub(crate) enum How {
     Any,
 }
 
-/// Reads at most `limit` bytes into the spare capacity of `buf`, of which there must be some.
-/// Returns 0 at the end of the stream, `WouldBlock` if nothing has come and it must not wait.
-pub(crate) fn receive(fd: impl AsFd, buf: &mut Vec<u8>, limit: usize, how: How) -> Result<usize> {
+/// A buffer to whose end may be read, and how many bytes at most. There must be capacity for one.
+pub(crate) type Spare<'a> = (&'a mut Vec<u8>, usize);
+
+/// Reads to the end of `to`, and what that has no room for to the end of `behind`. Returns 0 at the end
+/// of the stream, `WouldBlock` if nothing has come and it must not wait.
+pub(crate) fn receive(
+    fd: impl AsFd,
+    (to, limit): Spare<'_>,
+    behind: Option<Spare<'_>>,
+    how: How,
+) -> Result<usize> {
     let fd = fd.as_fd().as_raw_fd();
-    let len = buf.len();
-    let spare = buf.spare_capacity_mut();
-    let room = spare.len().min(limit);
-    // A read into no room returns 0, which would look like the end.
-    assert!(room > 0, "no room to read into");
-    let start = spare.as_mut_ptr().cast();
+    let (start, room) = spare(to, limit);
+    let Some((behind, limit)) = behind else {
+        let n = retry(|| {
+            check_size(match how {
+                // SAFETY: `start` points to `room` writable bytes, borrowed from `to` until the end.
+                How::Socket => unsafe { libc::recv(fd, start, room, 0) },
+                // SAFETY: as above.
+                How::SocketNow => unsafe { libc::recv(fd, start, room, libc::MSG_DONTWAIT) },
+                // SAFETY: as above.
+                How::Any => unsafe { libc::read(fd, start, room) },
+            })
+        })?;
+        // SAFETY: the kernel has initialised the first `n <= room` bytes of the spare capacity.
+        unsafe { to.set_len(to.len() + n) };
+        return Ok(n);
+    };
+    let (start_behind, room_behind) = spare(behind, limit);
+    let part = |iov_base, iov_len| libc::iovec { iov_base, iov_len };
+    let mut parts = [part(start, room), part(start_behind, room_behind)];
     let n = retry(|| {
         check_size(match how {
-            // SAFETY: `start` points to `room` writable bytes, borrowed from `buf` until the end.
-            How::Socket => unsafe { libc::recv(fd, start, room, 0) },
-            // SAFETY: as above.
-            How::SocketNow => unsafe { libc::recv(fd, start, room, libc::MSG_DONTWAIT) },
-            // SAFETY: as above.
-            How::Any => unsafe { libc::read(fd, start, room) },
+            // SAFETY: `parts` points to two parts of writable bytes, borrowed until the end.
+            How::Any => unsafe { libc::readv(fd, parts.as_ptr(), 2) },
+            _ => {
+                // SAFETY: all-zero is a valid msghdr: no name, no parts, no control data.
+                let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+                message.msg_iov = parts.as_mut_ptr();
+                message.msg_iovlen = 2;
+                let flags = match how {
+                    How::SocketNow => libc::MSG_DONTWAIT,
+                    _ => 0,
+                };
+                // SAFETY: `message` points to two parts, as above.
+                unsafe { libc::recvmsg(fd, &raw mut message, flags) }
+            }
         })
     })?;
-    // SAFETY: the kernel has initialised the first `n <= room` bytes of the spare capacity.
-    unsafe { buf.set_len(len + n) };
+    let first = n.min(room);
+    // SAFETY: the kernel has initialised the first `n` bytes of both parts together, in order.
+    unsafe { to.set_len(to.len() + first) };
+    // SAFETY: as above.
+    unsafe { behind.set_len(behind.len() + n - first) };
     Ok(n)
 }
 
-/// Sends as much of `parts` as a socket takes without blocking; never raises SIGPIPE.
-pub(crate) fn send(socket: impl AsFd, parts: &[IoSlice<'_>]) -> Result<usize> {
+/// Where the spare capacity of a buffer begins, and how much of it may be read to.
+fn spare(to: &mut Vec<u8>, limit: usize) -> (*mut libc::c_void, usize) {
+    let spare = to.spare_capacity_mut();
+    let room = spare.len().min(limit);
+    // A read into no room returns 0, which would look like the end.
+    assert!(room > 0, "no room to read into");
+    (spare.as_mut_ptr().cast(), room)
+}
+
+/// Sends as much of `parts` as a socket takes at once, or with `wait` all of it, unless the socket
+/// is one that never waits; never raises SIGPIPE.
+pub(crate) fn send(socket: impl AsFd, parts: &[IoSlice<'_>], wait: bool) -> Result<usize> {
     let fd = socket.as_fd().as_raw_fd();
-    let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    let flags = libc::MSG_NOSIGNAL | if wait { 0 } else { libc::MSG_DONTWAIT };
     if let [part] = parts {
         let start = part.as_ptr().cast();
         // SAFETY: `start` points to that many bytes. This is sendmsg with less for the kernel to read.

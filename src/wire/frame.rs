@@ -9,8 +9,8 @@ pub(crate) const BUFFER: usize = 64 << 10;
 /// Frames longer than this that are not there yet get a buffer of their own, read into directly.
 pub(crate) const LARGE: usize = 16 << 10;
 
-/// How much is read into the shared buffer behind a large frame: another may follow, and what comes of
-/// it here is to be copied.
+/// How much is read into the shared buffer together with the end of a large frame, or behind it: another
+/// may follow, and what comes of it here is to be copied.
 const AFTER_LARGE: usize = 512;
 
 /// The most that is reserved before the bytes arrive: for a large frame, or because of a start size.
@@ -132,10 +132,32 @@ struct Large {
 }
 
 /// Room to read into: at most `limit` bytes may be appended to `buf`, whose capacity has room for
-/// at least one.
+/// at least one; and once those have come, more to what is behind.
 pub(crate) struct Space<'a> {
     pub(crate) buf: &'a mut Vec<u8>,
     pub(crate) limit: usize,
+    /// As `buf` and `limit`.
+    pub(crate) behind: Option<(&'a mut Vec<u8>, usize)>,
+}
+
+impl Space<'_> {
+    /// How many bytes may be read.
+    pub(crate) fn room(&self) -> usize {
+        self.limit + self.behind.as_ref().map_or(0, |(_, limit)| *limit)
+    }
+
+    /// Reads from `bytes` as many as there is room for. Returns how many that were.
+    #[cfg(any(fuzzing, test))]
+    pub(crate) fn fill(&mut self, bytes: &[u8]) -> usize {
+        let (first, rest) = bytes.split_at(self.limit.min(bytes.len()));
+        self.buf.extend_from_slice(first);
+        let Some((behind, limit)) = &mut self.behind else {
+            return first.len();
+        };
+        let rest = &rest[..rest.len().min(*limit)];
+        behind.extend_from_slice(rest);
+        first.len() + rest.len()
+    }
 }
 
 impl Decoder {
@@ -227,6 +249,9 @@ impl Decoder {
     /// The next frame's id and length, if it is whole and in the buffer.
     #[inline]
     fn whole(&self) -> Option<(u32, usize)> {
+        if self.large.is_some() {
+            return None;
+        }
         let (id, len) = self.peek()?;
         let need = self.framing.header_len() + len as usize;
         (self.buf.len() - self.start >= need).then_some((id, len as usize))
@@ -289,9 +314,16 @@ impl Decoder {
                     .reserve_exact(left.min(large.payload.len().max(RESERVE)));
             }
             let limit = left.min(large.payload.capacity() - large.payload.len());
+            self.buf.clear();
+            self.start = 0;
+            let behind = (limit == left).then(|| {
+                self.buf.reserve(AFTER_LARGE);
+                (&mut self.buf, AFTER_LARGE)
+            });
             return Space {
                 buf: &mut large.payload,
                 limit,
+                behind,
             };
         }
         // A read that filled the buffer had more to bring: make room for it.
@@ -315,6 +347,7 @@ impl Decoder {
         Space {
             buf: &mut self.buf,
             limit,
+            behind: None,
         }
     }
 
@@ -403,10 +436,9 @@ mod tests {
     ) -> Result<Vec<(u32, Vec<u8>)>, DecodeError> {
         let mut frames = Vec::new();
         while !bytes.is_empty() {
-            let space = decoder.space();
+            let mut space = decoder.space();
             assert!(space.limit > 0 && space.buf.capacity() - space.buf.len() >= space.limit);
-            let n = split.min(space.limit).min(bytes.len());
-            space.buf.extend_from_slice(&bytes[..n]);
+            let n = space.fill(&bytes[..split.min(bytes.len())]);
             bytes = &bytes[n..];
             // Payloads must hold until the next `space`, so they are looked at last.
             let mut batch = Vec::new();
@@ -539,6 +571,7 @@ mod tests {
             (0, b"event".to_vec()),
             (1, vec![]),
             (0, vec![3; MANY]),
+            (0, b"read with it".to_vec()),
             (2, b"abc".to_vec()),
             (0, vec![4; 300]),
         ];
@@ -552,9 +585,7 @@ mod tests {
         let mut decoder = Decoder::new(Framing::Tagged, 64, usize::MAX);
         let mut rest = bytes;
         while !rest.is_empty() {
-            let space = decoder.space();
-            let n = split.min(space.limit).min(rest.len());
-            space.buf.extend_from_slice(&rest[..n]);
+            let n = decoder.space().fill(&rest[..split.min(rest.len())]);
             rest = &rest[n..];
             each(&mut decoder);
         }
@@ -620,6 +651,21 @@ mod tests {
             assert!(decoder.next_if(|id| id == 0).is_none());
             assert!(decoder.next().is_err());
         }
+    }
+
+    #[test]
+    fn end_of_a_large_frame_brings_what_is_behind() {
+        let (want, stream) = some_frames();
+        let mut got = Vec::new();
+        let mut reads = 0;
+        read(&stream, usize::MAX, |decoder| {
+            reads += 1;
+            while let Some((id, payload)) = decoder.next().unwrap() {
+                got.push((id, decoder.payload(&payload).to_vec()));
+            }
+        });
+        assert_eq!(got, want);
+        assert_eq!(reads, 2, "what begins it, and all the rest");
     }
 
     #[test]

@@ -147,7 +147,7 @@ impl Inlet {
 
     fn receive(&mut self, session: &mut Session, how: How) -> io::Result<usize> {
         let space = session.space();
-        match sys::receive(&self.fd, space.buf, space.limit, how) {
+        match sys::receive(&self.fd, (space.buf, space.limit), space.behind, how) {
             // The parent went with replies unread.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(0),
             result => result,

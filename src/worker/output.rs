@@ -380,7 +380,7 @@ impl Hub {
     fn write(&self, parts: &[IoSlice<'_>], wait: bool) -> io::Result<usize> {
         loop {
             let result = if self.is_socket {
-                sys::send(&self.fd, parts)
+                sys::send(&self.fd, parts, wait)
             } else {
                 sys::write(&self.fd, &parts[0])
             };

@@ -225,9 +225,7 @@ mod tests {
     ) -> Result<Vec<String>, Violation> {
         let mut steps = Vec::new();
         while !bytes.is_empty() {
-            let space = session.space();
-            let n = split.min(space.limit).min(bytes.len());
-            space.buf.extend_from_slice(&bytes[..n]);
+            let n = session.space().fill(&bytes[..split.min(bytes.len())]);
             bytes = &bytes[n..];
             loop {
                 let limits = match session.next()? {
