@@ -168,6 +168,8 @@
 //! [`costs`] tells how many system calls, copies and allocations a call takes; [`gotchas`] what is
 //! treacherous about child processes, and what is done about each.
 
+mod agenda;
+mod by_id;
 mod codec;
 mod error;
 #[cfg(any(fuzzing, test))]

@@ -22,10 +22,11 @@
 //! [`drain`]: Connection::drain
 
 use super::calls::Calls;
+use crate::agenda::Agenda;
+use crate::by_id::ById;
 use crate::error::{Phase, Refusal};
 use crate::process::Plain;
 use crate::wire::{self, Batch, ControlError, Framing, Outbox, Run, ToChild, ToParent};
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::time::Instant;
 
@@ -50,12 +51,10 @@ pub(crate) struct Connection<T, P> {
     calls: Calls<Entry<T>>,
     /// Entries that still have their note.
     live: usize,
-    /// The moments at which calls end, with their ids.
-    deadlines: BTreeSet<(Instant, u32)>,
-    /// The moments by id.
-    timed: BTreeMap<u32, Instant>,
+    /// The moments at which calls end, by their ids.
+    deadlines: Agenda,
     /// Of the calls that have one.
-    progress: BTreeMap<u32, P>,
+    progress: ById<P>,
     /// Of calls that have ended. The program's code may run when it is dropped: not under a lock.
     done: Vec<P>,
 }
@@ -160,9 +159,8 @@ impl<T, P: Clone> Connection<T, P> {
             outbox: Outbox::default(),
             calls: Calls::new(),
             live: 0,
-            deadlines: BTreeSet::new(),
-            timed: BTreeMap::new(),
-            progress: BTreeMap::new(),
+            deadlines: Agenda::default(),
+            progress: ById::default(),
             done: Vec::new(),
         }
     }
@@ -203,11 +201,10 @@ impl<T, P: Clone> Connection<T, P> {
             .push(wire::header(self.framing(), id, len), request);
         self.live += 1;
         if let Some(deadline) = deadline {
-            self.deadlines.insert((deadline, id));
-            self.timed.insert(id, deadline);
+            self.deadlines.set(id.into(), deadline);
         }
         if let Some(progress) = progress.take() {
-            self.progress.insert(id, progress);
+            self.progress.insert(id.into(), progress);
         }
         Ok(id)
     }
@@ -288,11 +285,11 @@ impl<T, P: Clone> Connection<T, P> {
 
     /// Ends one call whose time is up, if there is one.
     pub(crate) fn expire(&mut self, now: Instant) -> Option<(T, Phase)> {
-        let &(deadline, id) = self.deadlines.first()?;
+        let (deadline, id) = self.deadlines.first()?;
         if deadline > now {
             return None;
         }
-        let ended = self.cancel(id);
+        let ended = self.cancel(id as u32);
         debug_assert!(ended.is_some(), "deadlines are those of calls that go on");
         ended
     }
@@ -317,7 +314,7 @@ impl<T, P: Clone> Connection<T, P> {
 
     /// When [`expire`](Connection::expire) is to be called next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.deadlines.first().map(|(deadline, _)| *deadline)
+        self.deadlines.first().map(|(deadline, _)| deadline)
     }
 
     /// Ends all calls, in the order in which they were made: the child is lost.
@@ -325,7 +322,6 @@ impl<T, P: Clone> Connection<T, P> {
         self.closed = true;
         self.live = 0;
         self.deadlines.clear();
-        self.timed.clear();
         let progress = std::mem::take(&mut self.progress);
         self.done.extend(progress.into_values());
         let outbox = &self.outbox;
@@ -433,7 +429,7 @@ impl<T, P: Clone> Connection<T, P> {
         if !self.is_sent(id) {
             return Err(Violation::UnknownId { id });
         }
-        let told = self.progress.get(&id);
+        let told = self.progress.get(&u64::from(id));
         Ok(told.cloned().map_or(Delivery::Late, Delivery::Progress))
     }
 
@@ -479,11 +475,11 @@ impl<T, P: Clone> Connection<T, P> {
     #[inline]
     fn forget(&mut self, id: u32, timed: bool) {
         self.live -= 1;
-        if timed && let Some(deadline) = self.timed.remove(&id) {
-            self.deadlines.remove(&(deadline, id));
+        if timed {
+            self.deadlines.remove(id.into());
         }
         if !self.progress.is_empty() {
-            self.done.extend(self.progress.remove(&id));
+            self.done.extend(self.progress.remove(&u64::from(id)));
         }
     }
 

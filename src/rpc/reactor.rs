@@ -2,9 +2,10 @@
 //! callbacks.
 
 use super::driver::Driver;
+use crate::agenda::Agenda;
+use crate::by_id::ById;
 use polling::{Event, Events, Poller};
 use std::cell::Cell;
-use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -253,25 +254,25 @@ impl Core {
 /// The thread's own.
 pub(super) struct Thread {
     core: Arc<Core>,
-    drivers: HashMap<usize, Box<Driver>>,
+    drivers: ById<Box<Driver>>,
     /// When which driver wants to be looked at.
-    deadlines: BTreeSet<(Instant, usize)>,
+    deadlines: Agenda,
 }
 
 impl Thread {
     fn new(core: Arc<Core>) -> Self {
         Thread {
             core,
-            drivers: HashMap::new(),
-            deadlines: BTreeSet::new(),
+            drivers: ById::default(),
+            deadlines: Agenda::default(),
         }
     }
 
     /// Goes on with another thread's work, until the link has ended.
     pub(super) fn run_here(mut self) {
-        let keys: Vec<usize> = self.drivers.keys().copied().collect();
+        let keys: Vec<u64> = self.drivers.keys().copied().collect();
         for key in keys {
-            self.with(key, |driver| driver.process_ended(Instant::now()));
+            self.with(key as usize, |driver| driver.process_ended(Instant::now()));
         }
         let rest = self.run();
         IN_CALLBACK.set(false);
@@ -285,11 +286,11 @@ impl Thread {
         loop {
             while self.do_what_is_asked() {}
             let now = Instant::now();
-            while let Some(&(deadline, key)) = self.deadlines.first() {
+            while let Some((deadline, key)) = self.deadlines.first() {
                 if deadline > now {
                     break;
                 }
-                self.with(key, |driver| driver.attend(now, false));
+                self.with(key as usize, |driver| driver.attend(now, false));
             }
             let mut inbox = self.core.lock();
             if !inbox.jobs.is_empty() || !inbox.attention.is_empty() {
@@ -306,7 +307,7 @@ impl Thread {
             }
             inbox.awake = false;
             drop(inbox);
-            let deadline = self.deadlines.first().map(|(deadline, _)| *deadline);
+            let deadline = self.deadlines.first().map(|(deadline, _)| deadline);
             events.clear();
             let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             self.core
@@ -333,7 +334,7 @@ impl Thread {
                 Job::Run(callback) => guard(callback),
                 Job::Add(driver) => {
                     let key = driver.key();
-                    self.drivers.insert(key, driver);
+                    self.drivers.insert(key as u64, driver);
                     self.with(key, |driver| driver.attend(now, false));
                 }
             }
@@ -355,7 +356,7 @@ impl Thread {
 
     /// Lets a driver work, if it is still there, and takes note of what it wants next.
     fn with(&mut self, key: usize, work: impl FnOnce(&mut Driver)) {
-        let Some(driver) = self.drivers.get_mut(&key) else {
+        let Some(driver) = self.drivers.get_mut(&(key as u64)) else {
             return;
         };
         let before = driver.deadline();
@@ -363,11 +364,13 @@ impl Thread {
         let over = driver.is_over();
         let after = driver.deadline().filter(|_| !over);
         if before != after {
-            before.map(|before| self.deadlines.remove(&(before, key)));
-            after.map(|after| self.deadlines.insert((after, key)));
+            match after {
+                Some(after) => self.deadlines.set(key as u64, after),
+                None => self.deadlines.remove(key as u64),
+            }
         }
         if over {
-            self.drivers.remove(&key);
+            self.drivers.remove(&(key as u64));
         }
     }
 }

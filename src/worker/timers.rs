@@ -1,21 +1,23 @@
 //! Timers, by when they are due. Pure: the time is told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use crate::agenda::Agenda;
+use crate::by_id::ById;
 use std::time::{Duration, Instant};
 
 /// What each timer carries is a `T`. Timers due at the same time fire in the order in which they
 /// were set.
 #[derive(Debug)]
 pub(crate) struct Timers<T> {
-    queue: BTreeSet<(Instant, u64)>,
-    all: BTreeMap<u64, (Option<Instant>, T)>,
+    /// Those that are due at some time.
+    queue: Agenda,
+    all: ById<T>,
 }
 
 impl<T> Default for Timers<T> {
     fn default() -> Self {
         Timers {
-            queue: BTreeSet::new(),
-            all: BTreeMap::new(),
+            queue: Agenda::default(),
+            all: ById::default(),
         }
     }
 }
@@ -23,11 +25,10 @@ impl<T> Default for Timers<T> {
 impl<T> Timers<T> {
     /// Sets a timer, under an id that no other has. One that overflows the clock never fires.
     pub(crate) fn set(&mut self, id: u64, now: Instant, after: Duration, what: T) {
-        let due = now.checked_add(after);
-        if let Some(due) = due {
-            self.queue.insert((due, id));
+        if let Some(due) = now.checked_add(after) {
+            self.queue.set(id, due);
         }
-        self.all.insert(id, (due, what));
+        self.all.insert(id, what);
     }
 
     /// Sets a timer again that was due at `due`: an interval later, or an interval from now if that
@@ -45,16 +46,13 @@ impl<T> Timers<T> {
 
     /// Takes a timer away.
     pub(crate) fn remove(&mut self, id: u64) -> Option<T> {
-        let (due, what) = self.all.remove(&id)?;
-        if let Some(due) = due {
-            self.queue.remove(&(due, id));
-        }
-        Some(what)
+        self.queue.remove(id);
+        self.all.remove(&id)
     }
 
     /// Takes a timer that is due, the first first: its id, and when it was.
     pub(crate) fn expire(&mut self, now: Instant) -> Option<(u64, Instant, T)> {
-        let (due, id) = *self.queue.first()?;
+        let (due, id) = self.queue.first()?;
         if due > now {
             return None;
         }
@@ -64,7 +62,7 @@ impl<T> Timers<T> {
 
     /// When the next one is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.queue.first().map(|(due, _)| *due)
+        self.queue.first().map(|(due, _)| due)
     }
 
     /// Whether there is no timer, not even one that never fires.

@@ -1,0 +1,137 @@
+//! Moments by key, and which comes first. Pure: the time is told.
+
+use crate::by_id::ById;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Instant;
+
+/// At most one moment for each key. The first is at hand; of equal ones that with the smallest key.
+///
+/// One type for all that keep time, and a heap with what was removed still in it, because trees
+/// that look for what is removed are several times the code.
+#[derive(Debug, Default)]
+pub(crate) struct Agenda {
+    moments: ById<Instant>,
+    /// All of `moments`, and what was changed or removed since: that is passed over. The first is
+    /// one of `moments`.
+    queue: BinaryHeap<Reverse<(Instant, u64)>>,
+}
+
+/// So much may be in the queue that was removed, whatever there is beside it.
+const FEW: usize = 64;
+
+impl Agenda {
+    /// Sets the moment of a key, which may have another.
+    pub(crate) fn set(&mut self, key: u64, moment: Instant) {
+        self.moments.insert(key, moment);
+        self.queue.push(Reverse((moment, key)));
+        self.tidy_up();
+    }
+
+    /// Takes a key's moment away, if it has one.
+    pub(crate) fn remove(&mut self, key: u64) {
+        if self.moments.remove(&key).is_some() {
+            self.tidy_up();
+        }
+    }
+
+    /// Takes all moments away.
+    pub(crate) fn clear(&mut self) {
+        self.moments.clear();
+        self.queue.clear();
+    }
+
+    /// The first moment, and its key.
+    pub(crate) fn first(&self) -> Option<(Instant, u64)> {
+        self.queue.peek().map(|Reverse(first)| *first)
+    }
+
+    /// Removes from the queue what comes first and is no moment any more; everything of that kind if
+    /// it has become more than the rest.
+    fn tidy_up(&mut self) {
+        if self.queue.len() > 2 * self.moments.len() + FEW {
+            let moments = self.moments.iter();
+            let moments = moments.map(|(key, moment)| Reverse((*moment, *key)));
+            self.queue = moments.collect();
+        }
+        while let Some((moment, key)) = self.first()
+            && self.moments.get(&key) != Some(&moment)
+        {
+            self.queue.pop();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+    use std::time::Duration;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn equal_moments_come_by_key() {
+        let now = Instant::now();
+        let mut agenda = Agenda::default();
+        for key in [3, 1, 2] {
+            agenda.set(key, now);
+        }
+        for key in 1..=3 {
+            assert_eq!(agenda.first(), Some((now, key)));
+            agenda.remove(key);
+        }
+        assert_eq!(agenda.first(), None);
+    }
+
+    #[test]
+    fn moment_that_is_set_again_counts_once() {
+        let now = Instant::now();
+        let mut agenda = Agenda::default();
+        for moment in [now + 2 * MS, now, now + 2 * MS] {
+            agenda.set(1, moment);
+            assert_eq!(agenda.first(), Some((moment, 1)));
+        }
+        agenda.remove(1);
+        agenda.remove(1);
+        assert_eq!(agenda.first(), None);
+    }
+
+    #[test]
+    fn what_was_removed_does_not_pile_up() {
+        let now = Instant::now();
+        let mut agenda = Agenda::default();
+        agenda.set(0, now);
+        for n in 1..10_000 {
+            agenda.set(n, now + MS);
+            agenda.remove(n);
+            agenda.set(0, now + (n % 2) as u32 * MS);
+            assert!(agenda.queue.len() <= 2 + FEW, "{}", agenda.queue.len());
+        }
+        agenda.clear();
+        assert!(agenda.first().is_none() && agenda.queue.is_empty());
+    }
+
+    #[test]
+    fn behaves_as_a_sorted_set() {
+        let start = Instant::now();
+        let (mut agenda, mut model) = (Agenda::default(), BTreeSet::new());
+        let mut random = 1u32;
+        for _ in 0..100_000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // Few of both, so that they meet; for a while more is set, and then more removed.
+            let (key, moment) = (random >> 8 & 0xff, start + (random >> 16 & 0x3f) * MS);
+            let key = u64::from(key);
+            let growing = (random >> 28 == 0) != (model.len() < 100);
+            model.retain(|(_, other)| *other != key);
+            if growing {
+                agenda.set(key, moment);
+                model.insert((moment, key));
+            } else {
+                agenda.remove(key);
+            }
+            assert_eq!(agenda.first(), model.first().copied());
+            assert!(agenda.queue.len() <= 2 * model.len() + FEW);
+        }
+    }
+}
