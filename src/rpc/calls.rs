@@ -1,10 +1,12 @@
 //! The table of calls that were made and not answered. Pure.
 
+use crate::by_id::ById;
 use crate::wire::MAX_ID;
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 
 /// Entries by id. Ids are given in order, so the table is a window that moves over them; what is
-/// left far behind, because it takes long, moves to a tree and does not hold the window open. No id
+/// left far behind, because it takes long, moves to a map and does not hold the window open. No id
 /// is given again before two thousand million others, and never while its entry is there.
 pub(crate) struct Calls<E> {
     /// Entries of the ids from `base` on. The first `gone` are `None`, and are removed many at once.
@@ -14,7 +16,7 @@ pub(crate) struct Calls<E> {
     /// How many entries the window has.
     here: usize,
     /// Entries of ids before the window, or from before ids began again.
-    left: BTreeMap<u32, E>,
+    left: ById<E>,
 }
 
 /// The window is at least this long before entries are left behind.
@@ -29,7 +31,7 @@ impl<E> Calls<E> {
             base: 1,
             gone: 0,
             here: 0,
-            left: BTreeMap::new(),
+            left: ById::default(),
         }
     }
 
@@ -56,7 +58,7 @@ impl<E> Calls<E> {
                 self.base = 1;
             }
             let id = self.base + self.window.len() as u32;
-            if self.left.contains_key(&id) {
+            if self.left.contains_key(&id.into()) {
                 // Only after ids began again: step over it.
                 match self.window.len() {
                     0 => self.base += 1,
@@ -76,7 +78,7 @@ impl<E> Calls<E> {
             .and_then(|n| self.window.get_mut(n as usize))
         {
             Some(Some(entry)) => Some(entry),
-            _ => self.left.get_mut(&id),
+            _ => self.left.get_mut(&id.into()),
         }
     }
 
@@ -91,7 +93,7 @@ impl<E> Calls<E> {
                 self.tidy_up();
                 entry
             }
-            _ => self.left.remove(&id),
+            _ => self.left.remove(&id.into()),
         }
     }
 
@@ -113,8 +115,8 @@ impl<E> Calls<E> {
                 Some(taken)
             }
             _ => {
-                let taken = take(self.left.get_mut(&id)?)?;
-                self.left.remove(&id);
+                let taken = take(self.left.get_mut(&id.into())?)?;
+                self.left.remove(&id.into());
                 Some(taken)
             }
         }
@@ -142,33 +144,39 @@ impl<E> Calls<E> {
         self.gone = 0;
     }
 
-    /// The id that was given first of those outstanding.
+    /// The id that was given first of those outstanding. Looks through all that were left behind.
     pub(crate) fn first(&self) -> Option<u32> {
-        // Ids of the tree are older; those from before ids began again, the high ones, first.
-        let old = self
-            .left
-            .range(self.base..)
-            .next()
-            .or_else(|| self.left.iter().next());
-        old.map(|(id, _)| *id)
+        let old = self.left.keys().min_by_key(|id| self.age(**id));
+        old.map(|id| *id as u32)
             .or((self.here > 0).then_some(self.base + self.gone as u32))
+    }
+
+    /// A number by which those that were left behind are in order. Ids from before ids began again,
+    /// the high ones, are first.
+    fn age(&self, id: u64) -> u64 {
+        id.wrapping_sub(self.base.into())
     }
 
     /// Takes all entries out, in the order in which they were put in.
     pub(crate) fn drain(&mut self) -> Vec<E> {
         let mut all = Vec::with_capacity(self.len());
-        while let Some(entry) = self.first().and_then(|id| self.remove(id)) {
-            all.push(entry);
+        let old = self.left.keys().map(|id| Reverse((self.age(*id), *id)));
+        let mut old: BinaryHeap<_> = old.collect();
+        while let Some(Reverse((_, id))) = old.pop() {
+            all.extend(self.left.remove(&id));
         }
+        self.base += self.window.len() as u32;
+        all.extend(self.window.drain(..).flatten());
+        (self.gone, self.here) = (0, 0);
         all
     }
 
-    /// Moves the first `count` places of the window to the tree.
+    /// Moves the first `count` places of the window to the map.
     fn leave_behind(&mut self, count: usize) {
         self.gone = 0;
         for entry in self.window.drain(..count) {
             if let Some(entry) = entry {
-                self.left.insert(self.base, entry);
+                self.left.insert(self.base.into(), entry);
                 self.here -= 1;
             }
             self.base += 1;
@@ -178,6 +186,7 @@ impl<E> Calls<E> {
         }
         self.remove_gone();
         self.window.shrink_to(2 * self.window.len());
+        self.left.shrink_to(2 * self.left.len());
     }
 }
 

@@ -1,6 +1,7 @@
 //! The bytes that are to be written, in order, until a writer takes them. Pure.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io::IoSlice;
 
 /// Small frames are gathered in chunks of this size: one chunk is one comfortable write.
@@ -26,7 +27,7 @@ pub(crate) struct Outbox {
     /// Offset of the end.
     end: u64,
     /// Start and length of what was withdrawn and not taken.
-    holes: BTreeMap<u64, u64>,
+    holes: BinaryHeap<Reverse<(u64, u64)>>,
     /// The sum of the holes' lengths.
     withdrawn: u64,
     /// An empty chunk, for its memory.
@@ -86,7 +87,7 @@ impl Outbox {
         if !self.is_queued(start) {
             return false;
         }
-        self.holes.insert(start, len);
+        self.holes.push(Reverse((start, len)));
         self.withdrawn += len;
         if self.queued() == 0 {
             self.clear();
@@ -148,15 +149,15 @@ impl Outbox {
         self.taken += chunk.len() as u64;
         if self
             .holes
-            .first_key_value()
-            .is_none_or(|(hole, _)| *hole >= self.taken)
+            .peek()
+            .is_none_or(|Reverse((hole, _))| *hole >= self.taken)
         {
             return;
         }
         let (mut kept, mut at) = (0, start);
-        while let Some((hole, len)) = self.holes.pop_first() {
+        while let Some(Reverse((hole, len))) = self.holes.pop() {
             if hole >= self.taken {
-                self.holes.insert(hole, len);
+                self.holes.push(Reverse((hole, len)));
                 break;
             }
             let end = (hole + len).min(self.taken);
@@ -168,7 +169,8 @@ impl Outbox {
             self.withdrawn -= end - hole;
             if hole + len > self.taken {
                 // A large payload: the rest of the hole is the next chunk.
-                self.holes.insert(self.taken, hole + len - self.taken);
+                let rest = hole + len - self.taken;
+                self.holes.push(Reverse((self.taken, rest)));
             }
         }
         let from = (at - start) as usize;

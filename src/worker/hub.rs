@@ -4,11 +4,11 @@ use super::ledger::{Duplicate, Ledger, Limits, Was};
 use super::looper::Post;
 use super::output::{Flusher, Out};
 use super::turn::Turn;
+use crate::by_id::ById;
 use crate::codec::{CodecError, Input};
 use crate::process::Plain;
 use crate::sys::{self, Bell};
 use crate::wire::{Failure, SmallBytes};
-use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -42,7 +42,7 @@ pub(super) struct State {
     pub(super) waiting: usize,
     pub(super) threads: Threads,
     pub(super) flusher: Flusher,
-    on_cancel: BTreeMap<u32, Vec<OnCancel>>,
+    on_cancel: ById<Vec<OnCancel>>,
     bell: Option<Arc<Bell>>,
     /// Whether the loop sleeps, and can be woken by the bell.
     asleep: bool,
@@ -91,7 +91,7 @@ impl Hub {
                 waiting: 0,
                 threads: Threads::default(),
                 flusher: Flusher::default(),
-                on_cancel: BTreeMap::new(),
+                on_cancel: ById::default(),
                 bell: None,
                 asleep: false,
                 slept_full: false,
@@ -172,7 +172,7 @@ impl Hub {
         if state.on_cancel.is_empty() {
             return Vec::new();
         }
-        state.on_cancel.remove(&id).unwrap_or_default()
+        state.on_cancel.remove(&id.into()).unwrap_or_default()
     }
 
     /// Takes a request in, which waits to be taken.
@@ -252,7 +252,7 @@ impl Hub {
                 self.fail(id, &Failure::Cancelled);
             }
             Was::Running => {
-                let on_cancel = state.on_cancel.remove(&id).unwrap_or_default();
+                let on_cancel = state.on_cancel.remove(&id.into()).unwrap_or_default();
                 drop(state);
                 for callback in on_cancel {
                     // A panic is shown by the hook, and belongs to no call: this one was told.
@@ -275,7 +275,7 @@ impl Hub {
             drop(state);
             callback();
         } else if self.turn.is_at(id) || state.ledger.is_running(id) {
-            state.on_cancel.entry(id).or_default().push(callback);
+            state.on_cancel.entry(id.into()).or_default().push(callback);
         }
     }
 

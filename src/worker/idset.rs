@@ -1,6 +1,6 @@
 //! A set of ids that come in order and mostly leave soon. Pure.
 
-use std::collections::BTreeMap;
+use crate::by_id::ById;
 
 /// A bit for each id, in words of 64. Only words that have a bit are kept, and the one that was
 /// changed last is at hand, so that ids which come and go at the end cost no look-up.
@@ -9,7 +9,7 @@ pub(crate) struct IdSet {
     /// The word at hand is `near` of number `at`; it is not in `far`.
     at: u32,
     near: u64,
-    far: BTreeMap<u32, u64>,
+    far: ById<u64>,
     len: usize,
 }
 
@@ -49,7 +49,7 @@ impl IdSet {
         let word = if at == self.at {
             self.near
         } else {
-            self.far.get(&at).copied().unwrap_or(0)
+            self.far.get(&at.into()).copied().unwrap_or(0)
         };
         word & bit != 0
     }
@@ -64,10 +64,10 @@ impl IdSet {
         let (at, bit) = place(id);
         if at != self.at {
             if self.near != 0 {
-                self.far.insert(self.at, self.near);
+                self.far.insert(self.at.into(), self.near);
             }
             self.at = at;
-            self.near = self.far.remove(&at).unwrap_or(0);
+            self.near = self.far.remove(&at.into()).unwrap_or(0);
         }
         bit
     }

@@ -7,7 +7,7 @@
 
 use super::idset::IdSet;
 use crate::wire::SmallBytes;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -19,7 +19,7 @@ pub(crate) struct Ledger {
     waiting_bytes: usize,
     running: IdSet,
     /// Those of `running` that were cancelled.
-    cancelled: BTreeSet<u32>,
+    cancelled: IdSet,
     /// Whether there will be no more requests.
     closed: bool,
 }
@@ -129,15 +129,15 @@ impl Ledger {
 
     /// Whether a running call was cancelled.
     pub(crate) fn is_cancelled(&self, id: u32) -> bool {
-        !self.cancelled.is_empty() && self.cancelled.contains(&id)
+        self.cancelled.contains(id)
     }
 
     /// A running call was answered.
     #[inline]
     pub(crate) fn answered(&mut self, id: u32) {
         self.running.remove(id);
-        if !self.cancelled.is_empty() {
-            self.cancelled.remove(&id);
+        if self.cancelled.len() > 0 {
+            self.cancelled.remove(id);
         }
     }
 

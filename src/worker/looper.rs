@@ -3,11 +3,11 @@
 use super::hub::Hub;
 use super::panics;
 use super::timers::Timers;
+use crate::by_id::ById;
 use crate::sys::{Interest, PollSet};
 use crate::wire::Failure;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::thread;
@@ -97,8 +97,9 @@ pub struct Loop {
     /// Ids of watches and offloads.
     last_id: Cell<u64>,
     timers: RefCell<Timers<Timer>>,
-    descriptors: RefCell<BTreeMap<u64, Descriptor>>,
-    offloaded: RefCell<BTreeMap<u64, Then>>,
+    /// By id. All of them are gone through before every sleep, so a list will do.
+    descriptors: RefCell<Vec<(u64, Descriptor)>>,
+    offloaded: RefCell<ById<Then>>,
     on_panic: Box<dyn Fn(&Failure)>,
 }
 
@@ -271,7 +272,7 @@ impl Loop {
                 Post::Run(callback) => self.guard_once(|this| callback(this)),
                 Post::Cancelled(id) => {
                     let timer = self.timers.borrow_mut().remove(id);
-                    let descriptor = self.descriptors.borrow_mut().remove(&id);
+                    let descriptor = self.take_descriptor(id);
                     self.guard_once(|_| drop((timer, descriptor)));
                 }
                 Post::Offloaded(id, result) => {
@@ -327,7 +328,7 @@ impl Loop {
     pub(super) fn fire_ready(&self, set: &PollSet, places: &Places) {
         for &(id, place) in places.iter().filter(|(_, place)| set.is_ready(*place)) {
             self.settle();
-            let Some(descriptor) = self.descriptors.borrow_mut().remove(&id) else {
+            let Some(descriptor) = self.take_descriptor(id) else {
                 continue;
             };
             let Descriptor {
@@ -348,7 +349,7 @@ impl Loop {
                 interest,
                 callback,
             };
-            self.descriptors.borrow_mut().insert(id, descriptor);
+            self.put_descriptor(id, descriptor);
         }
     }
 
@@ -416,8 +417,20 @@ impl Loop {
             callback,
         };
         let id = self.new_id();
-        self.descriptors.borrow_mut().insert(id, descriptor);
+        self.put_descriptor(id, descriptor);
         self.watch(id)
+    }
+
+    fn put_descriptor(&self, id: u64, descriptor: Descriptor) {
+        let mut all = self.descriptors.borrow_mut();
+        let at = all.partition_point(|(other, _)| *other < id);
+        all.insert(at, (id, descriptor));
+    }
+
+    fn take_descriptor(&self, id: u64) -> Option<Descriptor> {
+        let mut all = self.descriptors.borrow_mut();
+        let at = all.binary_search_by_key(&id, |(other, _)| *other).ok()?;
+        Some(all.remove(at).1)
     }
 
     fn watch(&self, id: u64) -> Watch {
