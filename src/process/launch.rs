@@ -161,7 +161,7 @@ impl Process {
     /// The environment: each `NAME=value`.
     fn environment(&self, marker: Option<String>) -> io::Result<Vec<CString>> {
         let inherited = std::env::vars_os().filter(|(name, _)| {
-            !self.env_clear && !self.env.contains_key(name) && name != marker::VARIABLE
+            !self.env_clear && self.find_env(name).is_err() && name != marker::VARIABLE
         });
         let changed = self
             .env

@@ -11,7 +11,6 @@ pub use stderr::Stderr;
 pub(crate) use stderr::{Lines, StderrCallback, Tail};
 
 use crate::codec::{Argument, Octets, Output, Strings};
-use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -54,8 +53,8 @@ pub struct Process {
     target: Target,
     args: Vec<OsString>,
     env_clear: bool,
-    /// Changes to the inherited environment; `None` takes a variable away.
-    env: BTreeMap<OsString, Option<OsString>>,
+    /// Changes to the inherited environment, by name; `None` takes a variable away.
+    env: Vec<(OsString, Option<OsString>)>,
     dir: Option<PathBuf>,
     stderr: Stderr,
     outlive: bool,
@@ -103,7 +102,7 @@ impl Process {
             target,
             args: Vec::new(),
             env_clear: false,
-            env: BTreeMap::new(),
+            env: Vec::new(),
             dir: None,
             stderr: Stderr::default(),
             outlive: false,
@@ -180,14 +179,13 @@ impl Process {
 
     /// Sets an environment variable. Default: the parent's environment.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
-        self.env
-            .insert(name.as_ref().to_owned(), Some(value.as_ref().to_owned()));
+        self.change_env(name.as_ref(), Some(value.as_ref().to_owned()));
         self
     }
 
     /// Takes an environment variable away.
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
-        self.env.insert(name.as_ref().to_owned(), None);
+        self.change_env(name.as_ref(), None);
         self
     }
 
@@ -242,6 +240,19 @@ impl Process {
 
     pub(crate) fn stderr_callback(&self) -> Option<StderrCallback> {
         self.stderr.callback()
+    }
+
+    /// Where a variable is among the changes, or where it is to be put.
+    fn find_env(&self, name: &OsStr) -> Result<usize, usize> {
+        self.env
+            .binary_search_by(|(other, _)| other.as_os_str().cmp(name))
+    }
+
+    fn change_env(&mut self, name: &OsStr, value: Option<OsString>) {
+        match self.find_env(name) {
+            Ok(at) => self.env[at].1 = value,
+            Err(at) => self.env.insert(at, (name.to_owned(), value)),
+        }
     }
 
     /// The plain mode of the peer, if it has one.

@@ -10,7 +10,6 @@ use crate::codec::{Argument, Codec, Input, Strings};
 use crate::error::BoxError;
 use crate::service::Service;
 use crate::wire::{self, Failure, Run};
-use std::collections::BTreeMap;
 use std::num::NonZero;
 use std::sync::Arc;
 use std::thread;
@@ -29,8 +28,9 @@ type Setup = Box<dyn FnMut(Strings) -> Result<(), BoxError>>;
 /// See the module's documentation.
 #[derive(Default)]
 pub(super) struct Table {
-    setups: BTreeMap<String, Setup>,
-    functions: BTreeMap<String, Entry>,
+    /// Both by name.
+    setups: Vec<(String, Setup)>,
+    functions: Vec<(String, Entry)>,
 }
 
 /// One function.
@@ -51,8 +51,10 @@ impl Table {
         name: String,
         setup: impl FnMut(Strings) -> Result<(), BoxError> + 'static,
     ) {
-        let before = self.setups.insert(name.clone(), Box::new(setup));
-        assert!(before.is_none(), "two setups have the name `{name}`");
+        match find(&self.setups, &name) {
+            Ok(_) => panic!("two setups have the name `{name}`"),
+            Err(at) => self.setups.insert(at, (name, Box::new(setup))),
+        }
     }
 
     pub(super) fn add_function<S, F, R>(&mut self, service: S, mut function: F)
@@ -125,31 +127,37 @@ impl Table {
     }
 
     fn add<S: Service>(&mut self, service: S, serve: Serve) {
-        let name = service.name().to_owned();
         let entry = Entry {
             version: service.version(),
             codec: <S::Codec as Codec<S::Request>>::NAME,
             serve,
         };
-        let before = self.functions.insert(name.clone(), entry);
-        assert!(before.is_none(), "two functions have the name `{name}`");
+        self.add_entry(service.name(), entry);
+    }
+
+    fn add_entry(&mut self, name: &str, entry: Entry) {
+        match find(&self.functions, name) {
+            Ok(_) => panic!("two functions have the name `{name}`"),
+            Err(at) => self.functions.insert(at, (name.to_owned(), entry)),
+        }
     }
 
     pub(super) fn setup_names(&self) -> Vec<&String> {
-        self.setups.keys().collect()
+        names(&self.setups).collect()
     }
 
     pub(super) fn function_names(&self) -> Vec<&String> {
-        self.functions.keys().collect()
+        names(&self.functions).collect()
     }
 
     /// Runs a setup with octet strings as they travel.
     pub(super) fn set_up(&mut self, name: &str, strings: &[u8]) -> Result<(), Refused> {
         let refused = |message| (wire::REFUSED_SETUP, message);
-        let Some(setup) = self.setups.get_mut(name) else {
-            let names = list(self.setups.keys());
+        let Ok(at) = find(&self.setups, name) else {
+            let names = list(&self.setups);
             return Err(refused(format!("no setup `{name}`; there are: {names}")));
         };
+        let setup = &mut self.setups[at].1;
         let strings = Strings::decode(Input::from(strings))
             .map_err(|error| refused(format!("setup `{name}`: {error}")))?;
         match panics::catch(|| setup(strings).map_err(|error| error.to_string())) {
@@ -169,11 +177,12 @@ impl Table {
             return Err((wire::REFUSED_VERSION, message));
         }
         let name = run.name;
-        let names = list(self.functions.keys());
-        let Some(entry) = self.functions.get_mut(name) else {
+        let Ok(at) = find(&self.functions, name) else {
+            let names = list(&self.functions);
             let message = format!("no function `{name}`; there are: {names}");
             return Err((wire::REFUSED_FUNCTION, message));
         };
+        let entry = &mut self.functions[at].1;
         if (entry.version, entry.codec) != (run.version, run.codec) {
             let message = format!(
                 "function `{name}` has version {} and codec `{}` in the child, version {} and codec \
@@ -187,10 +196,12 @@ impl Table {
 
     /// The function of that name, whatever its codec.
     pub(super) fn plain_function(&mut self, name: &str) -> &mut Entry {
-        let names = list(self.functions.keys());
-        match self.functions.get_mut(name) {
-            Some(entry) => entry,
-            None => panic!("no function `{name}` to serve; there are: {names}"),
+        match find(&self.functions, name) {
+            Ok(at) => &mut self.functions[at].1,
+            Err(_) => {
+                let names = list(&self.functions);
+                panic!("no function `{name}` to serve; there are: {names}")
+            }
         }
     }
 }
@@ -213,10 +224,23 @@ fn tell_panic<S: Service>(service: S) -> Arc<OnPanic> {
     })
 }
 
-fn list<'a>(names: impl Iterator<Item = &'a String>) -> String {
-    let names: Vec<String> = names.map(|name| format!("`{name}`")).collect();
-    if names.is_empty() {
+/// Where a name is, or where it is to be put.
+fn find<T>(all: &[(String, T)], name: &str) -> Result<usize, usize> {
+    all.binary_search_by(|(other, _)| other.as_str().cmp(name))
+}
+
+fn names<T>(all: &[(String, T)]) -> impl Iterator<Item = &String> {
+    all.iter().map(|(name, _)| name)
+}
+
+fn list<T>(all: &[(String, T)]) -> String {
+    let mut list = String::new();
+    for name in names(all) {
+        let comma = if list.is_empty() { "" } else { ", " };
+        list = list + comma + "`" + name + "`";
+    }
+    if list.is_empty() {
         return "none".to_owned();
     }
-    names.join(", ")
+    list
 }
