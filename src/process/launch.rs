@@ -9,7 +9,7 @@ use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, PipeReader};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
@@ -79,7 +79,7 @@ impl Process {
             if given.stdout {
                 // The harness announces the test it runs; the child's own output comes later.
                 fds.push((null()?, 1));
-                fds.push((out_of_the_way(io::stdout())?, marker::STDOUT));
+                fds.push((out_of_the_way(sys::standard(1))?, marker::STDOUT));
             }
         }
         let stderr = match &self.stderr.0 {
@@ -142,42 +142,43 @@ impl Process {
             Target::Command(_, program) => program.clone(),
             Target::Stream(..) => OsString::new(),
         };
-        // What libtest and nextest understand alike.
-        let test = match &self.target {
-            Target::Test(test) => {
-                vec![test.as_str(), "--exact", "--nocapture", "--include-ignored"]
+        let mut all = vec![c_string(&name)?];
+        if let Target::Test(test) = &self.target {
+            // What libtest and nextest understand alike.
+            for arg in [test, "--exact", "--nocapture", "--include-ignored"] {
+                all.push(c_string(arg.as_ref())?);
             }
-            _ => Vec::new(),
-        };
-        let test = test.into_iter().map(OsString::from);
-        [name]
-            .into_iter()
-            .chain(test)
-            .chain(self.args.clone())
-            .map(|arg| c_string(&arg))
-            .collect()
+        }
+        for arg in &self.args {
+            all.push(c_string(arg)?);
+        }
+        Ok(all)
     }
 
     /// The environment: each `NAME=value`.
     fn environment(&self, marker: Option<String>) -> io::Result<Vec<CString>> {
-        let inherited = std::env::vars_os().filter(|(name, _)| {
-            !self.env_clear && self.find_env(name).is_err() && name != marker::VARIABLE
-        });
-        let changed = self
-            .env
-            .iter()
-            .filter_map(|(name, value)| Some((name.clone(), value.clone()?)));
-        let marker = marker.map(|value| (marker::VARIABLE.into(), value.into()));
-        inherited
-            .chain(changed)
-            .chain(marker)
-            .map(|(name, value)| {
-                let mut both = name;
-                both.push("=");
-                both.push(value);
-                c_string(&both)
-            })
-            .collect()
+        let mut all = Vec::new();
+        let mut add = |name: &OsStr, value: &OsStr| -> io::Result<()> {
+            let both = [name.as_bytes(), b"=", value.as_bytes()].concat();
+            all.push(c_string(OsStr::from_bytes(&both))?);
+            Ok(())
+        };
+        if !self.env_clear {
+            for (name, value) in std::env::vars_os() {
+                if self.find_env(&name).is_err() && name != marker::VARIABLE {
+                    add(&name, &value)?;
+                }
+            }
+        }
+        for (name, value) in &self.env {
+            if let Some(value) = value {
+                add(name, value)?;
+            }
+        }
+        if let Some(marker) = marker {
+            add(marker::VARIABLE.as_ref(), marker.as_ref())?;
+        }
+        Ok(all)
     }
 }
 
@@ -191,8 +192,8 @@ fn null() -> io::Result<OwnedFd> {
 }
 
 fn c_string(string: &OsStr) -> io::Result<CString> {
-    CString::new(string.to_owned().into_vec()).map_err(|_| {
-        let message = format!("{string:?} has a NUL byte in it");
+    CString::new(string.as_bytes()).map_err(|_| {
+        let message = format!("{:?} has a NUL byte in it", string.to_string_lossy());
         io::Error::new(io::ErrorKind::InvalidInput, message)
     })
 }

@@ -1,9 +1,8 @@
 //! How a process knows that it was started as a child.
 
-use std::fs::File;
-use std::io::{Result, stdin};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use crate::sys;
+use std::io::Result;
+use std::os::fd::AsFd;
 
 /// The environment variable that says so. Its value begins with the inode of the socket on
 /// descriptor 0: a process that inherited the variable from a child, but not that socket, is no child. So the
@@ -33,7 +32,7 @@ impl Given {
     pub(crate) fn marker(self, socket: impl AsFd) -> Result<String> {
         let lifeline = if self.lifeline { " lifeline" } else { "" };
         let stdout = if self.stdout { " stdout" } else { "" };
-        Ok(format!("{}{lifeline}{stdout}", inode(socket)?))
+        Ok(format!("{}{lifeline}{stdout}", sys::inode(socket.as_fd())?))
     }
 }
 
@@ -41,18 +40,20 @@ impl Given {
 pub(crate) fn unserved() -> Option<Given> {
     let value = std::env::var(VARIABLE).ok()?;
     let mut words = value.split(' ');
-    let inode = inode(stdin()).ok()?.to_string();
+    let inode = sys::inode(sys::standard(0)).ok()?.to_string();
     if words.next()? != inode {
         return None;
     }
-    let given: Vec<&str> = words.collect();
-    Some(Given {
-        lifeline: given.contains(&"lifeline"),
-        stdout: given.contains(&"stdout"),
-    })
-}
-
-fn inode(fd: impl AsFd) -> Result<u64> {
-    let fd: OwnedFd = fd.as_fd().try_clone_to_owned()?;
-    Ok(File::from(fd).metadata()?.ino())
+    let mut given = Given {
+        lifeline: false,
+        stdout: false,
+    };
+    for word in words {
+        match word {
+            "lifeline" => given.lifeline = true,
+            "stdout" => given.stdout = true,
+            _ => {}
+        }
+    }
+    Some(given)
 }

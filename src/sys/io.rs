@@ -169,16 +169,39 @@ pub(crate) fn duplicate_above(fd: impl AsFd, least: RawFd) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
+/// A standard descriptor: 0, 1 or 2.
+///
+/// `std::io::stdin()` and `stdout()` are that, too, but each comes with its buffer.
+pub(crate) fn standard(number: RawFd) -> BorrowedFd<'static> {
+    assert_standard(number);
+    // SAFETY: these are open from the start, as the standard library sees to, and nobody owns
+    // them, so nobody closes them. Its own functions lend them the same way.
+    unsafe { BorrowedFd::borrow_raw(number) }
+}
+
+/// The inode of a file, or of a socket.
+pub(crate) fn inode(fd: BorrowedFd<'_>) -> Result<u64> {
+    // SAFETY: all-zero is a valid stat64.
+    let mut stat: libc::stat64 = unsafe { std::mem::zeroed() };
+    // SAFETY: points to a stat64.
+    check(unsafe { libc::fstat64(fd.as_raw_fd(), &raw mut stat) })?;
+    Ok(stat.st_ino)
+}
+
 /// Makes the descriptor `number`, one of 0, 1 and 2, the same file as `fd`. It stays open in
 /// programs that are executed.
 pub(crate) fn replace(number: RawFd, fd: impl AsFd) -> Result<()> {
+    assert_standard(number);
+    // SAFETY: takes no pointers; nobody owns the standard descriptors, so none is closed under
+    // its owner.
+    retry(|| check(unsafe { libc::dup2(fd.as_fd().as_raw_fd(), number) }).map(drop))
+}
+
+fn assert_standard(number: RawFd) {
     assert!(
         (0..=2).contains(&number),
         "only the standard descriptors have no owner"
     );
-    // SAFETY: takes no pointers; nobody owns the standard descriptors, so none is closed under
-    // its owner.
-    retry(|| check(unsafe { libc::dup2(fd.as_fd().as_raw_fd(), number) }).map(drop))
 }
 
 /// Takes a descriptor that the process was started with, and makes it close-on-exec. `None` if

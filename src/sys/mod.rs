@@ -17,8 +17,8 @@ pub(crate) use bell::Bell;
 pub(crate) use clock::{CoarseTime, coarse_clock};
 pub(crate) use inline::{Consume, Family, Once};
 pub(crate) use io::{
-    How, clear_inherited, duplicate_above, is_stream_socket, receive, replace, send,
-    set_nonblocking, shutdown, widen, write,
+    How, clear_inherited, duplicate_above, inode, is_stream_socket, receive, replace, send,
+    set_nonblocking, shutdown, standard, widen, write,
 };
 pub(crate) use lifeline::Lifeline;
 pub(crate) use poll::{Interest, PollSet, Registration, wait_at_most, wait_for};

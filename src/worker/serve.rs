@@ -70,11 +70,11 @@ pub(super) fn serve(mut table: Table, options: Options, given: Given) -> ! {
 pub(super) fn serve_plain(mut table: Table, options: Options, name: &str, plain: Plain) -> ! {
     let entry = table.plain_function(name);
     let take_over = || -> io::Result<Child> {
-        let input = sys::duplicate_above(io::stdin(), STANDARD)?;
-        let output = sys::duplicate_above(io::stdout(), STANDARD)?;
+        let input = sys::duplicate_above(sys::standard(0), STANDARD)?;
+        let output = sys::duplicate_above(sys::standard(1), STANDARD)?;
         sys::replace(0, File::open("/dev/null")?)?;
         // A stray print must not get between the frames.
-        sys::replace(1, io::stderr())?;
+        sys::replace(1, sys::standard(2))?;
         Ok(Child::new(Some(plain), Inlet::new(input, None)?, output))
     };
     let result = take_over().map_err(io_error);
@@ -97,7 +97,7 @@ fn exit(table: Table, result: Result<(), Stop>) -> ! {
 
 /// Makes the standard descriptors what a program expects, and the connection private.
 fn take_over(given: Given) -> io::Result<(OwnedFd, Option<Lifeline>)> {
-    let socket = sys::duplicate_above(io::stdin(), STANDARD)?;
+    let socket = sys::duplicate_above(sys::standard(0), STANDARD)?;
     sys::replace(0, File::open("/dev/null")?)?;
     let inherited = |number| {
         let missing = || io::Error::new(ErrorKind::NotFound, "an inherited descriptor is closed");
