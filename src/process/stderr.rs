@@ -1,6 +1,5 @@
 //! What becomes of a child's standard error.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
@@ -112,23 +111,29 @@ impl Lines {
 /// The last lines.
 #[derive(Default)]
 pub(crate) struct Tail {
-    lines: VecDeque<String>,
+    /// The oldest first.
+    lines: Vec<String>,
     bytes: usize,
 }
 
 impl Tail {
     pub(crate) fn push(&mut self, line: &str) {
-        self.lines.push_back(line.to_owned());
+        self.lines.push(line.to_owned());
         self.bytes += line.len();
         while self.lines.len() > TAIL_LINES || (self.bytes > TAIL_BYTES && self.lines.len() > 1) {
-            let gone = self.lines.pop_front().expect("there are several");
+            let gone = self.lines.remove(0);
             self.bytes -= gone.len();
         }
     }
 
     /// The lines, each with its end.
     pub(crate) fn text(&self) -> String {
-        self.lines.iter().flat_map(|line| [line, "\n"]).collect()
+        let mut text = String::with_capacity(self.bytes + self.lines.len());
+        for line in &self.lines {
+            text += line;
+            text += "\n";
+        }
+        text
     }
 }
 

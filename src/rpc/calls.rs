@@ -158,17 +158,21 @@ impl<E> Calls<E> {
     }
 
     /// Takes all entries out, in the order in which they were put in.
-    pub(crate) fn drain(&mut self) -> Vec<E> {
-        let mut all = Vec::with_capacity(self.len());
+    pub(crate) fn drain(&mut self, mut take: impl FnMut(E)) {
         let old = self.left.keys().map(|id| Reverse((self.age(*id), *id)));
         let mut old: BinaryHeap<_> = old.collect();
         while let Some(Reverse((_, id))) = old.pop() {
-            all.extend(self.left.remove(&id));
+            if let Some(entry) = self.left.remove(&id) {
+                take(entry);
+            }
         }
         self.base += self.window.len() as u32;
-        all.extend(self.window.drain(..).flatten());
+        while let Some(place) = self.window.pop_front() {
+            if let Some(entry) = place {
+                take(entry);
+            }
+        }
         (self.gone, self.here) = (0, 0);
-        all
     }
 
     /// Moves the first `count` places of the window to the map.
@@ -193,6 +197,12 @@ impl<E> Calls<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn drained<E>(calls: &mut Calls<E>) -> Vec<E> {
+        let mut all = Vec::new();
+        calls.drain(|entry| all.push(entry));
+        all
+    }
 
     #[test]
     fn ids_count_from_one_and_are_not_reused() {
@@ -236,7 +246,7 @@ mod tests {
         assert_eq!(calls.remove(MAX_ID), Some('b'));
         assert_eq!(calls.remove(1), Some('o'));
         assert_eq!(calls.remove(2), Some('p'));
-        assert_eq!(calls.drain(), ['c']);
+        assert_eq!(drained(&mut calls), ['c']);
     }
 
     #[test]
@@ -248,6 +258,6 @@ mod tests {
         }
         assert!(!calls.left.is_empty());
         let want: Vec<u32> = (0..20).map(|n| n * 100 + 99).collect();
-        assert_eq!(calls.drain(), want);
+        assert_eq!(drained(&mut calls), want);
     }
 }

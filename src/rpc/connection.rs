@@ -325,17 +325,16 @@ impl<T, P: Clone> Connection<T, P> {
         let progress = std::mem::take(&mut self.progress);
         self.done.extend(progress.into_values());
         let outbox = &self.outbox;
-        let phase = |start| {
-            if outbox.is_queued(start) {
-                Phase::Queued
-            } else {
-                Phase::Sent
+        let mut all = Vec::new();
+        self.calls.drain(|entry| {
+            if let Some(note) = entry.note {
+                let phase = match outbox.is_queued(entry.start) {
+                    true => Phase::Queued,
+                    false => Phase::Sent,
+                };
+                all.push((note, phase));
             }
-        };
-        let notes = self.calls.drain().into_iter();
-        let all = notes
-            .filter_map(|entry| Some((entry.note?, phase(entry.start))))
-            .collect();
+        });
         self.outbox.clear();
         all
     }

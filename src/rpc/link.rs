@@ -173,9 +173,9 @@ pub(super) struct Orders {
 
 impl Orders {
     /// These orders, and then others.
-    pub(super) fn and_then(mut self, more: Orders) -> Orders {
-        self.expired.extend(more.expired);
-        self.done.extend(more.done);
+    pub(super) fn and_then(mut self, mut more: Orders) -> Orders {
+        self.expired.append(&mut more.expired);
+        self.done.append(&mut more.done);
         Orders {
             expired: self.expired,
             done: self.done,
