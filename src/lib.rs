@@ -180,6 +180,7 @@ mod rpc;
 mod service;
 #[expect(unsafe_code, reason = "system calls, each behind a safe function")]
 mod sys;
+mod threads;
 mod wire;
 mod worker;
 

@@ -4,6 +4,7 @@
 use super::driver::Driver;
 use crate::agenda::Agenda;
 use crate::by_id::ById;
+use crate::threads;
 use polling::{Event, Events, Poller};
 use std::cell::Cell;
 use std::io;
@@ -94,7 +95,9 @@ struct Inbox {
     keep: bool,
     /// Whether another thread is to go on with the work.
     hand_over: bool,
-    thread: Option<JoinHandle<Option<Thread>>>,
+    thread: Option<JoinHandle<()>>,
+    /// What the thread has left to another when it ended.
+    rest: Option<Thread>,
 }
 
 enum Job {
@@ -213,8 +216,10 @@ impl Core {
         inbox.hand_over = true;
         self.wake_from(inbox);
         meanwhile();
+        // It only ends by a panic if there is a bug, which was reported.
+        let _ = thread.join();
         // It has none to leave if the link has ended.
-        thread.join().ok().flatten()
+        self.lock().rest.take()
     }
 
     fn submit(self: &Arc<Self>, job: Job) -> Result<(), (io::Error, Job)> {
@@ -222,7 +227,13 @@ impl Core {
         if !inbox.running {
             let core = Arc::clone(self);
             let thread = thread::Builder::new().name("offspring".into());
-            match thread.spawn(move || Thread::new(core).run()) {
+            let work = move || {
+                let rest = Thread::new(Arc::clone(&core)).run();
+                if rest.is_some() {
+                    core.lock().rest = rest;
+                }
+            };
+            match threads::start(thread, Box::new(work)) {
                 Ok(thread) => inbox.thread = Some(thread),
                 Err(error) => return Err((error, job)),
             }
@@ -257,6 +268,12 @@ pub(super) struct Thread {
     drivers: ById<Box<Driver>>,
     /// When which driver wants to be looked at.
     deadlines: Agenda,
+}
+
+impl std::fmt::Debug for Thread {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Thread").finish_non_exhaustive()
+    }
 }
 
 impl Thread {
@@ -310,10 +327,9 @@ impl Thread {
             let deadline = self.deadlines.first().map(|(deadline, _)| deadline);
             events.clear();
             let timeout = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-            self.core
-                .poller
-                .wait(&mut events, timeout)
-                .expect("a poller with open descriptors can be waited for");
+            if let Err(error) = self.core.poller.wait(&mut events, timeout) {
+                panic!("a poller with open descriptors can be waited for: {error}");
+            }
             self.core.lock().awake = true;
             for event in events.iter() {
                 self.happened(event);

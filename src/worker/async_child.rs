@@ -16,6 +16,7 @@ use super::table::{self, OnPanic};
 use crate::codec::Input;
 use crate::process::Plain;
 use crate::sys::{Bell, Interest, PollSet};
+use crate::threads;
 use crate::wire::Failure;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
@@ -166,7 +167,7 @@ impl AsyncChild {
                     let (hub, function) = (self.child.hub, Arc::clone(*function));
                     let name = format!("offspring {}", self.threads + 1);
                     let thread = thread::Builder::new().name(name);
-                    let spawned = thread.spawn(move || work(hub, &*function));
+                    let spawned = threads::start(thread, Box::new(move || work(hub, &*function)));
                     match spawned {
                         Ok(_) => self.threads += 1,
                         // The ones there are do it. The first one is needed.

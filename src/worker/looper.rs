@@ -5,6 +5,7 @@ use super::panics;
 use super::timers::Timers;
 use crate::by_id::ById;
 use crate::sys::{Interest, PollSet};
+use crate::threads;
 use crate::wire::Failure;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -240,11 +241,11 @@ impl Loop {
             then(*value, this);
         });
         let thread = thread::Builder::new().name("offspring offload".into());
-        let spawned = thread.spawn(move || {
+        let work = move || {
             let result = panics::catch(work).map(|value| Box::new(value) as Box<dyn Any + Send>);
             poster.hub.post(Post::Offloaded(id, result));
-        });
-        if let Err(error) = spawned {
+        };
+        if let Err(error) = threads::start(thread, Box::new(work)) {
             panic!("cannot start a thread: {error}");
         }
         self.offloaded.borrow_mut().insert(id, then);

@@ -11,6 +11,7 @@ use crate::codec::{Argument, CodecError, Output, Scratch};
 use crate::process::Plain;
 use crate::service::Service;
 use crate::sys::{self, Interest};
+use crate::threads;
 use crate::wire::{self, Batch, CONTROL_ROOM, Failure, Framing, Outbox, ToParent};
 use std::cell::Cell;
 use std::io::{self, IoSlice};
@@ -291,10 +292,8 @@ impl Hub {
             }
             Flusher::None => {
                 let thread = thread::Builder::new().name("offspring flush".into());
-                match thread
-                    .stack_size(FLUSHER_STACK)
-                    .spawn(|| self.run_flusher())
-                {
+                let thread = thread.stack_size(FLUSHER_STACK);
+                match threads::start(thread, Box::new(|| self.run_flusher())) {
                     Ok(_) => state.flusher = Flusher::Ticking,
                     // What cannot be done soon is done now.
                     Err(_) => drop(self.transmit(state, true)),
