@@ -30,7 +30,7 @@ impl Agenda {
 
     /// Takes a key's moment away, if it has one.
     pub(crate) fn remove(&mut self, key: u64) {
-        if self.moments.remove(&key).is_some() {
+        if self.moments.remove(key).is_some() {
             self.tidy_up();
         }
     }
@@ -51,11 +51,11 @@ impl Agenda {
     fn tidy_up(&mut self) {
         if self.queue.len() > 2 * self.moments.len() + FEW {
             let moments = self.moments.iter();
-            let moments = moments.map(|(key, moment)| Reverse((*moment, *key)));
+            let moments = moments.map(|(key, moment)| Reverse((*moment, key)));
             self.queue = moments.collect();
         }
         while let Some((moment, key)) = self.first()
-            && self.moments.get(&key) != Some(&moment)
+            && self.moments.get(key) != Some(&moment)
         {
             self.queue.pop();
         }

@@ -1,16 +1,101 @@
-//! A map by numbers that are counted up: ids of calls, keys of links.
+//! A map by numbers that are counted up: ids of calls, keys of links. Pure.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
-/// One kind of key for all maps, so that they share code, and no tree, which is several times the
-/// code.
-pub(crate) type ById<V> = HashMap<u64, V, BuildHasherDefault<IdHasher>>;
+/// Values by id.
+///
+/// The table is the same for all kinds of values, which are in a list beside it: one that has the
+/// values itself is written out for each kind, in about 2 KiB, and a tree in 5.
+#[derive(Debug)]
+pub(crate) struct ById<V> {
+    /// Where the value of an id is in the list.
+    places: HashMap<u64, usize, BuildHasherDefault<IdHasher>>,
+    list: Vec<(u64, V)>,
+}
+
+impl<V> Default for ById<V> {
+    fn default() -> Self {
+        ById {
+            places: HashMap::default(),
+            list: Vec::new(),
+        }
+    }
+}
+
+impl<V> ById<V> {
+    /// Puts a value in. One that the id had is dropped.
+    pub(crate) fn insert(&mut self, id: impl Into<u64>, value: V) {
+        let id = id.into();
+        match self.places.get(&id) {
+            Some(place) => self.list[*place].1 = value,
+            None => {
+                self.places.insert(id, self.list.len());
+                self.list.push((id, value));
+            }
+        }
+    }
+
+    /// Takes the value of an id out.
+    pub(crate) fn remove(&mut self, id: impl Into<u64>) -> Option<V> {
+        let place = self.places.remove(&id.into())?;
+        let (_, value) = self.list.swap_remove(place);
+        if let Some((last, _)) = self.list.get(place) {
+            self.places.insert(*last, place);
+        }
+        Some(value)
+    }
+
+    /// Takes all values out.
+    pub(crate) fn clear(&mut self) {
+        self.places.clear();
+        self.list.clear();
+    }
+
+    /// Gives memory back that has been too much for long.
+    pub(crate) fn shrink(&mut self) {
+        let len = self.list.len();
+        self.places.shrink_to(2 * len);
+        self.list.shrink_to(2 * len);
+    }
+
+    pub(crate) fn get_mut(&mut self, id: impl Into<u64>) -> Option<&mut V> {
+        let place = *self.places.get(&id.into())?;
+        Some(&mut self.list[place].1)
+    }
+
+    pub(crate) fn get(&self, id: impl Into<u64>) -> Option<&V> {
+        let place = *self.places.get(&id.into())?;
+        Some(&self.list[place].1)
+    }
+
+    pub(crate) fn contains(&self, id: impl Into<u64>) -> bool {
+        self.places.contains_key(&id.into())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// All ids and values, in no particular order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, &V)> {
+        self.list.iter().map(|(id, value)| (*id, value))
+    }
+
+    /// All values, in no particular order.
+    pub(crate) fn into_values(self) -> impl Iterator<Item = V> {
+        self.list.into_iter().map(|(_, value)| value)
+    }
+}
 
 /// Spreads numbers that are close to each other, or far apart in equal steps. The program itself
 /// counts them, or the parent that it works for: nobody gains by choosing them badly.
 #[derive(Debug, Default)]
-pub(crate) struct IdHasher(u64);
+struct IdHasher(u64);
 
 /// 2^64 divided by the golden ratio.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -37,6 +122,36 @@ impl Hasher for IdHasher {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn behaves_as_a_map() {
+        let (mut map, mut model) = (ById::default(), BTreeMap::new());
+        let mut random = 1u32;
+        for n in 0..100_000 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let id = random >> 8 & 0xff;
+            match random >> 30 {
+                0 => assert_eq!(map.remove(id), model.remove(&id)),
+                1 if model.len() > 200 => map.shrink(),
+                1 => assert_eq!(map.get_mut(id), model.get_mut(&id)),
+                2 => {
+                    map.insert(id, n);
+                    model.insert(id, n);
+                }
+                _ if random & 0xff << 16 == 0 => {
+                    map.clear();
+                    model.clear();
+                }
+                _ => assert_eq!(map.get(id), model.get(&id)),
+            }
+            assert_eq!(map.contains(id), model.contains_key(&id));
+            assert_eq!((map.len(), map.is_empty()), (model.len(), model.is_empty()));
+        }
+        let all: BTreeMap<u32, i32> = map.iter().map(|(id, n)| (id as u32, *n)).collect();
+        assert_eq!(all, model);
+        assert_eq!(map.into_values().count(), model.len());
+    }
 
     /// Whatever the step between the ids, no place of a table of 4096 has many of 2048.
     #[test]

@@ -58,7 +58,7 @@ impl<E> Calls<E> {
                 self.base = 1;
             }
             let id = self.base + self.window.len() as u32;
-            if self.left.contains_key(&id.into()) {
+            if self.left.contains(id) {
                 // Only after ids began again: step over it.
                 match self.window.len() {
                     0 => self.base += 1,
@@ -78,7 +78,7 @@ impl<E> Calls<E> {
             .and_then(|n| self.window.get_mut(n as usize))
         {
             Some(Some(entry)) => Some(entry),
-            _ => self.left.get_mut(&id.into()),
+            _ => self.left.get_mut(id),
         }
     }
 
@@ -93,7 +93,7 @@ impl<E> Calls<E> {
                 self.tidy_up();
                 entry
             }
-            _ => self.left.remove(&id.into()),
+            _ => self.left.remove(id),
         }
     }
 
@@ -115,8 +115,8 @@ impl<E> Calls<E> {
                 Some(taken)
             }
             _ => {
-                let taken = take(self.left.get_mut(&id.into())?)?;
-                self.left.remove(&id.into());
+                let taken = take(self.left.get_mut(id)?)?;
+                self.left.remove(id);
                 Some(taken)
             }
         }
@@ -146,8 +146,8 @@ impl<E> Calls<E> {
 
     /// The id that was given first of those outstanding. Looks through all that were left behind.
     pub(crate) fn first(&self) -> Option<u32> {
-        let old = self.left.keys().min_by_key(|id| self.age(**id));
-        old.map(|id| *id as u32)
+        let old = self.left.iter().min_by_key(|(id, _)| self.age(*id));
+        old.map(|(id, _)| id as u32)
             .or((self.here > 0).then_some(self.base + self.gone as u32))
     }
 
@@ -159,10 +159,10 @@ impl<E> Calls<E> {
 
     /// Takes all entries out, in the order in which they were put in.
     pub(crate) fn drain(&mut self, mut take: impl FnMut(E)) {
-        let old = self.left.keys().map(|id| Reverse((self.age(*id), *id)));
+        let old = self.left.iter().map(|(id, _)| Reverse((self.age(id), id)));
         let mut old: BinaryHeap<_> = old.collect();
         while let Some(Reverse((_, id))) = old.pop() {
-            if let Some(entry) = self.left.remove(&id) {
+            if let Some(entry) = self.left.remove(id) {
                 take(entry);
             }
         }
@@ -180,7 +180,7 @@ impl<E> Calls<E> {
         self.gone = 0;
         for entry in self.window.drain(..count) {
             if let Some(entry) = entry {
-                self.left.insert(self.base.into(), entry);
+                self.left.insert(self.base, entry);
                 self.here -= 1;
             }
             self.base += 1;
@@ -190,7 +190,7 @@ impl<E> Calls<E> {
         }
         self.remove_gone();
         self.window.shrink_to(2 * self.window.len());
-        self.left.shrink_to(2 * self.left.len());
+        self.left.shrink();
     }
 }
 
@@ -237,8 +237,8 @@ mod tests {
         assert_eq!(calls.insert('a').0, 1);
         calls.insert('b');
         calls.base = MAX_ID - 1;
-        calls.left.insert(1, 'o');
-        calls.left.insert(2, 'p');
+        calls.left.insert(1u32, 'o');
+        calls.left.insert(2u32, 'p');
         assert_eq!(calls.len(), 4);
         assert_eq!(calls.insert('c').0, 3);
         assert_eq!(calls.first(), Some(MAX_ID - 1));

@@ -204,7 +204,7 @@ impl<T, P: Clone> Connection<T, P> {
             self.deadlines.set(id.into(), deadline);
         }
         if let Some(progress) = progress.take() {
-            self.progress.insert(id.into(), progress);
+            self.progress.insert(id, progress);
         }
         Ok(id)
     }
@@ -428,7 +428,7 @@ impl<T, P: Clone> Connection<T, P> {
         if !self.is_sent(id) {
             return Err(Violation::UnknownId { id });
         }
-        let told = self.progress.get(&u64::from(id));
+        let told = self.progress.get(id);
         Ok(told.cloned().map_or(Delivery::Late, Delivery::Progress))
     }
 
@@ -478,7 +478,7 @@ impl<T, P: Clone> Connection<T, P> {
             self.deadlines.remove(id.into());
         }
         if !self.progress.is_empty() {
-            self.done.extend(self.progress.remove(&u64::from(id)));
+            self.done.extend(self.progress.remove(id));
         }
     }
 

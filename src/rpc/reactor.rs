@@ -287,7 +287,7 @@ impl Thread {
 
     /// Goes on with another thread's work, until the link has ended.
     pub(super) fn run_here(mut self) {
-        let keys: Vec<u64> = self.drivers.keys().copied().collect();
+        let keys: Vec<u64> = self.drivers.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.with(key as usize, |driver| driver.process_ended(Instant::now()));
         }
@@ -372,7 +372,7 @@ impl Thread {
 
     /// Lets a driver work, if it is still there, and takes note of what it wants next.
     fn with(&mut self, key: usize, work: impl FnOnce(&mut Driver)) {
-        let Some(driver) = self.drivers.get_mut(&(key as u64)) else {
+        let Some(driver) = self.drivers.get_mut(key as u64) else {
             return;
         };
         let before = driver.deadline();
@@ -386,7 +386,7 @@ impl Thread {
             }
         }
         if over {
-            self.drivers.remove(&(key as u64));
+            self.drivers.remove(key as u64);
         }
     }
 }

@@ -172,7 +172,7 @@ impl Hub {
         if state.on_cancel.is_empty() {
             return Vec::new();
         }
-        state.on_cancel.remove(&id.into()).unwrap_or_default()
+        state.on_cancel.remove(id).unwrap_or_default()
     }
 
     /// Takes a request in, which waits to be taken.
@@ -252,7 +252,7 @@ impl Hub {
                 self.fail(id, &Failure::Cancelled);
             }
             Was::Running => {
-                let on_cancel = state.on_cancel.remove(&id.into()).unwrap_or_default();
+                let on_cancel = state.on_cancel.remove(id).unwrap_or_default();
                 drop(state);
                 for callback in on_cancel {
                     // A panic is shown by the hook, and belongs to no call: this one was told.
@@ -275,7 +275,10 @@ impl Hub {
             drop(state);
             callback();
         } else if self.turn.is_at(id) || state.ledger.is_running(id) {
-            state.on_cancel.entry(id.into()).or_default().push(callback);
+            match state.on_cancel.get_mut(id) {
+                Some(callbacks) => callbacks.push(callback),
+                None => state.on_cancel.insert(id, vec![callback]),
+            }
         }
     }
 

@@ -49,7 +49,7 @@ impl IdSet {
         let word = if at == self.at {
             self.near
         } else {
-            self.far.get(&at.into()).copied().unwrap_or(0)
+            self.far.get(at).copied().unwrap_or(0)
         };
         word & bit != 0
     }
@@ -64,10 +64,10 @@ impl IdSet {
         let (at, bit) = place(id);
         if at != self.at {
             if self.near != 0 {
-                self.far.insert(self.at.into(), self.near);
+                self.far.insert(self.at, self.near);
             }
             self.at = at;
-            self.near = self.far.remove(&at.into()).unwrap_or(0);
+            self.near = self.far.remove(at).unwrap_or(0);
         }
         bit
     }

@@ -277,7 +277,7 @@ impl Loop {
                     self.guard_once(|_| drop((timer, descriptor)));
                 }
                 Post::Offloaded(id, result) => {
-                    let then = self.offloaded.borrow_mut().remove(&id);
+                    let then = self.offloaded.borrow_mut().remove(id);
                     let then = then.expect("it was put there, and is taken once");
                     match result {
                         Ok(value) => self.guard_once(|this| then(value, this)),
