@@ -2,31 +2,49 @@
 
 use crate::by_id::ById;
 
-/// A bit for each id, in words of 64. Only words that have a bit are kept, and the one that was
-/// changed last is at hand, so that ids which come and go at the end cost no look-up.
-#[derive(Debug, Default)]
+/// A bit for each id, in words of 64. Only words that have a bit are kept, and two are at hand: ids
+/// mostly come at the end and leave near the beginning, and few of them cost a look-up.
+#[derive(Debug)]
 pub(crate) struct IdSet {
-    /// The word at hand is `near` of number `at`; it is not in `far`.
-    at: u32,
-    near: u64,
+    /// Words with their numbers, which are not in `far`: of the last id that came, and of the last
+    /// that left. No two have the same number.
+    near: [(u32, u64); 2],
     far: ById<u64>,
     len: usize,
 }
+
+/// Which word at hand makes room for another.
+const COMING: usize = 0;
+const LEAVING: usize = 1;
+
+/// No word has this number.
+const NONE: u32 = u32::MAX;
 
 #[inline]
 fn place(id: u32) -> (u32, u64) {
     (id / 64, 1 << (id % 64))
 }
 
+impl Default for IdSet {
+    fn default() -> Self {
+        IdSet {
+            near: [(0, 0), (NONE, 0)],
+            far: ById::default(),
+            len: 0,
+        }
+    }
+}
+
 impl IdSet {
     /// Puts an id in. Returns whether it was not in.
     #[inline]
     pub(crate) fn insert(&mut self, id: u32) -> bool {
-        let bit = self.bring(id);
-        if self.near & bit != 0 {
+        let (at, bit) = place(id);
+        let word = self.bring(at, COMING);
+        if *word & bit != 0 {
             return false;
         }
-        self.near |= bit;
+        *word |= bit;
         self.len += 1;
         true
     }
@@ -37,8 +55,8 @@ impl IdSet {
         if !self.contains(id) {
             return false;
         }
-        let bit = self.bring(id);
-        self.near &= !bit;
+        let (at, bit) = place(id);
+        *self.bring(at, LEAVING) &= !bit;
         self.len -= 1;
         true
     }
@@ -46,10 +64,9 @@ impl IdSet {
     #[inline]
     pub(crate) fn contains(&self, id: u32) -> bool {
         let (at, bit) = place(id);
-        let word = if at == self.at {
-            self.near
-        } else {
-            self.far.get(at).copied().unwrap_or(0)
+        let word = match self.near {
+            [(near, word), _] | [_, (near, word)] if near == at => word,
+            _ => self.far.get(at).copied().unwrap_or(0),
         };
         word & bit != 0
     }
@@ -58,18 +75,26 @@ impl IdSet {
         self.len
     }
 
-    /// Brings the word of an id to hand. Returns its bit.
+    /// Brings the word of a number to hand, in place of another if it is not there.
     #[inline]
-    fn bring(&mut self, id: u32) -> u64 {
-        let (at, bit) = place(id);
-        if at != self.at {
-            if self.near != 0 {
-                self.far.insert(self.at, self.near);
+    fn bring(&mut self, at: u32, which: usize) -> &mut u64 {
+        let which = match self.near {
+            [(near, _), _] if near == at => COMING,
+            [_, (near, _)] if near == at => LEAVING,
+            _ => {
+                self.exchange(at, which);
+                which
             }
-            self.at = at;
-            self.near = self.far.remove(at).unwrap_or(0);
+        };
+        &mut self.near[which].1
+    }
+
+    fn exchange(&mut self, at: u32, which: usize) {
+        let (before, word) = self.near[which];
+        if word != 0 {
+            self.far.insert(before, word);
         }
-        bit
+        self.near[which] = (at, self.far.remove(at).unwrap_or(0));
     }
 }
 
