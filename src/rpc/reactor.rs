@@ -287,6 +287,7 @@ impl Thread {
 
     /// Goes on with another thread's work, until the link has ended.
     pub(super) fn run_here(mut self) {
+        IN_CALLBACK.set(true);
         let keys: Vec<u64> = self.drivers.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.with(key as usize, |driver| driver.process_ended(Instant::now()));
