@@ -279,12 +279,27 @@ fn call_that_waits_for_a_thread_never_starts() {
 
 #[test]
 fn call_that_waits_behind_one_at_a_time_never_starts() {
+    behind(|gate| vec!["gate".into(), gate.into()]);
+}
+
+#[test]
+fn call_that_waits_behind_a_panic_never_starts() {
+    behind(|gate| vec!["gate and panic".into(), gate.into()]);
+}
+
+#[test]
+fn call_that_waits_behind_a_large_request_never_starts() {
+    behind(|gate| vec!["gate".into(), gate.into(), "x".repeat(200_000)]);
+}
+
+/// Cancels calls that wait behind one that is at a gate.
+fn behind(first: impl FnOnce(&str) -> Vec<String> + Send + 'static) {
     let me = Worker::new().function("do", obey).run_in_test();
     bounded(move || {
         let (builder, log) = logged(me.rpc("do"));
         let rpc = builder.start().unwrap();
         let gate = Gate::new();
-        let first = rpc.call(["gate", gate.name()]).start();
+        let first = rpc.call(first(gate.name())).start();
         let inside = gate.entered();
         let cancelled = rpc.call(["event", "cancelled"]).start();
         let dropped = rpc.call(["event", "dropped"]).cancel_on_drop().start();
@@ -296,7 +311,7 @@ fn call_that_waits_behind_one_at_a_time_never_starts() {
         time_out(|| rpc.call(["event", "timed out, too"]));
         time_out(|| rpc.call("echo"));
         inside.open();
-        first.wait().unwrap();
+        drop(first.wait());
         waits.wait().unwrap();
         rpc.finish().unwrap();
         assert_eq!(log.lines(), ["event: waits", "destroy"]);
@@ -463,5 +478,33 @@ fn what_waits_for_a_cancellation_may_answer_when_it_is_dropped() {
         assert_eq!(rpc.call("answer").wait().unwrap(), ["second"]);
         let outcome = first.wait();
         assert!(matches!(outcome, Err(CallError::Unanswered)), "{outcome:?}");
+    });
+}
+
+/// Panics when it is dropped.
+struct Bomb;
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        panic!("a bomb was dropped");
+    }
+}
+
+#[test]
+fn panic_of_a_callback_that_is_not_needed_hurts_nobody() {
+    let me = Worker::new()
+        .deferred("do", |request: Strings, caller: Caller, _| {
+            if request == ["bomb"] {
+                let bomb = Bomb;
+                caller.cancellation().then(move || drop(bomb));
+            }
+            caller.reply(request);
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("do").start().unwrap();
+        assert_eq!(rpc.call("bomb").wait().unwrap(), ["bomb"]);
+        assert_eq!(rpc.call("next").wait().unwrap(), ["next"]);
+        rpc.finish().unwrap();
     });
 }

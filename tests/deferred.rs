@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A function that keeps its calls until it is called with `answer`: then it answers them all, the
 /// last one first, each with its request and how many there were.
@@ -321,5 +321,71 @@ fn call_that_is_answered_while_the_process_exits_ends_once() {
         // Answered or lost, but not both, and not neither.
         drop(rpc.call(()).wait());
         assert_eq!(log.end(), "error: Died");
+    });
+}
+
+/// Another thread gives the answer that a request waits for while the loop is about to sleep.
+#[test]
+fn request_that_waits_for_an_answer_of_another_thread_starts() {
+    let me = Worker::new()
+        .max_running(3)
+        .deferred("do", |request: Strings, caller: Caller, _| {
+            let n: u64 = request.texts::<1>().unwrap()[0].parse().unwrap();
+            caller.event("it begins");
+            thread::spawn(move || {
+                spin(n % 7 * 30);
+                caller.reply("done");
+            });
+            spin(n % 11 * 20);
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("do").on_event(drop).start().unwrap();
+        for _ in 0..5 {
+            let calls: Vec<_> = (0..2000).map(|n| rpc.call(n.to_string()).start()).collect();
+            for call in calls {
+                assert_eq!(call.wait().unwrap(), ["done"]);
+            }
+        }
+        rpc.finish().unwrap();
+    });
+}
+
+/// Takes so many microseconds, and no wake-up.
+fn spin(microseconds: u64) {
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_micros(microseconds) {}
+}
+
+/// Answers its call when it is dropped.
+struct Late(RefCell<Option<Caller>>);
+
+impl Drop for Late {
+    fn drop(&mut self) {
+        if let Some(caller) = self.0.take() {
+            caller.reply("late");
+        }
+    }
+}
+
+thread_local! {
+    static LATE: Late = const { Late(RefCell::new(None)) };
+}
+
+#[test]
+fn call_is_answered_at_the_end_of_a_thread() {
+    let me = Worker::new()
+        .deferred("do", |_: Strings, caller: Caller, _| {
+            thread::spawn(move || {
+                LATE.with(|late| late.0.replace(Some(caller)));
+                // What this thread has of the library's own is made after it, and gone before it.
+                LATE.with(|late| late.0.borrow().as_ref().unwrap().event("it begins"));
+            });
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("do").on_event(drop).start().unwrap();
+        assert_eq!(rpc.call(()).wait().unwrap(), ["late"]);
+        rpc.finish().unwrap();
     });
 }

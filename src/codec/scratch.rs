@@ -22,7 +22,9 @@ pub(crate) struct Scratch {
 impl Scratch {
     #[inline]
     pub(crate) fn take() -> Self {
-        let output = OUTPUT.take().unwrap_or_default();
+        // None is there while the thread's other values are dropped, which may call and answer.
+        let output = OUTPUT.try_with(Cell::take).ok().flatten();
+        let output = output.unwrap_or_default();
         Scratch {
             output: Some(output),
         }

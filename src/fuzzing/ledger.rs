@@ -122,6 +122,7 @@ impl Child {
         let full = self.running.len() >= self.limits.running;
         let first = self.waiting.front().map(|(id, _)| *id);
         let may = first.filter(|id| !full && !self.is_running(*id));
+        assert_eq!(self.ledger.may_start(), may.is_some());
         let got = self.ledger.next();
         let got = got.map(|(id, request)| (id, request.to_vec()));
         if may.is_none() {

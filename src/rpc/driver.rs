@@ -140,6 +140,9 @@ impl Driver {
 
     /// The process has ended, or others say so.
     pub(super) fn process_ended(&mut self, now: Instant) {
+        if self.process.is_none() {
+            return;
+        }
         let Some(status) = self.link.child.as_ref().and_then(|child| child.reap()) else {
             return;
         };

@@ -239,6 +239,7 @@ impl Core {
             }
             inbox.running = true;
             inbox.awake = true;
+            inbox.hand_over = false;
         }
         inbox.jobs.push(job);
         self.wake_from(inbox);
@@ -316,7 +317,6 @@ impl Thread {
             }
             if self.drivers.is_empty() && !inbox.keep {
                 inbox.running = false;
-                inbox.hand_over = false;
                 return None;
             }
             if std::mem::take(&mut inbox.hand_over) {

@@ -197,13 +197,15 @@ thread_local! {
 impl Slot {
     /// An empty slot: this thread's own, unless that is in use.
     pub(crate) fn own() -> Arc<Self> {
-        OWN.with_borrow_mut(|own| match own {
+        let own = OWN.try_with(|own| match &mut *own.borrow_mut() {
             Some(slot) if Arc::strong_count(slot) == 1 => {
                 slot.lock().answer = None;
                 Arc::clone(slot)
             }
-            _ => Arc::clone(own.insert(Arc::default())),
-        })
+            own => Arc::clone(own.insert(Arc::default())),
+        });
+        // There is none any more while the thread's other values are dropped, which may make calls.
+        own.unwrap_or_default()
     }
 
     /// Puts the answer in, once.

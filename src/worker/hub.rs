@@ -3,6 +3,7 @@
 use super::ledger::{Duplicate, Ledger, Limits, Was};
 use super::looper::Post;
 use super::output::{Flusher, Out};
+use super::panics;
 use super::turn::Turn;
 use crate::by_id::ById;
 use crate::codec::{CodecError, Input};
@@ -16,6 +17,20 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 
 /// What a call's cancellation sets off.
 pub(super) type OnCancel = Box<dyn FnOnce() + Send>;
+
+/// What cancellations of a call would have set off that was answered.
+#[derive(Default)]
+pub(super) struct Unneeded(Vec<OnCancel>);
+
+impl Drop for Unneeded {
+    #[inline]
+    fn drop(&mut self) {
+        while let Some(callback) = self.0.pop() {
+            // A panic is shown by the hook, and belongs to no call: this one is answered.
+            let _ = panics::catch(|| drop(callback));
+        }
+    }
+}
 
 /// See the module's documentation.
 pub(crate) struct Hub {
@@ -164,15 +179,15 @@ impl Hub {
     /// A call was answered, and so many bytes are now to be written. Returns what its cancellation
     /// would have set off.
     #[inline]
-    pub(super) fn answered(&self, state: &mut State, id: u32, unsent: usize) -> Vec<OnCancel> {
+    pub(super) fn answered(&self, state: &mut State, id: u32, unsent: usize) -> Unneeded {
         let is_awake = self.turn.answered(&mut state.ledger, id, unsent);
         if !is_awake && state.concerns_the_loop() {
             self.ring(state);
         }
         if state.on_cancel.is_empty() {
-            return Vec::new();
+            return Unneeded::default();
         }
-        state.on_cancel.remove(id).unwrap_or_default()
+        Unneeded(state.on_cancel.remove(id).unwrap_or_default())
     }
 
     /// Takes a request in, which waits to be taken.
@@ -256,7 +271,7 @@ impl Hub {
                 drop(state);
                 for callback in on_cancel {
                     // A panic is shown by the hook, and belongs to no call: this one was told.
-                    let _ = super::panics::catch(callback);
+                    let _ = panics::catch(callback);
                 }
             }
             Was::Gone => {}
@@ -312,11 +327,13 @@ impl Hub {
         Ok(bell)
     }
 
-    /// Prepares for sleep, if nothing was posted meanwhile. The bell is rung from here on for
+    /// Prepares for sleep, if there is nothing to be done by now. The bell is rung from here on for
     /// everything that concerns the loop.
     pub(super) fn lie_down(&self) -> Option<Rest> {
         let mut state = self.lock();
-        if !state.posts.is_empty() {
+        // Another thread may just have given the answer that a request has waited for.
+        let may_start = !state.threads.any && state.ledger.may_start();
+        if !state.posts.is_empty() || may_start {
             return None;
         }
         state.asleep = true;

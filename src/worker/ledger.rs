@@ -108,6 +108,15 @@ impl Ledger {
         Some((id, request))
     }
 
+    /// Whether [`next`](Ledger::next) would give a request.
+    pub(crate) fn may_start(&self) -> bool {
+        let may = self.running.len() < self.limits.running;
+        may && self
+            .waiting
+            .front()
+            .is_some_and(|(id, _)| !self.running.contains(*id))
+    }
+
     /// Nobody waits for the answer any more.
     pub(crate) fn cancel(&mut self, id: u32) -> Was {
         if let Some(at) = self.waiting.iter().position(|(waiting, _)| *waiting == id) {

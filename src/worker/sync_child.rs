@@ -27,7 +27,11 @@ pub(super) fn answer(
         match panics::catch(|| answer_short(&mut child, function, &mut looked)) {
             Ok(result) => result?,
             // Its caller was dropped, which has failed the call.
-            Err(_) => continue,
+            Err(_) => {
+                has_run(child.hub, false)?;
+                look(&mut child, function, &mut looked)?;
+                continue;
+            }
         }
         match child.session.next().map_err(broken)? {
             None => {
@@ -44,6 +48,7 @@ pub(super) fn answer(
             Some(Step::Request { id, payload }) => {
                 begin(child.hub, id);
                 call(function, payload, child.hub, id, false)?;
+                look(&mut child, function, &mut looked)?;
             }
             Some(Step::Cancel { id }) => child.hub.cancel(id),
             Some(Step::Setup { .. } | Step::Run(_)) => {
@@ -72,12 +77,22 @@ fn answer_short(
         begin(hub, id);
         run(function, request.payload.into(), hub, id, more);
         has_run(hub, more)?;
-        // Among the requests that have come there may be cancelled ones. To look costs a system
-        // call: not for every one of thousands of short calls.
-        if *looked != coarse_clock() {
-            look_ahead(child, function)?;
-            *looked = coarse_clock();
-        }
+        look(child, function, looked)?;
+    }
+    Ok(())
+}
+
+/// Looks ahead, if time has passed since it was done. Among the requests that have come there may be
+/// cancelled ones; but to look costs a system call: not for every one of thousands of short calls.
+#[inline]
+fn look(
+    child: &mut Child,
+    function: &mut table::Sync,
+    looked: &mut CoarseTime,
+) -> Result<(), Stop> {
+    if *looked != coarse_clock() {
+        look_ahead(child, function)?;
+        *looked = coarse_clock();
     }
     Ok(())
 }

@@ -155,8 +155,12 @@ pub fn obey(request: Strings, caller: &Caller) -> Result<Strings, BoxError> {
             std::process::exit(3)
         }
         b"gate" => {
-            Gate::enter(&text()?);
+            Gate::enter(str::from_utf8(&request[1])?);
             Ok(Strings::new())
+        }
+        b"gate and panic" => {
+            Gate::enter(&text()?);
+            panic!("behind the gate");
         }
         b"spin" => {
             Gate::announce(&text()?);
