@@ -270,8 +270,9 @@ impl<S: Service> Pending<S> {
 
     /// Cancels the call: nobody waits for it any more. If it has not been sent, it never is; if it has
     /// not started in the child, it does not start, except that a child which runs one call at a time
-    /// may start one whose cancellation reaches it only a few milliseconds before; if it runs, the
-    /// function [is told](crate::Caller::is_cancelled). Does nothing if the call has ended.
+    /// may start one whose cancellation reaches it only a few milliseconds before, or stands behind more
+    /// than 64 KiB of requests that it has not read; if it runs, the function
+    /// [is told](crate::Caller::is_cancelled). Does nothing if the call has ended.
     ///
     /// A plain peer is not told; the reply is dropped.
     ///

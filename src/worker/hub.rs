@@ -18,17 +18,19 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 /// What a call's cancellation sets off.
 pub(super) type OnCancel = Box<dyn FnOnce() + Send>;
 
-/// What cancellations of a call would have set off that was answered.
-#[derive(Default)]
-pub(super) struct Unneeded(Vec<OnCancel>);
-
-impl Drop for Unneeded {
-    #[inline]
-    fn drop(&mut self) {
-        while let Some(callback) = self.0.pop() {
+/// Drops what cancellations of a call would have set off that was answered. The program's code may run:
+/// not under the lock.
+#[inline]
+pub(super) fn drop_unneeded(callbacks: Vec<OnCancel>) {
+    #[cold]
+    fn drop_guarded(callbacks: Vec<OnCancel>) {
+        for callback in callbacks {
             // A panic is shown by the hook, and belongs to no call: this one is answered.
             let _ = panics::catch(|| drop(callback));
         }
+    }
+    if !callbacks.is_empty() {
+        drop_guarded(callbacks);
     }
 }
 
@@ -179,15 +181,15 @@ impl Hub {
     /// A call was answered, and so many bytes are now to be written. Returns what its cancellation
     /// would have set off.
     #[inline]
-    pub(super) fn answered(&self, state: &mut State, id: u32, unsent: usize) -> Unneeded {
+    pub(super) fn answered(&self, state: &mut State, id: u32, unsent: usize) -> Vec<OnCancel> {
         let is_awake = self.turn.answered(&mut state.ledger, id, unsent);
         if !is_awake && state.concerns_the_loop() {
             self.ring(state);
         }
         if state.on_cancel.is_empty() {
-            return Unneeded::default();
+            return Vec::new();
         }
-        Unneeded(state.on_cancel.remove(id).unwrap_or_default())
+        state.on_cancel.remove(id).unwrap_or_default()
     }
 
     /// Takes a request in, which waits to be taken.

@@ -6,7 +6,7 @@
 //! when it is first needed: it writes what there is at once, and what has come since every
 //! [`TICK`], until nothing has. So answers leave in batches, and none waits for the call after it.
 
-use super::hub::{Hub, State, Unneeded, describe, malformed};
+use super::hub::{Hub, State, describe, drop_unneeded, malformed};
 use crate::codec::{Argument, CodecError, Output, Scratch};
 use crate::process::Plain;
 use crate::service::Service;
@@ -255,19 +255,19 @@ impl Hub {
         if pace == Pace::LastCall && answers.is_none() {
             Pace::LastCallWithEvents.set();
         }
-        // Dropped last: the program's code may run then, which must not be under the lock.
-        let mut _on_cancel = Unneeded::default();
+        let mut on_cancel = Vec::new();
         let mut state = self.lock();
         while state.is_above_high_water() && state.out.busy {
             state = self.wait(state);
         }
         let unsent = state.out.unsent + header.1 + payload.len();
         if let Some(id) = answers {
-            _on_cancel = self.answered(&mut state, id, unsent);
+            on_cancel = self.answered(&mut state, id, unsent);
         }
         let out = &mut state.out;
         if out.broken {
-            return;
+            drop(state);
+            return drop_unneeded(on_cancel);
         }
         out.unsent = unsent;
         out.outbox.push(header, payload);
@@ -279,6 +279,7 @@ impl Hub {
             When::Later if !full && !wait => drop(state),
             _ => drop(self.transmit(state, wait)),
         }
+        drop_unneeded(on_cancel);
     }
 
     /// Leaves what has gathered to the flusher.

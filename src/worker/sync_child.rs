@@ -84,7 +84,7 @@ fn answer_short(
 
 /// Looks ahead, if time has passed since it was done. Among the requests that have come there may be
 /// cancelled ones; but to look costs a system call: not for every one of thousands of short calls.
-#[inline]
+#[inline(always)]
 fn look(
     child: &mut Child,
     function: &mut table::Sync,
