@@ -2,7 +2,7 @@
 
 use super::hub::{Hub, malformed};
 use super::panics;
-use crate::codec::{Argument, Codec, CodecError, Output};
+use crate::codec::{Argument, Codec, CodecError, Input, Output};
 use crate::service::Service;
 use crate::wire::Failure;
 use std::fmt;
@@ -59,6 +59,22 @@ impl<S: Service> Caller<S> {
             },
             id,
             answered: false,
+        }
+    }
+
+    /// Answers the call with what a function makes of the request.
+    #[inline]
+    pub(super) fn answer_with<R: Argument<S::Reply, S::Codec>>(
+        self,
+        request: Input<'_>,
+        function: impl FnOnce(S::Request, &Self) -> Result<R, S::Error>,
+    ) {
+        match S::Codec::decode(request) {
+            Ok(request) => {
+                let result = function(request, &self);
+                self.answer(result);
+            }
+            Err(error) => self.refuse(&error),
         }
     }
 

@@ -64,14 +64,7 @@ impl Table {
         R: Argument<S::Reply, S::Codec>,
     {
         let mut function: Box<Sync> = Box::new(move |request, hub, id| {
-            let caller = Caller::<S>::new(hub, id);
-            match S::Codec::decode(request) {
-                Ok(request) => {
-                    let result = function(request, &caller);
-                    caller.answer(result);
-                }
-                Err(error) => caller.refuse(&error),
-            }
+            Caller::<S>::new(hub, id).answer_with(request, &mut function);
         });
         let serve = move |child: Child, options: Options| {
             sync_child::answer(child, &mut *function, options.high_water)
@@ -107,14 +100,7 @@ impl Table {
         R: Argument<S::Reply, S::Codec>,
     {
         let function: Arc<Threaded> = Arc::new(move |request, hub, id| {
-            let caller = Caller::<S>::new(hub, id);
-            match S::Codec::decode(request) {
-                Ok(request) => {
-                    let result = function(request, &caller);
-                    caller.answer(result);
-                }
-                Err(error) => caller.refuse(&error),
-            }
+            Caller::<S>::new(hub, id).answer_with(request, &function);
         });
         let on_panic = tell_panic(service.clone());
         let serve = move |child: Child, options: Options| {
