@@ -52,7 +52,7 @@ impl Agenda {
     }
 
     /// Removes what comes first and is no moment any more; everything of that kind if it has become
-    /// more than the rest.
+    /// more than the rest; and room for many more than there are.
     fn tidy_up(&mut self) {
         if self.queue.len() + self.others.len() > 2 * self.moments.len() + FEW {
             let moments = self.moments.iter();
@@ -69,6 +69,11 @@ impl Agenda {
             && self.moments.get(*key) != Some(moment)
         {
             self.others.pop();
+        }
+        let enough = (self.queue.len() + self.others.len()).max(FEW);
+        if self.queue.capacity() + self.others.capacity() > 8 * enough {
+            self.queue.shrink_to(2 * enough);
+            self.others.shrink_to(2 * enough);
         }
     }
 }
@@ -125,6 +130,25 @@ mod tests {
         }
         agenda.clear();
         assert!(agenda.first().is_none() && queued(&agenda) == 0);
+    }
+
+    #[test]
+    fn room_for_many_is_given_back() {
+        let now = Instant::now();
+        let mut agenda = Agenda::default();
+        let all = 0..10_000u64;
+        let at = |key: u64| now + key as u32 * MS;
+        for in_order in [true, false] {
+            if in_order {
+                all.clone().for_each(|key| agenda.set(key, at(key)));
+            } else {
+                all.clone().rev().for_each(|key| agenda.set(key, at(key)));
+            }
+            (0..9_990).for_each(|key| agenda.remove(key));
+            let (queue, others) = (agenda.queue.capacity(), agenda.others.capacity());
+            assert!(queue + others <= 8 * FEW, "{queue}, {others}");
+            assert_eq!(agenda.first(), Some((at(9_990), 9_990)));
+        }
     }
 
     #[test]

@@ -14,6 +14,9 @@ pub(crate) struct ById<V> {
     list: Vec<(u64, V)>,
 }
 
+/// Room for so many is never given back.
+const FEW: usize = 64;
+
 impl<V> Default for ById<V> {
     fn default() -> Self {
         ById {
@@ -36,21 +39,19 @@ impl<V> ById<V> {
         }
     }
 
-    /// Takes the value of an id out.
+    /// Takes the value of an id out. Room for many more than are left is given back.
     pub(crate) fn remove(&mut self, id: impl Into<u64>) -> Option<V> {
         let place = self.places.remove(&id.into())?;
         let (_, value) = self.list.swap_remove(place);
         if let Some((last, _)) = self.list.get(place) {
             self.places.insert(*last, place);
         }
+        let enough = self.list.len().max(FEW);
+        if self.list.capacity() > 8 * enough {
+            self.places.shrink_to(2 * enough);
+            self.list.shrink_to(2 * enough);
+        }
         Some(value)
-    }
-
-    /// Gives memory back that has been too much for long.
-    pub(crate) fn shrink(&mut self) {
-        let len = self.list.len();
-        self.places.shrink_to(2 * len);
-        self.list.shrink_to(2 * len);
     }
 
     pub(crate) fn get_mut(&mut self, id: impl Into<u64>) -> Option<&mut V> {
@@ -127,7 +128,6 @@ mod tests {
             let id = random >> 8 & 0xff;
             match random >> 30 {
                 0 => assert_eq!(map.remove(id), model.remove(&id)),
-                1 if model.len() > 200 => map.shrink(),
                 1 => assert_eq!(map.get_mut(id), model.get_mut(&id)),
                 2 => {
                     map.insert(id, n);
@@ -141,6 +141,22 @@ mod tests {
         let all: BTreeMap<u32, i32> = map.iter().map(|(id, n)| (id as u32, *n)).collect();
         assert_eq!(all, model);
         assert_eq!(map.into_values().count(), model.len());
+    }
+
+    #[test]
+    fn room_for_many_is_given_back() {
+        let mut map = ById::default();
+        for id in 0..10_000u32 {
+            map.insert(id, id);
+        }
+        for id in 0..9_990u32 {
+            assert_eq!(map.remove(id), Some(id));
+        }
+        let (places, list) = (map.places.capacity(), map.list.capacity());
+        assert!(places <= 8 * FEW && list <= 8 * FEW, "{places}, {list}");
+        for id in 9_990..10_000 {
+            assert_eq!(map.get(id), Some(&id));
+        }
     }
 
     /// Whatever the step between the ids, no place of a table of 4096 has many of 2048.

@@ -137,11 +137,16 @@ impl<E> Calls<E> {
         }
     }
 
-    /// Removes the places at the beginning that have no entry any more.
+    /// Removes the places at the beginning that have no entry any more, and room for many more than
+    /// there are.
     fn remove_gone(&mut self) {
         self.base += self.gone as u32;
         self.window.drain(..self.gone);
         self.gone = 0;
+        let enough = self.window.len().max(SHORT);
+        if self.window.capacity() > 8 * enough {
+            self.window.shrink_to(2 * enough);
+        }
     }
 
     /// The id that was given first of those outstanding. Looks through all that were left behind.
@@ -189,8 +194,6 @@ impl<E> Calls<E> {
             self.gone += 1;
         }
         self.remove_gone();
-        self.window.shrink_to(2 * self.window.len());
-        self.left.shrink();
     }
 }
 
@@ -229,6 +232,18 @@ mod tests {
         assert_eq!(calls.first(), Some(1));
         assert_eq!(calls.remove(1), Some(0));
         assert_eq!((calls.len(), calls.first()), (0, None));
+    }
+
+    #[test]
+    fn room_for_many_is_given_back() {
+        let mut calls = Calls::new();
+        let ids: Vec<u32> = (0..10_000).map(|n| calls.insert(n).0).collect();
+        for id in &ids[..9_990] {
+            assert!(calls.remove(*id).is_some());
+        }
+        let room = calls.window.capacity();
+        assert!(room <= 8 * SHORT, "{room}");
+        assert_eq!((calls.len(), calls.first()), (10, Some(ids[9_990])));
     }
 
     #[test]
