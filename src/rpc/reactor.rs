@@ -131,6 +131,22 @@ thread_local! {
     static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
 }
 
+/// As long as it is there, this thread is a reactor's.
+struct Inside;
+
+impl Inside {
+    fn enter() -> Self {
+        IN_CALLBACK.set(true);
+        Inside
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        IN_CALLBACK.set(false);
+    }
+}
+
 /// Whether this is a reactor's thread, which must not block.
 pub(crate) fn in_callback() -> bool {
     IN_CALLBACK.get()
@@ -288,19 +304,18 @@ impl Thread {
 
     /// Goes on with another thread's work, until the link has ended.
     pub(super) fn run_here(mut self) {
-        IN_CALLBACK.set(true);
+        let _inside = Inside::enter();
         let keys: Vec<u64> = self.drivers.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.with(key as usize, |driver| driver.process_ended(Instant::now()));
         }
         let rest = self.run();
-        IN_CALLBACK.set(false);
         debug_assert!(rest.is_none(), "there is no thread to be asked for it");
     }
 
     /// Works until there are no links, or until another thread is to go on: returns what that needs.
     fn run(mut self) -> Option<Self> {
-        IN_CALLBACK.set(true);
+        let _inside = Inside::enter();
         let mut events = Events::new();
         loop {
             while self.do_what_is_asked() {}

@@ -184,13 +184,11 @@ impl<W> Role<W> {
             }
             return false;
         }
-        let quiet = self
-            .released
-            .map(|last| now.saturating_duration_since(last));
-        if at_once || quiet.is_none_or(|quiet| quiet >= self.laziness) {
+        let quiet_at = self.released.map_or(now, |last| last + self.laziness);
+        if at_once || quiet_at <= now {
             return true;
         }
-        self.look = Some((now + self.laziness, self.taken));
+        self.look = Some((quiet_at, self.taken));
         false
     }
 
@@ -353,10 +351,21 @@ mod tests {
         let later = now + DENSE / 2;
         assert_eq!(role.release(false, later), After::Nothing);
         assert!(!role.look(false, now + LAZINESS));
-        assert_eq!(role.deadline(), Some(now + 2 * LAZINESS));
+        assert_eq!(role.deadline(), Some(later + LAZINESS));
         assert!(role.take(), "he reads now");
-        assert!(!role.look(false, now + 2 * LAZINESS));
-        assert_eq!(role.deadline(), Some(now + 3 * LAZINESS));
+        let then = later + LAZINESS;
+        assert!(!role.look(false, then));
+        assert_eq!(role.deadline(), Some(then + LAZINESS));
+    }
+
+    #[test]
+    fn socket_is_unwatched_for_no_longer_than_the_laziness_after_the_last_call() {
+        let (mut role, now) = lazy();
+        assert!(role.take());
+        let last = now + LAZINESS - Duration::from_nanos(1);
+        assert_eq!(role.release(false, last), After::Nothing);
+        assert!(!role.look(false, now + LAZINESS));
+        assert!(role.look(false, last + LAZINESS));
     }
 
     #[test]
