@@ -141,7 +141,12 @@ impl<E> Calls<E> {
     /// there are.
     fn remove_gone(&mut self) {
         self.base += self.gone as u32;
-        self.window.drain(..self.gone);
+        if self.here == 0 {
+            debug_assert_eq!(self.gone, self.window.len());
+            self.window.clear();
+        } else {
+            self.window.drain(..self.gone);
+        }
         self.gone = 0;
         let enough = self.window.len().max(SHORT);
         if self.window.capacity() > 8 * enough {

@@ -129,7 +129,7 @@ impl Outbox {
                 batch.chunks.push_back(chunk);
             }
         }
-        if self.queued() == 0 {
+        if self.withdrawn > 0 && self.queued() == 0 {
             self.clear();
         }
     }
@@ -203,6 +203,10 @@ impl Batch {
 
     /// Gives what is next to `write`, as many parts as it may take at once.
     pub(crate) fn write<T>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
+        if self.chunks.len() == 1 {
+            // As it mostly is, and to make room for many parts would cost more than all the rest.
+            return write(&[IoSlice::new(&self.chunks[0][self.written..])]);
+        }
         let mut parts = [IoSlice::new(&[]); PARTS];
         let mut count = 0;
         for (part, chunk) in parts.iter_mut().zip(&self.chunks) {
