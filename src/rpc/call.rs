@@ -134,7 +134,7 @@ impl<'a, S: Service> Call<'a, S> {
         let mut note = Some(Note::new(Fill(Arc::clone(&slot))));
         let answer = match self.submit(timeout, true, &mut note) {
             Err(ended) => Some(Answer::Ended(ended)),
-            Ok(Made { id, reader }) => {
+            Ok(Made { id, reader, alone }) => {
                 let slot = &slot;
                 let until = None;
                 let wait = Wait {
@@ -143,7 +143,7 @@ impl<'a, S: Service> Call<'a, S> {
                     timeout,
                     until,
                 };
-                link.wait_for(&wait, reader)
+                link.wait_for(&wait, reader, alone)
             }
         };
         answer.expect("it is waited for without end").decode::<S>()
@@ -318,7 +318,7 @@ impl<S: Service> Pending<S> {
             timeout: self.timeout,
             until: deadline,
         };
-        let answer = self.link.wait_for(&wait, None)?;
+        let answer = self.link.wait_for(&wait, None, None)?;
         Some(self.deliver(answer))
     }
 

@@ -97,6 +97,8 @@ pub(super) struct Made {
     pub(super) id: u32,
     /// The reader's role, if the caller waits and it was free.
     pub(super) reader: Option<Box<Reader>>,
+    /// Whether this is the only call, if nothing can have come for it yet.
+    pub(super) alone: Option<bool>,
 }
 
 impl State {
@@ -108,6 +110,11 @@ impl State {
     /// Whether a call of that length would have to wait.
     fn is_full(&self, len: usize) -> bool {
         self.connection.admit(len) == Err(Refusal::Full)
+    }
+
+    /// Whether one call only is outstanding, and sent.
+    pub(super) fn is_alone(&self) -> bool {
+        self.connection.live() == 1 && !self.has_output()
     }
 }
 
@@ -276,8 +283,10 @@ impl Link {
             // Left unwatched by callers who read: this answer is the reactor's, and must not be late.
             self.watch(&mut state, true);
         }
+        let nothing_read = reader.as_ref().is_some_and(|it| it.decoder.is_empty());
+        let alone = nothing_read.then(|| state.is_alone());
         self.tell_reactor(state);
-        Ok(Made { id, reader })
+        Ok(Made { id, reader, alone })
     }
 
     /// Waits until there is room for a call of that length, or there will be none.

@@ -61,15 +61,16 @@ impl Link {
     }
 
     /// Waits for an answer: `None` if it does not come before `until`. Whoever finds the role free has
-    /// it, others are woken.
+    /// it, others are woken. `alone` is what is known of a call that was [just made](super::link::Made).
     pub(super) fn wait_for(
         &self,
         wait: &Wait<'_>,
         mut reader: Option<Box<Reader>>,
+        mut alone: Option<bool>,
     ) -> Option<Answer> {
         loop {
             match reader.take() {
-                Some(reader) => match self.read_for(wait, reader) {
+                Some(reader) => match self.read_for(wait, reader, alone.take()) {
                     Read::Served(answer) => return Some(answer),
                     Read::TimedOut => return self.timed_out(wait),
                     Read::HandedOff => {}
@@ -126,26 +127,30 @@ impl Link {
         wait.slot.take()
     }
 
-    /// Reads until the answer has come.
-    fn read_for(&self, wait: &Wait<'_>, mut reader: Box<Reader>) -> Read {
+    /// Reads until the answer has come, having looked at what was read before, unless it is known that
+    /// nothing was.
+    fn read_for(&self, wait: &Wait<'_>, mut reader: Box<Reader>, mut alone: Option<bool>) -> Read {
         loop {
-            let mut state = self.lock();
-            let was_ready = state.connection.is_ready();
-            let (answer, all) = state.take_answers(&mut reader.decoder, wait.id);
-            self.notify_of_news(&state, was_ready);
-            // It may have been ended by others, who put that into the slot.
-            let answer = answer.or_else(|| wait.slot.take());
-            if !all || !state.connected {
-                self.hand_off(state, reader);
-                return answer.map_or(Read::HandedOff, Read::Served);
-            }
-            if let Some(answer) = answer {
-                self.release(state, reader);
-                return Read::Served(answer);
-            }
-            // Looking pays only for one who has the processors to himself.
-            let alone = state.connection.live() == 1 && !state.has_output();
-            drop(state);
+            let alone = match alone.take() {
+                Some(alone) => alone,
+                None => {
+                    let mut state = self.lock();
+                    let was_ready = state.connection.is_ready();
+                    let (answer, all) = state.take_answers(&mut reader.decoder, wait.id);
+                    self.notify_of_news(&state, was_ready);
+                    // It may have been ended by others, who put that into the slot.
+                    let answer = answer.or_else(|| wait.slot.take());
+                    if !all || !state.connected {
+                        self.hand_off(state, reader);
+                        return answer.map_or(Read::HandedOff, Read::Served);
+                    }
+                    if let Some(answer) = answer {
+                        self.release(state, reader);
+                        return Read::Served(answer);
+                    }
+                    state.is_alone()
+                }
+            };
             match self.read_once(wait, &mut reader, alone) {
                 Ok(1..) => {}
                 Err(error) if error.kind() == ErrorKind::TimedOut => {
@@ -176,6 +181,7 @@ impl Link {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             result => result.map(Some),
         };
+        // Looking pays only for one who has the processors to himself.
         if alone && let Some(n) = reader.patience.look(look)? {
             return Ok(n);
         }

@@ -240,6 +240,12 @@ impl Decoder {
         Some((id, self.pass(at, len)))
     }
 
+    /// Whether all that was read is taken.
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.buf.len() == self.start && self.large.is_none()
+    }
+
     /// Whether the next frame is whole and in the buffer.
     #[inline]
     pub(crate) fn has_whole(&self) -> bool {

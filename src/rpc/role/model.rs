@@ -425,7 +425,10 @@ impl Model {
             w.reader = Place::Caller(caller as u8);
             At::Receive
         } else if w.reader == Place::Caller(caller as u8) {
-            At::Read
+            match w.decoder.is_empty() {
+                true => At::Receive,
+                false => At::Read,
+            }
         } else {
             At::Look
         };
