@@ -47,6 +47,9 @@ impl Outbox {
         if self.open.len() + copied > CHUNK {
             self.close();
         }
+        if self.open.len() + copied > self.open.capacity() {
+            self.grow(copied);
+        }
         // Of a length that the compiler knows, where it can.
         match n {
             8 => self.open.extend_from_slice(&header),
@@ -59,6 +62,15 @@ impl Outbox {
             self.open.extend_from_slice(payload);
         }
         start
+    }
+
+    /// Makes room for so many bytes in the last chunk, which does not grow beyond a whole one: its memory
+    /// would not be kept.
+    #[cold]
+    fn grow(&mut self, room: usize) {
+        let (len, twice) = (self.open.len(), self.open.capacity() * 2);
+        let want = (len + room).max(twice.min(CHUNK));
+        self.open.reserve_exact(want - len);
     }
 
     /// Begins another chunk.
@@ -76,7 +88,7 @@ impl Outbox {
         chunk.clear();
         if self.open.capacity() == 0 {
             self.open = chunk;
-        } else {
+        } else if self.spare.capacity() < chunk.capacity() {
             self.spare = chunk;
         }
     }
@@ -116,6 +128,12 @@ impl Outbox {
     /// Takes whole chunks into `batch`, in order, until `limit` bytes are reached or nothing is left. A frame
     /// whose header is taken is taken whole or is the last.
     pub(crate) fn take(&mut self, limit: usize, batch: &mut Batch) {
+        if self.chunks.is_empty() && self.withdrawn == 0 && batch.is_empty() {
+            // As it mostly is. What was written last gets filled next.
+            std::mem::swap(&mut self.open, &mut batch.first);
+            self.taken = self.end;
+            return;
+        }
         let mut bytes = 0;
         while bytes < limit {
             let mut chunk = match self.chunks.pop_front() {
@@ -125,11 +143,9 @@ impl Outbox {
             };
             self.cut_holes(&mut chunk);
             bytes += chunk.len();
-            if !chunk.is_empty() {
-                batch.chunks.push_back(chunk);
-            }
+            batch.push(chunk);
         }
-        if self.withdrawn > 0 && self.queued() == 0 {
+        if self.queued() == 0 {
             self.clear();
         }
     }
@@ -186,62 +202,91 @@ const PARTS: usize = 64;
 /// What was taken to be written.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    chunks: VecDeque<Vec<u8>>,
-    /// How much of the first chunk is written.
+    /// What is next. Empty, it is kept for its memory.
+    first: Vec<u8>,
+    /// How much of that is written.
     written: usize,
+    /// What follows.
+    rest: VecDeque<Vec<u8>>,
 }
 
 impl Batch {
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
-        self.chunks.is_empty()
+        self.first.is_empty()
+    }
+
+    /// Appends a chunk.
+    fn push(&mut self, chunk: Vec<u8>) {
+        if self.first.is_empty() {
+            self.first = chunk;
+        } else if !chunk.is_empty() {
+            self.rest.push_back(chunk);
+        }
     }
 
     /// Whether it has a payload that was not copied.
+    #[inline]
     pub(crate) fn has_large(&self) -> bool {
-        self.chunks.iter().any(|chunk| chunk.len() > CHUNK)
+        let is_large = |chunk: &Vec<u8>| chunk.len() > CHUNK;
+        is_large(&self.first) || self.rest.iter().any(is_large)
     }
 
     /// Gives what is next to `write`, as many parts as it may take at once.
+    #[inline]
     pub(crate) fn write<T>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
-        if self.chunks.len() == 1 {
+        let first = IoSlice::new(&self.first[self.written..]);
+        if self.rest.is_empty() {
             // As it mostly is, and to make room for many parts would cost more than all the rest.
-            return write(&[IoSlice::new(&self.chunks[0][self.written..])]);
+            return write(&[first]);
         }
-        let mut parts = [IoSlice::new(&[]); PARTS];
-        let mut count = 0;
-        for (part, chunk) in parts.iter_mut().zip(&self.chunks) {
-            let skip = if count == 0 { self.written } else { 0 };
-            *part = IoSlice::new(&chunk[skip..]);
+        let mut parts = [first; PARTS];
+        let mut count = 1;
+        for (part, chunk) in parts[1..].iter_mut().zip(&self.rest) {
+            *part = IoSlice::new(chunk);
             count += 1;
         }
         write(&parts[..count])
     }
 
-    /// So many bytes are written. Their memory goes back to `outbox`.
+    /// So many bytes are written. Their memory is used again, or goes back to `outbox`.
+    #[inline]
     pub(crate) fn advance(&mut self, n: usize, outbox: &mut Outbox) {
         self.written += n;
-        while self
-            .chunks
-            .front()
-            .is_some_and(|chunk| chunk.len() <= self.written)
-        {
-            let chunk = self.chunks.pop_front().expect("looked at above");
-            self.written -= chunk.len();
-            outbox.recycle(chunk);
+        if self.written < self.first.len() {
+            return;
+        }
+        if self.rest.is_empty() && self.first.capacity() <= CHUNK {
+            debug_assert_eq!(self.written, self.first.len());
+            self.written = 0;
+            return self.first.clear();
+        }
+        self.advance_chunks(outbox);
+    }
+
+    fn advance_chunks(&mut self, outbox: &mut Outbox) {
+        while !self.first.is_empty() && self.first.len() <= self.written {
+            self.written -= self.first.len();
+            let next = self.rest.pop_front().unwrap_or_default();
+            outbox.recycle(std::mem::replace(&mut self.first, next));
         }
     }
 
     /// Forgets what is not written.
     pub(crate) fn clear(&mut self) {
-        self.chunks.clear();
-        self.written = 0;
+        *self = Batch::default();
     }
 
     /// What is not written.
     #[cfg(any(fuzzing, test))]
     pub(crate) fn into_bytes(self) -> Vec<u8> {
-        let bytes: Vec<u8> = self.chunks.into_iter().flatten().collect();
-        bytes[self.written..].to_vec()
+        self.chunks().concat().split_off(self.written)
+    }
+
+    #[cfg(any(fuzzing, test))]
+    fn chunks(&self) -> Vec<&[u8]> {
+        let all = std::iter::once(&self.first).chain(&self.rest);
+        all.map(|chunk| &chunk[..]).collect()
     }
 }
 
@@ -279,10 +324,11 @@ mod tests {
         let end = 5 + OWN_CHUNK as u64;
         assert_eq!(outbox.push(head(b"f"), &mut vec![]), end);
         assert_eq!(outbox.queued(), end + 1);
-        let batch = taken(&mut outbox, usize::MAX).chunks;
-        assert_eq!(batch[0], b"abcde");
-        assert_eq!(batch[1].as_ptr(), address);
-        assert_eq!(batch[2], b"f");
+        let batch = taken(&mut outbox, usize::MAX);
+        let chunks = batch.chunks();
+        assert_eq!(chunks[0], b"abcde");
+        assert_eq!(chunks[1].as_ptr(), address);
+        assert_eq!(chunks[2], b"f");
         assert_eq!(outbox.queued(), 0);
     }
 
@@ -298,11 +344,7 @@ mod tests {
         let mut want = Outbox::default();
         std::mem::swap(&mut want, &mut outbox);
         let mut batch = taken(&mut want, usize::MAX);
-        let all = Batch {
-            chunks: batch.chunks.clone(),
-            written: 0,
-        }
-        .into_bytes();
+        let all = batch.chunks().concat();
         let mut written = Vec::new();
         while !batch.is_empty() {
             let n = batch.write(|parts| {
@@ -322,8 +364,25 @@ mod tests {
         for n in 0..100_000 {
             assert_eq!(outbox.push(head(b"12345678"), &mut vec![0; 16]), n * 24);
         }
-        let batch = taken(&mut outbox, usize::MAX).chunks;
-        assert_eq!(batch.len(), (100_000usize * 24).div_ceil(CHUNK / 24 * 24));
+        let batch = taken(&mut outbox, usize::MAX);
+        assert_eq!(
+            batch.chunks().len(),
+            (100_000usize * 24).div_ceil(CHUNK / 24 * 24)
+        );
+    }
+
+    #[test]
+    fn memory_of_whole_chunks_is_kept() {
+        let mut outbox = Outbox::default();
+        // Of a length that does not grow to that of a chunk by doubling.
+        for _ in 0..3 * CHUNK / 25 {
+            outbox.push(head(b"12345678"), &mut vec![0; 17]);
+        }
+        let mut batch = taken(&mut outbox, usize::MAX);
+        batch.advance(outbox.end() as usize, &mut outbox);
+        assert!(batch.is_empty());
+        let kept = [&outbox.open, &outbox.spare].map(Vec::capacity);
+        assert_eq!(kept, [CHUNK; 2]);
     }
 
     /// Every subset of a few frames, withdrawn, leaves exactly the others.
