@@ -51,7 +51,16 @@ impl<E> Calls<E> {
     }
 
     /// The id of the next entry of the window.
+    #[inline]
     fn next_id(&mut self) -> u32 {
+        let id = self.base as usize + self.window.len();
+        if id <= MAX_ID as usize && self.left.is_empty() {
+            return id as u32;
+        }
+        self.next_free_id()
+    }
+
+    fn next_free_id(&mut self) -> u32 {
         loop {
             if self.base as usize + self.window.len() > MAX_ID as usize {
                 self.leave_behind(self.window.len());

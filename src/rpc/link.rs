@@ -112,6 +112,31 @@ impl State {
         self.connection.admit(len) == Err(Refusal::Full)
     }
 
+    /// Whether there is something for the reactor to do.
+    fn concerns_the_reactor(&self) -> bool {
+        // A plain child is told early that nothing more comes, and must go after its last answer.
+        let answers_left = self.shut_down && self.connection.live() > 0;
+        let closing = self.connection.is_closed() && !answers_left;
+        closing || self.connection.has_done() || self.is_due() || self.has_unattended_output()
+    }
+
+    /// Whether a call ends before the reactor looks by itself.
+    fn is_due(&self) -> bool {
+        match (self.connection.deadline(), self.looks_at) {
+            (Some(due), Some(looks_at)) => due < looks_at,
+            (due, None) => due.is_some(),
+            (None, Some(_)) => false,
+        }
+    }
+
+    /// Whether there is something to write that nobody is at.
+    #[inline]
+    fn has_unattended_output(&self) -> bool {
+        let writer = &self.writer;
+        let attended = writer.busy || writer.awaited || writer.broken || self.shut_down;
+        !attended && self.has_output()
+    }
+
     /// Whether one call only is outstanding, and sent.
     pub(super) fn is_alone(&self) -> bool {
         self.connection.live() == 1 && !self.has_output()
@@ -285,7 +310,10 @@ impl Link {
         }
         let nothing_read = reader.as_ref().is_some_and(|it| it.decoder.is_empty());
         let alone = nothing_read.then(|| state.is_alone());
-        self.tell_reactor(state);
+        // Of all that may concern the reactor, a call can bring about this.
+        if state.has_unattended_output() || (deadline.is_some() && state.is_due()) {
+            self.notify_reactor(state);
+        }
         Ok(Made { id, reader, alone })
     }
 
@@ -462,22 +490,7 @@ impl Link {
 
     /// Tells the reactor if there is something for it to do.
     pub(super) fn tell_reactor(&self, state: MutexGuard<'_, State>) {
-        if state.attention {
-            return;
-        }
-        let due = match (state.connection.deadline(), state.looks_at) {
-            (Some(due), Some(looks_at)) => due < looks_at,
-            (due, None) => due.is_some(),
-            (None, Some(_)) => false,
-        };
-        let writer = &state.writer;
-        let output = state.has_output();
-        let unattended =
-            output && !writer.busy && !writer.awaited && !writer.broken && !state.shut_down;
-        // A plain child is told early that nothing more comes, and must go after its last answer.
-        let answers_left = state.shut_down && state.connection.live() > 0;
-        let closing = state.connection.is_closed() && !answers_left;
-        if due || unattended || closing || state.connection.has_done() {
+        if !state.attention && state.concerns_the_reactor() {
             self.notify_reactor(state);
         }
     }

@@ -32,7 +32,7 @@ pub(crate) enum Told<'a> {
     /// The payload of a reply, where it was read to.
     Reply(&'a [u8]),
     /// An answer, which is there to be taken.
-    Answer(Cell<Option<Answer>>),
+    Answer(&'a Cell<Option<Answer>>),
 }
 
 /// The family of what is told.
@@ -57,7 +57,7 @@ pub(crate) enum Ended {
 impl Note {
     /// Tells it of an answer.
     pub(crate) fn tell(&mut self, answer: Answer) {
-        self.consume(&Told::Answer(Cell::new(Some(answer))));
+        self.consume(&Told::Answer(&Cell::new(Some(answer))));
     }
 }
 

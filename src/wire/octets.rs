@@ -7,7 +7,11 @@ use std::fmt;
 /// Appends one string.
 #[inline]
 pub(crate) fn push(out: &mut Vec<u8>, string: &[u8]) {
-    push_len(out, string.len());
+    match string.len() {
+        // A length of one digit, as nearly all are.
+        len @ ..0x80 => out.push(len as u8),
+        len => push_len(out, len),
+    }
     out.extend_from_slice(string);
 }
 

@@ -161,21 +161,29 @@ impl Hub {
 
     /// A request has come. Returns whether the main thread is to begin its call, and then to say
     /// [`leave`](Hub::leave); if not, it is to be [queued](Hub::queue).
-    #[inline]
+    #[inline(always)]
     pub(super) fn begin(&self, id: u32) -> Result<bool, Duplicate> {
-        if self.turn.begin(id) {
-            return Ok(true);
+        match self.turn.begin(id) {
+            true => Ok(true),
+            false => self.begin_by_ledger(id),
         }
+    }
+
+    fn begin_by_ledger(&self, id: u32) -> Result<bool, Duplicate> {
         self.turn.begin_by(&self.lock().ledger, id)
     }
 
     /// The main thread is done with a call, which others will answer if it is not answered.
-    #[inline]
+    #[inline(always)]
     pub(super) fn leave(&self, id: u32) {
         if self.turn.is_at(id) {
-            let state = &mut *self.lock();
-            self.turn.leave(&mut state.ledger, id, state.out.unsent);
+            self.leave_to_others(id);
         }
+    }
+
+    fn leave_to_others(&self, id: u32) {
+        let state = &mut *self.lock();
+        self.turn.leave(&mut state.ledger, id, state.out.unsent);
     }
 
     /// A call was answered, and so many bytes are now to be written. Returns what its cancellation

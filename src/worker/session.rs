@@ -46,8 +46,15 @@ pub(crate) struct Request<'a> {
     /// The reply carries it.
     pub(crate) id: u32,
     pub(crate) payload: &'a [u8],
+    decoder: &'a Decoder,
+}
+
+impl Request<'_> {
     /// Whether another step can be taken without reading.
-    pub(crate) more: bool,
+    #[inline]
+    pub(crate) fn has_more(&self) -> bool {
+        self.decoder.has_whole()
+    }
 }
 
 /// How a parent broke the protocol, or what else it speaks.
@@ -135,7 +142,7 @@ impl Session {
         Some(Request {
             id,
             payload: self.decoder.bytes(at),
-            more: self.decoder.has_whole(),
+            decoder: &self.decoder,
         })
     }
 

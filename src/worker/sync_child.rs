@@ -73,7 +73,7 @@ fn answer_short(
 ) -> Result<(), Stop> {
     let hub = child.hub;
     while let Some(request) = child.session.request() {
-        let (id, more) = (request.id, request.more);
+        let (id, more) = (request.id, request.has_more());
         begin(hub, id);
         run(function, request.payload.into(), hub, id, more);
         has_run(hub, more)?;
