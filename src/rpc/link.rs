@@ -76,20 +76,30 @@ pub(super) struct State {
     over: bool,
 }
 
-/// What was taken from the queue and is not written.
-#[derive(Default)]
+/// Who writes what was taken from the queue.
 pub(super) struct Writer {
-    /// Whether a thread is at it.
-    busy: bool,
+    /// What is not written of it. `None` while a thread is at it.
+    batch: Option<Box<Batch>>,
     /// Whether the socket took no more: the reactor waits for room.
     pub(super) blocked: bool,
     /// Whether the reactor knows that.
     awaited: bool,
     /// Whether the child reads no more.
     broken: bool,
-    batch: Batch,
     /// Whether the socket was made to take large payloads at once.
     is_wide: bool,
+}
+
+impl Default for Writer {
+    fn default() -> Self {
+        Writer {
+            batch: Some(Box::default()),
+            blocked: false,
+            awaited: false,
+            broken: false,
+            is_wide: false,
+        }
+    }
 }
 
 /// A call that was made.
@@ -104,7 +114,8 @@ pub(super) struct Made {
 impl State {
     /// Whether there is something to write.
     pub(super) fn has_output(&self) -> bool {
-        self.connection.has_output() || !self.writer.batch.is_empty()
+        let is_left = |batch: &Batch| !batch.is_empty();
+        self.connection.has_output() || self.writer.batch.as_deref().is_some_and(is_left)
     }
 
     /// Whether a call of that length would have to wait.
@@ -133,7 +144,7 @@ impl State {
     #[inline]
     fn has_unattended_output(&self) -> bool {
         let writer = &self.writer;
-        let attended = writer.busy || writer.awaited || writer.broken || self.shut_down;
+        let attended = writer.batch.is_none() || writer.awaited || writer.broken || self.shut_down;
         !attended && self.has_output()
     }
 
@@ -376,7 +387,7 @@ impl Link {
     /// Tells the child that its requests have ended, if the handle is closed and all is sent. Returns
     /// whether it has been told all there was.
     fn say_goodbye(&self, state: &mut State) -> bool {
-        let all_sent = !state.has_output() && !state.writer.busy;
+        let all_sent = !state.has_output() && state.writer.batch.is_some();
         let close = state.connection.is_closed() && (all_sent || state.shut_down);
         // A worker may have to be told that calls are cancelled, as long as there are any.
         let says_no_more = state.connection.live() == 0 || state.connection.is_plain();
@@ -434,49 +445,41 @@ impl Link {
     /// Sends what is queued, unless another thread is at it or the socket is full.
     fn transmit<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let Writer {
-            busy,
-            blocked,
-            broken,
-            ..
+            blocked, broken, ..
         } = state.writer;
-        if busy || blocked || broken || state.shut_down {
+        if blocked || broken || state.shut_down {
             return state;
         }
-        state.writer.busy = true;
+        let Some(mut batch) = state.writer.batch.take() else {
+            return state;
+        };
         loop {
-            let State {
-                connection, writer, ..
-            } = &mut *state;
-            if writer.batch.is_empty() {
-                connection.take(BATCH, &mut writer.batch);
+            if batch.is_empty() {
+                state.connection.take(BATCH, &mut batch);
             }
-            if writer.batch.is_empty() {
+            if batch.is_empty() {
                 break;
             }
-            if writer.batch.has_large() && !std::mem::replace(&mut writer.is_wide, true) {
+            if batch.has_large() && !std::mem::replace(&mut state.writer.is_wide, true) {
                 // It is only slower if that is refused.
                 let _ = sys::widen(&*self.socket);
             }
-            // The lock is not held over the system call. Nobody else touches what is being
-            // written: `busy` says so.
-            let mut batch = std::mem::take(&mut writer.batch);
+            // The lock is not held over the system call.
             drop(state);
             let sent = batch.write(|parts| sys::send(&*self.socket, parts, false));
             state = self.lock();
-            let State {
-                connection, writer, ..
-            } = &mut *state;
             match sent {
-                Ok(n) => connection.written(n, &mut batch),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => writer.blocked = true,
-                Err(_) => writer.broken = true,
-            }
-            writer.batch = batch;
-            if writer.blocked || writer.broken {
-                break;
+                Ok(n) => state.connection.written(n, &mut batch),
+                Err(error) => {
+                    match error.kind() {
+                        io::ErrorKind::WouldBlock => state.writer.blocked = true,
+                        _ => state.writer.broken = true,
+                    }
+                    break;
+                }
             }
         }
-        state.writer.busy = false;
+        state.writer.batch = Some(batch);
         self.notify_of_room(&state);
         state
     }
@@ -604,7 +607,9 @@ impl Link {
     pub(super) fn end(&self, end: Result<Exit, Error>) -> Vec<(Note, Phase)> {
         let mut state = self.lock();
         state.end = Some(end);
-        state.writer.batch.clear();
+        if let Some(batch) = &mut state.writer.batch {
+            batch.clear();
+        }
         if state.waiting > 0 {
             self.changed.notify_all();
         }

@@ -31,6 +31,8 @@ use std::time::{Duration, Instant};
 /// A caller is lazy if he gives the role back within this time after the last time: the price of
 /// looking, some 20 µs, is paid by the calls in between, 1.6 µs each.
 const DENSE: Duration = Duration::from_micros(30);
+/// The longest laziness: longer would be no different, and moments must not overflow.
+const LAZIEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// See the module's documentation. `W` is a caller who waits.
 #[derive(Debug)]
@@ -79,7 +81,7 @@ impl<W> Role<W> {
             handed_off: false,
             watched: false,
             parked: VecDeque::new(),
-            laziness,
+            laziness: laziness.min(LAZIEST),
             released: None,
             look: None,
             taken: 0,
@@ -127,8 +129,7 @@ impl<W> Role<W> {
             Some(_) => self.laziness,
             None => DENSE.min(self.laziness),
         };
-        let dense = |last: Instant| now.saturating_duration_since(last) < limit;
-        let dense = self.released.is_some_and(dense);
+        let dense = self.released.is_some_and(|last| now < last + limit);
         self.released = Some(now);
         if outstanding || !dense {
             return After::Watch;
@@ -377,6 +378,17 @@ mod tests {
         }
         assert_eq!(role.deadline(), None);
         assert_eq!(role.release(false, now + 3 * LAZINESS), After::Watch);
+    }
+
+    #[test]
+    fn laziness_may_be_without_end() {
+        let (mut role, now) = (Role::<u8>::new(Duration::MAX), Instant::now());
+        for after in [After::Watch, After::Tell, After::Nothing] {
+            assert!(role.take());
+            role.set_watched(false);
+            assert_eq!(role.release(false, now), after);
+        }
+        assert!(!role.look(false, now + Duration::from_secs(3600)));
     }
 
     #[test]

@@ -353,7 +353,7 @@ impl Hub {
         state.slept_full = !wants_requests;
         Some(Rest {
             wants_requests,
-            wants_room: unsent > 0 && !state.out.busy,
+            wants_room: unsent > 0 && !state.out.is_busy(),
             wants_bell: state.bell.is_some() || !wants_requests || state.ledger.waiting() > 0,
             busy: state.ledger.is_busy(),
             finished,

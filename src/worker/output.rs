@@ -26,16 +26,14 @@ const BATCH: usize = 64 << 10;
 pub(super) struct Out {
     /// Whole frames.
     outbox: Outbox,
-    /// What is being written. Comes before what is in the outbox.
-    batch: Batch,
+    /// What was taken from it and is not written. `None` while a thread is at it.
+    batch: Option<Box<Batch>>,
     /// How many bytes there are of all that is not written.
     pub(super) unsent: usize,
     /// Whether the socket was made to take large payloads at once.
     is_wide: bool,
     /// How many bytes are to gather before a batch is written. More if there was no room just now.
     next_batch: usize,
-    /// Whether a thread is at it.
-    pub(super) busy: bool,
     /// Whether the parent cannot be written to any more.
     pub(super) broken: bool,
 }
@@ -44,13 +42,19 @@ impl Default for Out {
     fn default() -> Self {
         Out {
             outbox: Outbox::default(),
-            batch: Batch::default(),
+            batch: Some(Box::default()),
             unsent: 0,
             is_wide: false,
             next_batch: BATCH,
-            busy: false,
             broken: false,
         }
+    }
+}
+
+impl Out {
+    /// Whether a thread is at it.
+    pub(super) fn is_busy(&self) -> bool {
+        self.batch.is_none()
     }
 }
 
@@ -257,7 +261,7 @@ impl Hub {
         }
         let mut on_cancel = Vec::new();
         let mut state = self.lock();
-        while state.is_above_high_water() && state.out.busy {
+        while state.is_above_high_water() && state.out.is_busy() {
             state = self.wait(state);
         }
         let unsent = state.out.unsent + header.1 + payload.len();
@@ -324,26 +328,22 @@ impl Hub {
         mut state: MutexGuard<'a, State>,
         wait: bool,
     ) -> MutexGuard<'a, State> {
-        if state.out.busy {
+        let Some(mut batch) = state.out.batch.take() else {
             return state;
-        }
-        state.out.busy = true;
+        };
         state.out.next_batch = BATCH;
         while !state.out.broken {
             let out = &mut state.out;
-            if out.batch.is_empty() {
-                out.outbox.take(BATCH, &mut out.batch);
+            if batch.is_empty() {
+                out.outbox.take(BATCH, &mut batch);
             }
-            if out.batch.is_empty() {
+            if batch.is_empty() {
                 break;
             }
-            if out.batch.has_large() && self.is_socket && !std::mem::replace(&mut out.is_wide, true)
-            {
+            if batch.has_large() && self.is_socket && !std::mem::replace(&mut out.is_wide, true) {
                 // It is only slower if that is refused.
                 let _ = sys::widen(&self.fd);
             }
-            // Nobody else touches what is being written: `busy` says so.
-            let mut batch = std::mem::take(&mut out.batch);
             drop(state);
             let result = batch.write(|parts| self.write(parts, wait));
             state = self.lock();
@@ -351,11 +351,9 @@ impl Hub {
             match result {
                 Ok(n) => {
                     batch.advance(n, &mut out.outbox);
-                    out.batch = batch;
                     out.unsent -= n;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    out.batch = batch;
                     out.next_batch = out.unsent + BATCH;
                     break;
                 }
@@ -363,10 +361,11 @@ impl Hub {
                     out.broken = true;
                     out.outbox.clear();
                     out.unsent = 0;
+                    batch.clear();
                 }
             }
         }
-        state.out.busy = false;
+        state.out.batch = Some(batch);
         if state.waiting > 0 {
             self.changed.notify_all();
         }
