@@ -51,8 +51,28 @@ impl Agenda {
         self.queue.front().copied().into_iter().chain(other).min()
     }
 
-    /// Removes what comes first and is no moment any more; everything of that kind if it has become
-    /// more than the rest; and room for many more than there are.
+    /// Whether there is room for many more than there are.
+    pub(crate) fn is_roomy(&self) -> bool {
+        let room = self.queue.capacity() + self.others.capacity();
+        room > 8 * self.enough() || self.moments.is_roomy()
+    }
+
+    /// Gives most of that room back.
+    pub(crate) fn trim(&mut self) {
+        if self.is_roomy() {
+            let enough = 2 * self.enough();
+            self.queue.shrink_to(enough);
+            self.others.shrink_to(enough);
+            self.moments.trim();
+        }
+    }
+
+    fn enough(&self) -> usize {
+        (self.queue.len() + self.others.len()).max(FEW)
+    }
+
+    /// Removes what comes first and is no moment any more, and everything of that kind if it has become
+    /// more than the rest.
     fn tidy_up(&mut self) {
         if self.queue.len() + self.others.len() > 2 * self.moments.len() + FEW {
             let moments = self.moments.iter();
@@ -69,11 +89,6 @@ impl Agenda {
             && self.moments.get(*key) != Some(moment)
         {
             self.others.pop();
-        }
-        let enough = (self.queue.len() + self.others.len()).max(FEW);
-        if self.queue.capacity() + self.others.capacity() > 8 * enough {
-            self.queue.shrink_to(2 * enough);
-            self.others.shrink_to(2 * enough);
         }
     }
 }
@@ -145,6 +160,9 @@ mod tests {
                 all.clone().rev().for_each(|key| agenda.set(key, at(key)));
             }
             (0..9_990).for_each(|key| agenda.remove(key));
+            assert!(agenda.is_roomy());
+            agenda.trim();
+            assert!(!agenda.is_roomy());
             let (queue, others) = (agenda.queue.capacity(), agenda.others.capacity());
             assert!(queue + others <= 8 * FEW, "{queue}, {others}");
             assert_eq!(agenda.first(), Some((at(9_990), 9_990)));

@@ -14,7 +14,7 @@ pub(crate) struct ById<V> {
     list: Vec<(u64, V)>,
 }
 
-/// Room for so many is never given back.
+/// Room for so many is not given back.
 const FEW: usize = 64;
 
 impl<V> Default for ById<V> {
@@ -39,19 +39,29 @@ impl<V> ById<V> {
         }
     }
 
-    /// Takes the value of an id out. Room for many more than are left is given back.
+    /// Takes the value of an id out. Its place is kept for others, until there is a [`trim`](ById::trim).
     pub(crate) fn remove(&mut self, id: impl Into<u64>) -> Option<V> {
         let place = self.places.remove(&id.into())?;
         let (_, value) = self.list.swap_remove(place);
         if let Some((last, _)) = self.list.get(place) {
             self.places.insert(*last, place);
         }
-        let enough = self.list.len().max(FEW);
-        if self.list.capacity() > 8 * enough {
-            self.places.shrink_to(2 * enough);
-            self.list.shrink_to(2 * enough);
-        }
         Some(value)
+    }
+
+    /// Whether there is room for many more than there are.
+    #[inline]
+    pub(crate) fn is_roomy(&self) -> bool {
+        self.list.capacity() > 8 * self.list.len().max(FEW)
+    }
+
+    /// Gives most of that room back.
+    pub(crate) fn trim(&mut self) {
+        if self.is_roomy() {
+            let enough = 2 * self.list.len().max(FEW);
+            self.places.shrink_to(enough);
+            self.list.shrink_to(enough);
+        }
     }
 
     pub(crate) fn get_mut(&mut self, id: impl Into<u64>) -> Option<&mut V> {
@@ -152,6 +162,9 @@ mod tests {
         for id in 0..9_990u32 {
             assert_eq!(map.remove(id), Some(id));
         }
+        assert!(map.is_roomy());
+        map.trim();
+        assert!(!map.is_roomy());
         let (places, list) = (map.places.capacity(), map.list.capacity());
         assert!(places <= 8 * FEW && list <= 8 * FEW, "{places}, {list}");
         for id in 9_990..10_000 {

@@ -5,7 +5,7 @@
 
 mod common;
 
-use common::{alone, descriptors, eventually};
+use common::{alone, descriptors, eventually, signal, stop};
 use offspring::{BoxError, Caller, Loop, Process, Reactor, Rpc, Strings, Worker};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;
@@ -24,6 +24,7 @@ struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 static BYTES: AtomicU64 = AtomicU64::new(0);
+static FREED: AtomicU64 = AtomicU64::new(0);
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -43,12 +44,15 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        FREED.fetch_add(layout.size() as u64, Ordering::Relaxed);
         // SAFETY: the caller's duties are the same.
         unsafe { System.dealloc(block, layout) }
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size.saturating_sub(layout.size()));
+        let less = layout.size().saturating_sub(size);
+        FREED.fetch_add(less as u64, Ordering::Relaxed);
         // SAFETY: the caller's duties are the same.
         unsafe { System.realloc(block, layout, size) }
     }
@@ -57,6 +61,12 @@ unsafe impl GlobalAlloc for Counting {
 /// How many allocations, and of how many bytes, there have been in this process.
 fn allocated() -> [u64; 2] {
     [&ALLOCATIONS, &BYTES].map(|count| count.load(Ordering::Relaxed))
+}
+
+/// How many bytes are allocated in this process.
+fn in_use() -> u64 {
+    let [_, allocated] = allocated();
+    allocated.saturating_sub(FREED.load(Ordering::Relaxed))
 }
 
 fn echo(request: Strings) -> Result<Strings, BoxError> {
@@ -217,6 +227,56 @@ fn events_allocate_nothing_and_progress_little() {
     });
 }
 
+/// Whether callers read the answers or the reactor, with all that may belong to a call, and without
+/// another call.
+#[test]
+fn room_of_many_calls_is_given_back() {
+    let me = counting_worker().run_in_test();
+    alone(move || {
+        // Buffers, and room for some hundred calls.
+        const SOME: u64 = 1 << 20;
+        for waits in [true, false] {
+            // Without it a caller may tell the reactor of something else.
+            let rpc = me.rpc("sync").event_delay(Duration::ZERO).start().unwrap();
+            pipeline(&rpc, 100);
+            let before = in_use();
+            stop(rpc.pid().unwrap());
+            let (done, all_told) = mpsc::channel::<()>();
+            let mut calls = Vec::new();
+            for _ in 0..50_000 {
+                let call = rpc.call("sixteen bytes ..");
+                if waits {
+                    calls.push(call.start());
+                } else {
+                    let call = call.timeout(Duration::from_secs(3600));
+                    let done = done.clone();
+                    call.on_progress(drop)
+                        .then(move |reply| drop((reply.unwrap(), done)));
+                }
+            }
+            println!("waits {waits}: {} KiB", (in_use() - before) >> 10);
+            let (pid, epoll) = (rpc.pid().unwrap(), epoll_of_the_reactor());
+            let go_on = thread::spawn(move || {
+                if waits {
+                    let reads = || !is_socket_watched(epoll);
+                    eventually("the caller reads", reads);
+                }
+                signal(pid, "CONT");
+            });
+            // Who waits for the last one reads all.
+            for call in calls.into_iter().rev() {
+                call.wait().unwrap();
+            }
+            go_on.join().unwrap();
+            drop(done);
+            assert!(all_told.recv().is_err());
+            eventually("the room is given back", || in_use() < before + SOME);
+            rpc.call("it goes on").wait().unwrap();
+            rpc.finish().unwrap();
+        }
+    });
+}
+
 #[test]
 fn large_payload_is_allocated_where_it_arrives() {
     let me = counting_worker().run_in_test();
@@ -336,10 +396,7 @@ fn dense_calls_leave_the_socket_unwatched() {
         confine_to_one_cpu();
         let rpc = me.rpc("sync").start().unwrap();
         waits(&rpc, 100, Duration::ZERO);
-        let all = descriptors(std::process::id());
-        let epoll =
-            |(number, what): &(u32, String)| (what == "anon_inode:[eventpoll]").then_some(*number);
-        let epoll = all.iter().find_map(epoll).unwrap();
+        let epoll = epoll_of_the_reactor();
         let left_unwatched = || {
             waits(&rpc, 100, Duration::ZERO);
             let watched = is_socket_watched(epoll);
@@ -351,6 +408,14 @@ fn dense_calls_leave_the_socket_unwatched() {
         // Others may get between the last two calls, or before the look. Not every time.
         assert!((0..1000).any(|_| left_unwatched()), "calls are never dense");
     });
+}
+
+/// The only one there is.
+fn epoll_of_the_reactor() -> u32 {
+    let all = descriptors(std::process::id());
+    let epoll =
+        |(number, what): &(u32, String)| (what == "anon_inode:[eventpoll]").then_some(*number);
+    all.iter().find_map(epoll).unwrap()
 }
 
 /// Whether a socket is watched for something to read at this epoll instance.

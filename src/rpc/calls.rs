@@ -146,8 +146,7 @@ impl<E> Calls<E> {
         }
     }
 
-    /// Removes the places at the beginning that have no entry any more, and room for many more than
-    /// there are.
+    /// Removes the places at the beginning that have no entry any more.
     fn remove_gone(&mut self) {
         self.base += self.gone as u32;
         if self.gone == 1 {
@@ -157,10 +156,23 @@ impl<E> Calls<E> {
             self.window.drain(..self.gone);
         }
         self.gone = 0;
-        let enough = self.window.len().max(SHORT);
-        if self.window.capacity() > 8 * enough {
-            self.window.shrink_to(2 * enough);
+    }
+
+    /// Whether there is room for many more than there are.
+    pub(crate) fn is_roomy(&self) -> bool {
+        self.window.capacity() > 8 * self.enough() || self.left.is_roomy()
+    }
+
+    /// Gives most of that room back.
+    pub(crate) fn trim(&mut self) {
+        if self.is_roomy() {
+            self.window.shrink_to(2 * self.enough());
+            self.left.trim();
         }
+    }
+
+    fn enough(&self) -> usize {
+        self.window.len().max(SHORT)
     }
 
     /// The id that was given first of those outstanding. Looks through all that were left behind.
@@ -255,6 +267,9 @@ mod tests {
         for id in &ids[..9_990] {
             assert!(calls.remove(*id).is_some());
         }
+        assert!(calls.is_roomy());
+        calls.trim();
+        assert!(!calls.is_roomy());
         let room = calls.window.capacity();
         assert!(room <= 8 * SHORT, "{room}");
         assert_eq!((calls.len(), calls.first()), (10, Some(ids[9_990])));

@@ -336,6 +336,7 @@ impl<T, P: Clone> Connection<T, P> {
             }
         });
         self.outbox.clear();
+        self.trim();
         all
     }
 
@@ -389,6 +390,19 @@ impl<T, P: Clone> Connection<T, P> {
     /// Whether there is something to [`take_done`](Connection::take_done).
     pub(crate) fn has_done(&self) -> bool {
         !self.done.is_empty()
+    }
+
+    /// Whether there is room for many more calls than there are.
+    pub(crate) fn is_roomy(&self) -> bool {
+        self.calls.is_roomy() || self.deadlines.is_roomy() || self.progress.is_roomy()
+    }
+
+    /// Gives most of that room back. To be called when there has been no need of it for a while: to
+    /// take it again costs as much as all the rest of a call.
+    pub(crate) fn trim(&mut self) {
+        self.calls.trim();
+        self.deadlines.trim();
+        self.progress.trim();
     }
 
     /// How many calls have not ended.

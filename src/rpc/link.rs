@@ -28,6 +28,9 @@ const BATCH: usize = 256 << 10;
 /// From how many queued bytes on callers write by themselves.
 const LONG_QUEUE: u64 = 64 << 10;
 
+/// For how long there is room for many calls after they are gone.
+const CALM: Duration = Duration::from_millis(100);
+
 /// For how long a child that was told to go may be waited for without listening to it.
 const SOON: Duration = Duration::from_millis(5);
 
@@ -66,6 +69,8 @@ pub(super) struct State {
     pub(super) attention: bool,
     /// When the reactor looks by itself.
     looks_at: Option<Instant>,
+    /// When it gives room back that calls have left, unless they need it again.
+    trim_at: Option<Instant>,
     pub(super) kill: bool,
     /// By when all is to be over.
     pub(super) stop_by: Option<Instant>,
@@ -128,7 +133,9 @@ impl State {
         // A plain child is told early that nothing more comes, and must go after its last answer.
         let answers_left = self.shut_down && self.connection.live() > 0;
         let closing = self.connection.is_closed() && !answers_left;
-        closing || self.connection.has_done() || self.is_due() || self.has_unattended_output()
+        let roomy = self.trim_at.is_none() && self.connection.is_roomy();
+        let asked = closing || roomy || self.connection.has_done();
+        asked || self.is_due() || self.has_unattended_output()
     }
 
     /// Whether a call ends before the reactor looks by itself.
@@ -146,6 +153,16 @@ impl State {
         let writer = &self.writer;
         let attended = writer.batch.is_none() || writer.awaited || writer.broken || self.shut_down;
         !attended && self.has_output()
+    }
+
+    /// Gives room back that there has been no need of for a while.
+    fn trim(&mut self, now: Instant) {
+        if !self.connection.is_roomy() {
+            self.trim_at = None;
+        } else if *self.trim_at.get_or_insert(now + CALM) <= now {
+            self.connection.trim();
+            self.trim_at = None;
+        }
     }
 
     /// Whether one call only is outstanding, and sent.
@@ -251,6 +268,7 @@ impl Link {
                 waiting: 0,
                 attention: false,
                 looks_at: None,
+                trim_at: None,
                 kill: false,
                 stop_by: None,
                 shut_down: false,
@@ -546,8 +564,10 @@ impl Link {
             state.stop_by = None;
         }
         state.writer.awaited = state.writer.blocked;
+        state.trim(now);
         let role = state.role.deadline();
-        let deadlines = [state.connection.deadline(), state.stop_by, role];
+        let calls = state.connection.deadline();
+        let deadlines = [calls, state.stop_by, role, state.trim_at];
         let deadline = deadlines.into_iter().flatten().min();
         // Under this lock: a call that is made right after it compares its deadline with this one.
         state.looks_at = deadline;

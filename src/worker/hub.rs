@@ -197,7 +197,7 @@ impl Hub {
         if state.on_cancel.is_empty() {
             return Vec::new();
         }
-        state.on_cancel.remove(id).unwrap_or_default()
+        state.take_on_cancel(id)
     }
 
     /// Takes a request in, which waits to be taken.
@@ -277,7 +277,7 @@ impl Hub {
                 self.fail(id, &Failure::Cancelled);
             }
             Was::Running => {
-                let on_cancel = state.on_cancel.remove(id).unwrap_or_default();
+                let on_cancel = state.take_on_cancel(id);
                 drop(state);
                 for callback in on_cancel {
                     // A panic is shown by the hook, and belongs to no call: this one was told.
@@ -403,6 +403,12 @@ impl State {
     fn concerns_the_loop(&self) -> bool {
         let may_start = self.ledger.waiting() > 0 && !self.threads.any;
         may_start || self.ledger.is_finished() || (self.slept_long && !self.ledger.is_busy())
+    }
+
+    fn take_on_cancel(&mut self, id: u32) -> Vec<OnCancel> {
+        let callbacks = self.on_cancel.remove(id).unwrap_or_default();
+        self.on_cancel.trim();
+        callbacks
     }
 
     pub(super) fn is_above_high_water(&self) -> bool {

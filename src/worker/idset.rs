@@ -95,6 +95,7 @@ impl IdSet {
             self.far.insert(before, word);
         }
         self.near[which] = (at, self.far.remove(at).unwrap_or(0));
+        self.far.trim();
     }
 }
 

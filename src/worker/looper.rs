@@ -277,8 +277,11 @@ impl Loop {
                     self.guard_once(|_| drop((timer, descriptor)));
                 }
                 Post::Offloaded(id, result) => {
-                    let then = self.offloaded.borrow_mut().remove(id);
+                    let mut offloaded = self.offloaded.borrow_mut();
+                    let then = offloaded.remove(id);
                     let then = then.expect("it was put there, and is taken once");
+                    offloaded.trim();
+                    drop(offloaded);
                     match result {
                         Ok(value) => self.guard_once(|this| then(value, this)),
                         Err(panic) => {

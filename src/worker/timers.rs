@@ -47,7 +47,10 @@ impl<T> Timers<T> {
     /// Takes a timer away.
     pub(crate) fn remove(&mut self, id: u64) -> Option<T> {
         self.queue.remove(id);
-        self.all.remove(id)
+        self.queue.trim();
+        let what = self.all.remove(id);
+        self.all.trim();
+        what
     }
 
     /// Takes a timer that is due, the first first: its id, and when it was.
