@@ -228,24 +228,23 @@ impl<T, P: Clone> Connection<T, P> {
         Some((call, self.calls.get_mut(call)?.note.as_ref()?))
     }
 
-    /// Takes in a frame that came from the child, and puts what it is behind what `deliveries` has.
+    /// Takes in a frame that came from the child. Most are replies to calls that go on: of those, the note
+    /// comes to be in `place`, where there is none yet, and nothing is returned.
+    ///
+    /// What is moved in pieces and then as a whole makes the processor wait: so it goes from the table
+    /// to where it stays.
     #[inline]
     pub(crate) fn receive_into(
         &mut self,
         id: u32,
         payload: &[u8],
-        deliveries: &mut Vec<Delivery<T, P>>,
-    ) -> Result<(), Violation> {
-        // Most are replies to calls that go on: those are moved once, from the table.
+        place: &mut Option<T>,
+    ) -> Result<Option<Delivery<T, P>>, Violation> {
         let is_reply = self.plain.is_none() && self.ready && id & wire::FAILED == 0;
-        let put = |note| match note {
-            Some(note) => deliveries.push(Delivery::Reply(note)),
-            None => deliveries.push(Delivery::Late),
-        };
-        if !is_reply || self.answered_with(id, put).is_none() {
-            deliveries.push(self.receive(id, payload)?);
+        if is_reply && self.answered_into(id, place).is_some() {
+            return Ok(place.is_none().then_some(Delivery::Late));
         }
-        Ok(())
+        self.receive(id, payload).map(Some)
     }
 
     /// Takes in a frame that came from the child.
@@ -449,24 +448,26 @@ impl<T, P: Clone> Connection<T, P> {
     /// Takes the entry of a call that was answered out of the table. A call that was not sent
     /// cannot have been answered.
     fn answered(&mut self, id: u32) -> Option<Option<T>> {
-        self.answered_with(id, |note| note)
+        let mut note = None;
+        self.answered_into(id, &mut note)?;
+        Some(note)
     }
 
-    /// As [`answered`](Connection::answered), and gives the note to `put`, from where it is.
+    /// As [`answered`](Connection::answered), with a place for the note that has none yet.
     #[inline]
-    fn answered_with<R>(&mut self, id: u32, put: impl FnOnce(Option<T>) -> R) -> Option<R> {
+    fn answered_into(&mut self, id: u32, place: &mut Option<T>) -> Option<()> {
         let outbox = &self.outbox;
-        let (result, is_live, timed) = self.calls.remove_with(id, |entry| {
+        let timed = self.calls.remove_with(id, |entry| {
             if outbox.is_queued(entry.start) {
                 return None;
             }
-            let is_live = entry.note.is_some();
-            Some((put(entry.note.take()), is_live, entry.timed))
+            std::mem::swap(&mut entry.note, place);
+            Some(entry.timed)
         })?;
-        if is_live {
+        if place.is_some() {
             self.forget(id, timed);
         }
-        Some(result)
+        Some(())
     }
 
     fn framing(&self) -> Framing {

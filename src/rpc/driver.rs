@@ -60,9 +60,11 @@ pub(crate) struct Driver {
     process: Option<Registration>,
     stderr: Option<Capture>,
     tail: Tail,
-    /// Frames of a read, and what they are, until they are delivered. Kept for their memory.
+    /// Frames of a read until they are delivered; the notes of the calls that they reply to; and what
+    /// those are, in order, that have none. Kept for their memory.
     frames: Vec<(u32, Payload)>,
-    batch: Vec<Delivery<Note, Progress>>,
+    notes: Vec<Option<Note>>,
+    others: Vec<Delivery<Note, Progress>>,
     deadline: Option<Instant>,
     over: bool,
 }
@@ -105,7 +107,8 @@ impl Driver {
             stderr,
             tail: Tail::default(),
             frames: Vec::new(),
-            batch: Vec::new(),
+            notes: Vec::new(),
+            others: Vec::new(),
             deadline: None,
             over: false,
             link,
@@ -297,24 +300,31 @@ impl Driver {
         let Driver {
             link,
             frames,
-            batch,
+            notes,
+            others,
             life,
             ..
         } = self;
         if frames.is_empty() && life.is_ready() {
             return Ok(());
         }
+        notes.resize_with(frames.len(), || None);
         link.receive(|connection| {
             let mut result = Ok(());
-            for (id, payload) in frames.iter() {
-                let payload = decoder.payload(payload);
-                result = connection.receive_into(*id, payload, batch);
-                if result.is_err() {
-                    break;
+            for ((id, payload), note) in frames.iter().zip(notes) {
+                match connection.receive_into(*id, decoder.payload(payload), note) {
+                    Ok(None) => {}
+                    Ok(Some(other)) => others.push(other),
+                    Err(violation) => {
+                        result = Err((violation, offset));
+                        break;
+                    }
                 }
+                offset += decoder.len_of(payload);
             }
             if result.is_ok() && event && !connection.is_ready() {
-                result = connection.receive(wire::EVENT, &[]).map(drop);
+                let event = connection.receive(wire::EVENT, &[]);
+                result = event.map(drop).map_err(|violation| (violation, offset));
             }
             if connection.is_ready() {
                 // A caller may have read that.
@@ -322,35 +332,39 @@ impl Driver {
             }
             result
         })
-        .map_err(|violation| {
-            let before = &frames[..batch.len()];
-            let before = before.iter().map(|(_, payload)| decoder.len_of(payload));
-            offset += before.sum::<u64>();
-            Broken::Violation(violation, offset)
-        })
+        .map_err(|(violation, offset)| Broken::Violation(violation, offset))
     }
 
     /// Tells what was looked up.
     fn hand_over_batch(&mut self, decoder: &Decoder, now: Instant) {
-        let mut batch = std::mem::take(&mut self.batch);
         let mut frames = std::mem::take(&mut self.frames);
-        let mut left = batch.iter_mut().zip(frames.drain(..));
+        let mut notes = std::mem::take(&mut self.notes);
+        let mut others = std::mem::take(&mut self.others);
+        let mut left = frames.drain(..).zip(notes.iter_mut());
+        let mut rest = others.drain(..);
         // A panic ends one of them only. The others need no guard of their own.
         while left.len() > 0 {
             guard(|| {
-                for (delivery, (_, payload)) in left.by_ref() {
-                    match (delivery, payload) {
-                        (Delivery::Reply(note), Payload::At(at)) => {
+                for ((_, payload), note) in left.by_ref() {
+                    match (note, payload) {
+                        (Some(note), Payload::At(at)) => {
                             note.consume(&Told::Reply(decoder.bytes(at)));
                         }
-                        (other, payload) => self.hand_over(other, decoder, payload, now),
+                        (Some(note), Payload::Owned(bytes)) => {
+                            note.tell(Answer::Reply(bytes.into()));
+                        }
+                        (None, payload) => {
+                            if let Some(other) = rest.next() {
+                                self.hand_over(other, decoder, payload, now);
+                            }
+                        }
                     }
                 }
             });
         }
-        drop(left);
-        batch.clear();
-        (self.batch, self.frames) = (batch, frames);
+        drop((left, rest));
+        notes.clear();
+        (self.frames, self.notes, self.others) = (frames, notes, others);
     }
 
     /// Tells of an event, and of those that follow it in the buffer.
@@ -392,15 +406,15 @@ impl Driver {
 
     fn hand_over(
         &mut self,
-        delivery: &mut Delivery<Note, Progress>,
+        delivery: Delivery<Note, Progress>,
         decoder: &Decoder,
         payload: Payload,
         now: Instant,
     ) {
         let input = input(decoder, payload);
         match delivery {
-            Delivery::Reply(note) => note.tell(Answer::Reply(input.into_small())),
-            Delivery::Failed(note) => note.tell(Answer::Failed(input.into_small())),
+            Delivery::Reply(mut note) => note.tell(Answer::Reply(input.into_small())),
+            Delivery::Failed(mut note) => note.tell(Answer::Failed(input.into_small())),
             Delivery::Progress(progress) => {
                 // It is poisoned if it panicked before: it is not called again then.
                 if let Ok(ToParent::Progress { payload, .. }) = ToParent::decode(&input)
@@ -413,8 +427,8 @@ impl Driver {
             Delivery::Late => {}
             Delivery::Ready => self.life.ready(),
             Delivery::Refused(refused) => {
-                let message = std::mem::take(&mut refused.message);
-                self.life.refused(refusal_kind(&refused.kind), message, now);
+                let kind = refusal_kind(&refused.kind);
+                self.life.refused(kind, refused.message, now);
             }
             Delivery::Event => unreachable!("events of a child that is ready are not looked up"),
         }

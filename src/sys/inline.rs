@@ -2,7 +2,7 @@
 
 use std::any::TypeId;
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, needs_drop};
 
 /// A type with a lifetime in it: what a [`Once`] is called with.
 pub(crate) trait Family: 'static {
@@ -32,8 +32,8 @@ struct Vtable<A: Family> {
     type_id: fn() -> TypeId,
     /// Uses up the value in the room.
     consume: unsafe fn(*mut Room, A::Of<'_>),
-    /// Drops it.
-    drop: unsafe fn(*mut Room),
+    /// Drops it, if that does something.
+    drop: Option<unsafe fn(*mut Room)>,
     /// Whether the room has a box.
     boxed: bool,
 }
@@ -78,8 +78,10 @@ impl<A: Family> Once<A> {
 
 impl<A: Family> Drop for Once<A> {
     fn drop(&mut self) {
-        // SAFETY: as in `consume`; this is the only use after which nothing follows.
-        unsafe { (self.vtable.drop)(&raw mut self.room) }
+        if let Some(drop) = self.vtable.drop {
+            // SAFETY: as in `consume`; this is the only use after which nothing follows.
+            unsafe { drop(&raw mut self.room) }
+        }
     }
 }
 
@@ -113,14 +115,14 @@ impl<F> Inline<F> {
                     value.consume(argument);
                 }
             },
-            drop: |room| {
-                if Self::FITS {
-                    // SAFETY: the caller says that the room has an `F`, and does not use it again.
-                    unsafe { room.cast::<F>().drop_in_place() };
-                } else {
-                    // SAFETY: as above, in a box.
-                    unsafe { room.cast::<Box<F>>().drop_in_place() };
-                }
+            drop: if Self::FITS && !needs_drop::<F>() {
+                None
+            } else if Self::FITS {
+                // SAFETY: the caller says that the room has an `F`, and does not use it again.
+                Some(|room| unsafe { room.cast::<F>().drop_in_place() })
+            } else {
+                // SAFETY: as above, in a box.
+                Some(|room| unsafe { room.cast::<Box<F>>().drop_in_place() })
             },
             boxed: !Self::FITS,
         }
