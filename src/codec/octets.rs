@@ -13,7 +13,7 @@ impl Codec<Strings> for Octets {
 
     #[inline]
     fn encode(value: &Strings, output: &mut Output) -> Result<(), CodecError> {
-        output.extend(value.encoded());
+        value.encode_to(output.vec());
         Ok(())
     }
 
@@ -22,7 +22,7 @@ impl Codec<Strings> for Octets {
         if value.is_long() {
             output.push(value.into_encoded());
         } else {
-            output.extend(value.encoded());
+            value.encode_to(output.vec());
         }
         Ok(())
     }

@@ -52,9 +52,10 @@ impl Strings {
         })
     }
 
-    /// The payload of a frame.
-    pub(crate) fn encoded(&self) -> &[u8] {
-        &self.encoded
+    /// Appends the payload of a frame.
+    #[inline]
+    pub(crate) fn encode_to(&self, out: &mut Vec<u8>) {
+        self.encoded.append_to(out);
     }
 
     /// Whether it is worth giving the payload away instead of copying it.

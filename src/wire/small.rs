@@ -25,6 +25,25 @@ impl SmallBytes {
     }
 }
 
+impl SmallBytes {
+    /// Appends the bytes.
+    #[inline]
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
+        match self {
+            SmallBytes::Inline { len, bytes } => {
+                // In the pieces that a value of this type is moved in: others would have to wait until
+                // those are in the cache.
+                let end = out.len() + usize::from(*len);
+                out.reserve(INLINE);
+                out.extend_from_slice(&bytes[..INLINE - 16]);
+                out.extend_from_slice(&bytes[INLINE - 16..]);
+                out.truncate(end);
+            }
+            SmallBytes::Heap(bytes) => out.extend_from_slice(bytes),
+        }
+    }
+}
+
 impl From<&[u8]> for SmallBytes {
     #[inline(always)]
     fn from(from: &[u8]) -> Self {
@@ -108,6 +127,9 @@ mod tests {
             let small = SmallBytes::from(&bytes[..]);
             assert_eq!(matches!(small, SmallBytes::Inline { .. }), len <= INLINE);
             assert_eq!(*small, *bytes);
+            let mut out = b"before".to_vec();
+            small.append_to(&mut out);
+            assert_eq!(out, [b"before", &bytes[..]].concat());
             assert_eq!(small.into_vec(), bytes);
         }
         assert_eq!(size_of::<SmallBytes>(), 32);
