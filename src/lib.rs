@@ -184,7 +184,7 @@ mod threads;
 mod wire;
 mod worker;
 
-pub use codec::{Argument, Codec, CodecError, Input, Octets, Output, Strings};
+pub use codec::{Argument, Codec, CodecError, Input, OctetString, Octets, Output, Strings};
 pub use error::{BoxError, CallError, Error, ErrorKind, Panic, Phase, Refusal};
 pub use process::{Plain, Process, Stderr};
 pub use rpc::{Call, Exit, Pending, Reactor, Rpc, RpcBuilder, Rung};

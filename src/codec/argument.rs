@@ -2,9 +2,11 @@
 
 use super::{Codec, CodecError, Octets, Output, Strings};
 use crate::wire::octets;
+use std::borrow::Cow;
+use std::sync::Arc;
 
 /// A value that can be sent as a `T` by the codec `C`: a `T`, a `&T`, and for octet strings
-/// whatever is made of things that are `AsRef<[u8]>`.
+/// whatever is made of [them](OctetString).
 ///
 /// | for [`Strings`] | is |
 /// |---|---|
@@ -22,7 +24,7 @@ use crate::wire::octets;
 /// fn encoded(argument: impl Argument<Strings, Octets>) -> Vec<u8> {
 ///     let mut output = Output::default();
 ///     argument.encode_to(&mut output).expect("octet strings can always be encoded");
-///     output.as_bytes().to_vec()
+///     output.into_vec()
 /// }
 ///
 /// assert_eq!(encoded(()), b"");
@@ -32,7 +34,7 @@ use crate::wire::octets;
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent as `{T}`",
-    note = "octet strings are: `()`, text, an array, slice or `Vec` of `AsRef<[u8]>`, a tuple of \
+    note = "octet strings are: `()`, text, an array, slice or `Vec` of bytes or text, a tuple of \
             those, or `Strings` collected from an iterator; one byte string is `[bytes]`"
 )]
 pub trait Argument<T, C> {
@@ -56,13 +58,86 @@ impl<T, C: Codec<T>> Argument<T, C> for &T {
     }
 }
 
-/// Implements it for octet strings; `$strings` go out in this order.
-macro_rules! strings {
+/// What is one octet string in a request or reply: bytes and text, owned or borrowed, and a reference to
+/// whatever is `AsRef<[u8]>`.
+///
+/// A long `Vec<u8>` or `String` that is given away is not copied: it is written from where it lies.
+///
+/// # Examples
+///
+/// ```
+/// use offspring::{OctetString, Output};
+///
+/// let mut output = Output::default();
+/// "read".push_to(&mut output);
+/// vec![0; 1 << 20].push_to(&mut output);
+/// assert_eq!(output.len(), 5 + 3 + (1 << 20));
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no octet string",
+    note = "those are `&str`, `String`, `Vec<u8>`, `[u8; N]`, `Cow`, `Box` and `Arc` of `[u8]`, and a \
+            reference to anything that is `AsRef<[u8]>`"
+)]
+pub trait OctetString {
+    /// Appends it, behind its length.
+    fn push_to(self, output: &mut Output);
+}
+
+impl<T: AsRef<[u8]> + ?Sized> OctetString for &T {
+    #[inline]
+    fn push_to(self, output: &mut Output) {
+        octets::push(output.vec(), self.as_ref());
+    }
+}
+
+impl OctetString for Vec<u8> {
+    fn push_to(self, output: &mut Output) {
+        octets::push_len(output.vec(), self.len());
+        output.push(self);
+    }
+}
+
+impl OctetString for String {
+    fn push_to(self, output: &mut Output) {
+        self.into_bytes().push_to(output);
+    }
+}
+
+impl OctetString for Cow<'_, [u8]> {
+    fn push_to(self, output: &mut Output) {
+        match self {
+            Cow::Borrowed(bytes) => bytes.push_to(output),
+            Cow::Owned(bytes) => bytes.push_to(output),
+        }
+    }
+}
+
+impl OctetString for Box<[u8]> {
+    fn push_to(self, output: &mut Output) {
+        self.into_vec().push_to(output);
+    }
+}
+
+impl OctetString for Arc<[u8]> {
+    fn push_to(self, output: &mut Output) {
+        (*self).push_to(output);
+    }
+}
+
+impl<const N: usize> OctetString for [u8; N] {
+    #[inline]
+    fn push_to(self, output: &mut Output) {
+        (&self).push_to(output);
+    }
+}
+
+/// Implements it for lists of octet strings.
+macro_rules! lists {
     ($([$($generics:tt)*] $type:ty, $self:ident => $strings:expr;)*) => {$(
         impl<$($generics)*> Argument<Strings, Octets> for $type {
             fn encode_to($self, output: &mut Output) -> Result<(), CodecError> {
                 for string in $strings {
-                    octets::push(output.vec(), string.as_ref());
+                    string.push_to(output);
                 }
                 Ok(())
             }
@@ -70,26 +145,72 @@ macro_rules! strings {
     )*};
 }
 
-strings! {
+lists! {
     [] (), self => [[0; 0]; 0];
     [] &str, self => [self];
     [] String, self => [self];
     [] &String, self => [self];
-    [A: AsRef<[u8]>, const N: usize] [A; N], self => self;
+    [A: OctetString, const N: usize] [A; N], self => self;
     [A: AsRef<[u8]>, const N: usize] &[A; N], self => self;
     [A: AsRef<[u8]>] &[A], self => self;
-    [A: AsRef<[u8]>] Vec<A>, self => self;
+    [A: OctetString] Vec<A>, self => self;
     [A: AsRef<[u8]>] &Vec<A>, self => self;
-    [A: AsRef<[u8]>] (A,), self => [self.0];
-    [A: AsRef<[u8]>, B: AsRef<[u8]>] (A, B), self => [self.0.as_ref(), self.1.as_ref()];
-    [A: AsRef<[u8]>, B: AsRef<[u8]>, C: AsRef<[u8]>] (A, B, C), self =>
-        [self.0.as_ref(), self.1.as_ref(), self.2.as_ref()];
-    [A: AsRef<[u8]>, B: AsRef<[u8]>, C: AsRef<[u8]>, D: AsRef<[u8]>] (A, B, C, D), self =>
-        [self.0.as_ref(), self.1.as_ref(), self.2.as_ref(), self.3.as_ref()];
-    [A: AsRef<[u8]>, B: AsRef<[u8]>, C: AsRef<[u8]>, D: AsRef<[u8]>, E: AsRef<[u8]>]
-        (A, B, C, D, E), self =>
-        [self.0.as_ref(), self.1.as_ref(), self.2.as_ref(), self.3.as_ref(), self.4.as_ref()];
-    [A: AsRef<[u8]>, B: AsRef<[u8]>, C: AsRef<[u8]>, D: AsRef<[u8]>, E: AsRef<[u8]>, F: AsRef<[u8]>]
-        (A, B, C, D, E, F), self =>
-        [self.0.as_ref(), self.1.as_ref(), self.2.as_ref(), self.3.as_ref(), self.4.as_ref(), self.5.as_ref()];
+}
+
+/// Implements it for tuples of octet strings.
+macro_rules! tuples {
+    ($(($($name:ident $n:tt),+))*) => {$(
+        impl<$($name: OctetString),+> Argument<Strings, Octets> for ($($name,)+) {
+            fn encode_to(self, output: &mut Output) -> Result<(), CodecError> {
+                $(self.$n.push_to(output);)+
+                Ok(())
+            }
+        }
+    )*};
+}
+
+tuples! {
+    (A 0)
+    (A 0, B 1)
+    (A 0, B 1, C 2)
+    (A 0, B 1, C 2, D 3)
+    (A 0, B 1, C 2, D 3, E 4)
+    (A 0, B 1, C 2, D 3, E 4, F 5)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(argument: impl Argument<Strings, Octets>) -> Output {
+        let mut output = Output::default();
+        argument.encode_to(&mut output).unwrap();
+        output
+    }
+
+    #[test]
+    fn whatever_is_an_octet_string_is_written_as_that() {
+        let (bytes, text) = (b"ab".to_vec(), "ab".to_owned());
+        let borrowed: Cow<'_, [u8]> = Cow::Borrowed(&bytes);
+        let owned: Cow<'_, [u8]> = Cow::Owned(bytes.clone());
+        let boxed = bytes.clone().into_boxed_slice();
+        let shared: Arc<[u8]> = bytes.clone().into();
+        let list = encoded((&shared[..], borrowed, owned, boxed, &text, *b"ab"));
+        assert_eq!(list.into_vec(), b"\x02ab".repeat(6));
+        let list = encoded((shared, &bytes, &&bytes[..], bytes.clone(), text, "ab"));
+        assert_eq!(list.into_vec(), b"\x02ab".repeat(6));
+        assert_eq!(encoded((bytes,)).into_vec(), b"\x02ab");
+    }
+
+    #[test]
+    fn long_bytes_that_are_given_away_are_not_copied() {
+        let long = || vec![7; 100_000];
+        let all = [vec![], long(), vec![1; 3], long(), vec![]];
+        let at = [1, 3].map(|n: usize| all[n].as_ptr());
+        let want = octets::encode(&all);
+        let mut output = encoded(all);
+        let is_there = |at| output.body().pieces().any(|piece| piece.as_ptr() == at);
+        assert!(at.map(is_there) == [true; 2]);
+        assert!(output.into_vec() == want);
+    }
 }

@@ -10,13 +10,13 @@ mod octets;
 mod scratch;
 mod strings;
 
-pub use argument::Argument;
+pub use argument::{Argument, OctetString};
 pub use octets::Octets;
 pub(crate) use scratch::Scratch;
 pub use strings::Strings;
 
 use crate::BoxError;
-use crate::wire::SmallBytes;
+use crate::wire::{Body, SmallBytes};
 use std::fmt;
 use std::io;
 use std::ops::Deref;
@@ -50,8 +50,9 @@ use std::ops::Deref;
 ///
 /// let mut output = Output::default();
 /// BigEndian::encode(&258, &mut output)?;
-/// assert_eq!(output.as_bytes(), [0, 0, 0, 0, 0, 0, 1, 2]);
-/// assert_eq!(BigEndian::decode(Input::from(output.as_bytes()))?, 258);
+/// let bytes = output.into_vec();
+/// assert_eq!(bytes, [0, 0, 0, 0, 0, 0, 1, 2]);
+/// assert_eq!(BigEndian::decode(Input::from(bytes))?, 258);
 /// # Ok::<(), CodecError>(())
 /// ```
 pub trait Codec<T> {
@@ -106,45 +107,53 @@ impl std::error::Error for CodecError {
     }
 }
 
-/// Fewer bytes are copied: that costs less than another buffer.
-const UNCOPIED: usize = 16 << 10;
-
 /// Where a [`Codec`] writes to. Also an [`io::Write`] that never fails, for serialisers that want one.
 #[derive(Debug, Default)]
 pub struct Output {
-    bytes: Vec<u8>,
+    body: Body,
 }
 
 impl Output {
     /// Appends bytes.
     #[inline]
     pub fn extend(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+        self.vec().extend_from_slice(bytes);
     }
 
-    /// Appends bytes that are not needed any more: without a copy if there are many, and nothing was
-    /// written before.
+    /// Appends bytes that are not needed any more. If they are many they are not copied: they go from
+    /// where they lie into the socket.
     pub fn push(&mut self, bytes: Vec<u8>) {
-        if bytes.len() >= UNCOPIED && self.bytes.is_empty() {
-            self.bytes = bytes;
-        } else {
-            self.extend(&bytes);
-        }
+        self.body.push(bytes);
     }
 
-    /// What was written so far.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
+    /// How many bytes were written.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.body.len()
     }
 
-    #[inline]
-    pub(crate) fn into_vec(self) -> Vec<u8> {
-        self.bytes
+    /// Whether nothing was written.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes that were written.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<u8> {
+        self.body.into_vec()
     }
 
     /// For code that appends in place.
+    #[inline]
     pub(crate) fn vec(&mut self) -> &mut Vec<u8> {
-        &mut self.bytes
+        self.body.end()
+    }
+
+    /// For who has it written.
+    #[inline]
+    pub(crate) fn body(&mut self) -> &mut Body {
+        &mut self.body
     }
 }
 

@@ -37,12 +37,9 @@ impl Drop for Scratch {
         let Some(mut output) = self.output.take() else {
             return;
         };
-        let bytes = output.vec();
-        if bytes.capacity() <= LARGEST {
-            bytes.clear();
-            // It is the thread's as long as there is one.
-            let _ = OUTPUT.try_with(|place| place.set(Some(output)));
-        }
+        output.body().clear(LARGEST);
+        // It is the thread's as long as there is one.
+        let _ = OUTPUT.try_with(|place| place.set(Some(output)));
     }
 }
 

@@ -2,7 +2,7 @@ use super::Script;
 use crate::error::{Phase, Refusal};
 use crate::process::Plain;
 use crate::rpc::{Connection, Delivery, Limits, Refused, Violation};
-use crate::wire::{self, Batch, Decoder, Framing, LARGE, Payload, Run, ToParent, octets};
+use crate::wire::{self, Batch, Body, Decoder, Framing, LARGE, Payload, Run, ToParent, octets};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -120,6 +120,11 @@ impl Parent {
         };
         let note = self.returned.len();
         let request = vec![note as u8; len];
+        // In pieces, of which the second may be long enough not to be copied.
+        let mut body = Body::default();
+        let (head, tail) = request.split_at(len / 2 * usize::from(len % 3 != 0));
+        body.push(head.to_vec());
+        body.push(tail.to_vec());
         let deadline =
             (!time.is_multiple_of(4)).then(|| self.now + Duration::from_millis(time.into()));
         let progress = size.is_multiple_of(2);
@@ -127,7 +132,7 @@ impl Parent {
         let mut taken = Some(note);
         let result = self
             .connection
-            .call(&mut request.clone(), deadline, &mut told, &mut taken);
+            .call(&mut body, deadline, &mut told, &mut taken);
         if let Err(refusal) = self.admit(len) {
             assert_eq!((result, taken), (Err(refusal), Some(note)));
             return;

@@ -30,7 +30,7 @@ pub struct Call<'a, S: Service> {
 impl<S: Service> fmt::Debug for Call<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
-            .field("bytes", &self.request.as_bytes().len())
+            .field("bytes", &self.request.len())
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
     }
@@ -195,7 +195,7 @@ impl<'a, S: Service> Call<'a, S> {
             may_wait: self.may_wait,
             waits,
         };
-        self.handle.link.call(self.request.vec(), how, note)
+        self.handle.link.call(self.request.body(), how, note)
     }
 }
 

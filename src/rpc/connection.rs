@@ -26,7 +26,7 @@ use crate::agenda::Agenda;
 use crate::by_id::ById;
 use crate::error::{Phase, Refusal};
 use crate::process::Plain;
-use crate::wire::{self, Batch, ControlError, Framing, Outbox, Run, ToChild, ToParent};
+use crate::wire::{self, Batch, Body, ControlError, Framing, Outbox, Run, ToChild, ToParent};
 use std::fmt;
 use std::time::Instant;
 
@@ -174,7 +174,7 @@ impl<T, P: Clone> Connection<T, P> {
         self.control(&ToChild::Run(run));
     }
 
-    /// Queues a call. A large request is taken, and left empty; others are copied. `progress` and the
+    /// Queues a call. What is large of the request is taken, the rest is copied. `progress` and the
     /// note are taken, from where they are, unless the call is refused.
     ///
     /// # Errors
@@ -183,7 +183,7 @@ impl<T, P: Clone> Connection<T, P> {
     #[inline]
     pub(crate) fn call(
         &mut self,
-        request: &mut Vec<u8>,
+        request: &mut Body,
         deadline: Option<Instant>,
         progress: &mut Option<P>,
         note: &mut Option<T>,
@@ -523,7 +523,7 @@ impl<T, P: Clone> Connection<T, P> {
     }
 
     fn control(&mut self, message: &ToChild<'_>) {
-        let mut payload = message.encode();
+        let mut payload = Body::from(message.encode());
         let len = payload.len() as u32;
         let header = wire::header(Framing::Tagged, wire::CONTROL_TO_CHILD, len);
         self.outbox.push(header, &mut payload);
@@ -574,7 +574,12 @@ mod tests {
 
     fn call(connection: &mut Connection<char, char>, note: char) -> u32 {
         connection
-            .call(&mut vec![note as u8], None, &mut None, &mut Some(note))
+            .call(
+                &mut vec![note as u8].into(),
+                None,
+                &mut None,
+                &mut Some(note),
+            )
             .unwrap()
     }
 
@@ -653,14 +658,14 @@ mod tests {
         let start = Instant::now();
         let mut c = plain(Plain::Ordered);
         c.call(
-            &mut b"a".to_vec(),
+            &mut b"a".to_vec().into(),
             Some(start + Duration::from_secs(2)),
             &mut None,
             &mut Some('a'),
         )
         .unwrap();
         c.call(
-            &mut b"b".to_vec(),
+            &mut b"b".to_vec().into(),
             Some(start + Duration::from_secs(1)),
             &mut None,
             &mut Some('b'),
@@ -712,7 +717,7 @@ mod tests {
     fn progress_goes_to_who_waits_for_the_call() {
         let mut c = serving();
         let a = c
-            .call(&mut vec![], None, &mut Some('p'), &mut Some('a'))
+            .call(&mut vec![].into(), None, &mut Some('p'), &mut Some('a'))
             .unwrap();
         let b = call(&mut c, 'b');
         let report = |id| ToParent::Progress { id, payload: b"x" }.encode();
@@ -732,7 +737,12 @@ mod tests {
     fn answer_takes_the_deadline_away() {
         let mut c = plain(Plain::Tagged);
         let id = c
-            .call(&mut vec![], Some(Instant::now()), &mut None, &mut Some('a'))
+            .call(
+                &mut vec![].into(),
+                Some(Instant::now()),
+                &mut None,
+                &mut Some('a'),
+            )
             .unwrap();
         sent(&mut c);
         assert_eq!(c.receive(id, b""), Ok(Delivery::Reply('a')));
@@ -747,7 +757,8 @@ mod tests {
             bytes: 30,
         };
         let mut c = Connection::<(), char>::new(Some(Plain::Tagged), limits);
-        let mut refused = |len: usize| c.call(&mut vec![0; len], None, &mut None, &mut Some(()));
+        let mut refused =
+            |len: usize| c.call(&mut vec![0; len].into(), None, &mut None, &mut Some(()));
         assert_eq!(refused(11), Err(Refusal::TooLarge { len: 11, limit: 10 }));
         assert_eq!(refused(10), Ok(1));
         // 18 bytes are queued, and 18 more would be above 30.
@@ -759,10 +770,13 @@ mod tests {
         assert_eq!(refused(0), Err(Refusal::Full));
         c.take(usize::MAX, &mut Batch::default());
         assert_eq!(c.receive(1, b""), Ok(Delivery::Reply(())));
-        assert_eq!(c.call(&mut vec![], None, &mut None, &mut Some(())), Ok(3));
+        assert_eq!(
+            c.call(&mut vec![].into(), None, &mut None, &mut Some(())),
+            Ok(3)
+        );
         c.close();
         assert_eq!(
-            c.call(&mut vec![], None, &mut None, &mut Some(())),
+            c.call(&mut vec![].into(), None, &mut None, &mut Some(())),
             Err(Refusal::Closed)
         );
     }
@@ -777,15 +791,18 @@ mod tests {
         let mut c = Connection::<(), char>::new(Some(Plain::Tagged), limits);
         // One call always fits, or nothing would.
         assert!(
-            c.call(&mut vec![0; 50], None, &mut None, &mut Some(()))
+            c.call(&mut vec![0; 50].into(), None, &mut None, &mut Some(()))
                 .is_ok()
         );
         assert!(matches!(
-            c.call(&mut vec![], None, &mut None, &mut Some(())),
+            c.call(&mut vec![].into(), None, &mut None, &mut Some(())),
             Err(Refusal::Full)
         ));
         c.take(usize::MAX, &mut Batch::default());
-        assert!(c.call(&mut vec![], None, &mut None, &mut Some(())).is_ok());
+        assert!(
+            c.call(&mut vec![].into(), None, &mut None, &mut Some(()))
+                .is_ok()
+        );
     }
 
     #[test]

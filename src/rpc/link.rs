@@ -14,7 +14,7 @@ use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Child;
 use crate::sys::{self, Interest, Registration};
-use crate::wire::{self, Batch};
+use crate::wire::{self, Batch, Body};
 use polling::Event;
 use std::io;
 use std::net::Shutdown;
@@ -291,11 +291,11 @@ impl Link {
         self.child.as_ref().map_or(0, Child::pid)
     }
 
-    /// Makes a call. A large request is taken, and left empty. The note is taken unless the call is
+    /// Makes a call. What is large of the request is taken, and so is the note, unless the call is
     /// refused.
     pub(crate) fn call(
         &self,
-        request: &mut Vec<u8>,
+        request: &mut Body,
         how: How,
         note: &mut Option<Note>,
     ) -> Result<Made, Ended> {

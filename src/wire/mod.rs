@@ -13,12 +13,14 @@
 //! | to the parent | [`EVENT`] | event |
 //! | to the parent | [`CONTROL_TO_PARENT`] | control: [`ToParent`] |
 
+mod body;
 mod control;
 mod frame;
 pub(crate) mod octets;
 mod outbox;
 mod small;
 
+pub(crate) use body::Body;
 #[cfg(feature = "log")]
 pub(crate) use control::LogRecord;
 pub(crate) use control::{

@@ -16,7 +16,7 @@ pub(crate) fn push(out: &mut Vec<u8>, string: &[u8]) {
 }
 
 /// Appends the length of a string that will follow.
-fn push_len(out: &mut Vec<u8>, len: usize) {
+pub(crate) fn push_len(out: &mut Vec<u8>, len: usize) {
     // 64 bits are ten digits of seven.
     let digits = (1..10).take_while(|digit| len >> (7 * digit) != 0).count();
     for digit in (1..=digits).rev() {

@@ -1,5 +1,6 @@
 //! The bytes that are to be written, in order, until a writer takes them. Pure.
 
+use super::Body;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::io::IoSlice;
@@ -35,33 +36,51 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Appends a frame and returns its offset. A large payload is taken, and left empty; others are
-    /// copied.
+    /// Appends a frame and returns its offset. What is large of its payload is taken, the rest is copied.
     #[inline]
-    pub(crate) fn push(&mut self, header: Header, payload: &mut Vec<u8>) -> u64 {
+    pub(crate) fn push(&mut self, header: Header, payload: &mut Body) -> u64 {
         let (header, n) = header;
         let start = self.end;
-        self.end += (n + payload.len()) as u64;
-        let own = payload.len() >= OWN_CHUNK;
-        let copied = n + if own { 0 } else { payload.len() };
-        if self.open.len() + copied > CHUNK {
-            self.close();
-        }
-        if self.open.len() + copied > self.open.capacity() {
-            self.grow(copied);
-        }
+        let Some(short) = payload.short(OWN_CHUNK - 1) else {
+            self.push_large(&header[..n], payload);
+            return start;
+        };
+        let len = n + short.len();
+        self.end += len as u64;
+        self.make_room(len);
         // Of a length that the compiler knows, where it can.
         match n {
             8 => self.open.extend_from_slice(&header),
             n => self.open.extend_from_slice(&header[..n]),
         }
-        if own {
-            self.close();
-            self.chunks.push_back(std::mem::take(payload));
-        } else {
-            self.open.extend_from_slice(payload);
-        }
+        self.open.extend_from_slice(short);
         start
+    }
+
+    fn push_large(&mut self, header: &[u8], payload: &mut Body) {
+        self.end += (header.len() + payload.len()) as u64;
+        self.make_room(header.len());
+        self.open.extend_from_slice(header);
+        for piece in payload.pieces() {
+            if piece.len() >= OWN_CHUNK {
+                self.close();
+                self.chunks.push_back(std::mem::take(piece));
+            } else {
+                self.make_room(piece.len());
+                self.open.extend_from_slice(piece);
+            }
+        }
+    }
+
+    /// Makes the last chunk one that has room for so many bytes.
+    #[inline]
+    fn make_room(&mut self, room: usize) {
+        if self.open.len() + room > CHUNK {
+            self.close();
+        }
+        if self.open.len() + room > self.open.capacity() {
+            self.grow(room);
+        }
     }
 
     /// Makes room for so many bytes in the last chunk, which does not grow beyond a whole one: its memory
@@ -317,12 +336,12 @@ mod tests {
     #[test]
     fn frames_leave_in_order_and_large_ones_uncopied() {
         let mut outbox = Outbox::default();
-        let mut large = vec![7; OWN_CHUNK];
+        let large = vec![7; OWN_CHUNK];
         let address = large.as_ptr();
-        assert_eq!(outbox.push(head(b"ab"), &mut b"c".to_vec()), 0);
-        assert_eq!(outbox.push(head(b"de"), &mut large), 3);
+        assert_eq!(outbox.push(head(b"ab"), &mut b"c".to_vec().into()), 0);
+        assert_eq!(outbox.push(head(b"de"), &mut large.into()), 3);
         let end = 5 + OWN_CHUNK as u64;
-        assert_eq!(outbox.push(head(b"f"), &mut vec![]), end);
+        assert_eq!(outbox.push(head(b"f"), &mut vec![].into()), end);
         assert_eq!(outbox.queued(), end + 1);
         let batch = taken(&mut outbox, usize::MAX);
         let chunks = batch.chunks();
@@ -338,7 +357,7 @@ mod tests {
         for n in 0..100u8 {
             outbox.push(
                 head(b"head"),
-                &mut vec![n; if n % 10 == 0 { OWN_CHUNK } else { 7 }],
+                &mut vec![n; if n % 10 == 0 { OWN_CHUNK } else { 7 }].into(),
             );
         }
         let mut want = Outbox::default();
@@ -362,7 +381,10 @@ mod tests {
     fn small_frames_share_chunks_of_bounded_size() {
         let mut outbox = Outbox::default();
         for n in 0..100_000 {
-            assert_eq!(outbox.push(head(b"12345678"), &mut vec![0; 16]), n * 24);
+            assert_eq!(
+                outbox.push(head(b"12345678"), &mut vec![0; 16].into()),
+                n * 24
+            );
         }
         let batch = taken(&mut outbox, usize::MAX);
         assert_eq!(
@@ -376,7 +398,7 @@ mod tests {
         let mut outbox = Outbox::default();
         // Of a length that does not grow to that of a chunk by doubling.
         for _ in 0..3 * CHUNK / 25 {
-            outbox.push(head(b"12345678"), &mut vec![0; 17]);
+            outbox.push(head(b"12345678"), &mut vec![0; 17].into());
         }
         let mut batch = taken(&mut outbox, usize::MAX);
         batch.advance(outbox.end() as usize, &mut outbox);
@@ -393,11 +415,14 @@ mod tests {
             let mut outbox = Outbox::default();
             let (mut want, mut frames) = (Vec::new(), Vec::new());
             for (n, size) in sizes.into_iter().enumerate() {
-                let mut payload = vec![n as u8; size];
+                let payload = vec![n as u8; size];
                 if set >> n & 1 == 0 {
                     want.extend([b"hd", &payload[..]].concat());
                 }
-                frames.push((outbox.push(head(b"hd"), &mut payload), 2 + size as u64));
+                frames.push((
+                    outbox.push(head(b"hd"), &mut payload.into()),
+                    2 + size as u64,
+                ));
             }
             for (n, (start, len)) in frames.iter().enumerate().rev() {
                 if set >> n & 1 == 1 {
@@ -413,13 +438,13 @@ mod tests {
     #[test]
     fn taken_frame_cannot_be_withdrawn() {
         let mut outbox = Outbox::default();
-        let first = outbox.push(head(b"a"), &mut vec![]);
+        let first = outbox.push(head(b"a"), &mut vec![].into());
         taken(&mut outbox, 1);
-        let second = outbox.push(head(b"b"), &mut vec![]);
+        let second = outbox.push(head(b"b"), &mut vec![].into());
         assert!(!outbox.withdraw(first, 1));
         assert!(outbox.withdraw(second, 1));
         assert_eq!(outbox.queued(), 0);
-        assert_eq!(outbox.push(head(b"c"), &mut vec![]), 2);
+        assert_eq!(outbox.push(head(b"c"), &mut vec![].into()), 2);
         assert_eq!(all(&mut outbox, 1), b"c");
     }
 }

@@ -12,7 +12,7 @@ use crate::process::Plain;
 use crate::service::Service;
 use crate::sys::{self, Interest};
 use crate::threads;
-use crate::wire::{self, Batch, CONTROL_ROOM, Failure, Framing, Outbox, ToParent};
+use crate::wire::{self, Batch, Body, CONTROL_ROOM, Failure, Framing, Outbox, ToParent};
 use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::sync::MutexGuard;
@@ -153,7 +153,7 @@ impl Hub {
             let message = "the error is longer than the limit (max_frame)".to_owned();
             payload = Failure::Malformed { message }.encode();
         }
-        self.send(id | wire::FAILED, &mut payload, Some(id));
+        self.send(id | wire::FAILED, &mut payload.into(), Some(id));
     }
 
     /// Sends an event.
@@ -199,7 +199,7 @@ impl Hub {
     /// Sends a control message, unless the parent knows none.
     pub(super) fn control(&'static self, message: &ToParent<'_>) {
         if self.plain.is_none() {
-            self.send(wire::CONTROL_TO_PARENT, &mut message.encode(), None);
+            self.send(wire::CONTROL_TO_PARENT, &mut message.encode().into(), None);
         }
     }
 
@@ -240,7 +240,7 @@ impl Hub {
     ) -> Result<(), Failure> {
         let mut output = Scratch::take();
         fill(&mut output).map_err(|error| malformed(what, &error))?;
-        let payload = output.vec();
+        let payload = output.body();
         let (len, limit) = (payload.len(), self.max_frame());
         if len > limit {
             let message = format!("{what} has {len} bytes, above the limit (max_frame) of {limit}");
@@ -250,8 +250,8 @@ impl Hub {
         Ok(())
     }
 
-    /// Sends a frame, which may answer a call. A large payload is taken, and left empty.
-    fn send(&'static self, id: u32, payload: &mut Vec<u8>, answers: Option<u32>) {
+    /// Sends a frame, which may answer a call. What is large of the payload is taken.
+    fn send(&'static self, id: u32, payload: &mut Body, answers: Option<u32>) {
         let len = u32::try_from(payload.len()).expect("it was held against max_frame");
         let header = wire::header(Framing::Tagged, id, len);
         let pace = PACE.get();

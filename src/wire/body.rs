@@ -1,0 +1,140 @@
+//! The payload of a frame that is to be written. Pure.
+
+/// Fewer bytes are copied: that costs less than another buffer.
+const UNCOPIED: usize = 16 << 10;
+
+/// Bytes in pieces, so that many need not be copied behind a few.
+#[derive(Debug, Default)]
+pub(crate) struct Body {
+    head: Vec<u8>,
+    /// What follows.
+    #[expect(clippy::box_collection, reason = "one pointer, as there mostly is nothing")]
+    rest: Option<Box<Vec<Piece>>>,
+}
+
+/// A piece that was given away.
+#[derive(Debug)]
+struct Piece {
+    long: Vec<u8>,
+    /// What was written after it.
+    after: Vec<u8>,
+}
+
+impl Body {
+    /// How many bytes there are.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        match &self.rest {
+            None => self.head.len(),
+            Some(rest) => {
+                let rest = rest.iter().map(|it| it.long.len() + it.after.len());
+                self.head.len() + rest.sum::<usize>()
+            }
+        }
+    }
+
+    /// All bytes, if they are in one piece that is not longer than `len`.
+    #[inline]
+    pub(crate) fn short(&self, len: usize) -> Option<&[u8]> {
+        (self.rest.is_none() && self.head.len() <= len).then_some(&self.head)
+    }
+
+    /// The piece at the end, to append to.
+    #[inline]
+    pub(crate) fn end(&mut self) -> &mut Vec<u8> {
+        match self.rest.as_mut().and_then(|rest| rest.last_mut()) {
+            None => &mut self.head,
+            Some(piece) => &mut piece.after,
+        }
+    }
+
+    /// Appends bytes that are not needed any more: without a copy if they are many.
+    pub(crate) fn push(&mut self, bytes: Vec<u8>) {
+        if bytes.len() >= UNCOPIED {
+            let rest = self.rest.get_or_insert_default();
+            rest.push(Piece {
+                long: bytes,
+                after: Vec::new(),
+            });
+        } else {
+            self.end().extend_from_slice(&bytes);
+        }
+    }
+
+    /// Forgets the bytes. The memory of the first piece is kept, if that is no more than `memory`.
+    #[inline]
+    pub(crate) fn clear(&mut self, memory: usize) {
+        match self.rest.is_none() && self.head.capacity() <= memory {
+            true => self.head.clear(),
+            false => self.clear_pieces(memory),
+        }
+    }
+
+    fn clear_pieces(&mut self, memory: usize) {
+        let head = std::mem::take(&mut self.head);
+        if head.capacity() <= memory {
+            self.head = head;
+            self.head.clear();
+        }
+        self.rest = None;
+    }
+
+    /// All pieces, in order.
+    pub(crate) fn pieces(&mut self) -> impl Iterator<Item = &mut Vec<u8>> {
+        let rest = self.rest.iter_mut().flat_map(|rest| rest.iter_mut());
+        let rest = rest.flat_map(|it| [&mut it.long, &mut it.after]);
+        std::iter::once(&mut self.head).chain(rest)
+    }
+
+    /// All bytes in one piece.
+    pub(crate) fn into_vec(mut self) -> Vec<u8> {
+        let mut pieces = self.pieces().filter(|piece| !piece.is_empty());
+        let mut all = pieces.next().map(std::mem::take).unwrap_or_default();
+        pieces.for_each(|piece| all.append(piece));
+        all
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(head: Vec<u8>) -> Self {
+        Body { head, rest: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_bytes_are_not_copied_and_all_stay_in_order() {
+        let lens = [0, 1, UNCOPIED - 1, UNCOPIED, UNCOPIED + 1];
+        let all = (0..lens.len().pow(3)).map(|n| [n, n / 5, n / 25].map(|n| lens[n % 5]));
+        for [first, second, third] in all {
+            let (first, second, third) = (vec![1; first], vec![2; second], vec![3; third]);
+            let want = [&first[..], b"and", &second, &third, b"end"].concat();
+            let given = [&second, &third].map(|it| (it.len() >= UNCOPIED, it.as_ptr()));
+            let mut body = Body::from(first);
+            body.end().extend_from_slice(b"and");
+            body.push(second);
+            body.push(third);
+            body.end().extend_from_slice(b"end");
+            for (_, at) in given.into_iter().filter(|(is_long, _)| *is_long) {
+                assert!(body.pieces().any(|piece| piece.as_ptr() == at));
+            }
+            assert_eq!(body.len(), want.len());
+            assert!(body.into_vec() == want);
+        }
+    }
+
+    #[test]
+    fn much_memory_is_not_kept() {
+        for (len, memory, kept) in [(10, 100, 100), (101, 100, 0)] {
+            let mut body = Body::from(Vec::with_capacity(len.max(kept)));
+            body.end().resize(len, 1);
+            body.push(vec![0; UNCOPIED]);
+            body.clear(memory);
+            assert_eq!(body.len(), 0);
+            assert_eq!(body.head.capacity(), kept);
+        }
+    }
+}
