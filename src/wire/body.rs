@@ -8,7 +8,10 @@ const UNCOPIED: usize = 16 << 10;
 pub(crate) struct Body {
     head: Vec<u8>,
     /// What follows.
-    #[expect(clippy::box_collection, reason = "one pointer, as there mostly is nothing")]
+    #[expect(
+        clippy::box_collection,
+        reason = "one pointer, as there mostly is nothing"
+    )]
     rest: Option<Box<Vec<Piece>>>,
 }
 

@@ -98,3 +98,91 @@ impl Turn {
         self.state.store(state, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::ledger::Limits;
+    use super::*;
+
+    fn child(running: usize, high_water: usize) -> (Turn, Ledger) {
+        let mut ledger = Ledger::default();
+        ledger.set_limits(Limits {
+            running,
+            high_water,
+        });
+        (Turn::default(), ledger)
+    }
+
+    #[test]
+    fn first_call_asks_the_ledger_and_the_next_need_not() {
+        let (turn, mut ledger) = child(1, 100);
+        assert!(!turn.begin(1), "nothing is known yet");
+        assert_eq!(turn.begin_by(&ledger, 1), Ok(true));
+        assert!(turn.is_at(1) && !turn.is_open());
+        assert!(!turn.begin(2), "one at a time");
+        assert!(turn.answered(&mut ledger, 1, 0));
+        assert!(turn.is_open() && !turn.is_at(1));
+        assert!(turn.begin(2) && turn.is_at(2));
+    }
+
+    #[test]
+    fn call_left_unanswered_is_the_ledgers() {
+        let (turn, mut ledger) = child(2, 100);
+        assert_eq!(turn.begin_by(&ledger, 1), Ok(true));
+        turn.leave(&mut ledger, 1, 0);
+        assert!(!turn.is_at(1) && ledger.is_running(1));
+        assert!(turn.is_open(), "another one may run beside it");
+        assert!(turn.begin(2));
+        turn.leave(&mut ledger, 2, 0);
+        assert!(!turn.is_open(), "no more may");
+        assert!(!turn.answered(&mut ledger, 1, 0), "it was not at it");
+        assert_eq!(turn.begin_by(&ledger, 3), Ok(true));
+    }
+
+    #[test]
+    fn answered_call_is_not_left_to_the_ledger() {
+        let (turn, mut ledger) = child(1, 100);
+        assert_eq!(turn.begin_by(&ledger, 1), Ok(true));
+        assert!(turn.answered(&mut ledger, 1, 0));
+        turn.leave(&mut ledger, 1, 0);
+        assert!(turn.is_open() && !ledger.is_busy());
+    }
+
+    #[test]
+    fn ledger_is_asked_when_requests_wait_or_answers_gather() {
+        let (turn, mut ledger) = child(1, 100);
+        assert_eq!(turn.begin_by(&ledger, 1), Ok(true));
+        assert!(turn.answered(&mut ledger, 1, 101));
+        assert!(!turn.is_open(), "above high water");
+        assert_eq!(turn.begin_by(&ledger, 2), Ok(true));
+        assert!(turn.answered(&mut ledger, 2, 100) && turn.is_open());
+        ledger.wait(3, vec![].into()).unwrap();
+        turn.wait(3);
+        assert!(!turn.begin(4));
+        assert_eq!(turn.begin_by(&ledger, 4), Ok(false), "3 comes first");
+    }
+
+    /// Only an id above all others is known to be new without the ledger.
+    #[test]
+    fn id_that_may_be_in_use_is_looked_up() {
+        let (turn, mut ledger) = child(9, 100);
+        for id in [5, 7] {
+            assert_eq!(turn.begin_by(&ledger, id), Ok(true));
+            turn.leave(&mut ledger, id, 0);
+        }
+        for id in [5, 6, 7] {
+            assert!(!turn.begin(id));
+        }
+        assert_eq!(turn.begin_by(&ledger, 5), Err(Duplicate));
+        assert_eq!(turn.begin_by(&ledger, 6), Ok(true));
+        assert!(turn.answered(&mut ledger, 6, 0));
+        assert!(!turn.begin(7) && turn.begin(8));
+        // Ids begin again, when no call runs.
+        for id in [5, 7, 8] {
+            turn.answered(&mut ledger, id, 0);
+        }
+        assert_eq!(turn.begin_by(&ledger, 1), Ok(true));
+        assert!(turn.answered(&mut ledger, 1, 0));
+        assert!(turn.begin(2));
+    }
+}
