@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{Gate, bounded, logged, lost_kind, script, worker};
-use offspring::{CallError, ErrorKind, Phase, Plain, Process, Refusal, Rung};
+use common::{Gate, Random, Storm, alone, bounded, logged, lost_kind, script, worker};
+use offspring::{CallError, ErrorKind, Phase, Plain, Process, Refusal, Rpc, Rung};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -33,6 +33,46 @@ fn finish_waits_until_all_is_answered_and_the_child_has_exited() {
         let mut want: Vec<String> = (0..100).map(|n| n.to_string()).collect();
         want.push("destroy".to_owned());
         assert_eq!(log.lines(), want);
+    });
+}
+
+/// Whatever a call of another clone is at when the handle is closed.
+#[test]
+fn finish_ends_while_other_threads_call() {
+    let me = worker().run_in_test();
+    alone(move || {
+        let mut random = Random::new();
+        let storm = Storm::new(&me, "do");
+        let mut rounds = 0;
+        while storm.goes_on(rounds) {
+            rounds += 1;
+            let rpc = me.rpc("do").start().unwrap();
+            let waits = random.below(2) == 0;
+            let call = move |rpc: &Rpc| {
+                if waits {
+                    return rpc.call("echo").wait().is_ok();
+                }
+                // So long that the caller writes it.
+                let (send, told) = mpsc::channel();
+                let tell = move |reply: Result<_, _>| send.send(reply.is_ok()).unwrap();
+                rpc.call(["echo", &"x".repeat(66_000)]).then(tell);
+                told.recv().unwrap()
+            };
+            let others = [rpc.clone(), rpc.clone()].map(|rpc| {
+                thread::spawn(move || {
+                    while call(&rpc) {}
+                    rpc
+                })
+            });
+            for _ in 0..random.below(100) {
+                rpc.call("echo").wait().unwrap();
+            }
+            rpc.finish().unwrap();
+            for other in others {
+                other.join().unwrap();
+            }
+        }
+        println!("{rounds} rounds");
     });
 }
 

@@ -69,7 +69,7 @@ pub(super) struct State {
     pub(super) attention: bool,
     /// When the reactor looks by itself.
     looks_at: Option<Instant>,
-    /// When it gives room back that calls have left, unless they need it again.
+    /// When it gives room back that calls have left, unless they need it again by then.
     trim_at: Option<Instant>,
     pub(super) kill: bool,
     /// By when all is to be over.
@@ -155,7 +155,7 @@ impl State {
         !attended && self.has_output()
     }
 
-    /// Gives room back that there has been no need of for a while.
+    /// Gives room back that there was no need of a while ago, and is none now.
     fn trim(&mut self, now: Instant) {
         if !self.connection.is_roomy() {
             self.trim_at = None;
@@ -165,7 +165,7 @@ impl State {
         }
     }
 
-    /// Whether one call only is outstanding, and sent.
+    /// Whether one call only is outstanding, and nothing is left to be taken and sent.
     pub(super) fn is_alone(&self) -> bool {
         self.connection.live() == 1 && !self.has_output()
     }
@@ -339,8 +339,10 @@ impl Link {
         }
         let nothing_read = reader.as_ref().is_some_and(|it| it.decoder.is_empty());
         let alone = nothing_read.then(|| state.is_alone());
-        // Of all that may concern the reactor, a call can bring about this.
-        if state.has_unattended_output() || (deadline.is_some() && state.is_due()) {
+        // This much of what concerns the reactor a call may bring about. And while it was sent, others may
+        // have closed the handle, and waited for that.
+        let is_due = deadline.is_some() && state.is_due();
+        if is_due || state.connection.is_closed() || state.has_unattended_output() {
             self.notify_reactor(state);
         }
         Ok(Made { id, reader, alone })
@@ -496,6 +498,9 @@ impl Link {
                     break;
                 }
             }
+        }
+        if state.end.is_some() {
+            batch.clear();
         }
         state.writer.batch = Some(batch);
         self.notify_of_room(&state);
