@@ -5,8 +5,8 @@
 
 mod common;
 
-use common::{alone, descriptors, eventually, signal, stop};
-use offspring::{BoxError, Caller, Loop, Process, Reactor, Rpc, Strings, Worker};
+use common::{Gate, alone, descriptors, eventually, signal, stop};
+use offspring::{BoxError, Caller, Loop, Pending, Process, Reactor, Rpc, Strings, Worker};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;
 use std::fs;
@@ -274,6 +274,41 @@ fn room_of_many_calls_is_given_back() {
             rpc.call("it goes on").wait().unwrap();
             rpc.finish().unwrap();
         }
+    });
+}
+
+/// A caller who waits for one answer reads those of others, and does not keep their room.
+#[test]
+fn room_of_many_calls_is_given_back_while_another_is_waited_for() {
+    let me = Worker::new()
+        .threaded("gate", |gate: Strings, _: &Caller| {
+            if !gate.is_empty() {
+                Gate::enter(&gate.to_string());
+            }
+            Ok(())
+        })
+        .threads(2)
+        .run_in_test();
+    alone(move || {
+        let rpc = me.rpc("gate").event_delay(Duration::ZERO).start().unwrap();
+        let (gate, before) = (Gate::new(), in_use());
+        let slow = rpc.call(gate.name()).start();
+        let inside = gate.entered();
+        stop(rpc.pid().unwrap());
+        let calls: Vec<Pending> = (0..50_000).map(|_| rpc.call(()).start()).collect();
+        let (pid, epoll) = (rpc.pid().unwrap(), epoll_of_the_reactor());
+        let go_on = thread::spawn(move || {
+            let reads = || !is_socket_watched(epoll);
+            eventually("the caller reads", reads);
+            signal(pid, "CONT");
+            for mut call in calls {
+                eventually("it is answered", || call.try_wait().is_some());
+            }
+            eventually("the room is given back", || in_use() < before + (1 << 20));
+            inside.open();
+        });
+        slow.wait().unwrap();
+        go_on.join().unwrap();
     });
 }
 

@@ -61,7 +61,8 @@ impl<T, C: Codec<T>> Argument<T, C> for &T {
 /// What is one octet string in a request or reply: bytes and text, owned or borrowed, and a reference to
 /// whatever is `AsRef<[u8]>`.
 ///
-/// A long `Vec<u8>` or `String` that is given away is not copied: it is written from where it lies.
+/// A long `Vec<u8>` or `String` that is given away in a request, reply or event is not copied: it is
+/// written from where it lies.
 ///
 /// # Examples
 ///

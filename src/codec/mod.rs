@@ -120,8 +120,8 @@ impl Output {
         self.vec().extend_from_slice(bytes);
     }
 
-    /// Appends bytes that are not needed any more. If they are many they are not copied: they go from
-    /// where they lie into the socket.
+    /// Appends bytes that are not needed any more. If they are many, and of a request, reply or event, they
+    /// are not copied: they go from where they lie into the socket.
     pub fn push(&mut self, bytes: Vec<u8>) {
         self.body.push(bytes);
     }

@@ -396,8 +396,8 @@ impl<T, P: Clone> Connection<T, P> {
         self.calls.is_roomy() || self.deadlines.is_roomy() || self.progress.is_roomy()
     }
 
-    /// Gives most of that room back. To be called when there has been no need of it for a while: to
-    /// take it again costs as much as all the rest of a call.
+    /// Gives most of that room back. Not to be called at once: to take it again costs as much as all the
+    /// rest of a call.
     pub(crate) fn trim(&mut self) {
         self.calls.trim();
         self.deadlines.trim();

@@ -315,7 +315,8 @@ impl Thread {
 
     /// Works until there are no links, or until another thread is to go on: returns what that needs.
     fn run(mut self) -> Option<Self> {
-        let _inside = Inside::enter();
+        // To its end: what callbacks leave to be dropped with the thread must not block it either.
+        IN_CALLBACK.set(true);
         let mut events = Events::new();
         loop {
             while self.do_what_is_asked() {}
@@ -403,6 +404,8 @@ impl Thread {
         }
         if over {
             self.drivers.remove(key as u64);
+            self.drivers.trim();
+            self.deadlines.trim();
         }
     }
 }

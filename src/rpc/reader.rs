@@ -148,7 +148,10 @@ impl Link {
                         self.release(state, reader);
                         return Read::Served(answer);
                     }
-                    state.is_alone()
+                    let alone = state.is_alone();
+                    // Others may have had their answers, and this one may take long to come.
+                    self.tell_reactor(state);
+                    alone
                 }
             };
             match self.read_once(wait, &mut reader, alone) {

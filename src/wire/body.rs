@@ -52,8 +52,12 @@ impl Body {
     }
 
     /// Appends bytes that are not needed any more: without a copy if they are many.
-    pub(crate) fn push(&mut self, bytes: Vec<u8>) {
+    pub(crate) fn push(&mut self, mut bytes: Vec<u8>) {
         if bytes.len() >= UNCOPIED {
+            // Limits of memory count bytes, and not room for others.
+            if bytes.capacity() / 2 > bytes.len() {
+                bytes.shrink_to_fit();
+            }
             let rest = self.rest.get_or_insert_default();
             rest.push(Piece {
                 long: bytes,

@@ -244,7 +244,7 @@ impl Batch {
         }
     }
 
-    /// Whether it has a payload that was not copied.
+    /// Whether it has a payload that takes long to pass through a socket of the usual size.
     #[inline]
     pub(crate) fn has_large(&self) -> bool {
         let is_large = |chunk: &Vec<u8>| chunk.len() > CHUNK;
