@@ -60,10 +60,9 @@ impl Agenda {
     /// Gives most of that room back.
     pub(crate) fn trim(&mut self) {
         if self.is_roomy() {
-            let enough = 2 * self.enough();
-            self.queue.shrink_to(enough);
-            self.others.shrink_to(enough);
-            self.moments.trim();
+            for (key, moment) in std::mem::take(self).moments.iter() {
+                self.set(key, *moment);
+            }
         }
     }
 

@@ -61,7 +61,7 @@ pub(crate) struct Driver {
     stderr: Option<Capture>,
     tail: Tail,
     /// Frames of a read until they are delivered; the notes of the calls that they reply to; and what
-    /// those are, in order, that have none. Kept for their memory.
+    /// those are, in order, that have none. The first two are kept for their memory.
     frames: Vec<(u32, Payload)>,
     notes: Vec<Option<Note>>,
     others: Vec<Delivery<Note, Progress>>,
@@ -339,22 +339,22 @@ impl Driver {
     fn hand_over_batch(&mut self, decoder: &Decoder, now: Instant) {
         let mut frames = std::mem::take(&mut self.frames);
         let mut notes = std::mem::take(&mut self.notes);
-        let mut others = std::mem::take(&mut self.others);
-        let mut left = frames.drain(..).zip(notes.iter_mut());
-        let mut rest = others.drain(..);
+        let mut others = std::mem::take(&mut self.others).into_iter();
+        let mut left = frames.iter_mut().zip(&mut notes);
         // A panic ends one of them only. The others need no guard of their own.
         while left.len() > 0 {
             guard(|| {
                 for ((_, payload), note) in left.by_ref() {
                     match (note, payload) {
                         (Some(note), Payload::At(at)) => {
-                            note.consume(&Told::Reply(decoder.bytes(at)));
+                            note.consume(&Told::Reply(decoder.bytes(at.clone())));
                         }
                         (Some(note), Payload::Owned(bytes)) => {
-                            note.tell(Answer::Reply(bytes.into()));
+                            note.tell(Answer::Reply(std::mem::take(bytes).into()));
                         }
                         (None, payload) => {
-                            if let Some(other) = rest.next() {
+                            let payload = std::mem::replace(payload, Payload::At(0..0));
+                            if let Some(other) = others.next() {
                                 self.hand_over(other, decoder, payload, now);
                             }
                         }
@@ -362,9 +362,9 @@ impl Driver {
                 }
             });
         }
-        drop((left, rest));
+        frames.clear();
         notes.clear();
-        (self.frames, self.notes, self.others) = (frames, notes, others);
+        (self.frames, self.notes) = (frames, notes);
     }
 
     /// Tells of an event, and of those that follow it in the buffer.

@@ -1,9 +1,9 @@
 //! The bytes that are to be written, in order, until a writer takes them. Pure.
 
 use super::Body;
-use std::cmp::Reverse;
-use std::collections::{BinaryHeap, VecDeque};
+use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::ops::Range;
 
 /// Small frames are gathered in chunks of this size: one chunk is one comfortable write.
 const CHUNK: usize = 64 << 10;
@@ -15,24 +15,76 @@ type Header = ([u8; 8], usize);
 
 /// An output queue from which frames can be withdrawn until they are taken.
 ///
-/// Offsets count from the start of the stream and never change; what was withdrawn leaves a hole
-/// that is cut out when the chunk around it is taken.
+/// Offsets count from the start of the stream and never change. What was withdrawn leaves a hole that
+/// is cut out when the chunk around it is taken; a chunk that is nothing but holes goes at once.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
     /// What is full, or a large payload.
-    chunks: VecDeque<Vec<u8>>,
+    chunks: VecDeque<Chunk>,
     /// The last chunk, to which small frames are appended.
-    open: Vec<u8>,
-    /// Offset of the first chunk: everything before it was taken.
+    open: Chunk,
+    /// Everything before this offset was taken, or withdrawn.
     taken: u64,
     /// Offset of the end.
     end: u64,
-    /// Start and length of what was withdrawn and not taken.
-    holes: BinaryHeap<Reverse<(u64, u64)>>,
-    /// The sum of the holes' lengths.
-    withdrawn: u64,
+    /// How many bytes are neither taken nor withdrawn.
+    queued: u64,
     /// An empty chunk, for its memory.
     spare: Vec<u8>,
+}
+
+/// A part of the queue.
+#[derive(Debug, Default)]
+struct Chunk {
+    /// Offset of its first byte.
+    start: u64,
+    bytes: Vec<u8>,
+    /// What was withdrawn of it, in order, and how much that is.
+    holes: Vec<Range<usize>>,
+    withdrawn: usize,
+}
+
+impl Chunk {
+    fn new(start: u64, bytes: Vec<u8>) -> Self {
+        Chunk {
+            start,
+            bytes,
+            ..Chunk::default()
+        }
+    }
+
+    fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+
+    /// Withdraws what it has of a frame.
+    fn withdraw(&mut self, frame: &Range<u64>) {
+        let from = frame.start.max(self.start) - self.start;
+        let to = frame.end.min(self.end()) - self.start;
+        let hole = from as usize..to as usize;
+        self.withdrawn += hole.len();
+        // Mostly at the end: to sort them later would be several KiB of code.
+        let at = self.holes.partition_point(|it| it.start < hole.start);
+        self.holes.insert(at, hole);
+    }
+
+    /// Whether nothing is left of it.
+    fn is_gone(&self) -> bool {
+        self.withdrawn == self.bytes.len()
+    }
+
+    /// What is left of it.
+    fn cut(mut self) -> Vec<u8> {
+        let (mut kept, mut at) = (0, 0);
+        for hole in self.holes {
+            self.bytes.copy_within(at..hole.start, kept);
+            kept += hole.start - at;
+            at = hole.end;
+        }
+        self.bytes.copy_within(at.., kept);
+        self.bytes.truncate(kept + self.bytes.len() - at);
+        self.bytes
+    }
 }
 
 impl Outbox {
@@ -46,39 +98,52 @@ impl Outbox {
             return start;
         };
         let len = n + short.len();
-        self.end += len as u64;
         self.make_room(len);
         // Of a length that the compiler knows, where it can.
         match n {
-            8 => self.open.extend_from_slice(&header),
-            n => self.open.extend_from_slice(&header[..n]),
+            8 => self.open.bytes.extend_from_slice(&header),
+            n => self.open.bytes.extend_from_slice(&header[..n]),
         }
-        self.open.extend_from_slice(short);
+        self.open.bytes.extend_from_slice(short);
+        self.count(len);
         start
     }
 
     fn push_large(&mut self, header: &[u8], payload: &mut Body) {
-        self.end += (header.len() + payload.len()) as u64;
-        self.make_room(header.len());
-        self.open.extend_from_slice(header);
+        self.append(header);
         for piece in payload.pieces() {
-            if piece.len() >= OWN_CHUNK {
-                self.close();
-                self.chunks.push_back(std::mem::take(piece));
-            } else {
-                self.make_room(piece.len());
-                self.open.extend_from_slice(piece);
+            if piece.len() < OWN_CHUNK {
+                self.append(piece);
+                continue;
             }
+            self.close();
+            let chunk = Chunk::new(self.end, std::mem::take(piece));
+            self.count(chunk.bytes.len());
+            self.chunks.push_back(chunk);
+            self.open.start = self.end;
         }
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        self.make_room(bytes.len());
+        self.open.bytes.extend_from_slice(bytes);
+        self.count(bytes.len());
+    }
+
+    /// So many bytes were appended.
+    #[inline]
+    fn count(&mut self, len: usize) {
+        self.end += len as u64;
+        self.queued += len as u64;
     }
 
     /// Makes the last chunk one that has room for so many bytes.
     #[inline]
     fn make_room(&mut self, room: usize) {
-        if self.open.len() + room > CHUNK {
+        if self.open.bytes.len() + room > CHUNK {
             self.close();
         }
-        if self.open.len() + room > self.open.capacity() {
+        if self.open.bytes.len() + room > self.open.bytes.capacity() {
             self.grow(room);
         }
     }
@@ -87,16 +152,24 @@ impl Outbox {
     /// would not be kept.
     #[cold]
     fn grow(&mut self, room: usize) {
-        let (len, twice) = (self.open.len(), self.open.capacity() * 2);
+        let bytes = &mut self.open.bytes;
+        let (len, twice) = (bytes.len(), bytes.capacity() * 2);
         let want = (len + room).max(twice.min(CHUNK));
-        self.open.reserve_exact(want - len);
+        bytes.reserve_exact(want - len);
     }
 
-    /// Begins another chunk.
+    /// Begins another chunk. Returns the last one.
+    fn next_chunk(&mut self) -> Chunk {
+        let next = Chunk::new(self.end, std::mem::take(&mut self.spare));
+        std::mem::replace(&mut self.open, next)
+    }
+
+    /// Begins another chunk, unless the last one is empty.
     fn close(&mut self) {
-        let next = std::mem::take(&mut self.spare);
-        let full = std::mem::replace(&mut self.open, next);
-        self.chunks.push_back(full);
+        if !self.open.bytes.is_empty() {
+            let full = self.next_chunk();
+            self.chunks.push_back(full);
+        }
     }
 
     /// Gives the memory of a chunk back that was written.
@@ -105,8 +178,8 @@ impl Outbox {
             return;
         }
         chunk.clear();
-        if self.open.capacity() == 0 {
-            self.open = chunk;
+        if self.open.bytes.capacity() == 0 {
+            self.open.bytes = chunk;
         } else if self.spare.capacity() < chunk.capacity() {
             self.spare = chunk;
         }
@@ -118,10 +191,27 @@ impl Outbox {
         if !self.is_queued(start) {
             return false;
         }
-        self.holes.push(Reverse((start, len)));
-        self.withdrawn += len;
-        if self.queued() == 0 {
+        self.queued -= len;
+        if self.queued == 0 {
             self.clear();
+            return true;
+        }
+        let frame = start..start + len;
+        let mut at = self.chunks.partition_point(|it| it.end() <= frame.start);
+        while let Some(chunk) = self.chunks.get_mut(at)
+            && chunk.start < frame.end
+        {
+            chunk.withdraw(&frame);
+            match chunk.is_gone() {
+                true => drop(self.chunks.remove(at)),
+                false => at += 1,
+            }
+        }
+        if self.open.start < frame.end {
+            self.open.withdraw(&frame);
+            if self.open.is_gone() {
+                self.reopen();
+            }
         }
         true
     }
@@ -141,30 +231,32 @@ impl Outbox {
     /// Bytes that are waiting to be taken.
     #[inline]
     pub(crate) fn queued(&self) -> u64 {
-        self.end - self.taken - self.withdrawn
+        self.queued
     }
 
     /// Takes whole chunks into `batch`, in order, until `limit` bytes are reached or nothing is left. A frame
     /// whose header is taken is taken whole or is the last.
     pub(crate) fn take(&mut self, limit: usize, batch: &mut Batch) {
-        if self.chunks.is_empty() && self.withdrawn == 0 && batch.is_empty() {
+        if self.chunks.is_empty() && self.open.withdrawn == 0 && batch.is_empty() {
             // As it mostly is. What was written last gets filled next.
-            std::mem::swap(&mut self.open, &mut batch.first);
-            self.taken = self.end;
+            std::mem::swap(&mut self.open.bytes, &mut batch.first);
+            (self.open.start, self.taken, self.queued) = (self.end, self.end, 0);
             return;
         }
         let mut bytes = 0;
         while bytes < limit {
-            let mut chunk = match self.chunks.pop_front() {
+            let chunk = match self.chunks.pop_front() {
                 Some(chunk) => chunk,
-                None if self.open.is_empty() => break,
-                None => std::mem::replace(&mut self.open, std::mem::take(&mut self.spare)),
+                None if self.open.bytes.is_empty() => break,
+                None => self.next_chunk(),
             };
-            self.cut_holes(&mut chunk);
-            bytes += chunk.len();
-            batch.push(chunk);
+            self.taken = chunk.end();
+            let left = chunk.cut();
+            bytes += left.len();
+            self.queued -= left.len() as u64;
+            batch.push(left);
         }
-        if self.queued() == 0 {
+        if self.queued == 0 {
             self.clear();
         }
     }
@@ -172,46 +264,15 @@ impl Outbox {
     /// Forgets everything that was not taken.
     pub(crate) fn clear(&mut self) {
         self.chunks.clear();
-        self.open.clear();
-        self.holes.clear();
-        self.withdrawn = 0;
-        self.taken = self.end;
+        self.reopen();
+        (self.taken, self.queued) = (self.end, 0);
     }
 
-    /// Counts the first chunk as taken and removes the holes in it.
-    fn cut_holes(&mut self, chunk: &mut Vec<u8>) {
-        let start = self.taken;
-        self.taken += chunk.len() as u64;
-        if self
-            .holes
-            .peek()
-            .is_none_or(|Reverse((hole, _))| *hole >= self.taken)
-        {
-            return;
-        }
-        let (mut kept, mut at) = (0, start);
-        while let Some(Reverse((hole, len))) = self.holes.pop() {
-            if hole >= self.taken {
-                self.holes.push(Reverse((hole, len)));
-                break;
-            }
-            let end = (hole + len).min(self.taken);
-            let from = (at - start) as usize;
-            let before = (hole - at) as usize;
-            chunk.copy_within(from..from + before, kept);
-            kept += before;
-            at = end;
-            self.withdrawn -= end - hole;
-            if hole + len > self.taken {
-                // A large payload: the rest of the hole is the next chunk.
-                let rest = hole + len - self.taken;
-                self.holes.push(Reverse((self.taken, rest)));
-            }
-        }
-        let from = (at - start) as usize;
-        chunk.copy_within(from.., kept);
-        let rest = chunk.len() - from;
-        chunk.truncate(kept + rest);
+    /// Forgets what is in the last chunk.
+    fn reopen(&mut self) {
+        let mut bytes = std::mem::take(&mut self.open.bytes);
+        bytes.clear();
+        self.open = Chunk::new(self.end, bytes);
     }
 }
 
@@ -403,7 +464,7 @@ mod tests {
         let mut batch = taken(&mut outbox, usize::MAX);
         batch.advance(outbox.end() as usize, &mut outbox);
         assert!(batch.is_empty());
-        let kept = [&outbox.open, &outbox.spare].map(Vec::capacity);
+        let kept = [&outbox.open.bytes, &outbox.spare].map(Vec::capacity);
         assert_eq!(kept, [CHUNK; 2]);
     }
 
@@ -431,8 +492,89 @@ mod tests {
             }
             assert_eq!(outbox.queued(), want.len() as u64, "set {set:b}");
             assert_eq!(all(&mut outbox, 1), want, "set {set:b}");
-            assert!(outbox.holes.is_empty() && outbox.withdrawn == 0);
+            assert!(outbox.chunks.is_empty() && outbox.open.holes.is_empty());
         }
+    }
+
+    #[test]
+    fn withdrawn_frames_take_no_memory() {
+        for (len, frames) in [(17, 100_000), (OWN_CHUNK - 1, 1000), (1 << 20, 100)] {
+            let mut outbox = Outbox::default();
+            outbox.push(head(b"kept"), &mut vec![0; 10].into());
+            for _ in 0..frames {
+                let start = outbox.push(head(b"gone"), &mut vec![1; len].into());
+                assert!(outbox.withdraw(start, 4 + len as u64));
+            }
+            assert_eq!(outbox.queued(), 14);
+            let chunks = outbox.chunks.iter().chain([&outbox.open]);
+            let memory = chunks.map(|it| it.bytes.capacity() + 16 * it.holes.capacity());
+            let memory = memory.sum::<usize>();
+            assert!(memory <= 4 * CHUNK, "{memory} for frames of {len}");
+            let left = all(&mut outbox, usize::MAX);
+            assert_eq!(left, [b"kept", &[0; 10][..]].concat());
+        }
+    }
+
+    /// Frames of every size, in one piece or several, withdrawn and taken and written at random.
+    #[test]
+    fn what_is_not_withdrawn_is_written_in_order() {
+        let sizes = [0, 1, 300, OWN_CHUNK - 1, OWN_CHUNK, CHUNK, CHUNK + 1];
+        let mut random = 1u64;
+        let mut below = |limit: usize| {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            (random >> 33) as usize % limit
+        };
+        for round in 0..100 {
+            let (mut outbox, mut batch) = (Outbox::default(), Batch::default());
+            let (mut frames, mut written) = (Vec::<(u64, Vec<u8>)>::new(), Vec::new());
+            for _ in 0..60 {
+                match below(10) {
+                    0..5 => {
+                        let mut body = Body::default();
+                        for _ in 0..below(4) {
+                            body.push(vec![below(256) as u8; sizes[below(sizes.len())]]);
+                        }
+                        let pieces: Vec<Vec<u8>> = body.pieces().map(|it| it.clone()).collect();
+                        let frame = [b"head", &pieces.concat()[..]].concat();
+                        frames.push((outbox.push(head(b"head"), &mut body), frame));
+                    }
+                    5..7 if !frames.is_empty() => {
+                        let at = below(frames.len());
+                        let (start, frame) = &frames[at];
+                        if outbox.withdraw(*start, frame.len() as u64) {
+                            frames.remove(at);
+                        }
+                    }
+                    _ => {
+                        if batch.is_empty() {
+                            outbox.take([1, 1000, CHUNK, usize::MAX][below(4)], &mut batch);
+                        }
+                        let most = [1, 100, 20_000, usize::MAX][below(4)];
+                        write(&mut outbox, &mut batch, &mut written, most);
+                    }
+                }
+            }
+            while !batch.is_empty() || outbox.queued() > 0 {
+                write(&mut outbox, &mut batch, &mut written, usize::MAX);
+                outbox.take(CHUNK, &mut batch);
+            }
+            let want: Vec<Vec<u8>> = frames.into_iter().map(|(_, frame)| frame).collect();
+            assert!(written == want.concat(), "round {round}");
+        }
+    }
+
+    /// Writes at most so many bytes of a batch.
+    fn write(outbox: &mut Outbox, batch: &mut Batch, written: &mut Vec<u8>, most: usize) {
+        let n = batch.write(|parts| {
+            let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
+            let bytes = parts.concat();
+            let n = bytes.len().min(most);
+            written.extend_from_slice(&bytes[..n]);
+            n
+        });
+        batch.advance(n, outbox);
     }
 
     #[test]
