@@ -9,6 +9,8 @@ use std::ops::Range;
 const CHUNK: usize = 64 << 10;
 /// A payload from this size on becomes a chunk of its own and is not copied.
 const OWN_CHUNK: usize = 16 << 10;
+/// One above this size is worth a wider socket.
+const LARGE: usize = 32 << 10;
 
 /// The header of a frame, left-aligned, and its length.
 type Header = ([u8; 8], usize);
@@ -42,6 +44,8 @@ struct Chunk {
     /// What was withdrawn of it, in order, and how much that is.
     holes: Vec<Range<usize>>,
     withdrawn: usize,
+    /// Whether it is one large payload.
+    is_large: bool,
 }
 
 impl Chunk {
@@ -117,7 +121,8 @@ impl Outbox {
                 continue;
             }
             self.close();
-            let chunk = Chunk::new(self.end, std::mem::take(piece));
+            let mut chunk = Chunk::new(self.end, std::mem::take(piece));
+            chunk.is_large = chunk.bytes.len() > LARGE;
             self.count(chunk.bytes.len());
             self.chunks.push_back(chunk);
             self.open.start = self.end;
@@ -251,6 +256,7 @@ impl Outbox {
                 None => self.next_chunk(),
             };
             self.taken = chunk.end();
+            batch.has_large |= chunk.is_large;
             let left = chunk.cut();
             bytes += left.len();
             self.queued -= left.len() as u64;
@@ -288,6 +294,7 @@ pub(crate) struct Batch {
     written: usize,
     /// What follows.
     rest: VecDeque<Vec<u8>>,
+    has_large: bool,
 }
 
 impl Batch {
@@ -305,11 +312,10 @@ impl Batch {
         }
     }
 
-    /// Whether it has a payload that takes long to pass through a socket of the usual size.
+    /// Whether it has had a payload that takes long to pass through a socket of the usual size.
     #[inline]
     pub(crate) fn has_large(&self) -> bool {
-        let is_large = |chunk: &Vec<u8>| chunk.len() > CHUNK;
-        is_large(&self.first) || self.rest.iter().any(is_large)
+        self.has_large
     }
 
     /// Gives what is next to `write`, as many parts as it may take at once.
@@ -410,6 +416,17 @@ mod tests {
         assert_eq!(chunks[1].as_ptr(), address);
         assert_eq!(chunks[2], b"f");
         assert_eq!(outbox.queued(), 0);
+    }
+
+    #[test]
+    fn large_payloads_are_told_from_many_small_ones() {
+        for (len, frames, want) in [(17, 10_000, false), (LARGE, 9, false), (LARGE + 1, 1, true)] {
+            let mut outbox = Outbox::default();
+            for _ in 0..frames {
+                outbox.push(head(b"head"), &mut vec![0; len].into());
+            }
+            assert_eq!(taken(&mut outbox, usize::MAX).has_large(), want, "{len}");
+        }
     }
 
     #[test]
