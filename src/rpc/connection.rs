@@ -28,6 +28,7 @@ use crate::error::{Phase, Refusal};
 use crate::process::Plain;
 use crate::wire::{self, Batch, Body, ControlError, Framing, Outbox, Run, ToChild, ToParent};
 use std::fmt;
+use std::num::NonZeroU64;
 use std::time::Instant;
 
 /// Limits of a connection.
@@ -63,12 +64,30 @@ pub(crate) struct Connection<T, P> {
 struct Entry<T> {
     /// `None` once the call has ended: the entry then only keeps the id until the late reply.
     note: Option<T>,
-    /// Where its frame is in the stream.
-    start: u64,
-    /// The length of its payload.
-    len: u32,
-    /// Whether it is among the deadlines.
-    timed: bool,
+    place: Place,
+}
+
+/// Where a call's frame is in the stream, and whether the call is among the deadlines: in one word, as
+/// there may be many. Never zero, which is what tells that there is no entry.
+#[derive(Clone, Copy)]
+struct Place(NonZeroU64);
+
+impl Place {
+    #[inline]
+    fn new(start: u64, timed: bool) -> Self {
+        let place = NonZeroU64::new((start + 1) << 1 | u64::from(timed));
+        Place(place.expect("no stream has 2^63 bytes"))
+    }
+
+    #[inline]
+    fn start(self) -> u64 {
+        (self.0.get() >> 1) - 1
+    }
+
+    #[inline]
+    fn is_timed(self) -> bool {
+        self.0.get() & 1 == 1
+    }
 }
 
 /// What a frame from the child is.
@@ -192,9 +211,7 @@ impl<T, P: Clone> Connection<T, P> {
         let len = u32::try_from(request.len()).expect("max_frame is not above");
         let (id, entry) = self.calls.insert(Entry {
             note: None,
-            start: self.outbox.end(),
-            len,
-            timed: deadline.is_some(),
+            place: Place::new(self.outbox.end(), deadline.is_some()),
         });
         entry.note = note.take();
         self.outbox
@@ -298,10 +315,9 @@ impl<T, P: Clone> Connection<T, P> {
     pub(crate) fn cancel(&mut self, id: u32) -> Option<(T, Phase)> {
         let entry = self.calls.get_mut(id)?;
         let note = entry.note.take()?;
-        let (start, len, timed) = (entry.start, entry.len, entry.timed);
-        self.forget(id, timed);
-        let len = self.framing().header_len() as u64 + u64::from(len);
-        if self.outbox.withdraw(start, len) {
+        let place = entry.place;
+        self.forget(id, place.is_timed());
+        if self.withdraw(place.start()) {
             self.calls.remove(id);
             return Some((note, Phase::Queued));
         }
@@ -327,7 +343,7 @@ impl<T, P: Clone> Connection<T, P> {
         let mut all = Vec::new();
         self.calls.drain(|entry| {
             if let Some(note) = entry.note {
-                let phase = match outbox.is_queued(entry.start) {
+                let phase = match outbox.is_queued(entry.place.start()) {
                     true => Phase::Queued,
                     false => Phase::Sent,
                 };
@@ -458,11 +474,11 @@ impl<T, P: Clone> Connection<T, P> {
     fn answered_into(&mut self, id: u32, place: &mut Option<T>) -> Option<()> {
         let outbox = &self.outbox;
         let timed = self.calls.remove_with(id, |entry| {
-            if outbox.is_queued(entry.start) {
+            if outbox.is_queued(entry.place.start()) {
                 return None;
             }
             std::mem::swap(&mut entry.note, place);
-            Some(entry.timed)
+            Some(entry.place.is_timed())
         })?;
         if place.is_some() {
             self.forget(id, timed);
@@ -482,7 +498,18 @@ impl<T, P: Clone> Connection<T, P> {
     fn is_sent(&mut self, id: u32) -> bool {
         let outbox = &self.outbox;
         let entry = self.calls.get_mut(id);
-        entry.is_some_and(|entry| !outbox.is_queued(entry.start))
+        entry.is_some_and(|entry| !outbox.is_queued(entry.place.start()))
+    }
+
+    /// Withdraws a request, unless it was taken to be written.
+    fn withdraw(&mut self, start: u64) -> bool {
+        if !self.outbox.is_queued(start) {
+            return false;
+        }
+        let header = wire::parse_header(self.framing(), self.outbox.frame(start));
+        let (_, len) = header.expect("headers are not in pieces");
+        let len = self.framing().header_len() as u64 + u64::from(len);
+        self.outbox.withdraw(start, len)
     }
 
     /// A call has ended.
@@ -533,6 +560,7 @@ impl<T, P: Clone> Connection<T, P> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rpc::slot::Note;
     use crate::wire::octets;
     use std::time::Duration;
 
@@ -581,6 +609,17 @@ mod tests {
                 &mut Some(note),
             )
             .unwrap()
+    }
+
+    #[test]
+    fn entry_is_six_words() {
+        assert_eq!(size_of::<Option<Entry<Note>>>(), 48);
+        for start in [0, 1, 1 << 40] {
+            for timed in [false, true] {
+                let place = Place::new(start, timed);
+                assert_eq!((place.start(), place.is_timed()), (start, timed));
+            }
+        }
     }
 
     #[test]

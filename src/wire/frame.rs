@@ -53,6 +53,18 @@ pub(crate) fn header(framing: Framing, id: u32, payload_len: u32) -> ([u8; 8], u
     (bytes, framing.header_len())
 }
 
+/// The id of a frame and the length of its payload, if its header is there.
+#[inline]
+pub(crate) fn parse_header(framing: Framing, frame: &[u8]) -> Option<(u32, u32)> {
+    match framing {
+        Framing::Tagged => {
+            let [a, b, c, d, len @ ..] = *frame.first_chunk::<8>()?;
+            Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes(len)))
+        }
+        Framing::Counted => Some((0, u32::from_be_bytes(*frame.first_chunk::<4>()?))),
+    }
+}
+
 /// Where the payload of a decoded frame is.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Payload {
@@ -413,15 +425,7 @@ impl Decoder {
     /// The header at the start of what is not taken, if it is there.
     #[inline]
     fn peek(&self) -> Option<(u32, u32)> {
-        let rest = &self.buf[self.start..];
-        match self.framing {
-            Framing::Tagged => {
-                let header = rest.first_chunk::<8>()?;
-                let [a, b, c, d, len @ ..] = *header;
-                Some((u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes(len)))
-            }
-            Framing::Counted => Some((0, u32::from_be_bytes(*rest.first_chunk::<4>()?))),
-        }
+        parse_header(self.framing, &self.buf[self.start..])
     }
 }
 

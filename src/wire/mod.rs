@@ -29,7 +29,9 @@ pub(crate) use control::{
 };
 #[cfg(any(fuzzing, test))]
 pub(crate) use frame::{BUFFER, LARGE};
-pub(crate) use frame::{CONTROL_ROOM, DecodeError, Decoder, Framing, Payload, Space, header};
+pub(crate) use frame::{
+    CONTROL_ROOM, DecodeError, Decoder, Framing, Payload, Space, header, parse_header,
+};
 pub(crate) use outbox::{Batch, Outbox};
 pub(crate) use small::SmallBytes;
 

@@ -190,6 +190,13 @@ impl Outbox {
         }
     }
 
+    /// What is queued of the frame at `start`, at least its header.
+    pub(crate) fn frame(&self, start: u64) -> &[u8] {
+        let at = self.chunks.partition_point(|it| it.end() <= start);
+        let chunk = self.chunks.get(at).unwrap_or(&self.open);
+        &chunk.bytes[(start - chunk.start) as usize..]
+    }
+
     /// Withdraws the frame of `len` bytes at `start`. Returns whether it will never be written:
     /// false if it was taken before.
     pub(crate) fn withdraw(&mut self, start: u64, len: u64) -> bool {
