@@ -296,7 +296,7 @@ impl Driver {
     }
 
     /// Looks up what the frames are that were gathered, the first of which was at `offset`.
-    fn look_up(&mut self, decoder: &Decoder, mut offset: u64, event: bool) -> Result<(), Broken> {
+    fn look_up(&mut self, decoder: &Decoder, offset: u64, event: bool) -> Result<(), Broken> {
         let Driver {
             link,
             frames,
@@ -309,30 +309,34 @@ impl Driver {
             return Ok(());
         }
         notes.resize_with(frames.len(), || None);
-        link.receive(|connection| {
+        let mut good = 0;
+        let result = link.receive(|connection| {
             let mut result = Ok(());
             for ((id, payload), note) in frames.iter().zip(notes) {
                 match connection.receive_into(*id, decoder.payload(payload), note) {
                     Ok(None) => {}
                     Ok(Some(other)) => others.push(other),
                     Err(violation) => {
-                        result = Err((violation, offset));
+                        result = Err(violation);
                         break;
                     }
                 }
-                offset += decoder.len_of(payload);
+                good += 1;
             }
             if result.is_ok() && event && !connection.is_ready() {
-                let event = connection.receive(wire::EVENT, &[]);
-                result = event.map(drop).map_err(|violation| (violation, offset));
+                result = connection.receive(wire::EVENT, &[]).map(drop);
             }
             if connection.is_ready() {
                 // A caller may have read that.
                 life.ready();
             }
             result
+        });
+        result.map_err(|violation| {
+            let before = frames[..good].iter();
+            let before = before.map(|(_, payload)| decoder.len_of(payload));
+            Broken::Violation(violation, offset + before.sum::<u64>())
         })
-        .map_err(|(violation, offset)| Broken::Violation(violation, offset))
     }
 
     /// Tells what was looked up.
