@@ -480,12 +480,13 @@ impl Link {
             if batch.is_empty() {
                 break;
             }
-            if batch.has_large() && !std::mem::replace(&mut state.writer.is_wide, true) {
+            let widen = batch.has_large() && !std::mem::replace(&mut state.writer.is_wide, true);
+            // The lock is not held over the system calls.
+            drop(state);
+            if widen {
                 // It is only slower if that is refused.
                 let _ = sys::widen(&*self.socket);
             }
-            // The lock is not held over the system call.
-            drop(state);
             let sent = batch.write(|parts| sys::send(&*self.socket, parts, false));
             state = self.lock();
             match sent {

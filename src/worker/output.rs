@@ -340,11 +340,13 @@ impl Hub {
             if batch.is_empty() {
                 break;
             }
-            if batch.has_large() && self.is_socket && !std::mem::replace(&mut out.is_wide, true) {
+            let large = batch.has_large() && self.is_socket;
+            let widen = large && !std::mem::replace(&mut out.is_wide, true);
+            drop(state);
+            if widen {
                 // It is only slower if that is refused.
                 let _ = sys::widen(&self.fd);
             }
-            drop(state);
             let result = batch.write(|parts| self.write(parts, wait));
             state = self.lock();
             let out = &mut state.out;
