@@ -14,7 +14,7 @@ pub(crate) struct ById<V> {
     list: Vec<(u64, V)>,
 }
 
-/// Room for some times so many is not given back.
+/// Room for eight times so many is always kept.
 const FEW: usize = 64;
 
 impl<V> Default for ById<V> {

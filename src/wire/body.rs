@@ -134,6 +134,16 @@ mod tests {
     }
 
     #[test]
+    fn room_for_more_is_not_given_away() {
+        let mut bytes = Vec::with_capacity(1 << 20);
+        bytes.resize(UNCOPIED, 1);
+        let mut body = Body::default();
+        body.push(bytes);
+        let room: usize = body.pieces().map(|piece| piece.capacity()).sum();
+        assert!(room < 2 * UNCOPIED, "{room}");
+    }
+
+    #[test]
     fn much_memory_is_not_kept() {
         for (len, memory, kept) in [(10, 100, 100), (101, 100, 0)] {
             let mut body = Body::from(Vec::with_capacity(len.max(kept)));

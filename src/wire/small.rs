@@ -23,9 +23,7 @@ impl SmallBytes {
             SmallBytes::Heap(bytes) => bytes,
         }
     }
-}
 
-impl SmallBytes {
     /// Appends the bytes.
     #[inline]
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
