@@ -8,30 +8,50 @@ use std::collections::{BinaryHeap, VecDeque};
 /// Entries by id. Ids are given in order, so the table is a window that moves over them; what is
 /// left far behind, because it takes long, moves to a map and does not hold the window open. No id
 /// is given again before two thousand million others, and never while its entry is there.
+///
+/// The window is made of blocks, and a block that is done with is the next one again: so the table is as
+/// large as what is outstanding, in the processor's cache if that is not much, and never moved.
 pub(crate) struct Calls<E> {
-    /// Entries of the ids from `base` on. The first `gone` are `None`, and are removed many at once.
-    window: VecDeque<Option<E>>,
+    /// The places of the ids from `base` on. All blocks but the last are full, and the first one has an
+    /// entry, if any has.
+    window: VecDeque<Block<E>>,
     base: u32,
-    gone: usize,
+    /// The next id.
+    next: u32,
     /// How many entries the window has.
     here: usize,
+    /// So many places at the beginning of the window are known to have none.
+    gone: usize,
     /// Entries of ids before the window, or from before ids began again.
     left: ById<E>,
+    /// Blocks that are done with, for their memory.
+    spare: Vec<Places<E>>,
 }
 
-/// The window is at least this long before entries are left behind.
-const SHORT: usize = 256;
-/// So many places are removed at once from the window's beginning.
-const MANY: usize = 64;
+/// What was an entry is `None`.
+type Places<E> = Vec<Option<E>>;
+
+struct Block<E> {
+    places: Places<E>,
+    /// How many entries it has.
+    here: usize,
+}
+
+/// So many places a block has.
+const BLOCK: usize = 256;
+/// So many blocks are kept for their memory, whether there is need of them or not.
+const KEPT: usize = 4;
 
 impl<E> Calls<E> {
     pub(crate) fn new() -> Self {
         Calls {
             window: VecDeque::new(),
             base: 1,
-            gone: 0,
+            next: 1,
             here: 0,
+            gone: 0,
             left: ById::default(),
+            spare: Vec::new(),
         }
     }
 
@@ -43,67 +63,84 @@ impl<E> Calls<E> {
     /// Puts an entry in and returns its id, and where it is.
     #[inline]
     pub(crate) fn insert(&mut self, entry: E) -> (u32, &mut E) {
-        let id = self.next_id();
+        if self.next > MAX_ID || !self.left.is_empty() {
+            self.find_free_id();
+        }
         self.here += 1;
-        self.window.push_back(Some(entry));
-        let last = self.window.back_mut().and_then(Option::as_mut);
+        let id = self.next;
+        let block = self.append(Some(entry));
+        block.here += 1;
+        let last = block.places.last_mut().and_then(Option::as_mut);
         (id, last.expect("it was just put there"))
     }
 
-    /// The id of the next entry of the window.
-    #[inline]
-    fn next_id(&mut self) -> u32 {
-        let id = self.base as usize + self.window.len();
-        if id <= MAX_ID as usize && self.left.is_empty() {
-            return id as u32;
+    /// Makes the next id one that nobody has. Only when ids have begun again one may be taken.
+    fn find_free_id(&mut self) {
+        loop {
+            if self.next > MAX_ID {
+                self.leave_behind(self.window.len());
+                (self.base, self.next) = (1, 1);
+            }
+            if !self.left.contains(self.next) {
+                return;
+            }
+            if self.here == 0 {
+                (self.base, self.next) = (self.base + 1, self.next + 1);
+            } else {
+                self.append(None);
+            }
         }
-        self.next_free_id()
     }
 
-    fn next_free_id(&mut self) -> u32 {
-        loop {
-            if self.base as usize + self.window.len() > MAX_ID as usize {
-                self.leave_behind(self.window.len());
-                self.base = 1;
-            }
-            let id = self.base + self.window.len() as u32;
-            if self.left.contains(id) {
-                // Only after ids began again: step over it.
-                match self.window.len() {
-                    0 => self.base += 1,
-                    _ => self.window.push_back(None),
-                }
-                continue;
-            }
-            return id;
+    /// Gives the next id a place.
+    #[inline]
+    fn append(&mut self, entry: Option<E>) -> &mut Block<E> {
+        let is_full = |block: &Block<E>| block.places.len() == BLOCK;
+        if self.window.back().is_none_or(is_full) {
+            self.add_block();
         }
+        self.next += 1;
+        let block = self.window.back_mut().expect("there is one with room");
+        block.places.push(entry);
+        block
+    }
+
+    #[cold]
+    fn add_block(&mut self) {
+        if self.is_sparse() {
+            self.leave_behind(self.window.len() / 2);
+        }
+        let places = self.spare.pop().unwrap_or_else(|| {
+            // Most have few calls at a time.
+            match self.window.is_empty() {
+                true => Vec::new(),
+                false => Vec::with_capacity(BLOCK),
+            }
+        });
+        self.window.push_back(Block { places, here: 0 });
+    }
+
+    /// Where an id is in the window: number of the block, and in it. Anywhere, if it is not.
+    #[inline]
+    fn place(&self, id: u32) -> (usize, usize) {
+        let n = id.wrapping_sub(self.base) as usize;
+        (n / BLOCK, n % BLOCK)
     }
 
     /// The entry of an id, if it is outstanding.
     #[inline]
     pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut E> {
-        match id
-            .checked_sub(self.base)
-            .and_then(|n| self.window.get_mut(n as usize))
-        {
+        let (block, at) = self.place(id);
+        let block = self.window.get_mut(block);
+        match block.and_then(|block| block.places.get_mut(at)) {
             Some(Some(entry)) => Some(entry),
             _ => self.left.get_mut(id),
         }
     }
 
-    /// Takes the entry of an id out.
-    pub(crate) fn remove(&mut self, id: u32) -> Option<E> {
-        let slot = id
-            .checked_sub(self.base)
-            .and_then(|n| self.window.get_mut(n as usize));
-        match slot {
-            Some(slot @ Some(_)) => {
-                let entry = slot.take();
-                self.tidy_up();
-                entry
-            }
-            _ => self.left.remove(id),
-        }
+    /// Removes the entry of an id.
+    pub(crate) fn remove(&mut self, id: u32) {
+        self.remove_with(id, |_| Some(()));
     }
 
     /// Shows the entry of an id to `take`, and removes it if that takes something.
@@ -113,73 +150,83 @@ impl<E> Calls<E> {
         id: u32,
         take: impl FnOnce(&mut E) -> Option<T>,
     ) -> Option<T> {
-        let slot = id
-            .checked_sub(self.base)
-            .and_then(|n| self.window.get_mut(n as usize));
-        match slot {
-            Some(slot @ Some(_)) => {
-                let taken = take(slot.as_mut()?)?;
-                *slot = None;
+        let (block, at) = self.place(id);
+        if let Some(block) = self.window.get_mut(block)
+            && let Some(slot @ Some(_)) = block.places.get_mut(at)
+        {
+            let taken = take(slot.as_mut()?)?;
+            *slot = None;
+            self.here -= 1;
+            block.here -= 1;
+            if block.here == 0 {
                 self.tidy_up();
-                Some(taken)
             }
-            _ => {
-                let taken = take(self.left.get_mut(id)?)?;
-                self.left.remove(id);
-                Some(taken)
-            }
+            return Some(taken);
         }
+        let taken = take(self.left.get_mut(id)?)?;
+        self.left.remove(id);
+        Some(taken)
     }
 
-    /// An entry of the window is gone.
-    #[inline]
+    /// Removes blocks from the beginning that have no entry any more. The last one stays.
     fn tidy_up(&mut self) {
-        self.here -= 1;
-        while let Some(None) = self.window.get(self.gone) {
-            self.gone += 1;
+        while let Some(Block { here: 0, .. }) = self.window.front()
+            && self.window.len() > 1
+            && let Some(block) = self.pop_block()
+        {
+            self.retire(block);
         }
-        if self.gone >= MANY || self.here == 0 {
-            self.remove_gone();
-        }
-        if self.window.len() > SHORT && self.window.len() > 4 * self.here {
-            self.leave_behind(self.window.len() / 2);
+        if self.here == 0 {
+            // As after each call that was waited for: the next one takes the same place.
+            self.window.iter_mut().for_each(|last| last.places.clear());
+            (self.base, self.gone) = (self.next, 0);
         }
     }
 
-    /// Removes the places at the beginning that have no entry any more.
-    fn remove_gone(&mut self) {
-        self.base += self.gone as u32;
-        if self.gone == 1 {
-            // As after each call that was waited for.
-            self.window.pop_front();
-        } else {
-            self.window.drain(..self.gone);
-        }
+    /// Takes the first block out of the window.
+    fn pop_block(&mut self) -> Option<Block<E>> {
+        let block = self.window.pop_front()?;
+        self.base += block.places.len() as u32;
+        self.here -= block.here;
         self.gone = 0;
+        Some(block)
+    }
+
+    /// Keeps a block for its memory.
+    fn retire(&mut self, mut block: Block<E>) {
+        block.places.clear();
+        self.spare.push(block.places);
+    }
+
+    /// Whether there are many more places than entries.
+    fn is_sparse(&self) -> bool {
+        self.window.len() > KEPT && self.window.len() * BLOCK > 4 * self.here
     }
 
     /// Whether there is room for many more than there are.
     pub(crate) fn is_roomy(&self) -> bool {
-        self.window.capacity() > 8 * self.enough() || self.left.is_roomy()
+        self.spare.len() > KEPT || self.is_sparse() || self.left.is_roomy()
     }
 
     /// Gives most of that room back.
     pub(crate) fn trim(&mut self) {
-        if self.is_roomy() {
-            self.window.shrink_to(2 * self.enough());
-            self.left.trim();
+        while self.is_sparse() {
+            self.leave_behind(self.window.len() / 2);
         }
-    }
-
-    fn enough(&self) -> usize {
-        self.window.len().max(SHORT)
+        self.spare = Vec::new();
+        self.window.shrink_to(2 * self.window.len());
+        self.left.trim();
     }
 
     /// The id that was given first of those outstanding. Looks through all that were left behind.
-    pub(crate) fn first(&self) -> Option<u32> {
+    pub(crate) fn first(&mut self) -> Option<u32> {
         let old = self.left.iter().min_by_key(|(id, _)| self.age(*id));
-        old.map(|(id, _)| id as u32)
-            .or((self.here > 0).then_some(self.base + self.gone as u32))
+        if let Some((id, _)) = old {
+            return Some(id as u32);
+        }
+        let places = &self.window.front()?.places;
+        self.gone += places[self.gone..].iter().position(Option::is_some)?;
+        Some(self.base + self.gone as u32)
     }
 
     /// A number by which those that were left behind are in order. Ids from before ids began again,
@@ -197,35 +244,37 @@ impl<E> Calls<E> {
                 take(entry);
             }
         }
-        self.base += self.window.len() as u32;
-        while let Some(place) = self.window.pop_front() {
-            if let Some(entry) = place {
-                take(entry);
+        while let Some(mut block) = self.pop_block() {
+            for place in &mut block.places {
+                if let Some(entry) = place.take() {
+                    take(entry);
+                }
             }
         }
-        (self.gone, self.here) = (0, 0);
     }
 
-    /// Moves the first `count` places of the window to the map.
+    /// Moves the first `count` blocks of the window to the map.
     fn leave_behind(&mut self, count: usize) {
-        self.gone = 0;
-        for entry in self.window.drain(..count) {
-            if let Some(entry) = entry {
-                self.left.insert(self.base, entry);
-                self.here -= 1;
+        for _ in 0..count {
+            let first = self.base;
+            let Some(mut block) = self.pop_block() else {
+                break;
+            };
+            for (place, id) in block.places.iter_mut().zip(first..) {
+                if let Some(entry) = place.take() {
+                    self.left.insert(id, entry);
+                }
             }
-            self.base += 1;
+            self.retire(block);
         }
-        while let Some(None) = self.window.get(self.gone) {
-            self.gone += 1;
-        }
-        self.remove_gone();
+        self.tidy_up();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
 
     fn drained<E>(calls: &mut Calls<E>) -> Vec<E> {
         let mut all = Vec::new();
@@ -233,13 +282,17 @@ mod tests {
         all
     }
 
+    fn taken<E: Copy>(calls: &mut Calls<E>, id: u32) -> Option<E> {
+        calls.remove_with(id, |entry| Some(*entry))
+    }
+
     #[test]
     fn ids_count_from_one_and_are_not_reused() {
         let mut calls = Calls::new();
         assert_eq!((calls.insert('a').0, calls.insert('b').0), (1, 2));
-        assert_eq!(calls.remove(1), Some('a'));
-        assert_eq!(calls.remove(1), None);
-        assert_eq!(calls.remove(2), Some('b'));
+        assert_eq!(taken(&mut calls, 1), Some('a'));
+        assert_eq!(taken(&mut calls, 1), None);
+        assert_eq!(taken(&mut calls, 2), Some('b'));
         assert_eq!(calls.insert('c').0, 3);
         assert_eq!(calls.get_mut(3), Some(&mut 'c'));
         assert_eq!(calls.get_mut(0), None);
@@ -252,11 +305,11 @@ mod tests {
         calls.insert(0);
         for n in 1..100_000 {
             let id = calls.insert(n).0;
-            assert_eq!(calls.remove(id), Some(n));
+            assert_eq!(taken(&mut calls, id), Some(n));
         }
-        assert!(calls.window.len() <= 2 * SHORT, "{}", calls.window.len());
+        assert!(calls.window.len() <= 2 * KEPT, "{}", calls.window.len());
         assert_eq!(calls.first(), Some(1));
-        assert_eq!(calls.remove(1), Some(0));
+        assert_eq!(taken(&mut calls, 1), Some(0));
         assert_eq!((calls.len(), calls.first()), (0, None));
     }
 
@@ -265,13 +318,13 @@ mod tests {
         let mut calls = Calls::new();
         let ids: Vec<u32> = (0..10_000).map(|n| calls.insert(n).0).collect();
         for id in &ids[..9_990] {
-            assert!(calls.remove(*id).is_some());
+            assert!(taken(&mut calls, *id).is_some());
         }
         assert!(calls.is_roomy());
         calls.trim();
         assert!(!calls.is_roomy());
-        let room = calls.window.capacity();
-        assert!(room <= 8 * SHORT, "{room}");
+        let blocks = calls.window.len() + calls.spare.capacity();
+        assert!(blocks <= 2 * KEPT, "{blocks}");
         assert_eq!((calls.len(), calls.first()), (10, Some(ids[9_990])));
     }
 
@@ -280,17 +333,33 @@ mod tests {
         let mut calls = Calls::new();
         assert_eq!(calls.insert('a').0, 1);
         calls.insert('b');
-        calls.base = MAX_ID - 1;
+        (calls.base, calls.next) = (MAX_ID - 1, MAX_ID + 1);
         calls.left.insert(1u32, 'o');
         calls.left.insert(2u32, 'p');
-        assert_eq!(calls.len(), 4);
-        assert_eq!(calls.insert('c').0, 3);
+        calls.left.insert(4u32, 'q');
+        assert_eq!(calls.len(), 5);
+        assert_eq!((calls.insert('c').0, calls.insert('d').0), (3, 5));
+        assert_eq!(calls.first(), Some(4));
+        assert_eq!(taken(&mut calls, 4), Some('q'));
         assert_eq!(calls.first(), Some(MAX_ID - 1));
-        assert_eq!(calls.remove(MAX_ID - 1), Some('a'));
-        assert_eq!(calls.remove(MAX_ID), Some('b'));
-        assert_eq!(calls.remove(1), Some('o'));
-        assert_eq!(calls.remove(2), Some('p'));
-        assert_eq!(drained(&mut calls), ['c']);
+        assert_eq!(taken(&mut calls, MAX_ID - 1), Some('a'));
+        assert_eq!(taken(&mut calls, MAX_ID), Some('b'));
+        assert_eq!(taken(&mut calls, 1), Some('o'));
+        assert_eq!(taken(&mut calls, 2), Some('p'));
+        assert_eq!(drained(&mut calls), ['c', 'd']);
+    }
+
+    #[test]
+    fn first_is_the_oldest() {
+        let mut calls = Calls::new();
+        for count in (1..2 * BLOCK).step_by(7) {
+            let ids: Vec<u32> = (0..count).map(|n| calls.insert(n).0).collect();
+            for id in ids {
+                assert_eq!(calls.first(), Some(id));
+                calls.remove(id);
+            }
+            assert_eq!(calls.first(), None);
+        }
     }
 
     #[test]
@@ -298,10 +367,55 @@ mod tests {
         let mut calls = Calls::new();
         let ids: Vec<u32> = (0..2000).map(|n| calls.insert(n).0).collect();
         for id in ids.into_iter().filter(|id| id % 100 != 0) {
-            assert!(calls.remove(id).is_some());
+            assert!(taken(&mut calls, id).is_some());
         }
-        assert!(!calls.left.is_empty());
+        calls.trim();
+        assert!(!calls.left.is_empty() && calls.here > 0);
         let want: Vec<u32> = (0..20).map(|n| n * 100 + 99).collect();
         assert_eq!(drained(&mut calls), want);
+    }
+
+    /// Growing and shrinking, old ones left behind, ids that begin again: the same entries, in order.
+    #[test]
+    fn behaves_as_a_list() {
+        let (mut calls, mut model) = (Calls::new(), BTreeMap::new());
+        (calls.base, calls.next) = (MAX_ID - 20_000, MAX_ID - 20_000);
+        let mut random = 1u32;
+        let (mut left_behind, mut most_spare) = (0, 0);
+        for n in 0..400_000u32 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let growing = n / 20_000 % 2 == 0;
+            if model.is_empty() || (random >> 24 < 160) == growing {
+                let id = calls.insert(n).0;
+                assert!((1..=MAX_ID).contains(&id));
+                assert!(model.insert(n, id).is_none());
+            } else {
+                // Mostly one of the oldest: some stay for long.
+                let at = (random >> 8 & 0xffff).leading_zeros() as usize % 16 * model.len() / 16;
+                let (&n, &id) = model.iter().nth(at.min(200)).unwrap();
+                assert_eq!(taken(&mut calls, id), Some(n));
+                assert_eq!(taken(&mut calls, id), None);
+                model.remove(&n);
+            }
+            assert_eq!(calls.len(), model.len());
+            left_behind = left_behind.max(calls.left.len());
+            most_spare = most_spare.max(calls.spare.len());
+            if n % 1000 == 0 {
+                assert_eq!(calls.first(), model.first_key_value().map(|(_, id)| *id));
+                for (n, id) in &model {
+                    assert_eq!(calls.get_mut(*id).copied(), Some(*n));
+                }
+            }
+            if n % 50_000 == 0 {
+                calls.trim();
+                assert!(!calls.is_roomy());
+            }
+        }
+        assert!(
+            left_behind > 0 && most_spare > KEPT,
+            "{left_behind}, {most_spare}"
+        );
+        assert_eq!(drained(&mut calls), model.into_keys().collect::<Vec<_>>());
+        assert_eq!((calls.len(), calls.first()), (0, None));
     }
 }
