@@ -7,6 +7,7 @@ use crate::service::Service;
 use crate::wire::Failure;
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem;
 
 /// The call that a function serves: the way to answer it, where that is not done by returning, and
 /// to its parent.
@@ -40,7 +41,6 @@ use std::marker::PhantomData;
 pub struct Caller<S: Service = &'static str> {
     parent: Parent<S>,
     id: u32,
-    answered: bool,
 }
 
 impl<S: Service> fmt::Debug for Caller<S> {
@@ -58,7 +58,6 @@ impl<S: Service> Caller<S> {
                 service: PhantomData,
             },
             id,
-            answered: false,
         }
     }
 
@@ -84,10 +83,10 @@ impl<S: Service> Caller<S> {
     }
 
     /// Answers the call.
-    pub fn reply(mut self, reply: impl Argument<S::Reply, S::Codec>) {
-        let hub = &self.parent.hub;
+    pub fn reply(self, reply: impl Argument<S::Reply, S::Codec>) {
+        let hub = self.parent.hub;
         match hub.reply(self.id, |output| reply.encode_to(output)) {
-            Ok(()) => self.answered = true,
+            Ok(()) => mem::forget(self),
             Err(failure) => self.end(&failure),
         }
     }
@@ -165,17 +164,17 @@ impl<S: Service> Caller<S> {
         }
     }
 
-    fn end(mut self, failure: &Failure) {
-        self.answered = true;
-        self.parent.hub.fail(self.id, failure);
+    fn end(self, failure: &Failure) {
+        let (hub, id) = (self.parent.hub, self.id);
+        mem::forget(self);
+        hub.fail(id, failure);
     }
 }
 
 impl<S: Service> Drop for Caller<S> {
     fn drop(&mut self) {
-        if !self.answered {
-            self.parent.hub.fail(self.id, &panics::blame());
-        }
+        // One that was answered is forgotten.
+        self.parent.hub.fail(self.id, &panics::blame());
     }
 }
 
