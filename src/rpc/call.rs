@@ -43,18 +43,18 @@ impl<'a, S: Service> Call<'a, S> {
         request: impl Argument<S::Request, S::Codec>,
         may_wait: bool,
     ) -> Self {
-        let mut call = Call {
+        let mut output = Scratch::take();
+        let malformed = request.encode_to(&mut output).err();
+        Call {
             handle,
-            request: Scratch::take(),
-            malformed: None,
+            request: output,
+            malformed,
             timeout: handle.call_timeout,
             progress: None,
             cancel_on_drop: false,
             may_wait,
             service: PhantomData,
-        };
-        call.malformed = request.encode_to(&mut call.request).err();
-        call
+        }
     }
 
     /// After how long the call ends with [`CallError::TimedOut`], counted from when it is queued or
@@ -191,7 +191,7 @@ impl<'a, S: Service> Call<'a, S> {
         }
         let how = How {
             deadline,
-            progress: self.progress.take(),
+            progress: &mut self.progress,
             may_wait: self.may_wait,
             waits,
         };

@@ -172,10 +172,11 @@ impl State {
 }
 
 /// How a call is made.
-pub(crate) struct How {
+pub(crate) struct How<'a> {
     /// When it ends without an answer.
     pub(crate) deadline: Option<Instant>,
-    pub(crate) progress: Option<Progress>,
+    /// Taken, unless the call is refused.
+    pub(crate) progress: &'a mut Option<Progress>,
     /// Whether it waits for room in the queue.
     pub(crate) may_wait: bool,
     /// Whether the caller is going to wait for the answer: he then sends the request himself, and reads
@@ -296,19 +297,19 @@ impl Link {
     pub(crate) fn call(
         &self,
         request: &mut Body,
-        how: How,
+        how: How<'_>,
         note: &mut Option<Note>,
     ) -> Result<Made, Ended> {
         let How {
             deadline,
-            mut progress,
+            progress,
             may_wait,
             waits,
         } = how;
         let mut state = self.lock();
         let id = loop {
             let connection = &mut state.connection;
-            match connection.call(request, deadline, &mut progress, note) {
+            match connection.call(request, deadline, progress, note) {
                 Ok(id) => break id,
                 Err(Refusal::Full) if may_wait => {
                     state = self.wait_for_room(state, request.len(), deadline)?;

@@ -29,12 +29,15 @@ impl SmallBytes {
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
         match self {
             SmallBytes::Inline { len, bytes } => {
-                // In the pieces that a value of this type is moved in: others would have to wait until
-                // those are in the cache.
+                // In the pieces that they were written in: others would have to wait until those are in
+                // the cache.
                 let end = out.len() + usize::from(*len);
                 out.reserve(INLINE);
-                out.extend_from_slice(&bytes[..INLINE - 16]);
-                out.extend_from_slice(&bytes[INLINE - 16..]);
+                out.extend_from_slice(&bytes[..4]);
+                out.extend_from_slice(&bytes[4..6]);
+                out.extend_from_slice(&bytes[6..14]);
+                out.extend_from_slice(&bytes[14..22]);
+                out.extend_from_slice(&bytes[22..]);
                 out.truncate(end);
             }
             SmallBytes::Heap(bytes) => out.extend_from_slice(bytes),
