@@ -147,6 +147,8 @@ impl Outbox {
     fn make_room(&mut self, room: usize) {
         if self.open.bytes.len() + room > CHUNK {
             self.close();
+            // There will be as much again.
+            self.grow(CHUNK);
         }
         if self.open.bytes.len() + room > self.open.bytes.capacity() {
             self.grow(room);
