@@ -14,7 +14,7 @@ use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Child;
 use crate::sys::{self, Interest, Registration};
-use crate::wire::{self, Batch, Body};
+use crate::wire::{self, Batch, Body, COMFORTABLE};
 use polling::Event;
 use std::io;
 use std::net::Shutdown;
@@ -25,8 +25,6 @@ use std::time::{Duration, Instant};
 
 /// How much is written at once, at most.
 const BATCH: usize = 256 << 10;
-/// From how many queued bytes on callers write by themselves.
-const LONG_QUEUE: u64 = 64 << 10;
 
 /// For how long there is room for many calls after they are gone.
 const CALM: Duration = Duration::from_millis(100);
@@ -331,7 +329,7 @@ impl Link {
         };
         // A caller who does not wait writes, too, when a comfortable batch has gathered: that keeps
         // the queue in the processor's cache, and him from running far ahead of the child.
-        if waits || state.connection.queued() >= LONG_QUEUE {
+        if waits || state.connection.queued() >= COMFORTABLE as u64 {
             state = self.transmit(state);
         }
         if !waits && state.role.is_unattended() {

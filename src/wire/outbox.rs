@@ -5,11 +5,13 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::ops::Range;
 
-/// Small frames are gathered in chunks of this size: one chunk is one comfortable write.
+/// Small frames are gathered in chunks of this size.
 const CHUNK: usize = 64 << 10;
 /// A payload from this size on becomes a chunk of its own and is not copied.
 const OWN_CHUNK: usize = 16 << 10;
-/// One above this size is worth a wider socket.
+/// This much is worth a write, and one chunk has it, whatever small frame came last.
+pub(crate) const COMFORTABLE: usize = CHUNK - OWN_CHUNK;
+/// A payload above this size is worth a wider socket.
 const LARGE: usize = 32 << 10;
 
 /// The header of a frame, left-aligned, and its length.

@@ -12,15 +12,14 @@ use crate::process::Plain;
 use crate::service::Service;
 use crate::sys::{self, Interest};
 use crate::threads;
-use crate::wire::{self, Batch, Body, CONTROL_ROOM, Failure, Framing, Outbox, ToParent};
+use crate::wire::{
+    self, Batch, Body, COMFORTABLE, CONTROL_ROOM, Failure, Framing, Outbox, ToParent,
+};
 use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::sync::MutexGuard;
 use std::thread;
 use std::time::Duration;
-
-/// A batch is written when it has become this large.
-const BATCH: usize = 64 << 10;
 
 /// What is to be written, and who is at it.
 pub(super) struct Out {
@@ -45,7 +44,7 @@ impl Default for Out {
             batch: Some(Box::default()),
             unsent: 0,
             is_wide: false,
-            next_batch: BATCH,
+            next_batch: COMFORTABLE,
             broken: false,
         }
     }
@@ -331,11 +330,11 @@ impl Hub {
         let Some(mut batch) = state.out.batch.take() else {
             return state;
         };
-        state.out.next_batch = BATCH;
+        state.out.next_batch = COMFORTABLE;
         while !state.out.broken {
             let out = &mut state.out;
             if batch.is_empty() {
-                out.outbox.take(BATCH, &mut batch);
+                out.outbox.take(COMFORTABLE, &mut batch);
             }
             if batch.is_empty() {
                 break;
@@ -356,7 +355,7 @@ impl Hub {
                     out.unsent -= n;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    out.next_batch = out.unsent + BATCH;
+                    out.next_batch = out.unsent + COMFORTABLE;
                     break;
                 }
                 Err(_) => {
