@@ -23,7 +23,8 @@ use std::time::Duration;
 use work::{KIB64, MIB, Variant};
 
 const USAGE: &str = "usage: kit [sync|async] [octets|bytes] [shared] [unbounded] WORKLOAD N; workloads: \
-    pingpong threads pipeline bulk1m bulk64k events spawn child children rss idle echo-LENGTH-IN_FLIGHT";
+    pingpong threads pipeline bulk1m bulk64k events spawn child children child-callbacks \
+    children-callbacks rss idle echo-LENGTH-IN_FLIGHT";
 
 fn main() -> ExitCode {
     let me = work::worker();
@@ -109,7 +110,8 @@ fn line(peer: &str, workload: &str, measured: &Measured) -> String {
     let mib = |len| measured.rate() * len as f64 / MIB as f64;
     let (unit, value) = match workload {
         "pingpong" => ("us", measured.quantile(0.5).unwrap_or_default()),
-        "threads" | "child" | "children" => ("us", measured.mean()),
+        "threads" => ("us", measured.mean()),
+        _ if workload.starts_with("child") => ("us", measured.mean()),
         "bulk1m" => ("MiB/s", mib(MIB)),
         "bulk64k" => ("MiB/s", mib(KIB64)),
         _ if workload.starts_with("echo-") => ("us", measured.mean()),

@@ -156,21 +156,26 @@ const CALL_1: Run = Run::new(Offspring, "pingpong", 20_000).on_one_cpu();
 const RAW_CALL: Run = Run::new(Raw, "pingpong", 10_000);
 const RAW_CALL_1: Run = Run::new(Raw, "pingpong", 20_000).on_one_cpu();
 const THREADS: Run = Run::new(Offspring, "threads", 20_000);
-const PIPELINE: Run = Run::new(Offspring, "pipeline", 500_000);
+const PIPELINE: Run = Run::new(Offspring, "pipeline", 1_000_000);
 // Large enough for what takes 16 ns each.
 const RAW_PIPELINE: Run = Run::new(Raw, "pipeline", 5_000_000);
 const BULK_1M: Run = Run::new(Offspring, "bulk1m", 200);
+const BULK_64K: Run = Run::new(Offspring, "bulk64k", 8000);
+const RAW_BULK_64K: Run = Run::new(Raw, "bulk64k", 8000);
 const SPAWN: Run = Run::new(Offspring, "spawn", 100);
 const RAW_SPAWN: Run = Run::new(Raw, "spawn", 100);
 const CHILDREN: Run = Run::new(OffspringShared, "children", 10_000);
 const CHILD: Run = Run::new(OffspringShared, "child", 10_000);
 const RAW_CHILDREN: Run = Run::new(Raw, "children", 10_000);
 const RAW_CHILD: Run = Run::new(Raw, "child", 10_000);
+const CHILDREN_CALLBACKS: Run = Run::new(OffspringShared, "children-callbacks", 10_000);
+const CHILD_CALLBACKS: Run = Run::new(OffspringShared, "child-callbacks", 10_000);
 const SYSCALLS: Run = Run::new(Offspring, "syscalls", 10_000);
 const RAW_SYSCALLS: Run = Run::new(Raw, "syscalls", 10_000);
 
 const MEDIAN: Figure = cost("median", "us");
 const MEAN: Figure = cost("mean", "us");
+const MIB_64K: Figure = rate(1.0 / 16.0, "MiB/s");
 const MILLIONS: Figure = rate(1e-6, "M/s");
 
 /// A row that is measured in each round.
@@ -224,7 +229,7 @@ pub(crate) const ROWS: &[Row] = &[
         RAW_PIPELINE, MILLIONS, "10 / 18 M/s"),
     row("pipeline", "  sync child", PIPELINE, RAW_PIPELINE, MILLIONS, "5 / 12 M/s"),
     row("pipeline@1", "  on one CPU", PIPELINE.on_one_cpu(), RAW_PIPELINE.on_one_cpu(), MILLIONS, ""),
-    row("events", "events from the child", Run::new(Offspring, "events", 500_000),
+    row("events", "events from the child", Run::new(Offspring, "events", 1_000_000),
         Run::new(Raw, "events", 5_000_000), MILLIONS, "25 / 70 M/s"),
     row("bulk1m", "1 MiB echo, one at a time, beside a large buffer", BULK_1M,
         Run::new(RawLargeBuffer, "bulk1m", 400), rate(1.0, "MiB/s"), "x1.10 / x0.95"),
@@ -232,10 +237,12 @@ pub(crate) const ROWS: &[Row] = &[
         Run::new(RawLargeBuffer, "bulk1m", 400), rate(1.0, "MiB/s"), "x1.10 / x0.95"),
     row("bulk1m-default", "  beside a default buffer", BULK_1M,
         Run::new(Raw, "bulk1m", 400), rate(1.0, "MiB/s"), ""),
-    row("bulk64k", "64 KiB echo, pipelined", Run::new(Offspring, "bulk64k", 4000),
-        Run::new(Raw, "bulk64k", 8000), rate(1.0 / 16.0, "MiB/s"), "x1.05 / x0.95"),
-    row("bulk64k-bytes", "  by a codec that copies nothing", Run::new(OffspringBytes, "bulk64k", 4000),
-        Run::new(Raw, "bulk64k", 8000), rate(1.0 / 16.0, "MiB/s"), "x1.05 / x0.95"),
+    row("bulk64k", "64 KiB echo, pipelined", BULK_64K, RAW_BULK_64K, MIB_64K, "x1.05 / x0.95"),
+    row("bulk64k-bytes", "  by a codec that copies nothing", Run { side: OffspringBytes, ..BULK_64K },
+        RAW_BULK_64K, MIB_64K, "x1.05 / x0.95"),
+    row("bulk64k@1", "  on one CPU", BULK_64K.on_one_cpu(), RAW_BULK_64K.on_one_cpu(), MIB_64K, ""),
+    row("bulk64k-bytes@1", "  both", Run { side: OffspringBytes, ..BULK_64K.on_one_cpu() },
+        RAW_BULK_64K.on_one_cpu(), MIB_64K, ""),
     row("spawn", "start, one call, finish", SPAWN, RAW_SPAWN, rate(1.0, "/s"), "x1.15 / x1.05"),
     row("spawn-shared", "  on a shared reactor", Run { side: OffspringShared, ..SPAWN }, RAW_SPAWN,
         rate(1.0, "/s"), ""),
@@ -251,6 +258,10 @@ pub(crate) const ROWS: &[Row] = &[
     row("children@1", "  on one CPU", CHILDREN.on_one_cpu(), CHILD.on_one_cpu(), MEAN, "").once(),
     row("children-raw", "  with a bare socket pair each", RAW_CHILDREN, RAW_CHILD, MEAN, "").once(),
     row("children-raw@1", "  and on one CPU", RAW_CHILDREN.on_one_cpu(), RAW_CHILD.on_one_cpu(), MEAN, "").once(),
+    row("children-callbacks", "1,000 children, a call to each, callbacks", CHILDREN_CALLBACKS, CHILD_CALLBACKS,
+        MEAN, "x1.50 / x1.20").once(),
+    row("children-callbacks@1", "  on one CPU", CHILDREN_CALLBACKS.on_one_cpu(), CHILD_CALLBACKS.on_one_cpu(),
+        MEAN, "").once(),
     row("outstanding", "1,000,000 outstanding calls, each",
         Run::new(Offspring, "outstanding", 1_000_000), CALL, cost("bytes", "B"), "120 / 80 B").alone().once(),
     row("calls-parent", "10,000 pipelined, system calls, parent", SYSCALLS, RAW_SYSCALLS,

@@ -140,6 +140,8 @@ impl<'a, S: Carrier> Bench<'a, S> {
             "spawn" => self.spawn(n),
             "child" => self.in_turn(1, n),
             "children" => self.in_turn(CHILDREN, n),
+            "child-callbacks" => self.by_callbacks(1, n),
+            "children-callbacks" => self.by_callbacks(CHILDREN, n),
             other => match payload::echo(other) {
                 Some((len, 1)) => self.bulk_in_turn(len, n),
                 Some((len, calls)) => self.bulk_pipelined(len, n, (calls as usize, usize::MAX)),
@@ -256,12 +258,7 @@ impl<'a, S: Carrier> Bench<'a, S> {
 
     /// One call to each of the children in turn, until there are `n`.
     fn in_turn(&self, children: usize, n: u32) -> Measured {
-        let all: Vec<Rpc<S>> = (0..children)
-            .map(|_| started(self.options(&self.echo)))
-            .collect();
-        for (rpc, i) in all.iter().zip(0..) {
-            call(rpc, i);
-        }
+        let all = self.start_many(children);
         let measured = Measured::all(n, || {
             for (rpc, i) in all.iter().cycle().zip(0..n) {
                 call(rpc, i);
@@ -269,6 +266,39 @@ impl<'a, S: Carrier> Bench<'a, S> {
         });
         all.into_iter().for_each(finish);
         measured
+    }
+
+    /// One call to each of the children, without waiting for the one before; when all are answered, one
+    /// to each again, until there are `n`.
+    fn by_callbacks(&self, children: usize, n: u32) -> Measured {
+        let all = self.start_many(children);
+        let children = children as u32;
+        let rounds = n / children;
+        let measured = Measured::all(rounds * children, || {
+            for round in 0..rounds {
+                let arrivals = Arrivals::expect(children);
+                for (rpc, i) in all.iter().zip(round * children..) {
+                    rpc.call(S::wrap(&small(i))).then(move |reply| {
+                        check_small(i, S::bytes(&reply.expect("an echo")));
+                        arrivals.count();
+                    });
+                }
+                arrivals.wait();
+            }
+        });
+        all.into_iter().for_each(finish);
+        measured
+    }
+
+    /// Children that have answered a call.
+    fn start_many(&self, count: usize) -> Vec<Rpc<S>> {
+        let all: Vec<Rpc<S>> = (0..count)
+            .map(|_| started(self.options(&self.echo)))
+            .collect();
+        for (rpc, i) in all.iter().zip(0..) {
+            call(rpc, i);
+        }
+        all
     }
 
     /// A child that has answered a call.
