@@ -1,11 +1,9 @@
 //! An output for each thread, for what is encoded and then copied on.
 
 use super::Output;
+use crate::wire::REUSED;
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
-
-/// A larger buffer is not kept.
-const LARGEST: usize = 64 << 10;
 
 thread_local! {
     static OUTPUT: Cell<Option<Box<Output>>> = const { Cell::new(None) };
@@ -37,7 +35,7 @@ impl Drop for Scratch {
         let Some(mut output) = self.output.take() else {
             return;
         };
-        output.body().clear(LARGEST);
+        output.body().clear(REUSED);
         // It is the thread's as long as there is one.
         let _ = OUTPUT.try_with(|place| place.set(Some(output)));
     }

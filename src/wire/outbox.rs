@@ -11,6 +11,10 @@ const CHUNK: usize = 64 << 10;
 const OWN_CHUNK: usize = 16 << 10;
 /// This much is worth a write, and one chunk has it, whatever small frame came last.
 pub(crate) const COMFORTABLE: usize = CHUNK - OWN_CHUNK;
+/// A buffer above this size is not used again.
+pub(crate) const REUSED: usize = 128 << 10;
+/// So many large buffers are kept, at most.
+const MANY: usize = 32;
 /// A payload above this size is worth a wider socket.
 const LARGE: usize = 32 << 10;
 
@@ -35,6 +39,9 @@ pub(crate) struct Outbox {
     queued: u64,
     /// An empty chunk, for its memory.
     spare: Vec<u8>,
+    /// Large empty buffers. Kept while something is queued, as more of that kind is likely to come: what is
+    /// given back to the system comes back page by page, each of which it has to zero.
+    large: Vec<Vec<u8>>,
 }
 
 /// A part of the queue.
@@ -117,13 +124,16 @@ impl Outbox {
 
     fn push_large(&mut self, header: &[u8], payload: &mut Body) {
         self.append(header);
-        for piece in payload.pieces() {
+        for (n, piece) in payload.pieces().enumerate() {
             if piece.len() < OWN_CHUNK {
                 self.append(piece);
                 continue;
             }
             self.close();
-            let mut chunk = Chunk::new(self.end, std::mem::take(piece));
+            // The first one is a buffer that is going to be written to again.
+            let other = if n == 0 { self.large.pop() } else { None };
+            let bytes = std::mem::replace(piece, other.unwrap_or_default());
+            let mut chunk = Chunk::new(self.end, bytes);
             chunk.is_large = chunk.bytes.len() > LARGE;
             self.count(chunk.bytes.len());
             self.chunks.push_back(chunk);
@@ -150,6 +160,9 @@ impl Outbox {
         if self.open.bytes.len() + room > CHUNK {
             self.close();
             // There will be as much again.
+            if self.open.bytes.capacity() < CHUNK {
+                self.open.bytes = self.large.pop().unwrap_or_default();
+            }
             self.grow(CHUNK);
         }
         if self.open.bytes.len() + room > self.open.bytes.capacity() {
@@ -183,14 +196,14 @@ impl Outbox {
 
     /// Gives the memory of a chunk back that was written.
     pub(crate) fn recycle(&mut self, mut chunk: Vec<u8>) {
-        if chunk.capacity() > CHUNK {
-            return;
-        }
+        let (room, large) = (chunk.capacity(), self.large.len());
         chunk.clear();
-        if self.open.bytes.capacity() == 0 {
+        if self.open.bytes.capacity() == 0 && room <= CHUNK {
             self.open.bytes = chunk;
-        } else if self.spare.capacity() < chunk.capacity() {
+        } else if self.spare.capacity() < room && room <= CHUNK {
             self.spare = chunk;
+        } else if (OWN_CHUNK..=REUSED).contains(&room) && self.queued > 0 && large < MANY {
+            self.large.push(chunk);
         }
     }
 
@@ -257,6 +270,7 @@ impl Outbox {
             // As it mostly is. What was written last gets filled next.
             std::mem::swap(&mut self.open.bytes, &mut batch.first);
             (self.open.start, self.taken, self.queued) = (self.end, self.end, 0);
+            self.large.clear();
             return;
         }
         let mut bytes = 0;
@@ -281,6 +295,7 @@ impl Outbox {
     /// Forgets everything that was not taken.
     pub(crate) fn clear(&mut self) {
         self.chunks.clear();
+        self.large.clear();
         self.reopen();
         (self.taken, self.queued) = (self.end, 0);
     }
@@ -494,6 +509,60 @@ mod tests {
         assert!(batch.is_empty());
         let kept = [&outbox.open.bytes, &outbox.spare].map(Vec::capacity);
         assert_eq!(kept, [CHUNK; 2]);
+    }
+
+    #[test]
+    fn large_buffers_are_used_again_while_something_is_queued() {
+        let mut outbox = Outbox::default();
+        let large = || vec![7; CHUNK];
+        for _ in 0..2 * MANY {
+            outbox.push(head(b"a"), &mut large().into());
+        }
+        write_off(&mut outbox, MANY / 2 * CHUNK);
+        // In exchange for one that is taken, but not for what was given away.
+        let kept = outbox.large.len();
+        let mut body = Body::from(large());
+        outbox.push(head(b"b"), &mut body);
+        assert_eq!(outbox.large.len(), kept - 1);
+        assert_eq!((body.len(), body.end().capacity()), (0, CHUNK));
+        let mut body = Body::default();
+        body.push(large());
+        outbox.push(head(b"c"), &mut body);
+        assert_eq!(outbox.large.len(), kept - 1);
+        // No more than so many, and none when nothing is queued.
+        write_off(&mut outbox, (MANY + 8) * CHUNK);
+        assert!(outbox.queued() > 0);
+        assert_eq!(outbox.large.len(), MANY);
+        write_off(&mut outbox, usize::MAX);
+        assert_eq!((outbox.queued(), outbox.large.len()), (0, 0));
+    }
+
+    #[test]
+    fn large_buffers_become_chunks_of_small_frames() {
+        let mut outbox = Outbox::default();
+        let whole = CHUNK / 25 * 25;
+        let fill = |outbox: &mut Outbox| {
+            for _ in 0..=4 * whole / 25 {
+                outbox.push(head(b"12345678"), &mut vec![0; 17].into());
+            }
+        };
+        fill(&mut outbox);
+        write_off(&mut outbox, 4 * whole);
+        assert_eq!((outbox.queued(), outbox.large.len()), (25, 3));
+        fill(&mut outbox);
+        assert_eq!(outbox.large.len(), 0);
+        write_off(&mut outbox, 4 * whole);
+        assert_eq!((outbox.queued(), outbox.large.len()), (50, 3));
+        // What is taken by a mere exchange is all there was, too.
+        write_off(&mut outbox, 1);
+        assert_eq!((outbox.queued(), outbox.large.len()), (0, 0));
+    }
+
+    /// Takes about so much and has it written.
+    fn write_off(outbox: &mut Outbox, limit: usize) {
+        let mut batch = taken(outbox, limit);
+        let n = batch.chunks().concat().len();
+        batch.advance(n, outbox);
     }
 
     /// Every subset of a few frames, withdrawn, leaves exactly the others.
