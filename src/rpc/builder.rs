@@ -63,8 +63,8 @@ impl Process {
             start_timeout: Duration::from_secs(10),
             call_timeout: None,
             grace: Duration::from_secs(5),
-            buflen_req: 4 << 10,
-            buflen_res: 4 << 10,
+            buflen_req: 2 << 10,
+            buflen_res: 2 << 10,
             max_frame: 256 << 20,
             max_queue: (usize::MAX, usize::MAX),
             event_delay: Duration::from_micros(500),
@@ -124,7 +124,7 @@ impl<S: Service> RpcBuilder<S> {
 
     /// The size in bytes at which the read buffers of both sides start. They grow to 64 KiB when traffic
     /// is dense; frames above 16 KiB that have not come whole get buffers of their own, for as long as
-    /// they last. Default: 4096, at most 1 MiB.
+    /// they last. Default: 2048, at most 1 MiB.
     pub fn buflen(self, bytes: usize) -> Self {
         self.buflen_req(bytes).buflen_res(bytes)
     }

@@ -17,7 +17,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// Where a child's read buffer starts before its parent says how large it is to be.
-const BUFLEN: usize = 4 << 10;
+const BUFLEN: usize = 2 << 10;
 
 /// No descriptor of a child's own is below this.
 const STANDARD: i32 = 3;
