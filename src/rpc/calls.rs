@@ -107,9 +107,6 @@ impl<E> Calls<E> {
 
     #[cold]
     fn add_block(&mut self) {
-        if self.is_sparse() {
-            self.leave_behind(self.window.len() / 2);
-        }
         let places = self.spare.pop().unwrap_or_else(|| {
             // Most have few calls at a time.
             match self.window.is_empty() {
@@ -118,6 +115,10 @@ impl<E> Calls<E> {
             }
         });
         self.window.push_back(Block { places, here: 0 });
+        // Afterwards: the last block stays, and that must not be a full one without entries.
+        if self.is_sparse() {
+            self.leave_behind(self.window.len() / 2);
+        }
     }
 
     /// Where an id is in the window: number of the block, and in it. Anywhere, if it is not.
@@ -360,6 +361,38 @@ mod tests {
             }
             assert_eq!(calls.first(), None);
         }
+    }
+
+    /// Nothing is left in the window but the block that is about to be added.
+    #[test]
+    fn first_is_found_behind_what_was_left() {
+        let mut calls = Calls::new();
+        let oldest = calls.insert(0).0;
+        for n in 1..(KEPT + 1) * BLOCK {
+            let id = calls.insert(n).0;
+            calls.remove(id);
+        }
+        let newest = calls.insert(0).0;
+        assert!(!calls.left.is_empty());
+        assert_eq!(calls.first(), Some(oldest));
+        calls.remove(oldest);
+        assert_eq!(calls.first(), Some(newest));
+    }
+
+    /// As above, and the next id is one that is taken.
+    #[test]
+    fn id_is_stepped_over_where_a_block_begins() {
+        let mut calls = Calls::new();
+        let next = ((KEPT + 1) * BLOCK) as u32 + 1;
+        calls.left.insert(next, 42);
+        calls.insert(0);
+        for n in 1..(KEPT + 1) * BLOCK {
+            let id = calls.insert(n).0;
+            calls.remove(id);
+        }
+        assert_eq!(calls.insert(9).0, next + 1);
+        assert_eq!(calls.get_mut(next + 1), Some(&mut 9));
+        assert_eq!((calls.len(), taken(&mut calls, next)), (3, Some(42)));
     }
 
     #[test]
