@@ -10,7 +10,7 @@ const CHUNK: usize = 64 << 10;
 /// A payload from this size on becomes a chunk of its own and is not copied.
 const OWN_CHUNK: usize = 16 << 10;
 /// This much is worth a write, and one chunk has it, whatever small frame came last.
-pub(crate) const COMFORTABLE: usize = CHUNK - OWN_CHUNK;
+pub(crate) const COMFORTABLE: usize = CHUNK - OWN_CHUNK - HEADER;
 /// A buffer above this size is not used again.
 pub(crate) const REUSED: usize = 128 << 10;
 /// So many large buffers are kept, at most.
@@ -18,8 +18,10 @@ const MANY: usize = 32;
 /// A payload above this size is worth a wider socket.
 const LARGE: usize = 32 << 10;
 
+/// The longest header.
+const HEADER: usize = 8;
 /// The header of a frame, left-aligned, and its length.
-type Header = ([u8; 8], usize);
+type Header = ([u8; HEADER], usize);
 
 /// An output queue from which frames can be withdrawn until they are taken.
 ///
@@ -130,9 +132,11 @@ impl Outbox {
                 continue;
             }
             self.close();
-            // The first one is a buffer that is going to be written to again.
-            let other = if n == 0 { self.large.pop() } else { None };
-            let bytes = std::mem::replace(piece, other.unwrap_or_default());
+            // The first one is a buffer that is going to be written to again, and as much, supposedly:
+            // limits of memory count bytes, and not room for others.
+            let fits = |it: &mut Vec<u8>| n == 0 && it.capacity() / 2 <= piece.len();
+            let other = self.large.pop_if(fits).unwrap_or_default();
+            let bytes = std::mem::replace(piece, other);
             let mut chunk = Chunk::new(self.end, bytes);
             chunk.is_large = chunk.bytes.len() > LARGE;
             self.count(chunk.bytes.len());
@@ -556,6 +560,33 @@ mod tests {
         // What is taken by a mere exchange is all there was, too.
         write_off(&mut outbox, 1);
         assert_eq!((outbox.queued(), outbox.large.len()), (0, 0));
+    }
+
+    #[test]
+    fn small_payloads_do_not_get_large_buffers() {
+        let mut outbox = Outbox::default();
+        for _ in 0..8 {
+            outbox.push(head(b"a"), &mut vec![7; REUSED].into());
+        }
+        write_off(&mut outbox, 4 * REUSED);
+        let kept = outbox.large.len();
+        let mut body = Body::from(vec![7; OWN_CHUNK]);
+        outbox.push(head(b"b"), &mut body);
+        assert_eq!((outbox.large.len(), body.end().capacity()), (kept, 0));
+    }
+
+    #[test]
+    fn comfortable_batch_is_one_chunk() {
+        let mut outbox = Outbox::default();
+        let header = || head(b"12345678");
+        for _ in 0..3 {
+            let len = (COMFORTABLE - 1) / 3 - HEADER;
+            outbox.push(header(), &mut vec![0; len].into());
+        }
+        assert_eq!(outbox.queued(), COMFORTABLE as u64 - 1);
+        outbox.push(header(), &mut vec![0; OWN_CHUNK - 1].into());
+        assert_eq!(taken(&mut outbox, COMFORTABLE).chunks().len(), 1);
+        assert_eq!(outbox.queued(), 0);
     }
 
     /// Takes about so much and has it written.
