@@ -195,7 +195,12 @@ impl<'a, S: Service> Call<'a, S> {
             may_wait: self.may_wait,
             waits,
         };
-        self.handle.link.call(self.request.body(), how, note)
+        let made = self.handle.link.call(self.request.body(), how, note);
+        if made.is_err() {
+            // It is not there any more when that is told.
+            self.progress = None;
+        }
+        made
     }
 }
 
