@@ -12,15 +12,15 @@ use std::collections::{BinaryHeap, VecDeque};
 /// The window is made of blocks, and a block that is done with is the next one again: so the table is as
 /// large as what is outstanding, in the processor's cache if that is not much, and never moved.
 pub(crate) struct Calls<E> {
-    /// The places of the ids from `base` on. All blocks but the last are full, and the first one has an
-    /// entry, if any has.
+    /// The places of the ids from `base` on, up to the next one. All blocks but the last are full, and the
+    /// first one has an entry, if any has.
     window: VecDeque<Block<E>>,
     base: u32,
     /// The next id.
     next: u32,
     /// How many entries the window has.
     here: usize,
-    /// So many places at the beginning of the window are known to have none.
+    /// So many places at the beginning of the first block are known to have none.
     gone: usize,
     /// Entries of ids before the window, or from before ids began again.
     left: ById<E>,
@@ -85,6 +85,7 @@ impl<E> Calls<E> {
                 return;
             }
             if self.here == 0 {
+                // No place is needed: the window begins behind it.
                 (self.base, self.next) = (self.base + 1, self.next + 1);
             } else {
                 self.append(None);
@@ -408,6 +409,18 @@ mod tests {
         assert_eq!(drained(&mut calls), want);
     }
 
+    /// What is said of the window holds.
+    fn check<E>(calls: &Calls<E>) {
+        let places: usize = calls.window.iter().map(|it| it.places.len()).sum();
+        assert_eq!(calls.base as usize + places, calls.next as usize);
+        let here: usize = calls.window.iter().map(|it| it.here).sum();
+        assert_eq!(calls.here, here);
+        let last = calls.window.len().saturating_sub(1);
+        let full = calls.window.iter().take(last);
+        assert!(full.into_iter().all(|it| it.places.len() == BLOCK));
+        assert!(here == 0 || calls.window[0].here > 0);
+    }
+
     /// Growing and shrinking, old ones left behind, ids that begin again: the same entries, in order.
     #[test]
     fn behaves_as_a_list() {
@@ -431,6 +444,7 @@ mod tests {
                 model.remove(&n);
             }
             assert_eq!(calls.len(), model.len());
+            check(&calls);
             left_behind = left_behind.max(calls.left.len());
             most_spare = most_spare.max(calls.spare.len());
             if n % 1000 == 0 {
