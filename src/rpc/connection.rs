@@ -622,6 +622,26 @@ mod tests {
         }
     }
 
+    /// However much of the table is left behind, with the first call, when the last one is made.
+    #[test]
+    fn ordered_replies_are_those_of_what_was_not_cancelled() {
+        for cancelled in (0..20).map(|n| 128 * n + 127) {
+            let mut c = plain(Plain::Ordered);
+            call(&mut c, 'a');
+            sent(&mut c);
+            for _ in 0..cancelled {
+                let id = call(&mut c, 'x');
+                assert_eq!(c.cancel(id), Some(('x', Phase::Queued)));
+            }
+            call(&mut c, 'b');
+            sent(&mut c);
+            for note in ['a', 'b'] {
+                let reply = c.receive(wire::ORDERED_REPLY, b"");
+                assert_eq!(reply, Ok(Delivery::Reply(note)), "{cancelled}");
+            }
+        }
+    }
+
     #[test]
     fn tagged_replies_come_in_any_order() {
         let mut c = plain(Plain::Tagged);
