@@ -112,6 +112,8 @@ impl<'a, S: Service> Call<'a, S> {
         let mut note = Some(Note::new(Then::<S, _>::new(callback)));
         let deadline = self.deadline();
         if let Err(ended) = self.submit(deadline, false, &mut note) {
+            // Nothing is told of progress after the outcome, so nobody should be able to wait for it then.
+            self.progress = None;
             let tell = move || refused(note).tell(Answer::Ended(ended));
             self.handle.link.reactor.run(tell);
         }
@@ -195,12 +197,7 @@ impl<'a, S: Service> Call<'a, S> {
             may_wait: self.may_wait,
             waits,
         };
-        let made = self.handle.link.call(self.request.body(), how, note);
-        if made.is_err() {
-            // It is not there any more when that is told.
-            self.progress = None;
-        }
-        made
+        self.handle.link.call(self.request.body(), how, note)
     }
 }
 
