@@ -1,7 +1,7 @@
 //! An output for each thread, for what is encoded and then copied on.
 
 use super::Output;
-use crate::wire::REUSED;
+use crate::wire::REUSABLE;
 use std::cell::Cell;
 use std::ops::{Deref, DerefMut};
 
@@ -35,7 +35,7 @@ impl Drop for Scratch {
         let Some(mut output) = self.output.take() else {
             return;
         };
-        output.body().clear(REUSED);
+        output.body().clear(REUSABLE);
         // It is the thread's as long as there is one.
         let _ = OUTPUT.try_with(|place| place.set(Some(output)));
     }

@@ -32,7 +32,7 @@ pub(crate) use frame::{BUFFER, LARGE};
 pub(crate) use frame::{
     CONTROL_ROOM, DecodeError, Decoder, Framing, Payload, Space, header, parse_header,
 };
-pub(crate) use outbox::{Batch, COMFORTABLE, Outbox, REUSED};
+pub(crate) use outbox::{Batch, COMFORTABLE, Outbox, REUSABLE};
 pub(crate) use small::SmallBytes;
 
 /// The greatest id of a call; the bit above it marks a failed reply.

@@ -12,9 +12,9 @@ const OWN_CHUNK: usize = 16 << 10;
 /// This much is worth a write, and one chunk has it, whatever small frame came last.
 pub(crate) const COMFORTABLE: usize = CHUNK - OWN_CHUNK - HEADER;
 /// A buffer above this size is not used again.
-pub(crate) const REUSED: usize = 128 << 10;
-/// So many large buffers are kept, at most.
-const MANY: usize = 32;
+pub(crate) const REUSABLE: usize = 128 << 10;
+/// So many buffers are on the free list, at most.
+const FREE: usize = 32;
 /// A payload above this size is worth a wider socket.
 const LARGE: usize = 32 << 10;
 
@@ -41,9 +41,10 @@ pub(crate) struct Outbox {
     queued: u64,
     /// An empty chunk, for its memory.
     spare: Vec<u8>,
-    /// Large empty buffers. Kept while something is queued, as more of that kind is likely to come: what is
-    /// given back to the system comes back page by page, each of which it has to zero.
-    large: Vec<Vec<u8>>,
+    /// The free list: buffers from the size of an own chunk on, empty. Kept while something is queued, as
+    /// more of that kind is likely to come: what is given back to the system comes back page by page,
+    /// each of which it has to zero.
+    free: Vec<Vec<u8>>,
 }
 
 /// A part of the queue.
@@ -132,10 +133,10 @@ impl Outbox {
                 continue;
             }
             self.close();
-            // The first one is a buffer that is going to be written to again, and as much, supposedly:
-            // limits of memory count bytes, and not room for others.
+            // The encoder is going to write to the first one again: it gets a free buffer in exchange, but
+            // none that is far larger, as limits of memory count bytes, and not the room around them.
             let fits = |it: &mut Vec<u8>| n == 0 && it.capacity() / 2 <= piece.len();
-            let other = self.large.pop_if(fits).unwrap_or_default();
+            let other = self.free.pop_if(fits).unwrap_or_default();
             let bytes = std::mem::replace(piece, other);
             let mut chunk = Chunk::new(self.end, bytes);
             chunk.is_large = chunk.bytes.len() > LARGE;
@@ -165,7 +166,7 @@ impl Outbox {
             self.close();
             // There will be as much again.
             if self.open.bytes.capacity() < CHUNK {
-                self.open.bytes = self.large.pop().unwrap_or_default();
+                self.open.bytes = self.free.pop().unwrap_or_default();
             }
             self.grow(CHUNK);
         }
@@ -200,14 +201,14 @@ impl Outbox {
 
     /// Gives the memory of a chunk back that was written.
     pub(crate) fn recycle(&mut self, mut chunk: Vec<u8>) {
-        let (room, large) = (chunk.capacity(), self.large.len());
+        let (room, free) = (chunk.capacity(), self.free.len());
         chunk.clear();
         if self.open.bytes.capacity() == 0 && room <= CHUNK {
             self.open.bytes = chunk;
         } else if self.spare.capacity() < room && room <= CHUNK {
             self.spare = chunk;
-        } else if (OWN_CHUNK..=REUSED).contains(&room) && self.queued > 0 && large < MANY {
-            self.large.push(chunk);
+        } else if (OWN_CHUNK..=REUSABLE).contains(&room) && self.queued > 0 && free < FREE {
+            self.free.push(chunk);
         }
     }
 
@@ -274,7 +275,7 @@ impl Outbox {
             // As it mostly is. What was written last gets filled next.
             std::mem::swap(&mut self.open.bytes, &mut batch.first);
             (self.open.start, self.taken, self.queued) = (self.end, self.end, 0);
-            self.large.clear();
+            self.free.clear();
             return;
         }
         let mut bytes = 0;
@@ -299,7 +300,7 @@ impl Outbox {
     /// Forgets everything that was not taken.
     pub(crate) fn clear(&mut self) {
         self.chunks.clear();
-        self.large.clear();
+        self.free.clear();
         self.reopen();
         (self.taken, self.queued) = (self.end, 0);
     }
@@ -519,26 +520,26 @@ mod tests {
     fn large_buffers_are_used_again_while_something_is_queued() {
         let mut outbox = Outbox::default();
         let large = || vec![7; CHUNK];
-        for _ in 0..2 * MANY {
+        for _ in 0..2 * FREE {
             outbox.push(head(b"a"), &mut large().into());
         }
-        write_off(&mut outbox, MANY / 2 * CHUNK);
+        write_off(&mut outbox, FREE / 2 * CHUNK);
         // In exchange for one that is taken, but not for what was given away.
-        let kept = outbox.large.len();
+        let kept = outbox.free.len();
         let mut body = Body::from(large());
         outbox.push(head(b"b"), &mut body);
-        assert_eq!(outbox.large.len(), kept - 1);
+        assert_eq!(outbox.free.len(), kept - 1);
         assert_eq!((body.len(), body.end().capacity()), (0, CHUNK));
         let mut body = Body::default();
         body.push(large());
         outbox.push(head(b"c"), &mut body);
-        assert_eq!(outbox.large.len(), kept - 1);
+        assert_eq!(outbox.free.len(), kept - 1);
         // No more than so many, and none when nothing is queued.
-        write_off(&mut outbox, (MANY + 8) * CHUNK);
+        write_off(&mut outbox, (FREE + 8) * CHUNK);
         assert!(outbox.queued() > 0);
-        assert_eq!(outbox.large.len(), MANY);
+        assert_eq!(outbox.free.len(), FREE);
         write_off(&mut outbox, usize::MAX);
-        assert_eq!((outbox.queued(), outbox.large.len()), (0, 0));
+        assert_eq!((outbox.queued(), outbox.free.len()), (0, 0));
     }
 
     #[test]
@@ -552,27 +553,27 @@ mod tests {
         };
         fill(&mut outbox);
         write_off(&mut outbox, 4 * whole);
-        assert_eq!((outbox.queued(), outbox.large.len()), (25, 3));
+        assert_eq!((outbox.queued(), outbox.free.len()), (25, 3));
         fill(&mut outbox);
-        assert_eq!(outbox.large.len(), 0);
+        assert_eq!(outbox.free.len(), 0);
         write_off(&mut outbox, 4 * whole);
-        assert_eq!((outbox.queued(), outbox.large.len()), (50, 3));
+        assert_eq!((outbox.queued(), outbox.free.len()), (50, 3));
         // What is taken by a mere exchange is all there was, too.
         write_off(&mut outbox, 1);
-        assert_eq!((outbox.queued(), outbox.large.len()), (0, 0));
+        assert_eq!((outbox.queued(), outbox.free.len()), (0, 0));
     }
 
     #[test]
     fn small_payloads_do_not_get_large_buffers() {
         let mut outbox = Outbox::default();
         for _ in 0..8 {
-            outbox.push(head(b"a"), &mut vec![7; REUSED].into());
+            outbox.push(head(b"a"), &mut vec![7; REUSABLE].into());
         }
-        write_off(&mut outbox, 4 * REUSED);
-        let kept = outbox.large.len();
+        write_off(&mut outbox, 4 * REUSABLE);
+        let kept = outbox.free.len();
         let mut body = Body::from(vec![7; OWN_CHUNK]);
         outbox.push(head(b"b"), &mut body);
-        assert_eq!((outbox.large.len(), body.end().capacity()), (kept, 0));
+        assert_eq!((outbox.free.len(), body.end().capacity()), (kept, 0));
     }
 
     #[test]
@@ -657,12 +658,17 @@ mod tests {
         for round in 0..100 {
             let (mut outbox, mut batch) = (Outbox::default(), Batch::default());
             let (mut frames, mut written) = (Vec::<(u64, Vec<u8>)>::new(), Vec::new());
+            let mut body = Body::default();
             for _ in 0..60 {
                 match below(10) {
                     0..5 => {
-                        let mut body = Body::default();
+                        body.clear(REUSABLE);
                         for _ in 0..below(4) {
-                            body.push(vec![below(256) as u8; sizes[below(sizes.len())]]);
+                            let bytes = vec![below(256) as u8; sizes[below(sizes.len())]];
+                            match below(2) {
+                                0 => body.push(bytes),
+                                _ => body.end().extend(bytes),
+                            }
                         }
                         let pieces: Vec<Vec<u8>> = body.pieces().map(|it| it.clone()).collect();
                         let frame = [b"head", &pieces.concat()[..]].concat();
