@@ -110,8 +110,7 @@ fn line(peer: &str, workload: &str, measured: &Measured) -> String {
     let mib = |len| measured.rate() * len as f64 / MIB as f64;
     let (unit, value) = match workload {
         "pingpong" => ("us", measured.quantile(0.5).unwrap_or_default()),
-        "threads" => ("us", measured.mean()),
-        _ if workload.starts_with("child") => ("us", measured.mean()),
+        _ if workload == "threads" || workload.starts_with("child") => ("us", measured.mean()),
         "bulk1m" => ("MiB/s", mib(MIB)),
         "bulk64k" => ("MiB/s", mib(KIB64)),
         _ if workload.starts_with("echo-") => ("us", measured.mean()),

@@ -241,7 +241,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("bulk64k-bytes", "  by a codec that copies nothing", Run { side: OffspringBytes, ..BULK_64K },
         RAW_BULK_64K, MIB_64K, "x1.05 / x0.95"),
     row("bulk64k@1", "  on one CPU", BULK_64K.on_one_cpu(), RAW_BULK_64K.on_one_cpu(), MIB_64K, ""),
-    row("bulk64k-bytes@1", "  both", Run { side: OffspringBytes, ..BULK_64K.on_one_cpu() },
+    row("bulk64k-bytes@1", "  both of these", Run { side: OffspringBytes, ..BULK_64K.on_one_cpu() },
         RAW_BULK_64K.on_one_cpu(), MIB_64K, ""),
     row("spawn", "start, one call, finish", SPAWN, RAW_SPAWN, rate(1.0, "/s"), "x1.15 / x1.05"),
     row("spawn-shared", "  on a shared reactor", Run { side: OffspringShared, ..SPAWN }, RAW_SPAWN,

@@ -146,7 +146,8 @@ impl<S: Service, F: FnOnce(Outcome<S>) + Send + 'static> Consume<Answers> for Th
         let mut untold = Untold::<S, F>(Some(self.callback), PhantomData);
         let outcome = match told {
             Told::Reply(payload) => reply::<S>((*payload).into()),
-            // In a box: the rare answer would else have both passed through memory.
+            // In a box, which is a pointer: a place that either answer is put into would be memory, and
+            // the reply, put there in words and taken in pairs of them, would make the processor wait.
             told => *Box::new(told.answer().decode_or_panic::<S>()),
         };
         let callback = untold.0.take().expect("it was just put there");
