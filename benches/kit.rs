@@ -2,7 +2,7 @@
 //! JSON. See `benches/README.md`.
 //!
 //! ```text
-//! kit [sync|async] [octets|bytes] [shared] [unbounded] WORKLOAD N
+//! kit [returning|deferred] [octets|bytes] [shared] [unbounded] WORKLOAD N
 //! ```
 
 #[path = "support/carrier.rs"]
@@ -22,7 +22,7 @@ use std::thread;
 use std::time::Duration;
 use work::{KIB64, MIB, Variant};
 
-const USAGE: &str = "usage: kit [sync|async] [octets|bytes] [shared] [unbounded] WORKLOAD N; workloads: \
+const USAGE: &str = "usage: kit [returning|deferred] [octets|bytes] [shared] [unbounded] WORKLOAD N; workloads: \
     pingpong threads pipeline bulk1m bulk64k events spawn child children child-callbacks \
     children-callbacks rss idle echo-LENGTH-IN_FLIGHT";
 
@@ -58,7 +58,7 @@ fn try_all(me: &Process) -> Result<(), BoxError> {
     for workload in [
         "pingpong", "threads", "pipeline", "bulk1m", "bulk64k", "events", "spawn",
     ] {
-        for shape in ["sync", "async"] {
+        for shape in ["returning", "deferred"] {
             for codec in ["octets", "bytes"] {
                 run(me, &[shape, codec, workload, "20"])?;
             }
@@ -76,8 +76,8 @@ fn run(me: &Process, args: &[impl AsRef<str>]) -> Result<(), BoxError> {
     let mut peer = "offspring".to_owned();
     for word in variants.iter().map(AsRef::as_ref) {
         match word {
-            "sync" | "octets" => continue,
-            "async" => variant.deferred = true,
+            "returning" | "octets" => continue,
+            "deferred" => variant.deferred = true,
             "bytes" => variant.bytes = true,
             "shared" => variant.shared = true,
             "unbounded" => variant.unbounded = true,

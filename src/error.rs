@@ -15,9 +15,9 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// Cheap to clone: every call that was lost to it gets one. [`Display`](fmt::Display) tells all
 /// there is to tell; the methods are for programs that decide.
 #[derive(Clone)]
-pub struct Error(Arc<Inner>);
+pub struct Error(Arc<ErrorDetails>);
 
-struct Inner {
+struct ErrorDetails {
     kind: ErrorKind,
     message: String,
     pid: Option<u32>,
@@ -37,7 +37,7 @@ pub enum ErrorKind {
     /// [`Worker::run`]: crate::Worker::run
     NotServing,
     /// The child did not get ready within the start timeout, and was stopped.
-    Silent,
+    StartTimeout,
     /// The child exited, or closed its connection, before it was ready.
     Exited,
     /// What came from the child is not this protocol: the program has no [`Worker`](crate::Worker).
@@ -70,7 +70,7 @@ pub enum ErrorKind {
 impl Error {
     pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let message = message.into();
-        Error(Arc::new(Inner {
+        Error(Arc::new(ErrorDetails {
             kind,
             message,
             pid: None,
@@ -81,8 +81,8 @@ impl Error {
 
     /// The same error with what is known of the process.
     pub(crate) fn of(self, pid: Option<u32>, status: Option<ExitStatus>, stderr: String) -> Self {
-        let Inner { kind, message, .. } = &*self.0;
-        Error(Arc::new(Inner {
+        let ErrorDetails { kind, message, .. } = &*self.0;
+        Error(Arc::new(ErrorDetails {
             kind: *kind,
             message: message.clone(),
             pid,
@@ -109,7 +109,7 @@ impl Error {
         self.0.status
     }
 
-    /// The last lines the child wrote to standard error, if [`Stderr`](crate::Stderr) captures them.
+    /// The last lines the child wrote to standard error, if [`Stdio`](crate::Stderr) captures them.
     #[must_use]
     pub fn stderr(&self) -> &str {
         &self.0.stderr
@@ -118,7 +118,7 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Inner {
+        let ErrorDetails {
             message,
             pid,
             status,

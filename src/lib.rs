@@ -48,9 +48,9 @@
 //! | [`Rpc`] | the handle to one child; all clones are the same one |
 //! | [`Call`] | a call that is being made: [`then`](Call::then), [`wait`](Call::wait) or [`start`](Call::start) it |
 //! | [`Pending`] | a call that was started, to be waited for later or [cancelled](Pending::cancel) |
-//! | [`Exit`] | how a child ended in good order, and which [`Rung`] of the stop ladder it took |
+//! | [`Exit`] | how a child ended in good order, and which [`StopStage`] of the stop ladder it took |
 //! | [`Reactor`] | a thread that serves several handles |
-//! | [`Stderr`] | what becomes of a child's standard error: it can be captured line by line |
+//! | [`Stdio`] | what becomes of a child's standard error: it can be captured line by line |
 //! | [`Error`], [`CallError`] | what happened to a child; how a call ended, if not with a reply |
 //!
 //! In the child:
@@ -89,7 +89,7 @@
 //! | threaded functions | child | threads of the child, [so many](Worker::threads) |
 //! | what is [offloaded](Loop::offload) | child | a thread of its own |
 //! | [`Call::then`]'s callback, [`Call::on_progress`] | parent | the reactor's |
-//! | [`on_event`](RpcBuilder::on_event), [`on_error`](RpcBuilder::on_error), [`on_destroy`](RpcBuilder::on_destroy), [`Stderr::lines`] | parent | the reactor's |
+//! | [`on_event`](RpcBuilder::on_event), [`on_error`](RpcBuilder::on_error), [`on_destroy`](RpcBuilder::on_destroy), [`Stdio::lines`] | parent | the reactor's |
 //! | the parent's logger, for the child's log records (feature `log`, [`Worker`]`::log`) | parent | the reactor's |
 //!
 //! A handle has a reactor thread of its own, unless it is told to [share](RpcBuilder::reactor) one.
@@ -168,13 +168,13 @@
 //! [`costs`] tells how many system calls, copies and allocations a call takes; [`gotchas`] what is
 //! treacherous about child processes, and what is done about each.
 
-mod agenda;
-mod by_id;
+mod busy_poll;
 mod codec;
+mod deadlines;
 mod error;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
-mod patience;
+mod id_map;
 mod process;
 mod rpc;
 mod service;
@@ -186,9 +186,10 @@ mod worker;
 
 pub use codec::{Argument, Codec, CodecError, Input, OctetString, Octets, Output, Strings};
 pub use error::{BoxError, CallError, Error, ErrorKind, Panic, Phase, Refusal};
-pub use process::{Plain, Process, Stderr};
-pub use rpc::{Call, Exit, Pending, Reactor, Rpc, RpcBuilder, Rung};
+pub use process::{Process, Stdio};
+pub use rpc::{Call, Exit, Pending, Reactor, Rpc, RpcBuilder, StopStage};
 pub use service::Service;
+pub use wire::Plain;
 pub use worker::{Caller, Cancellation, Loop, Parent, Poster, Watch, Worker};
 
 #[doc = include_str!("costs.md")]

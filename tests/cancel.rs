@@ -4,7 +4,7 @@ mod common;
 
 use common::{FOREVER, Gate, await_sleep, bounded, eventually, logged, obey, time_out};
 use offspring::{
-    CallError, Caller, Loop, Pending, Phase, Plain, Process, Rpc, Rung, Strings, Worker,
+    CallError, Caller, Loop, Pending, Phase, Plain, Process, Rpc, StopStage, Strings, Worker,
 };
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -107,9 +107,9 @@ fn function_is_told_when_the_handle_is_gone() {
                 waits.recv().unwrap();
                 let finish = thread::spawn(move || other.finish().unwrap());
                 call.cancel();
-                assert_eq!(finish.join().unwrap().rung(), Rung::Closed);
+                assert_eq!(finish.join().unwrap().stage(), StopStage::Closed);
             } else {
-                assert_eq!(other.finish().unwrap().rung(), Rung::Closed);
+                assert_eq!(other.finish().unwrap().stage(), StopStage::Closed);
                 assert!(matches!(call.wait(), Err(CallError::TimedOut(_))));
             }
             assert_eq!(log.end(), "destroy");

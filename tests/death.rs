@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Gate, Log, alone, bounded, logged, lost, lost_kind, worker};
-use offspring::{CallError, ErrorKind, Phase, Process, Reactor, Stderr};
+use offspring::{CallError, ErrorKind, Phase, Process, Reactor, Stdio};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -37,7 +37,7 @@ fn every_call_ends_once_however_it_all_ends() {
     let me = worker().run_in_test();
     bounded(move || {
         let reactor = Reactor::new().unwrap();
-        let me = me.stderr(Stderr::null());
+        let me = me.stderr(Stdio::null());
         for (request, deadly) in ENDS {
             for goodbye in [Goodbye::Finish, Goodbye::Drop, Goodbye::Kill, Goodbye::Stop] {
                 let situation = format!("{request:?} {goodbye:?}");
@@ -93,7 +93,7 @@ fn crash_is_told_with_pid_signal_and_last_words() {
             (vec!["signal", "KILL"], "killed by SIGKILL", 9),
             (vec!["signal", "TERM"], "killed by SIGTERM", 15),
         ] {
-            let rpc = me.clone().stderr(Stderr::keep()).rpc("do");
+            let rpc = me.clone().stderr(Stdio::capture()).rpc("do");
             let rpc = rpc.on_error(drop).start().unwrap();
             rpc.call(["stderr", "famous last words"]).wait().unwrap();
             let error = lost(rpc.call(&request).wait());
@@ -120,7 +120,7 @@ fn crash_is_told_with_pid_signal_and_last_words() {
 fn exit_in_a_call_is_told_with_status_and_last_words() {
     let me = worker().run_in_test();
     bounded(move || {
-        let rpc = me.stderr(Stderr::keep()).rpc("do");
+        let rpc = me.stderr(Stdio::capture()).rpc("do");
         let rpc = rpc.on_error(drop).start().unwrap();
         let error = lost(rpc.call(["stderr and exit", "enough"]).wait());
         assert_eq!(error.status().and_then(|s| s.code()), Some(3));
@@ -138,7 +138,7 @@ fn standard_error_is_told_line_by_line() {
     bounded(move || {
         let log = Log::default();
         let lines = log.clone();
-        let stderr = Stderr::lines(move |pid, line| lines.add(format!("{pid} {line}")));
+        let stderr = Stdio::lines(move |pid, line| lines.add(format!("{pid} {line}")));
         let rpc = me.stderr(stderr).rpc("do").start().unwrap();
         let pid = rpc.pid().unwrap();
         rpc.call(["stderr", "one\ntwo"]).wait().unwrap();
@@ -248,7 +248,7 @@ fn kill_ends_calls_and_is_no_error_without_them() {
             rpc.call("echo").wait().unwrap();
             rpc.kill();
             let exit = rpc.finish().unwrap();
-            assert_eq!(exit.rung(), offspring::Rung::Killed);
+            assert_eq!(exit.stage(), offspring::StopStage::Killed);
             assert_eq!(exit.status().and_then(|status| status.signal()), Some(9));
             assert_eq!(log.end(), "destroy");
         }
@@ -312,7 +312,7 @@ fn error_without_any_handler_goes_to_standard_error() {
     bounded(move || {
         let log = Log::default();
         let lines = log.clone();
-        let me = me.stderr(Stderr::lines(move |_, line| lines.add(line)));
+        let me = me.stderr(Stdio::lines(move |_, line| lines.add(line)));
         let rpc = me.rpc("have a child die").start().unwrap();
         let error = rpc.call(()).wait().unwrap();
         rpc.finish().unwrap();

@@ -5,7 +5,9 @@ mod common;
 use common::{
     Entered, FOREVER, Gate, Log, await_sleep, bounded, eventually, logged, lost_kind, obey,
 };
-use offspring::{CallError, Caller, ErrorKind, Loop, Pending, Process, Rpc, Rung, Strings, Worker};
+use offspring::{
+    CallError, Caller, ErrorKind, Loop, Pending, Process, Rpc, StopStage, Strings, Worker,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -59,7 +61,7 @@ fn child_exits_with_0_when_all_is_answered() {
             drop(inside);
             let exit = finish.join().unwrap();
             assert!(exit.status().unwrap().success());
-            assert_eq!(exit.rung(), Rung::Closed);
+            assert_eq!(exit.stage(), StopStage::Closed);
             assert_eq!(answered.load(Ordering::Relaxed), calls);
         }
     });
@@ -106,7 +108,7 @@ fn timers_and_descriptors_alone_do_not_keep_a_child() {
         rpc.call(()).wait().unwrap();
         let exit = rpc.finish().unwrap();
         assert!(exit.status().unwrap().success());
-        assert_eq!(exit.rung(), Rung::Closed);
+        assert_eq!(exit.stage(), StopStage::Closed);
     });
 }
 

@@ -1,6 +1,6 @@
 //! Processes that children start and leave behind.
 
-use offspring::{CallError, ErrorKind, Plain, Process, Stderr};
+use offspring::{CallError, ErrorKind, Plain, Process, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ fn endless_standard_error_of_a_grandchild_does_not_hide_the_childs_death() {
     let rpc = Process::command(Plain::Tagged, "sh")
         .args(["-c", shell])
         // Slower than what writes, so that reading it all would never end.
-        .stderr(Stderr::lines(|_, _| sleep(Duration::from_millis(1))))
+        .stderr(Stdio::lines(|_, _| sleep(Duration::from_millis(1))))
         .rpc("nothing")
         .on_error(drop)
         .start()

@@ -3,11 +3,11 @@
 mod common;
 
 use common::{Log, alone, descriptors, eventually, logged, status_field, worker};
-use offspring::{Plain, Process, Rpc, Stderr};
+use offspring::{Plain, Process, Rpc, Stdio};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::fd::{AsRawFd, IntoRawFd};
-use std::process::Stdio;
+use std::process;
 
 /// What is open in a child, apart from the standard descriptors: one word each.
 fn extra(pid: u32) -> Vec<String> {
@@ -59,8 +59,8 @@ fn handles_are_not_inherited_by_other_programs() {
         let other = || {
             let mut shell = std::process::Command::new("sh")
                 .args(["-c", "echo; read line"])
-                .stdin(Stdio::piped())
-                .stdout(Stdio::piped())
+                .stdin(process::Stdio::piped())
+                .stdout(process::Stdio::piped())
                 .spawn()
                 .unwrap();
             shell.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
@@ -70,7 +70,7 @@ fn handles_are_not_inherited_by_other_programs() {
             extra
         };
         let before = other();
-        let rpc = me.stderr(Stderr::keep()).rpc("do").start().unwrap();
+        let rpc = me.stderr(Stdio::capture()).rpc("do").start().unwrap();
         rpc.call("echo").wait().unwrap();
         assert_eq!(other(), before);
         rpc.finish().unwrap();
@@ -109,7 +109,7 @@ fn signals_of_a_child_are_as_new() {
 fn quiet_command() -> (Rpc, Log) {
     let shell = Process::command(Plain::Tagged, "sh");
     let shell = shell.args(["-c", r"printf '\0\0\0\0\0\0\0\0'; read line"]);
-    let (builder, log) = logged(shell.stderr(Stderr::null()).rpc("any"));
+    let (builder, log) = logged(shell.stderr(Stdio::null()).rpc("any"));
     let rpc = builder.start().unwrap();
     eventually("its event", || log.last().as_deref() == Some("event: "));
     (rpc, log)

@@ -7,7 +7,7 @@
 mod common;
 
 use common::{Random, Storm, alone, children, eventually, logged, worker};
-use offspring::{Reactor, Stderr};
+use offspring::{Reactor, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -38,7 +38,7 @@ impl Counts {
 fn killed_children_lose_nothing_and_leave_nothing() {
     let me = worker().run_in_test();
     alone(move || {
-        let me = me.stderr(Stderr::keep());
+        let me = me.stderr(Stdio::capture());
         let mut random = Random::new();
         let (mut rounds, mut calls, mut ended) = (0, 0, Vec::new());
         let storm = Storm::new(&me, "do");

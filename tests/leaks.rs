@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Gate, alone, children, descriptors, eventually, logged, reactors, script, worker};
-use offspring::{Plain, Process, Reactor, Stderr};
+use offspring::{Plain, Process, Reactor, Stdio};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn nothing_is_left_however_it_ends() {
     let me = worker().run_in_test();
     alone(move || {
         let short = Duration::from_millis(20);
-        let me = me.stderr(Stderr::keep());
+        let me = me.stderr(Stdio::capture());
         let start = |process: &Process| {
             let builder = process.rpc("do").grace(short).start_timeout(short * 100);
             logged(builder).0.start()

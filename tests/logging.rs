@@ -6,7 +6,7 @@ mod common;
 
 use common::{Gate, Log as Lines, bounded, eventually, lost, obey};
 use log::{Level, LevelFilter, Log, Metadata, Record, debug, error, info, trace, warn};
-use offspring::{CallError, Caller, Loop, Process, Rpc, Stderr, Strings, Worker};
+use offspring::{CallError, Caller, Loop, Process, Rpc, Stdio, Strings, Worker};
 use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
@@ -387,7 +387,7 @@ fn last_words_come_along_with_a_crash() {
         .run_in_test();
     let logger = logger();
     bounded(move || {
-        let me = me.stderr(Stderr::null());
+        let me = me.stderr(Stdio::null());
         let (rpc, pid) = start(&me);
         lost(rpc.call("last words").wait());
         assert_eq!(logger.messages(pid), ["all is lost"]);

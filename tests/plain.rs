@@ -4,7 +4,7 @@
 mod common;
 
 use common::{bounded, logged, lost};
-use offspring::{ErrorKind, Plain, Process, Stderr, Strings};
+use offspring::{ErrorKind, Plain, Process, Stdio, Strings};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
@@ -112,7 +112,7 @@ fn worker_in_another_language_is_called() {
     bounded(|| {
         for (plain, mode) in [(Plain::Tagged, "tagged"), (Plain::Ordered, "ordered")] {
             let perl = Process::command(plain, "perl").args(["-e", PERL, mode]);
-            let (builder, log) = logged(perl.clone().stderr(Stderr::keep()).rpc("perl"));
+            let (builder, log) = logged(perl.clone().stderr(Stdio::capture()).rpc("perl"));
             let rpc = builder.start().unwrap();
             rpc.wait_ready().unwrap();
             let every_byte: Vec<u8> = (0..=255).collect();

@@ -6,11 +6,11 @@
 mod common;
 
 use common::{bounded, logged, lost};
-use offspring::{Caller, ErrorKind, Loop, Plain, Process, Stderr, Strings, Worker};
+use offspring::{Caller, ErrorKind, Loop, Plain, Process, Stdio, Strings, Worker};
 use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Output, Stdio};
+use std::process::{self, Command, Output};
 use std::thread;
 use std::time::Duration;
 
@@ -126,9 +126,9 @@ fn run(mode: &str, input: &[u8]) -> Output {
 
 fn run_command(command: &mut Command, input: &[u8]) -> Output {
     let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stdin(process::Stdio::piped())
+        .stdout(process::Stdio::piped())
+        .stderr(process::Stdio::piped())
         .spawn()
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
@@ -269,7 +269,7 @@ fn needs_a_parent(mode: &str, command: &mut Command) {
     let mut child = command
         .stdin(std::os::fd::OwnedFd::from(far.try_clone().unwrap()))
         .stdout(std::os::fd::OwnedFd::from(far))
-        .stderr(Stdio::piped())
+        .stderr(process::Stdio::piped())
         .spawn()
         .unwrap();
     near.write_all(&request(mode, 1, &["echo", "on"])).unwrap();
@@ -290,7 +290,7 @@ fn needs_a_parent(mode: &str, command: &mut Command) {
 fn both() {
     for (plain, mode) in [(Plain::Tagged, "tagged"), (Plain::Ordered, "ordered")] {
         let me = Process::command(plain, std::env::current_exe().unwrap()).args([CHILD, mode]);
-        let me = me.stderr(Stderr::keep());
+        let me = me.stderr(Stdio::capture());
         let (builder, log) = logged(me.rpc("do"));
         let rpc = builder.start().unwrap();
         let calls: Vec<_> = (0..1000)

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Gate, alone, bounded, logged, lost, script, worker};
-use offspring::{Error, ErrorKind, Plain, Process, Rpc, Stderr, Worker};
+use offspring::{Error, ErrorKind, Plain, Process, Rpc, Stdio, Worker};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ const SHORT: Duration = Duration::from_millis(50);
 
 /// Checks that calls, handlers and `wait_ready` all get the same start error, and returns it.
 fn start_error(process: &Process, timeout: Duration) -> Error {
-    let process = process.clone().stderr(Stderr::null());
+    let process = process.clone().stderr(Stdio::null());
     let builder = process.rpc("do").start_timeout(timeout).grace(SHORT);
     let (builder, log) = logged(builder);
     let rpc = builder.start().unwrap();
@@ -186,7 +186,7 @@ fn program_that_exits_at_once_is_told_with_its_status() {
         assert_eq!(error.status().and_then(|status| status.code()), Some(0));
         assert!(error.to_string().contains("exited with status 0"));
         let script = script("echo oh no >&2; exit 3");
-        let rpc = script.stderr(Stderr::keep()).rpc("do");
+        let rpc = script.stderr(Stdio::capture()).rpc("do");
         let rpc = rpc.on_error(drop).start().unwrap();
         let error = rpc.wait_ready().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Exited);
@@ -201,7 +201,7 @@ fn program_that_is_no_worker_is_told_as_such() {
     bounded(|| {
         // It echoes the frames it gets, to a connection that is its standard input only.
         let error = start_error(&Process::exe("/bin/cat"), SHORT);
-        assert_eq!(error.kind(), ErrorKind::Silent);
+        assert_eq!(error.kind(), ErrorKind::StartTimeout);
         for junk in [
             // As a length this is above the limit, ...
             "send 'hello, this is a shell'; exec cat >/dev/null",
@@ -227,7 +227,7 @@ fn child_that_is_never_ready_is_given_up() {
         let gate = Gate::new();
         let stuck = me.setup("stuck", gate.name());
         let error = start_error(&stuck, SHORT);
-        assert_eq!(error.kind(), ErrorKind::Silent);
+        assert_eq!(error.kind(), ErrorKind::StartTimeout);
         let pid = error.pid().unwrap();
         common::eventually("it is gone", || common::is_gone(pid));
     });

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Gate, Random, Storm, alone, bounded, logged, lost_kind, script, worker};
-use offspring::{CallError, ErrorKind, Phase, Plain, Process, Refusal, Rpc, Rung};
+use offspring::{CallError, ErrorKind, Phase, Plain, Process, Refusal, Rpc, StopStage};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
@@ -27,7 +27,7 @@ fn finish_waits_until_all_is_answered_and_the_child_has_exited() {
         }
         let pid = rpc.pid().unwrap();
         let exit = rpc.finish().unwrap();
-        assert_eq!(exit.rung(), Rung::Closed);
+        assert_eq!(exit.stage(), StopStage::Closed);
         assert_eq!(exit.status().and_then(|status| status.code()), Some(0));
         assert_eq!(common::state(pid), None, "it is reaped");
         let mut want: Vec<String> = (0..100).map(|n| n.to_string()).collect();
@@ -120,18 +120,18 @@ fn finish_without_callbacks_goes_as_far_as_it_has_to() {
     bounded(move || {
         let rpc = me.rpc("do").start().unwrap();
         assert_eq!(rpc.call("echo").wait().unwrap().len(), 0);
-        assert_eq!(rpc.finish().unwrap().rung(), Rung::Closed);
+        assert_eq!(rpc.finish().unwrap().stage(), StopStage::Closed);
 
         let deaf = script("trap '' TERM; ready; while :; do sleep 1000; done");
         let rpc = deaf.rpc("any").grace(SHORT).start().unwrap();
         rpc.wait_ready().unwrap();
-        assert_eq!(rpc.finish().unwrap().rung(), Rung::Killed);
+        assert_eq!(rpc.finish().unwrap().stage(), StopStage::Killed);
 
         let late = script("ready; cat > /dev/null; sleep 0.1");
         let rpc = late.rpc("any").start().unwrap();
         rpc.wait_ready().unwrap();
         let exit = rpc.finish().unwrap();
-        assert_eq!(exit.rung(), Rung::Closed);
+        assert_eq!(exit.stage(), StopStage::Closed);
         assert_eq!(exit.status().and_then(|status| status.code()), Some(0));
 
         let rpc = me.rpc("do").start().unwrap();
@@ -211,7 +211,7 @@ fn calls_on_other_clones_are_refused_after_finish() {
             .call("echo")
             .then(move |outcome| send.send(outcome).unwrap());
         assert!(refused(receive.recv().unwrap()));
-        assert_eq!(clone.finish().unwrap().rung(), Rung::Closed);
+        assert_eq!(clone.finish().unwrap().stage(), StopStage::Closed);
     });
 }
 
@@ -231,7 +231,7 @@ fn child_that_exits_on_sigterm_gets_no_further() {
             let rpc = rpc.start().unwrap();
             rpc.wait_ready().unwrap();
             let exit = rpc.finish_timeout(Duration::ZERO).unwrap();
-            assert_eq!(exit.rung(), Rung::Terminated);
+            assert_eq!(exit.stage(), StopStage::Terminated);
             let status = exit.status().unwrap();
             assert_eq!((status.code(), status.signal()), (code, signal));
         }
@@ -246,7 +246,7 @@ fn child_that_ignores_sigterm_is_killed() {
         let rpc = builder.start().unwrap();
         rpc.wait_ready().unwrap();
         let exit = rpc.finish().unwrap();
-        assert_eq!(exit.rung(), Rung::Killed);
+        assert_eq!(exit.stage(), StopStage::Killed);
         assert_eq!(exit.status().and_then(|status| status.signal()), Some(9));
         assert_eq!(log.end(), "destroy", "that is no error");
     });
@@ -260,7 +260,7 @@ fn stopped_child_is_killed() {
         rpc.wait_ready().unwrap();
         common::stop(rpc.pid().unwrap());
         let exit = rpc.finish().unwrap();
-        assert_eq!(exit.rung(), Rung::Killed);
+        assert_eq!(exit.stage(), StopStage::Killed);
     });
 }
 
@@ -293,7 +293,7 @@ fn finish_timeout_that_is_not_needed_is_no_error() {
             let rpc = me.rpc("do").start().unwrap();
             rpc.call("echo").then(|_| {});
             let exit = rpc.finish_timeout(timeout).unwrap();
-            assert_eq!(exit.rung(), Rung::Closed);
+            assert_eq!(exit.stage(), StopStage::Closed);
         }
     });
 }
@@ -304,7 +304,7 @@ fn plain_child_that_does_not_go_at_the_end_of_its_input_is_ended() {
         let sleep = offspring::Process::command(offspring::Plain::Tagged, "sleep").arg("1000");
         let rpc = sleep.rpc("any").grace(SHORT).start().unwrap();
         let exit = rpc.finish().unwrap();
-        assert!(exit.rung() >= Rung::Terminated);
+        assert!(exit.stage() >= StopStage::Terminated);
 
         let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
         let stream = offspring::Process::stream(offspring::Plain::Tagged, near);
@@ -336,7 +336,7 @@ fn plain_peer_that_stays_after_its_last_answer_is_given_up() {
         far.write_all(b"\0\0\0\x01\0\0\0\x06\x05hello").unwrap();
         assert_eq!(call.join().unwrap().unwrap(), ["hello"]);
         let exit = finish.join().unwrap().unwrap();
-        assert_ne!(exit.rung(), Rung::Closed);
+        assert_ne!(exit.stage(), StopStage::Closed);
         drop((far, kept));
     });
 }

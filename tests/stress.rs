@@ -10,7 +10,7 @@
 mod common;
 
 use common::{Random, Storm, alone, children, eventually};
-use offspring::{CallError, Caller, Loop, Process, Reactor, Rpc, Stderr, Strings, Worker};
+use offspring::{CallError, Caller, Loop, Process, Reactor, Rpc, Stdio, Strings, Worker};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -241,7 +241,7 @@ fn move_about(children: &[Child], mut random: Random) -> Vec<Arc<End>> {
 fn everything_at_once_ends_once_and_in_order() {
     let me = workers().run_in_test();
     alone(move || {
-        let me = me.stderr(Stderr::keep());
+        let me = me.stderr(Stdio::capture());
         let mut random = Random::new();
         let (mut rounds, mut calls) = (0, Vec::new());
         let storm = Storm::new(&me, "sync");

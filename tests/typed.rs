@@ -4,7 +4,7 @@ mod common;
 
 use common::{Log, bounded, lost};
 use offspring::{
-    CallError, Caller, Codec, CodecError, ErrorKind, Input, Output, Service, Stderr, Worker,
+    CallError, Caller, Codec, CodecError, ErrorKind, Input, Output, Service, Stdio, Worker,
 };
 use std::fmt;
 
@@ -257,7 +257,7 @@ fn failing_codec_fails_the_call_only() {
 fn panicking_codec_fails_the_call_only() {
     let me = worker().run_in_test();
     bounded(move || {
-        let me = me.stderr(Stderr::null());
+        let me = me.stderr(Stdio::null());
         let rpc = me.rpc(ADD).start().unwrap();
         for (request, want) in [
             (vec![PANICS_DECODED], "the decoder panics"),
@@ -288,7 +288,7 @@ fn panicking_codec_fails_the_call_only() {
 fn event_that_cannot_be_encoded_fails_its_call() {
     let me = worker().run_in_test();
     bounded(move || {
-        let me = me.stderr(Stderr::null());
+        let me = me.stderr(Stdio::null());
         let rpc = me.rpc(ADD).on_event(|_| {}).start().unwrap();
         let outcome = rpc.call(call(&[2000 + UNENCODABLE, 2])).wait();
         let Err(CallError::Panicked(panic)) = outcome else {

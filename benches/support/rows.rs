@@ -40,7 +40,7 @@ pub(crate) enum Side {
     /// All children on one reactor.
     OffspringShared,
     /// Functions that answer later.
-    OffspringAsync,
+    OffspringDeferred,
     /// A codec that copies nothing.
     OffspringBytes,
     Raw,
@@ -51,7 +51,7 @@ pub(crate) enum Side {
 const SIDES: [(Side, &str); 6] = [
     (Side::Offspring, "offspring"),
     (Side::OffspringShared, "offspring-shared"),
-    (Side::OffspringAsync, "offspring-async"),
+    (Side::OffspringDeferred, "offspring-deferred"),
     (Side::OffspringBytes, "offspring-bytes"),
     (Side::Raw, "raw"),
     (Side::RawLargeBuffer, "raw-large-buffer"),
@@ -64,7 +64,7 @@ impl Side {
             Side::Raw | Side::RawLargeBuffer => None,
             _ => Some(Variant {
                 shared: self == Side::OffspringShared,
-                deferred: self == Side::OffspringAsync,
+                deferred: self == Side::OffspringDeferred,
                 bytes: self == Side::OffspringBytes,
                 ..Variant::default()
             }),
@@ -149,7 +149,7 @@ const fn rate(factor: f64, unit: &'static str) -> Figure {
     }
 }
 
-use Side::{Offspring, OffspringAsync, OffspringBytes, OffspringShared, Raw, RawLargeBuffer};
+use Side::{Offspring, OffspringBytes, OffspringDeferred, OffspringShared, Raw, RawLargeBuffer};
 
 const CALL: Run = Run::new(Offspring, "pingpong", 10_000);
 const CALL_1: Run = Run::new(Offspring, "pingpong", 20_000).on_one_cpu();
@@ -225,7 +225,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("call-cpu", "  its CPU time", CALL, RAW_CALL, cost("cpu", "us"), ""),
     row("threads", "4 threads, one handle, per call", THREADS, RAW_CALL, MEAN, "x0.50 / x0.15"),
     row("threads@1", "  on one CPU", THREADS.on_one_cpu(), RAW_CALL_1, MEAN, ""),
-    row("pipeline-async", "pipelined calls, callbacks, async child", Run { side: OffspringAsync, ..PIPELINE },
+    row("pipeline-deferred", "pipelined calls, callbacks, deferred", Run { side: OffspringDeferred, ..PIPELINE },
         RAW_PIPELINE, MILLIONS, "10 / 18 M/s"),
     row("pipeline", "  sync child", PIPELINE, RAW_PIPELINE, MILLIONS, "5 / 12 M/s"),
     row("pipeline@1", "  on one CPU", PIPELINE.on_one_cpu(), RAW_PIPELINE.on_one_cpu(), MILLIONS, ""),
@@ -248,7 +248,7 @@ pub(crate) const ROWS: &[Row] = &[
         rate(1.0, "/s"), ""),
     row("memory", "idle child, private memory", Run::new(Offspring, "memory", 1),
         Run::new(Raw, "memory", 1), cost("private", "KiB"), "150 / 125 KiB").once(),
-    row("memory-async", "  async child", Run::new(OffspringAsync, "memory", 1),
+    row("memory-deferred", "  deferred", Run::new(OffspringDeferred, "memory", 1),
         Run::new(Raw, "memory", 1), cost("private", "KiB"), "").once(),
     row("idle", "idle for 2 s, wake-ups", Run::new(Offspring, "idle", 1),
         Run::new(Raw, "idle", 1), cost("wake-ups", ""), "0").once(),
@@ -267,9 +267,9 @@ pub(crate) const ROWS: &[Row] = &[
     row("calls-parent", "10,000 pipelined, system calls, parent", SYSCALLS, RAW_SYSCALLS,
         cost("parent", ""), "").once(),
     row("calls-child", "  child", SYSCALLS, RAW_SYSCALLS, cost("child", ""), "").once(),
-    row("calls-parent-async", "  async child: parent", Run { side: OffspringAsync, ..SYSCALLS }, RAW_SYSCALLS,
+    row("calls-parent-deferred", "  deferred: parent", Run { side: OffspringDeferred, ..SYSCALLS }, RAW_SYSCALLS,
         cost("parent", ""), "").once(),
-    row("calls-child-async", "  child", Run { side: OffspringAsync, ..SYSCALLS }, RAW_SYSCALLS,
+    row("calls-child-deferred", "  child", Run { side: OffspringDeferred, ..SYSCALLS }, RAW_SYSCALLS,
         cost("child", ""), "").once(),
     row("size", "size it adds to a program", Run::new(Offspring, "size", 1), CALL,
         cost("size", "KiB"), "250 / 150 KiB").alone().once().slow(),

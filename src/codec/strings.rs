@@ -83,8 +83,8 @@ impl Strings {
     /// The strings in order.
     #[must_use]
     #[inline]
-    pub fn iter(&self) -> Iter<'_> {
-        Iter(octets::iter(&self.encoded))
+    pub fn iter(&self) -> StringsIter<'_> {
+        StringsIter(octets::iter(&self.encoded))
     }
 
     /// The string at `index`, if there are that many.
@@ -157,9 +157,9 @@ impl Index<usize> for Strings {
 
 /// The strings of a [`Strings`], in order.
 #[derive(Debug, Clone)]
-pub struct Iter<'a>(octets::Iter<'a>);
+pub struct StringsIter<'a>(octets::OctetsIter<'a>);
 
-impl<'a> Iterator for Iter<'a> {
+impl<'a> Iterator for StringsIter<'a> {
     type Item = &'a [u8];
 
     #[inline]
@@ -174,9 +174,9 @@ impl<'a> Iterator for Iter<'a> {
 
 impl<'a> IntoIterator for &'a Strings {
     type Item = &'a [u8];
-    type IntoIter = Iter<'a>;
+    type IntoIter = StringsIter<'a>;
 
-    fn into_iter(self) -> Iter<'a> {
+    fn into_iter(self) -> StringsIter<'a> {
         self.iter()
     }
 }

@@ -1,7 +1,7 @@
 use super::{Script, Stream, allowed};
-use crate::process::Plain;
+use crate::wire::Plain;
 use crate::wire::{DecodeError, MAX_ID};
-use crate::worker::{Session, SessionViolation, Step};
+use crate::worker::{ParentViolation, Session, Step};
 
 /// A step, on its own.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,9 +13,9 @@ enum Owned {
 }
 
 /// The steps of a session, how it ended, and whether it may end there.
-type Outcome = (
+type Observed = (
     Vec<Owned>,
-    Result<(), SessionViolation>,
+    Result<(), ParentViolation>,
     Result<(), DecodeError>,
 );
 
@@ -37,7 +37,7 @@ pub fn child(data: &[u8]) {
 }
 
 /// With `short` requests are taken in the shorter way, where that can be.
-fn session(plain: Option<Plain>, buflen: usize, stream: &Stream, short: bool) -> Outcome {
+fn session(plain: Option<Plain>, buflen: usize, stream: &Stream, short: bool) -> Observed {
     let mut session = Session::new(plain, buflen);
     let mut steps = Vec::new();
     let result = stream.feed(

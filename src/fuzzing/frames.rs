@@ -2,7 +2,7 @@ use super::{Script, Stream, allowed};
 use crate::wire::{DecodeError, Decoder, Framing, LARGE, Payload};
 
 /// The frames of a stream, how it ended, and at which offset.
-type Outcome = (Vec<(u32, Vec<u8>)>, Result<(), DecodeError>, u64);
+type Decoded = (Vec<(u32, Vec<u8>)>, Result<(), DecodeError>, u64);
 
 /// The frame decoder: any split of any bytes yields the frames and the error that a decoder finds
 /// that sees all at once, and memory stays within the limit. Frames may be put back and taken again,
@@ -18,7 +18,7 @@ pub fn frames(data: &[u8]) {
     assert_eq!(decode(framing, max_frame, buflen, &stream), want);
 }
 
-fn decode(framing: Framing, max_frame: usize, buflen: usize, stream: &Stream) -> Outcome {
+fn decode(framing: Framing, max_frame: usize, buflen: usize, stream: &Stream) -> Decoded {
     // What decides how it arrives decides as well how it is taken.
     let mut tricks = stream.pieces.iter().cycle();
     let mut decoder = Decoder::new(framing, buflen, max_frame);
@@ -69,7 +69,7 @@ fn next(
     decoder.next()
 }
 
-fn naive(framing: Framing, limit: usize, stream: &[u8]) -> Outcome {
+fn naive(framing: Framing, limit: usize, stream: &[u8]) -> Decoded {
     let header = framing.header_len();
     let number = |at: usize| u32::from_be_bytes(stream[at..at + 4].try_into().unwrap());
     let (mut frames, mut at) = (Vec::new(), 0);

@@ -1,6 +1,6 @@
 use super::Script;
 use crate::wire::SmallBytes;
-use crate::worker::{Duplicate, Ledger, LedgerLimits as Limits, Turn, Was};
+use crate::worker::{CallLimits, CallState, Duplicate, Ledger, MainCall};
 use std::collections::VecDeque;
 
 /// A child's calls: whatever arrives and is done, in whatever order, what starts, waits and is refused
@@ -8,11 +8,11 @@ use std::collections::VecDeque;
 /// cancelled, once.
 pub fn ledger(data: &[u8]) {
     let mut script = Script(data);
-    let limits = Limits {
+    let limits = CallLimits {
         running: script.pick(&[usize::MAX, 1, 2, 5]),
         high_water: script.pick(&[usize::MAX, 0, 10, 300]),
     };
-    let mut child = Child::new(limits);
+    let mut child = ChildModel::new(limits);
     while !script.0.is_empty() {
         let operation = script.byte() % 8;
         let id = id(script.byte());
@@ -38,10 +38,10 @@ fn id(byte: u8) -> u32 {
 }
 
 /// A ledger, and what it should be like. Each request has a number of its own: its payload.
-struct Child {
+struct ChildModel {
     ledger: Ledger,
-    turn: Turn,
-    limits: Limits,
+    turn: MainCall,
+    limits: CallLimits,
     unsent: usize,
     closed: bool,
     waiting: VecDeque<(u32, Vec<u8>)>,
@@ -53,13 +53,13 @@ struct Child {
     withdrawn: usize,
 }
 
-impl Child {
-    fn new(limits: Limits) -> Self {
+impl ChildModel {
+    fn new(limits: CallLimits) -> Self {
         let mut ledger = Ledger::default();
         ledger.set_limits(limits);
-        Child {
+        ChildModel {
             ledger,
-            turn: Turn::default(),
+            turn: MainCall::default(),
             limits,
             unsent: 0,
             closed: false,
@@ -138,12 +138,12 @@ impl Child {
         let want = if let Some(at) = self.waiting.iter().position(|(waits, _)| *waits == id) {
             self.waiting.remove(at);
             self.withdrawn += 1;
-            Was::Waiting
+            CallState::Waiting
         } else if let Some((_, cancelled)) = self.running.iter_mut().find(|(runs, _)| *runs == id) {
             *cancelled = true;
-            Was::Running
+            CallState::Running
         } else {
-            Was::Gone
+            CallState::Gone
         };
         assert_eq!(self.ledger.cancel(id), want);
     }

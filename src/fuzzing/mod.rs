@@ -20,7 +20,7 @@ pub use octets::octets;
 pub use parent::parent;
 pub use timers::timers;
 
-use crate::process::Plain;
+use crate::wire::Plain;
 use crate::wire::{BUFFER, Space};
 
 /// The most that a decoder may reserve before the bytes arrive.

@@ -1,7 +1,7 @@
 use super::Script;
 use crate::error::{Phase, Refusal};
-use crate::process::Plain;
-use crate::rpc::{Connection, Delivery, Limits, Refused, Violation};
+use crate::rpc::{ChildViolation, Connection, Delivery, QueueLimits, StartRefusal};
+use crate::wire::Plain;
 use crate::wire::{self, Batch, Body, Decoder, Framing, LARGE, Payload, Run, ToParent, octets};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 pub fn parent(data: &[u8]) {
     let mut script = Script(data);
     let plain = script.mode();
-    let limits = Limits {
+    let limits = QueueLimits {
         max_frame: script.pick(&[10, 1000, 100_000, u32::MAX as usize]),
         calls: script.pick(&[usize::MAX, 0, 1, 3]),
         bytes: script.pick(&[usize::MAX, 0, 100, 40_000]),
     };
-    let mut parent = Parent::new(plain, limits);
+    let mut parent = ParentModel::new(plain, limits);
     while !script.0.is_empty() {
         match script.byte() % 8 {
             0 | 1 => parent.call(script.byte(), script.byte()),
@@ -44,11 +44,11 @@ pub fn parent(data: &[u8]) {
 }
 
 /// A connection, and what it should be like.
-struct Parent {
+struct ParentModel {
     connection: Connection<usize, u32>,
     decoder: Decoder,
     plain: Option<Plain>,
-    limits: Limits,
+    limits: QueueLimits,
     ready: bool,
     closed: bool,
     /// The child broke the protocol: nothing more is read.
@@ -74,9 +74,9 @@ struct Made {
     sent: bool,
 }
 
-impl Parent {
-    fn new(plain: Option<Plain>, limits: Limits) -> Self {
-        let mut parent = Parent {
+impl ParentModel {
+    fn new(plain: Option<Plain>, limits: QueueLimits) -> Self {
+        let mut parent = ParentModel {
             connection: Connection::new(plain, limits),
             decoder: Decoder::new(Framing::Tagged, 64, limits.max_frame)
                 .with_control(|id| id & wire::FAILED != 0),
@@ -226,15 +226,15 @@ impl Parent {
     }
 
     /// What a frame should be.
-    fn deliver(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<usize, u32>, Violation> {
+    fn deliver(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<usize, u32>, ChildViolation> {
         let control = id == wire::CONTROL_TO_PARENT && self.plain.is_none();
         if !self.ready && !control {
-            return Err(Violation::NotReady { id });
+            return Err(ChildViolation::NotReady { id });
         }
         if control {
-            let message = ToParent::decode(payload).map_err(Violation::Control)?;
+            let message = ToParent::decode(payload).map_err(ChildViolation::Control)?;
             return match message {
-                ToParent::Progress { .. } if !self.ready => Err(Violation::NotReady { id }),
+                ToParent::Progress { .. } if !self.ready => Err(ChildViolation::NotReady { id }),
                 ToParent::Progress { id, .. } => match self.position(id) {
                     Some(call) if self.calls[call].sent => {
                         let Made {
@@ -245,39 +245,43 @@ impl Parent {
                             false => Delivery::Late,
                         })
                     }
-                    _ => Err(Violation::UnknownId { id }),
+                    _ => Err(ChildViolation::UnknownId { id }),
                 },
                 ToParent::Log { .. } => Ok(Delivery::Log),
-                _ if self.ready => Err(Violation::ReadyTwice),
+                _ if self.ready => Err(ChildViolation::ReadyTwice),
                 ToParent::Ready { protocol: 1 } => {
                     self.ready = true;
                     Ok(Delivery::Ready)
                 }
-                ToParent::Ready { protocol } => Ok(Delivery::Refused(Box::new(Refused {
+                ToParent::Ready { protocol } => Ok(Delivery::Refused(Box::new(StartRefusal {
                     kind: "version".to_owned(),
                     message: format!(
                         "the child speaks version {protocol} of the protocol, this is version 1"
                     ),
                 }))),
-                ToParent::Refused { kind, message } => Ok(Delivery::Refused(Box::new(Refused {
-                    kind: kind.to_owned(),
-                    message: message.to_owned(),
-                }))),
+                ToParent::Refused { kind, message } => {
+                    Ok(Delivery::Refused(Box::new(StartRefusal {
+                        kind: kind.to_owned(),
+                        message: message.to_owned(),
+                    })))
+                }
             };
         }
         let call = match (id, self.plain) {
             (0, _) => return Ok(Delivery::Event),
             (1, Some(Plain::Ordered)) => 0,
-            (_, Some(Plain::Ordered)) => return Err(Violation::NotOrdered { id }),
-            (_, Some(Plain::Tagged)) => self.position(id).ok_or(Violation::UnknownId { id })?,
+            (_, Some(Plain::Ordered)) => return Err(ChildViolation::NotOrdered { id }),
+            (_, Some(Plain::Tagged)) => {
+                self.position(id).ok_or(ChildViolation::UnknownId { id })?
+            }
             (_, None) => self
                 .position(id & wire::MAX_ID)
-                .ok_or(Violation::UnknownId { id })?,
+                .ok_or(ChildViolation::UnknownId { id })?,
         };
         if !self.calls.get(call).is_some_and(|call| call.sent) {
             return Err(match self.plain {
-                Some(Plain::Ordered) => Violation::NothingAsked,
-                _ => Violation::UnknownId { id },
+                Some(Plain::Ordered) => ChildViolation::NothingAsked,
+                _ => ChildViolation::UnknownId { id },
             });
         }
         let Made { note, ended, .. } = self.calls.remove(call);

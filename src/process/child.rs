@@ -1,6 +1,6 @@
 //! A child process that was started, until it is reaped.
 
-use crate::sys::{self, Signal};
+use crate::sys;
 use std::io::{PipeWriter, Result};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitStatus;
@@ -49,11 +49,11 @@ impl Child {
     }
 
     /// Signals the process and its group. Does nothing once it was reaped.
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal(&self, number: i32) {
         let reaped = self.lock();
         if let (false, Some(pidfd)) = (*reaped, &self.pidfd) {
             // It can only fail if somebody else reaped it, which the pidfd tells, too.
-            let _ = sys::signal(self.pid, pidfd.as_fd(), signal);
+            let _ = sys::signal(self.pid, pidfd.as_fd(), number);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Turning a description into a child.
 
-use super::marker::{self, Given};
-use super::stderr::Kind;
+use super::marker::{self, Inherited};
+use super::stdio::StdioKind;
 use super::{Child, Process, Target};
 use crate::error::{Error, ErrorKind};
 use crate::sys;
@@ -66,7 +66,7 @@ impl Process {
             fds.push((fds[0].0.try_clone()?, 1));
         } else {
             let stdout = matches!(self.target, Target::Test(_));
-            let given = Given {
+            let given = Inherited {
                 lifeline: !self.outlive,
                 stdout,
             };
@@ -83,12 +83,12 @@ impl Process {
             }
         }
         let stderr = match &self.stderr.0 {
-            Kind::Inherit => None,
-            Kind::Null => {
+            StdioKind::Inherit => None,
+            StdioKind::Null => {
                 fds.push((null()?, 2));
                 None
             }
-            Kind::Capture(_) => {
+            StdioKind::Capture(_) => {
                 let (reader, writer) = io::pipe()?;
                 fds.push((out_of_the_way(writer)?, 2));
                 Some(reader)

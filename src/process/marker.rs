@@ -20,14 +20,14 @@ pub(crate) const LIMIT: i32 = 5;
 
 /// What a child was given apart from its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Given {
+pub(crate) struct Inherited {
     /// The descriptor [`LIFELINE`].
     pub(crate) lifeline: bool,
     /// The descriptor [`STDOUT`].
     pub(crate) stdout: bool,
 }
 
-impl Given {
+impl Inherited {
     /// The variable's value for a child with this end of the connection.
     pub(crate) fn marker(self, socket: impl AsFd) -> Result<String> {
         let lifeline = if self.lifeline { " lifeline" } else { "" };
@@ -37,14 +37,14 @@ impl Given {
 }
 
 /// What this process was given, if it was started as a child and has not taken its connection yet.
-pub(crate) fn unserved() -> Option<Given> {
+pub(crate) fn unserved() -> Option<Inherited> {
     let value = std::env::var(VARIABLE).ok()?;
     let mut words = value.split(' ');
     let inode = sys::inode(sys::standard(0)).ok()?.to_string();
     if words.next()? != inode {
         return None;
     }
-    let mut given = Given {
+    let mut given = Inherited {
         lifeline: false,
         stdout: false,
     };

@@ -3,14 +3,15 @@
 mod child;
 mod launch;
 pub(crate) mod marker;
-mod stderr;
+mod stdio;
 
 pub(crate) use child::Child;
 pub(crate) use launch::Launched;
-pub use stderr::Stderr;
-pub(crate) use stderr::{Lines, StderrCallback, Tail};
+pub use stdio::Stdio;
+pub(crate) use stdio::{Lines, StderrCallback, Tail};
 
 use crate::codec::{Argument, Octets, Output, Strings};
+use crate::wire::Plain;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -37,12 +38,12 @@ use std::sync::{Arc, Mutex};
 /// # Examples
 ///
 /// ```no_run
-/// use offspring::{Process, Stderr};
+/// use offspring::{Process, Stdio};
 ///
 /// let rpc = Process::exe("/usr/lib/thumbnailer")
 ///     .arg("--quiet")
 ///     .env("TMPDIR", "/var/tmp")
-///     .stderr(Stderr::lines(|pid, line| eprintln!("thumbnailer {pid}: {line}")))
+///     .stderr(Stdio::lines(|pid, line| eprintln!("thumbnailer {pid}: {line}")))
 ///     .rpc("resize")
 ///     .start()?;
 /// # Ok::<(), offspring::Error>(())
@@ -56,7 +57,7 @@ pub struct Process {
     /// Changes to the inherited environment, by name; `None` takes a variable away.
     env: Vec<(OsString, Option<OsString>)>,
     dir: Option<PathBuf>,
-    stderr: Stderr,
+    stderr: Stdio,
     outlive: bool,
     /// Names, and arguments as they travel.
     setups: Vec<(String, Vec<u8>)>,
@@ -77,25 +78,6 @@ enum Target {
     Stream(Plain, Arc<Mutex<Option<OwnedFd>>>),
 }
 
-/// The modes without control frames, in which the other side can be a program in any language.
-///
-/// All integers are 32 bits, big endian. A payload is octet strings, each behind its length as a
-/// BER compressed integer (base 128, most significant digit first, the high bit set on all digits
-/// but the last), unless the [`Service`](crate::Service) has another codec. This is what Perl's
-/// `AnyEvent::Fork::RPC` 2.0 speaks.
-///
-/// There is nothing in them to tell the parent of a failed call: a function that fails ends the
-/// child.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Plain {
-    /// Requests and replies are `id | length | payload`, replies in any order, events have the id
-    /// 0. Perl's asynchronous backend.
-    Tagged,
-    /// Requests are `length | payload`. Replies are `id | length | payload` with the id 1, in the
-    /// order of the requests, events the same with the id 0. Perl's synchronous backend.
-    Ordered,
-}
-
 impl Process {
     fn new(target: Target) -> Self {
         Process {
@@ -104,7 +86,7 @@ impl Process {
             env_clear: false,
             env: Vec::new(),
             dir: None,
-            stderr: Stderr::default(),
+            stderr: Stdio::default(),
             outlive: false,
             setups: Vec::new(),
         }
@@ -202,8 +184,8 @@ impl Process {
         self
     }
 
-    /// What becomes of the child's standard error. Default: [`Stderr::inherit`].
-    pub fn stderr(mut self, stderr: Stderr) -> Self {
+    /// What becomes of the child's standard error. Default: [`Stdio::inherit`].
+    pub fn stderr(mut self, stderr: Stdio) -> Self {
         self.stderr = stderr;
         self
     }

@@ -1,12 +1,12 @@
 //! Options of a handle, and its start.
 
-use super::connection::{Connection, Limits};
 use super::driver::{Driver, Handlers, OnEvent};
 use super::handle::{Handle, Rpc};
-use super::life::{Life, StartBy};
 use super::link::{Link, after};
 use super::reactor::{Core, Reactor};
 use super::reader::Reader;
+use super::state::{Connection, QueueLimits};
+use super::state::{Life, StartBy};
 use crate::codec::{Codec, CodecError, Input};
 use crate::error::{Error, ErrorKind};
 use crate::process::{Launched, Process};
@@ -102,7 +102,7 @@ impl<S: Service> RpcBuilder<S> {
     }
 
     /// How long the child may take to get ready, setups included; then it is killed, and its calls
-    /// end with [`ErrorKind::Silent`]. Default: 10 seconds. [`Duration::MAX`] is for ever.
+    /// end with [`ErrorKind::StartTimeout`]. Default: 10 seconds. [`Duration::MAX`] is for ever.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = timeout;
         self
@@ -198,7 +198,7 @@ impl<S: Service> RpcBuilder<S> {
         let plain = self.process.plain();
         let (calls, bytes) = self.max_queue;
         let max_frame = self.max_frame;
-        let limits = Limits {
+        let limits = QueueLimits {
             max_frame,
             calls,
             bytes,

@@ -1,10 +1,10 @@
 //! One call: begun, and waited for.
 
 use super::handle::Handle;
-use super::link::{How, Link, Made, Progress, after};
+use super::link::{CallOptions, Link, ProgressCallback, SubmittedCall, after};
 use super::reactor;
-use super::reader::Wait;
-use super::slot::{Answer, Ended, Fill, Note, Outcome, Slot, Then, decode};
+use super::reader::AnswerWait;
+use super::slot::{Answer, Completion, Ended, Fill, Outcome, Slot, Then, decode};
 use crate::codec::{Argument, CodecError, Input, Scratch};
 use crate::error::{CallError, Refusal};
 use crate::service::Service;
@@ -21,7 +21,7 @@ pub struct Call<'a, S: Service> {
     /// Why the request could not be encoded.
     malformed: Option<CodecError>,
     timeout: Option<Duration>,
-    progress: Option<Progress>,
+    progress: Option<ProgressCallback>,
     cancel_on_drop: bool,
     may_wait: bool,
     service: PhantomData<fn(S)>,
@@ -109,12 +109,12 @@ impl<'a, S: Service> Call<'a, S> {
     /// Queues the call, and has `callback` called with its outcome: exactly once, on the reactor's
     /// thread, never inside this method.
     pub fn then(mut self, callback: impl FnOnce(Outcome<S>) + Send + 'static) {
-        let mut note = Some(Note::new(Then::<S, _>::new(callback)));
+        let mut completion = Some(Completion::new(Then::<S, _>::new(callback)));
         let deadline = self.deadline();
-        if let Err(ended) = self.submit(deadline, false, &mut note) {
+        if let Err(ended) = self.submit(deadline, false, &mut completion) {
             // Nothing is told of progress after the outcome, so nobody should be able to wait for it then.
             self.progress = None;
-            let tell = move || refused(note).tell(Answer::Ended(ended));
+            let tell = move || refused(completion).tell(Answer::Ended(ended));
             self.handle.link.reactor.run(tell);
         }
     }
@@ -133,13 +133,13 @@ impl<'a, S: Service> Call<'a, S> {
         let slot = Slot::own();
         let link = &*self.handle.link;
         let timeout = self.deadline();
-        let mut note = Some(Note::new(Fill(Arc::clone(&slot))));
-        let answer = match self.submit(timeout, true, &mut note) {
+        let mut completion = Some(Completion::new(Fill(Arc::clone(&slot))));
+        let answer = match self.submit(timeout, true, &mut completion) {
             Err(ended) => Some(Answer::Ended(ended)),
-            Ok(Made { id, reader, alone }) => {
+            Ok(SubmittedCall { id, reader, alone }) => {
                 let slot = &slot;
                 let until = None;
-                let wait = Wait {
+                let wait = AnswerWait {
                     slot,
                     id,
                     timeout,
@@ -156,11 +156,11 @@ impl<'a, S: Service> Call<'a, S> {
         let slot = Arc::new(Slot::default());
         let (link, cancel_on_drop) = (Arc::clone(&self.handle.link), self.cancel_on_drop);
         let timeout = self.deadline();
-        let mut note = Some(Note::new(Fill(Arc::clone(&slot))));
-        let id = match self.submit(timeout, false, &mut note) {
+        let mut completion = Some(Completion::new(Fill(Arc::clone(&slot))));
+        let id = match self.submit(timeout, false, &mut completion) {
             Ok(made) => made.id,
             Err(ended) => {
-                refused(note).tell(Answer::Ended(ended));
+                refused(completion).tell(Answer::Ended(ended));
                 REFUSED
             }
         };
@@ -186,24 +186,24 @@ impl<'a, S: Service> Call<'a, S> {
         &mut self,
         deadline: Option<Instant>,
         waits: bool,
-        note: &mut Option<Note>,
-    ) -> Result<Made, Ended> {
+        completion: &mut Option<Completion>,
+    ) -> Result<SubmittedCall, Ended> {
         if let Some(error) = self.malformed.take() {
             return Err(Ended::Malformed(error));
         }
-        let how = How {
+        let how = CallOptions {
             deadline,
             progress: &mut self.progress,
             may_wait: self.may_wait,
             waits,
         };
-        self.handle.link.call(self.request.body(), how, note)
+        self.handle.link.call(self.request.body(), how, completion)
     }
 }
 
 /// The note of a call that was refused.
-fn refused(note: Option<Note>) -> Note {
-    note.expect("a call that is refused leaves it")
+fn refused(completion: Option<Completion>) -> Completion {
+    completion.expect("a call that is refused leaves it")
 }
 
 /// In place of the id of a call that was refused. No call has it.
@@ -314,7 +314,7 @@ impl<S: Service> Pending<S> {
         if reactor::in_callback() {
             return Some(Err(CallError::Refused(Refusal::InCallback)));
         }
-        let wait = Wait {
+        let wait = AnswerWait {
             slot: &self.slot,
             id: self.id,
             timeout: self.timeout,

@@ -1,16 +1,16 @@
 //! What the reactor does for one child: a dull loop of reading, writing, waiting and telling. What
-//! any of it means is decided by [`Connection`](super::connection) and [`Life`](super::life).
+//! any of it means is decided by [`Connection`](super::state) and [`Life`](super::life).
 
-use super::connection::{Delivery, Violation};
-use super::life::{Life, Verdict};
-use super::link::{Exit, Link, Progress};
+use super::link::{Exit, Link, ProgressCallback};
 use super::reactor::{Source, guard, poll_key};
 use super::reader::input;
-use super::slot::{Answer, Ended, Note, Told, codec_panicked};
+use super::slot::{Answer, BorrowedAnswer, Completion, Ended, codec_panicked};
+use super::state::{ChildViolation, Delivery};
+use super::state::{Life, Signal, Verdict};
 use crate::codec::{CodecError, Input};
 use crate::error::{Error, ErrorKind, Refusal};
 use crate::process::{Lines, StderrCallback, Tail};
-use crate::sys::{self, How, Registration};
+use crate::sys::{self, ReadMode, Registration};
 use crate::wire::{self, DecodeError, Decoder, Payload, ToParent};
 use polling::Event;
 use std::io;
@@ -63,8 +63,8 @@ pub(crate) struct Driver {
     /// Frames of a read until they are delivered; the notes of the calls that they reply to; and what
     /// those are, in order, that have none. The first two are kept for their memory.
     frames: Vec<(u32, Payload)>,
-    notes: Vec<Option<Note>>,
-    others: Vec<Delivery<Note, Progress>>,
+    completions: Vec<Option<Completion>>,
+    others: Vec<Delivery<Completion, ProgressCallback>>,
     deadline: Option<Instant>,
     over: bool,
 }
@@ -94,7 +94,7 @@ impl Driver {
         };
         let stderr = match stderr {
             Some((pipe, callback)) => Some(Capture {
-                pipe: register(&Arc::new(pipe), Source::Stderr)?,
+                pipe: register(&Arc::new(pipe), Source::Stdio)?,
                 lines: Lines::default(),
                 callback,
             }),
@@ -107,7 +107,7 @@ impl Driver {
             stderr,
             tail: Tail::default(),
             frames: Vec::new(),
-            notes: Vec::new(),
+            completions: Vec::new(),
             others: Vec::new(),
             deadline: None,
             over: false,
@@ -177,8 +177,8 @@ impl Driver {
         if orders.ready {
             self.life.ready();
         }
-        for (mut note, phase) in orders.expired {
-            guard(|| note.tell(Answer::Ended(Ended::TimedOut(phase))));
+        for (mut completion, phase) in orders.expired {
+            guard(|| completion.tell(Answer::Ended(Ended::TimedOut(phase))));
         }
         drop_guarded(orders.done);
         if orders.close {
@@ -195,7 +195,10 @@ impl Driver {
         }
         while let Some(signal) = self.life.poll(now) {
             if let Some(child) = &self.link.child {
-                child.signal(signal);
+                child.signal(match signal {
+                    Signal::Term => sys::SIGTERM,
+                    Signal::Kill => sys::SIGKILL,
+                });
             }
         }
         if !self.life.is_connected() {
@@ -234,7 +237,7 @@ impl Driver {
         let space = decoder.space();
         let room = space.room();
         let to = (space.buf, space.limit);
-        match sys::receive(&*self.link.socket, to, space.behind, How::SocketNow) {
+        match sys::receive(&*self.link.socket, to, space.behind, ReadMode::SocketNow) {
             Ok(n @ 1..) => {
                 self.deliver(decoder, now);
                 // If it was all, the poller will not say so again; at the end there is no poller.
@@ -300,7 +303,7 @@ impl Driver {
         let Driver {
             link,
             frames,
-            notes,
+            completions,
             others,
             life,
             ..
@@ -308,12 +311,12 @@ impl Driver {
         if frames.is_empty() && life.is_ready() {
             return Ok(());
         }
-        notes.resize_with(frames.len(), || None);
+        completions.resize_with(frames.len(), || None);
         let mut good = 0;
         let result = link.receive(|connection| {
             let mut result = Ok(());
-            for ((id, payload), note) in frames.iter().zip(notes) {
-                match connection.receive_into(*id, decoder.payload(payload), note) {
+            for ((id, payload), completion) in frames.iter().zip(completions) {
+                match connection.receive_into(*id, decoder.payload(payload), completion) {
                     Ok(None) => {}
                     Ok(Some(other)) => others.push(other),
                     Err(violation) => {
@@ -335,26 +338,26 @@ impl Driver {
         result.map_err(|violation| {
             let before = frames[..good].iter();
             let before = before.map(|(_, payload)| decoder.len_of(payload));
-            Broken::Violation(violation, offset + before.sum::<u64>())
+            Broken::ChildViolation(violation, offset + before.sum::<u64>())
         })
     }
 
     /// Tells what was looked up.
     fn hand_over_batch(&mut self, decoder: &Decoder, now: Instant) {
         let mut frames = std::mem::take(&mut self.frames);
-        let mut notes = std::mem::take(&mut self.notes);
+        let mut completions = std::mem::take(&mut self.completions);
         let mut others = std::mem::take(&mut self.others).into_iter();
-        let mut left = frames.iter_mut().zip(&mut notes);
+        let mut left = frames.iter_mut().zip(&mut completions);
         // A panic ends one of them only. The others need no guard of their own.
         while left.len() > 0 {
             guard(|| {
-                for ((_, payload), note) in left.by_ref() {
-                    match (note, payload) {
-                        (Some(note), Payload::At(at)) => {
-                            note.consume(&Told::Reply(decoder.bytes(at.clone())));
+                for ((_, payload), completion) in left.by_ref() {
+                    match (completion, payload) {
+                        (Some(completion), Payload::At(at)) => {
+                            completion.consume(&BorrowedAnswer::Reply(decoder.bytes(at.clone())));
                         }
-                        (Some(note), Payload::Owned(bytes)) => {
-                            note.tell(Answer::Reply(std::mem::take(bytes).into()));
+                        (Some(completion), Payload::Owned(bytes)) => {
+                            completion.tell(Answer::Reply(std::mem::take(bytes).into()));
                         }
                         (None, payload) => {
                             let payload = std::mem::replace(payload, Payload::At(0..0));
@@ -367,8 +370,8 @@ impl Driver {
             });
         }
         frames.clear();
-        notes.clear();
-        (self.frames, self.notes) = (frames, notes);
+        completions.clear();
+        (self.frames, self.completions) = (frames, completions);
     }
 
     /// Tells of an event, and of those that follow it in the buffer.
@@ -410,15 +413,15 @@ impl Driver {
 
     fn hand_over(
         &mut self,
-        delivery: Delivery<Note, Progress>,
+        delivery: Delivery<Completion, ProgressCallback>,
         decoder: &Decoder,
         payload: Payload,
         now: Instant,
     ) {
         let input = input(decoder, payload);
         match delivery {
-            Delivery::Reply(mut note) => note.tell(Answer::Reply(input.into_small())),
-            Delivery::Failed(mut note) => note.tell(Answer::Failed(input.into_small())),
+            Delivery::Reply(mut completion) => completion.tell(Answer::Reply(input.into_small())),
+            Delivery::Failed(mut completion) => completion.tell(Answer::Failed(input.into_small())),
             Delivery::Progress(progress) => {
                 // It is poisoned if it panicked before: it is not called again then.
                 if let Ok(ToParent::Progress { payload, .. }) = ToParent::decode(&input)
@@ -449,7 +452,7 @@ impl Driver {
                 &**capture.pipe.fd(),
                 (&mut buf, STDERR_READ),
                 None,
-                How::Any,
+                ReadMode::Any,
             ) {
                 Ok(n) if n > 0 => {
                     let (pid, tail) = (self.link.pid(), &mut self.tail);
@@ -481,21 +484,21 @@ impl Driver {
         let Verdict {
             error,
             status,
-            rung,
+            stage,
         } = verdict;
         let pid = self.link.child.as_ref().map(|child| child.pid());
         let error =
             error.map(|(kind, text)| Error::new(kind, text).of(pid, status, self.tail.text()));
         let end = match &error {
-            None => Ok(Exit::new(status, rung)),
+            None => Ok(Exit::new(status, stage)),
             Some(error) => Err(error.clone()),
         };
-        for (mut note, phase) in self.link.end(end) {
+        for (mut completion, phase) in self.link.end(end) {
             let ended = match &error {
                 Some(error) => Ended::Lost(error.clone(), phase),
                 None => Ended::Refused(Refusal::Closed),
             };
-            guard(|| note.tell(Answer::Ended(ended)));
+            guard(|| completion.tell(Answer::Ended(ended)));
         }
         drop_guarded(self.link.take_done());
         guard(|| self.handlers.take().expect("concluded once").end(error));
@@ -524,17 +527,20 @@ impl Handlers {
 /// Why frames are no frames, or not ones that a child may send; with the offset.
 enum Broken {
     Decode(DecodeError),
-    Violation(Violation, u64),
+    ChildViolation(ChildViolation, u64),
 }
 
 impl Broken {
     /// What comes from a child that has not been ready is another program's, unless it is at least
     /// a control frame.
     fn describe(self, ready: bool) -> (ErrorKind, String) {
-        let is_worker = ready || matches!(self, Broken::Violation(Violation::Control(_), _));
+        let is_worker =
+            ready || matches!(self, Broken::ChildViolation(ChildViolation::Control(_), _));
         let what = match self {
             Broken::Decode(error) => format!(": {error}"),
-            Broken::Violation(violation, offset) => format!(" at offset {offset}: {violation}"),
+            Broken::ChildViolation(violation, offset) => {
+                format!(" at offset {offset}: {violation}")
+            }
         };
         if is_worker {
             let message = format!("the child broke the protocol{what}");
@@ -560,7 +566,7 @@ fn refusal_kind(kind: &str) -> ErrorKind {
 }
 
 /// Drops callbacks of calls that have ended. Even that may panic.
-fn drop_guarded(done: Vec<Progress>) {
+fn drop_guarded(done: Vec<ProgressCallback>) {
     for progress in done {
         guard(|| drop(progress));
     }

@@ -4,12 +4,12 @@
 //! the lock. What the socket does not take is left to the reactor, which alone waits for room.
 //! Any thread that waits may read: see [`reader`](super::reader).
 
-use super::connection::Connection;
 use super::reactor::{self, Core, Source, poll_key};
 use super::reader::Reader;
-use super::role::Role;
-use super::slot::{Ended, Note, Slot, wait_until};
-use crate::Rung;
+use super::slot::{Completion, Ended, Slot, wait_until};
+use super::state::Connection;
+use super::state::Role;
+use crate::StopStage;
 use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Child;
@@ -33,11 +33,11 @@ const CALM: Duration = Duration::from_millis(100);
 const SOON: Duration = Duration::from_millis(5);
 
 /// Called with the payload of each progress report of a call, by the reactor only.
-pub(crate) type Progress = Arc<Mutex<dyn FnMut(Input<'_>) + Send>>;
+pub(crate) type ProgressCallback = Arc<Mutex<dyn FnMut(Input<'_>) + Send>>;
 
 /// See the module's documentation.
 pub(crate) struct Link {
-    state: Mutex<State>,
+    state: Mutex<LinkState>,
     /// Notified of everything that threads wait for: room in the queue, `ready`, the end.
     changed: Condvar,
     pub(super) socket: Arc<OwnedFd>,
@@ -50,8 +50,8 @@ pub(crate) struct Link {
 }
 
 /// What [`Link`]'s lock guards.
-pub(super) struct State {
-    pub(super) connection: Connection<Note, Progress>,
+pub(super) struct LinkState {
+    pub(super) connection: Connection<Completion, ProgressCallback>,
     pub(super) writer: Writer,
     /// Who reads.
     pub(super) role: Role<Arc<Slot>>,
@@ -106,7 +106,7 @@ impl Default for Writer {
 }
 
 /// A call that was made.
-pub(super) struct Made {
+pub(super) struct SubmittedCall {
     pub(super) id: u32,
     /// The reader's role, if the caller waits and it was free.
     pub(super) reader: Option<Box<Reader>>,
@@ -114,7 +114,7 @@ pub(super) struct Made {
     pub(super) alone: Option<bool>,
 }
 
-impl State {
+impl LinkState {
     /// Whether there is something to write.
     pub(super) fn has_output(&self) -> bool {
         let is_left = |batch: &Batch| !batch.is_empty();
@@ -170,11 +170,11 @@ impl State {
 }
 
 /// How a call is made.
-pub(crate) struct How<'a> {
+pub(crate) struct CallOptions<'a> {
     /// When it ends without an answer.
     pub(crate) deadline: Option<Instant>,
     /// Taken, unless the call is refused.
-    pub(crate) progress: &'a mut Option<Progress>,
+    pub(crate) progress: &'a mut Option<ProgressCallback>,
     /// Whether it waits for room in the queue.
     pub(crate) may_wait: bool,
     /// Whether the caller is going to wait for the answer: he then sends the request himself, and reads
@@ -186,12 +186,12 @@ pub(crate) struct How<'a> {
 #[derive(Debug, Clone)]
 pub struct Exit {
     status: Option<ExitStatus>,
-    rung: Rung,
+    stage: StopStage,
 }
 
 impl Exit {
-    pub(crate) fn new(status: Option<ExitStatus>, rung: Rung) -> Self {
-        Exit { status, rung }
+    pub(crate) fn new(status: Option<ExitStatus>, stage: StopStage) -> Self {
+        Exit { status, stage }
     }
 
     /// Its exit status. `None` if there was no process, or somebody else reaped it.
@@ -202,17 +202,17 @@ impl Exit {
 
     /// How far the parent had to go.
     #[must_use]
-    pub fn rung(&self) -> Rung {
-        self.rung
+    pub fn stage(&self) -> StopStage {
+        self.stage
     }
 }
 
 /// What the reactor is to do about a link.
-pub(super) struct Orders {
+pub(super) struct Actions {
     /// Calls whose time is up.
-    pub(super) expired: Vec<(Note, Phase)>,
+    pub(super) expired: Vec<(Completion, Phase)>,
     /// Of calls that have ended, to be dropped.
-    pub(super) done: Vec<Progress>,
+    pub(super) done: Vec<ProgressCallback>,
     pub(super) kill: bool,
     /// Whether it has taken too long.
     pub(super) stop: bool,
@@ -230,12 +230,12 @@ pub(super) struct Orders {
     pub(super) deadline: Option<Instant>,
 }
 
-impl Orders {
+impl Actions {
     /// These orders, and then others.
-    pub(super) fn and_then(mut self, mut more: Orders) -> Orders {
+    pub(super) fn and_then(mut self, mut more: Actions) -> Actions {
         self.expired.append(&mut more.expired);
         self.done.append(&mut more.done);
-        Orders {
+        Actions {
             expired: self.expired,
             done: self.done,
             kill: self.kill || more.kill,
@@ -247,7 +247,7 @@ impl Orders {
 
 impl Link {
     pub(super) fn new(
-        connection: Connection<Note, Progress>,
+        connection: Connection<Completion, ProgressCallback>,
         reader: Box<Reader>,
         laziness: Duration,
         socket: OwnedFd,
@@ -257,7 +257,7 @@ impl Link {
     ) -> Self {
         let key = reactor.new_key();
         Link {
-            state: Mutex::new(State {
+            state: Mutex::new(LinkState {
                 connection,
                 writer: Writer::default(),
                 role: Role::new(laziness),
@@ -295,10 +295,10 @@ impl Link {
     pub(crate) fn call(
         &self,
         request: &mut Body,
-        how: How<'_>,
-        note: &mut Option<Note>,
-    ) -> Result<Made, Ended> {
-        let How {
+        how: CallOptions<'_>,
+        completion: &mut Option<Completion>,
+    ) -> Result<SubmittedCall, Ended> {
+        let CallOptions {
             deadline,
             progress,
             may_wait,
@@ -307,7 +307,7 @@ impl Link {
         let mut state = self.lock();
         let id = loop {
             let connection = &mut state.connection;
-            match connection.call(request, deadline, progress, note) {
+            match connection.call(request, deadline, progress, completion) {
                 Ok(id) => break id,
                 Err(Refusal::Full) if may_wait => {
                     state = self.wait_for_room(state, request.len(), deadline)?;
@@ -344,16 +344,16 @@ impl Link {
         if is_due || state.connection.is_closed() || state.has_unattended_output() {
             self.notify_reactor(state);
         }
-        Ok(Made { id, reader, alone })
+        Ok(SubmittedCall { id, reader, alone })
     }
 
     /// Waits until there is room for a call of that length, or there will be none.
     fn wait_for_room<'a>(
         &'a self,
-        state: MutexGuard<'a, State>,
+        state: MutexGuard<'a, LinkState>,
         len: usize,
         deadline: Option<Instant>,
-    ) -> Result<MutexGuard<'a, State>, Ended> {
+    ) -> Result<MutexGuard<'a, LinkState>, Ended> {
         if reactor::in_callback() {
             return Err(Ended::Refused(Refusal::InCallback));
         }
@@ -370,7 +370,7 @@ impl Link {
     }
 
     /// Ends a call, unless it has ended.
-    pub(super) fn withdraw(&self, id: u32) -> Option<(Note, Phase)> {
+    pub(super) fn withdraw(&self, id: u32) -> Option<(Completion, Phase)> {
         let mut state = self.lock();
         let ended = state.connection.cancel(id);
         self.notify_of_room(&state);
@@ -405,7 +405,7 @@ impl Link {
 
     /// Tells the child that its requests have ended, if the handle is closed and all is sent. Returns
     /// whether it has been told all there was.
-    fn say_goodbye(&self, state: &mut State) -> bool {
+    fn say_goodbye(&self, state: &mut LinkState) -> bool {
         let all_sent = !state.has_output() && state.writer.batch.is_some();
         let close = state.connection.is_closed() && (all_sent || state.shut_down);
         // A worker may have to be told that calls are cancelled, as long as there are any.
@@ -451,10 +451,10 @@ impl Link {
 
     fn wait<'a>(
         &self,
-        mut state: MutexGuard<'a, State>,
+        mut state: MutexGuard<'a, LinkState>,
         deadline: Option<Instant>,
-        condition: impl FnMut(&mut State) -> bool,
-    ) -> MutexGuard<'a, State> {
+        condition: impl FnMut(&mut LinkState) -> bool,
+    ) -> MutexGuard<'a, LinkState> {
         state.waiting += 1;
         let mut state = wait_until(&self.changed, state, deadline, condition);
         state.waiting -= 1;
@@ -462,7 +462,7 @@ impl Link {
     }
 
     /// Sends what is queued, unless another thread is at it or the socket is full.
-    fn transmit<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    fn transmit<'a>(&'a self, mut state: MutexGuard<'a, LinkState>) -> MutexGuard<'a, LinkState> {
         let Writer {
             blocked, broken, ..
         } = state.writer;
@@ -508,20 +508,20 @@ impl Link {
     }
 
     /// Wakes those who wait for room in the queue, if there is some.
-    pub(super) fn notify_of_room(&self, state: &State) {
+    pub(super) fn notify_of_room(&self, state: &LinkState) {
         if state.waiting > 0 && state.connection.has_room() {
             self.changed.notify_all();
         }
     }
 
     /// Tells the reactor if there is something for it to do.
-    pub(super) fn tell_reactor(&self, state: MutexGuard<'_, State>) {
+    pub(super) fn tell_reactor(&self, state: MutexGuard<'_, LinkState>) {
         if !state.attention && state.concerns_the_reactor() {
             self.notify_reactor(state);
         }
     }
 
-    pub(super) fn notify_reactor(&self, mut state: MutexGuard<'_, State>) {
+    pub(super) fn notify_reactor(&self, mut state: MutexGuard<'_, LinkState>) {
         if state.over || std::mem::replace(&mut state.attention, true) {
             return;
         }
@@ -538,7 +538,7 @@ impl Link {
 
     /// Writes, and looks after everything that depends on time or was asked for.
     /// `room` says that the socket takes bytes again.
-    pub(super) fn attend(&self, now: Instant, room: bool) -> Orders {
+    pub(super) fn attend(&self, now: Instant, room: bool) -> Actions {
         let mut state = self.lock();
         state.attention = false;
         if room {
@@ -576,7 +576,7 @@ impl Link {
         let deadline = deadlines.into_iter().flatten().min();
         // Under this lock: a call that is made right after it compares its deadline with this one.
         state.looks_at = deadline;
-        Orders {
+        Actions {
             expired,
             done: state.connection.take_done(),
             kill,
@@ -593,7 +593,7 @@ impl Link {
     /// Takes frames in, all that a read brought under one lock.
     pub(super) fn receive<T>(
         &self,
-        frames: impl FnOnce(&mut Connection<Note, Progress>) -> T,
+        frames: impl FnOnce(&mut Connection<Completion, ProgressCallback>) -> T,
     ) -> T {
         let mut state = self.lock();
         let was_ready = state.connection.is_ready();
@@ -604,7 +604,7 @@ impl Link {
 
     /// Wakes those who wait for what may have come from the child: answers make room in the queue, and
     /// `ready` comes once.
-    pub(super) fn notify_of_news(&self, state: &State, was_ready: bool) {
+    pub(super) fn notify_of_news(&self, state: &LinkState, was_ready: bool) {
         if state.waiting > 0 && state.connection.is_ready() != was_ready {
             self.changed.notify_all();
         }
@@ -629,7 +629,7 @@ impl Link {
     }
 
     /// Ends it for all who call from now on, and hands out the calls that have not ended.
-    pub(super) fn end(&self, end: Result<Exit, Error>) -> Vec<(Note, Phase)> {
+    pub(super) fn end(&self, end: Result<Exit, Error>) -> Vec<(Completion, Phase)> {
         let mut state = self.lock();
         state.end = Some(end);
         if let Some(batch) = &mut state.writer.batch {
@@ -642,7 +642,7 @@ impl Link {
     }
 
     /// What was to be told of progress, to be dropped.
-    pub(super) fn take_done(&self) -> Vec<Progress> {
+    pub(super) fn take_done(&self) -> Vec<ProgressCallback> {
         self.lock().connection.take_done()
     }
 
@@ -654,7 +654,7 @@ impl Link {
         self.changed.notify_all();
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, LinkState> {
         self.state.lock().expect("nothing panics under this lock")
     }
 }

@@ -2,8 +2,8 @@
 //! callbacks.
 
 use super::driver::Driver;
-use crate::agenda::Agenda;
-use crate::by_id::ById;
+use crate::deadlines::Deadlines;
+use crate::id_map::IdMap;
 use crate::threads;
 use polling::{Event, Events, Poller};
 use std::cell::Cell;
@@ -97,7 +97,7 @@ struct Inbox {
     hand_over: bool,
     thread: Option<JoinHandle<()>>,
     /// What the thread has left to another when it ended.
-    rest: Option<Thread>,
+    rest: Option<ReactorThread>,
 }
 
 enum Job {
@@ -119,7 +119,7 @@ impl std::fmt::Debug for Job {
 pub(super) enum Source {
     Socket,
     Process,
-    Stderr,
+    Stdio,
 }
 
 /// Keys of the poller: a link's, and which of its descriptors.
@@ -132,16 +132,16 @@ thread_local! {
 }
 
 /// As long as it is there, this thread is a reactor's.
-struct Inside;
+struct InCallback;
 
-impl Inside {
+impl InCallback {
     fn enter() -> Self {
         IN_CALLBACK.set(true);
-        Inside
+        InCallback
     }
 }
 
-impl Drop for Inside {
+impl Drop for InCallback {
     fn drop(&mut self) {
         IN_CALLBACK.set(false);
     }
@@ -223,7 +223,7 @@ impl Core {
     ///
     /// Whoever waits for that link's end, and for nothing else, is told of it by the system: the way
     /// over another thread, and that thread's end, take as long as the child's.
-    pub(super) fn take_over(&self, meanwhile: impl FnOnce()) -> Option<Thread> {
+    pub(super) fn take_over(&self, meanwhile: impl FnOnce()) -> Option<ReactorThread> {
         let mut inbox = self.lock();
         if !self.is_own || in_callback() {
             return None;
@@ -244,7 +244,7 @@ impl Core {
             let core = Arc::clone(self);
             let thread = thread::Builder::new().name("offspring".into());
             let work = move || {
-                let rest = Thread::new(Arc::clone(&core)).run();
+                let rest = ReactorThread::new(Arc::clone(&core)).run();
                 if rest.is_some() {
                     core.lock().rest = rest;
                 }
@@ -280,31 +280,31 @@ impl Core {
 }
 
 /// The thread's own.
-pub(super) struct Thread {
+pub(super) struct ReactorThread {
     core: Arc<Core>,
-    drivers: ById<Box<Driver>>,
+    drivers: IdMap<Box<Driver>>,
     /// When which driver wants to be looked at.
-    deadlines: Agenda,
+    deadlines: Deadlines,
 }
 
-impl std::fmt::Debug for Thread {
+impl std::fmt::Debug for ReactorThread {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Thread").finish_non_exhaustive()
+        f.debug_struct("ReactorThread").finish_non_exhaustive()
     }
 }
 
-impl Thread {
+impl ReactorThread {
     fn new(core: Arc<Core>) -> Self {
-        Thread {
+        ReactorThread {
             core,
-            drivers: ById::default(),
-            deadlines: Agenda::default(),
+            drivers: IdMap::default(),
+            deadlines: Deadlines::default(),
         }
     }
 
     /// Goes on with another thread's work, until the link has ended.
     pub(super) fn run_here(mut self) {
-        let _inside = Inside::enter();
+        let _inside = InCallback::enter();
         let keys: Vec<u64> = self.drivers.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.with(key as usize, |driver| driver.process_ended(Instant::now()));

@@ -1,13 +1,13 @@
-//! Reading by callers: what [`Role`](super::role) decides, done.
+//! Reading by callers: what [`Role`](super::state) decides, done.
 
-use super::connection::Delivery;
-use super::link::{Link, State};
+use super::link::{Link, LinkState};
 use super::reactor::{Source, poll_key};
-use super::role::After;
 use super::slot::{Answer, Ended, Fill, Slot};
+use super::state::AfterRelease;
+use super::state::Delivery;
+use crate::busy_poll::BusyPoll;
 use crate::codec::Input;
-use crate::patience::Patience;
-use crate::sys::{self, How, Interest, Registration};
+use crate::sys::{self, Interest, ReadMode, Registration};
 use crate::wire::{Decoder, Payload};
 use polling::Event;
 use std::io::{ErrorKind, Result};
@@ -20,18 +20,18 @@ use std::time::Instant;
 #[derive(Debug)]
 pub(super) struct Reader {
     pub(super) decoder: Decoder,
-    patience: Patience,
+    busy_poll: BusyPoll,
 }
 
 impl Reader {
     pub(super) fn new(decoder: Decoder) -> Box<Self> {
-        let patience = Patience::default();
-        Box::new(Reader { decoder, patience })
+        let busy_poll = BusyPoll::default();
+        Box::new(Reader { decoder, busy_poll })
     }
 }
 
 /// How a caller's reading ended.
-enum Read {
+enum ReadOutcome {
     /// Here is his answer.
     Served(Answer),
     /// The rest is the reactor's.
@@ -41,7 +41,7 @@ enum Read {
 }
 
 /// A caller's wait for one answer.
-pub(super) struct Wait<'a> {
+pub(super) struct AnswerWait<'a> {
     pub(super) slot: &'a Arc<Slot>,
     /// The call, and when it ends without an answer.
     pub(super) id: u32,
@@ -52,7 +52,7 @@ pub(super) struct Wait<'a> {
 
 impl Link {
     /// Takes the reader's role, if it is free.
-    pub(super) fn take_role(&self, state: &mut State) -> Option<Box<Reader>> {
+    pub(super) fn take_role(&self, state: &mut LinkState) -> Option<Box<Reader>> {
         if !state.connected || state.reader.is_none() || !state.role.take() {
             return None;
         }
@@ -64,16 +64,16 @@ impl Link {
     /// it, others are woken. `alone` is what is known of a call that was [just made](super::link::Made).
     pub(super) fn wait_for(
         &self,
-        wait: &Wait<'_>,
+        wait: &AnswerWait<'_>,
         mut reader: Option<Box<Reader>>,
         mut alone: Option<bool>,
     ) -> Option<Answer> {
         loop {
             match reader.take() {
                 Some(reader) => match self.read_for(wait, reader, alone.take()) {
-                    Read::Served(answer) => return Some(answer),
-                    Read::TimedOut => return self.timed_out(wait),
-                    Read::HandedOff => {}
+                    ReadOutcome::Served(answer) => return Some(answer),
+                    ReadOutcome::TimedOut => return self.timed_out(wait),
+                    ReadOutcome::HandedOff => {}
                 },
                 None => {
                     if let Some(answer) = wait.slot.take() {
@@ -114,7 +114,7 @@ impl Link {
     }
 
     /// A wait took too long: the call ends, or only the wait.
-    fn timed_out(&self, wait: &Wait<'_>) -> Option<Answer> {
+    fn timed_out(&self, wait: &AnswerWait<'_>) -> Option<Answer> {
         let now = Instant::now();
         if wait.timeout.is_some_and(|at| at <= now) {
             return match self.withdraw(wait.id) {
@@ -129,7 +129,12 @@ impl Link {
 
     /// Reads until the answer has come, having looked at what was read before, unless it is known that
     /// nothing was.
-    fn read_for(&self, wait: &Wait<'_>, mut reader: Box<Reader>, mut alone: Option<bool>) -> Read {
+    fn read_for(
+        &self,
+        wait: &AnswerWait<'_>,
+        mut reader: Box<Reader>,
+        mut alone: Option<bool>,
+    ) -> ReadOutcome {
         loop {
             let alone = match alone.take() {
                 Some(alone) => alone,
@@ -142,11 +147,11 @@ impl Link {
                     let answer = answer.or_else(|| wait.slot.take());
                     if !all || !state.connected {
                         self.hand_off(state, reader);
-                        return answer.map_or(Read::HandedOff, Read::Served);
+                        return answer.map_or(ReadOutcome::HandedOff, ReadOutcome::Served);
                     }
                     if let Some(answer) = answer {
                         self.release(state, reader);
-                        return Read::Served(answer);
+                        return ReadOutcome::Served(answer);
                     }
                     let alone = state.is_alone();
                     // Others may have had their answers, and this one may take long to come.
@@ -158,20 +163,20 @@ impl Link {
                 Ok(1..) => {}
                 Err(error) if error.kind() == ErrorKind::TimedOut => {
                     self.release(self.lock(), reader);
-                    return Read::TimedOut;
+                    return ReadOutcome::TimedOut;
                 }
                 // The end of the stream, and what is wrong with it, is the reactor's to tell: it finds
                 // the same.
                 Ok(0) | Err(_) => {
                     self.hand_off(self.lock(), reader);
-                    return Read::HandedOff;
+                    return ReadOutcome::HandedOff;
                 }
             }
         }
     }
 
     /// Reads what has come, or waits for it.
-    fn read_once(&self, wait: &Wait<'_>, reader: &mut Reader, alone: bool) -> Result<usize> {
+    fn read_once(&self, wait: &AnswerWait<'_>, reader: &mut Reader, alone: bool) -> Result<usize> {
         let mut space = reader.decoder.space();
         let socket = &*self.socket;
         let mut receive = |how| {
@@ -180,17 +185,17 @@ impl Link {
             sys::receive(socket, (space.buf, space.limit), behind, how)
         };
         let deadline = wait.timeout.into_iter().chain(wait.until).min();
-        let look = || match receive(How::SocketNow) {
+        let look = || match receive(ReadMode::SocketNow) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             result => result.map(Some),
         };
         // Looking pays only for one who has the processors to himself.
-        if alone && let Some(n) = reader.patience.look(look)? {
+        if alone && let Some(n) = reader.busy_poll.poll(look)? {
             return Ok(n);
         }
         let sleep = || sleep_and_receive(socket, receive, deadline);
         if alone {
-            reader.patience.sleep(sleep)
+            reader.busy_poll.block(sleep)
         } else {
             sleep()
         }
@@ -230,23 +235,23 @@ impl Link {
     // ---- both ----
 
     /// Gives the role back.
-    fn release(&self, mut state: MutexGuard<'_, State>, reader: Box<Reader>) {
+    fn release(&self, mut state: MutexGuard<'_, LinkState>, reader: Box<Reader>) {
         let closing = state.connection.is_closed() || state.stop_by.is_some();
         let outstanding = state.connection.live() > 0 || closing;
         match state.role.release(outstanding, Instant::now()) {
-            After::Give(next) => next.give(reader),
+            AfterRelease::PassTo(next) => next.give(reader),
             after => {
                 state.reader = Some(reader);
                 match after {
-                    After::Watch => self.watch(&mut state, true),
-                    After::Tell => {
+                    AfterRelease::Watch => self.watch(&mut state, true),
+                    AfterRelease::ScheduleLook => {
                         if !state.writer.blocked {
                             // For as long as this goes on, the poller need not look at every arrival.
                             state.registration = None;
                         }
                         return self.notify_reactor(state);
                     }
-                    After::Nothing | After::Give(_) => {}
+                    AfterRelease::Nothing | AfterRelease::PassTo(_) => {}
                 }
             }
         }
@@ -255,14 +260,14 @@ impl Link {
     }
 
     /// Leaves what comes next to the reactor.
-    fn hand_off(&self, mut state: MutexGuard<'_, State>, reader: Box<Reader>) {
+    fn hand_off(&self, mut state: MutexGuard<'_, LinkState>, reader: Box<Reader>) {
         state.role.hand_off();
         state.reader = Some(reader);
         self.notify_reactor(state);
     }
 
     /// Has the reactor watch the socket, or not.
-    pub(super) fn watch(&self, state: &mut State, watched: bool) {
+    pub(super) fn watch(&self, state: &mut LinkState, watched: bool) {
         if state.role.is_watched() == watched {
             return;
         }
@@ -271,7 +276,7 @@ impl Link {
     }
 
     /// Tells the poller what is waited for.
-    pub(super) fn set_interest(&self, state: &mut State) {
+    pub(super) fn set_interest(&self, state: &mut LinkState) {
         if !state.connected {
             state.registration = None;
             return;
@@ -292,7 +297,7 @@ impl Link {
     }
 }
 
-impl State {
+impl LinkState {
     /// Takes the answers in the buffer that are for those who wait: the one to the call `mine` is
     /// returned. The other result is whether that was all; if not, what is next stays there.
     fn take_answers(&mut self, decoder: &mut Decoder, mine: u32) -> (Option<Answer>, bool) {
@@ -306,22 +311,24 @@ impl State {
             };
             let is_start = !self.connection.is_ready();
             let answered = self.connection.answers(id);
-            let awaited = answered.filter(|(_, note)| note.downcast_ref::<Fill>().is_some());
+            let awaited =
+                answered.filter(|(_, completion)| completion.downcast_ref::<Fill>().is_some());
             let awaited = awaited.map(|(call, _)| call);
             if awaited.is_none() && !is_start {
                 decoder.put_back(id, payload);
                 return (answer, false);
             }
-            let (mut note, failed) = match self.connection.receive(id, decoder.payload(&payload)) {
-                Ok(Delivery::Reply(note)) => (note, false),
-                Ok(Delivery::Failed(note)) => (note, true),
-                Ok(Delivery::Ready) => continue,
-                // Nothing has changed by its being looked at.
-                _ => {
-                    decoder.put_back(id, payload);
-                    return (answer, false);
-                }
-            };
+            let (mut completion, failed) =
+                match self.connection.receive(id, decoder.payload(&payload)) {
+                    Ok(Delivery::Reply(completion)) => (completion, false),
+                    Ok(Delivery::Failed(completion)) => (completion, true),
+                    Ok(Delivery::Ready) => continue,
+                    // Nothing has changed by its being looked at.
+                    _ => {
+                        decoder.put_back(id, payload);
+                        return (answer, false);
+                    }
+                };
             let payload = input(decoder, payload).into_small();
             let told = if failed {
                 Answer::Failed(payload)
@@ -331,7 +338,7 @@ impl State {
             if awaited == Some(mine) {
                 answer = Some(told);
             } else {
-                note.tell(told);
+                completion.tell(told);
             }
         }
     }
@@ -348,12 +355,12 @@ pub(super) fn input(decoder: &Decoder, payload: Payload) -> Input<'_> {
 /// Waits for what comes, and reads it.
 fn sleep_and_receive(
     socket: &impl AsFd,
-    mut receive: impl FnMut(How) -> Result<usize>,
+    mut receive: impl FnMut(ReadMode) -> Result<usize>,
     deadline: Option<Instant>,
 ) -> Result<usize> {
     let how = match deadline {
-        Some(_) => How::SocketNow,
-        None => How::Socket,
+        Some(_) => ReadMode::SocketNow,
+        None => ReadMode::Socket,
     };
     loop {
         if let Some(deadline) = deadline {

@@ -27,8 +27,8 @@ pub(crate) enum Answer {
     Ended(Ended),
 }
 
-/// What a [`Note`] is told: a call's answer.
-pub(crate) enum Told<'a> {
+/// What a [`Completion`] is told: a call's answer.
+pub(crate) enum BorrowedAnswer<'a> {
     /// The payload of a reply, where it was read to.
     Reply(&'a [u8]),
     /// An answer, which is there to be taken.
@@ -36,14 +36,14 @@ pub(crate) enum Told<'a> {
 }
 
 /// The family of what is told.
-pub(crate) enum Answers {}
+pub(crate) enum AnswerFamily {}
 
-impl Family for Answers {
-    type Of<'a> = &'a Told<'a>;
+impl Family for AnswerFamily {
+    type Of<'a> = &'a BorrowedAnswer<'a>;
 }
 
 /// What is done with a call's answer, by the reactor.
-pub(crate) type Note = Once<Answers>;
+pub(crate) type Completion = Once<AnswerFamily>;
 
 /// How a parent ends a call that has no answer.
 #[derive(Debug)]
@@ -54,19 +54,19 @@ pub(crate) enum Ended {
     Refused(Refusal),
 }
 
-impl Note {
+impl Completion {
     /// Tells it of an answer.
     pub(crate) fn tell(&mut self, answer: Answer) {
-        self.consume(&Told::Answer(&Cell::new(Some(answer))));
+        self.consume(&BorrowedAnswer::Answer(&Cell::new(Some(answer))));
     }
 }
 
-impl Told<'_> {
+impl BorrowedAnswer<'_> {
     /// The answer, with a payload that is copied if it is short.
     fn answer(&self) -> Answer {
         match self {
-            Told::Reply(payload) => Answer::Reply((*payload).into()),
-            Told::Answer(answer) => answer.take().expect("an answer is told once"),
+            BorrowedAnswer::Reply(payload) => Answer::Reply((*payload).into()),
+            BorrowedAnswer::Answer(answer) => answer.take().expect("an answer is told once"),
         }
     }
 }
@@ -140,12 +140,12 @@ impl<S: Service, F: FnOnce(Outcome<S>) + Send + 'static> Then<S, F> {
     }
 }
 
-impl<S: Service, F: FnOnce(Outcome<S>) + Send + 'static> Consume<Answers> for Then<S, F> {
-    fn consume(self, told: &Told<'_>) {
+impl<S: Service, F: FnOnce(Outcome<S>) + Send + 'static> Consume<AnswerFamily> for Then<S, F> {
+    fn consume(self, told: &BorrowedAnswer<'_>) {
         // To guard each decoding against panics is dearer than it, and the reactor guards this anyway.
         let mut untold = Untold::<S, F>(Some(self.callback), PhantomData);
         let outcome = match told {
-            Told::Reply(payload) => reply::<S>((*payload).into()),
+            BorrowedAnswer::Reply(payload) => reply::<S>((*payload).into()),
             // In a box, which is a pointer: a place that either answer is put into would be memory, and
             // the reply, put there in words and taken in pairs of them, would make the processor wait.
             told => *Box::new(told.answer().decode_or_panic::<S>()),
@@ -169,8 +169,8 @@ impl<S: Service, F: FnOnce(Outcome<S>)> Drop for Untold<S, F> {
 /// A slot to be filled.
 pub(crate) struct Fill(pub(crate) Arc<Slot>);
 
-impl Consume<Answers> for Fill {
-    fn consume(self, told: &Told<'_>) {
+impl Consume<AnswerFamily> for Fill {
+    fn consume(self, told: &BorrowedAnswer<'_>) {
         self.0.fill(told.answer());
     }
 }
@@ -179,12 +179,12 @@ impl Consume<Answers> for Fill {
 /// in it instead: then it is for him to read.
 #[derive(Debug, Default)]
 pub(crate) struct Slot {
-    inner: Mutex<Inner>,
+    inner: Mutex<SlotState>,
     filled: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct SlotState {
     answer: Option<Answer>,
     reader: Option<Box<Reader>>,
     /// Whether a thread waits: to notify nobody would still be a system call.
@@ -236,7 +236,7 @@ impl Slot {
 
     /// Waits for the answer or the reader's role, until `deadline`, and takes what there is.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> (Option<Answer>, Option<Box<Reader>>) {
-        let empty = |inner: &mut Inner| inner.answer.is_none() && inner.reader.is_none();
+        let empty = |inner: &mut SlotState| inner.answer.is_none() && inner.reader.is_none();
         let mut inner = self.lock();
         inner.awaited = true;
         inner = wait_until(&self.filled, inner, deadline, empty);
@@ -244,13 +244,13 @@ impl Slot {
         (inner.answer.take(), inner.reader.take())
     }
 
-    fn notify(&self, inner: &Inner) {
+    fn notify(&self, inner: &SlotState) {
         if inner.awaited {
             self.filled.notify_one();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, SlotState> {
         self.inner.lock().expect("nothing panics under this lock")
     }
 }

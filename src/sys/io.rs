@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 /// How to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum How {
+pub(crate) enum ReadMode {
     /// From a socket, waiting for something to come.
     Socket,
     /// From a socket, what has come.
@@ -25,7 +25,7 @@ pub(crate) fn receive(
     fd: impl AsFd,
     (to, limit): Spare<'_>,
     behind: Option<Spare<'_>>,
-    how: How,
+    how: ReadMode,
 ) -> Result<usize> {
     let fd = fd.as_fd().as_raw_fd();
     let (start, room) = spare(to, limit);
@@ -33,11 +33,11 @@ pub(crate) fn receive(
         let n = retry(|| {
             check_size(match how {
                 // SAFETY: `start` points to `room` writable bytes, borrowed from `to` until the end.
-                How::Socket => unsafe { libc::recv(fd, start, room, 0) },
+                ReadMode::Socket => unsafe { libc::recv(fd, start, room, 0) },
                 // SAFETY: as above.
-                How::SocketNow => unsafe { libc::recv(fd, start, room, libc::MSG_DONTWAIT) },
+                ReadMode::SocketNow => unsafe { libc::recv(fd, start, room, libc::MSG_DONTWAIT) },
                 // SAFETY: as above.
-                How::Any => unsafe { libc::read(fd, start, room) },
+                ReadMode::Any => unsafe { libc::read(fd, start, room) },
             })
         })?;
         // SAFETY: the kernel has initialised the first `n <= room` bytes of the spare capacity.
@@ -50,14 +50,14 @@ pub(crate) fn receive(
     let n = retry(|| {
         check_size(match how {
             // SAFETY: `parts` points to two parts of writable bytes, borrowed until the end.
-            How::Any => unsafe { libc::readv(fd, parts.as_ptr(), 2) },
+            ReadMode::Any => unsafe { libc::readv(fd, parts.as_ptr(), 2) },
             _ => {
                 // SAFETY: all-zero is a valid msghdr: no name, no parts, no control data.
                 let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
                 message.msg_iov = parts.as_mut_ptr();
                 message.msg_iovlen = 2;
                 let flags = match how {
-                    How::SocketNow => libc::MSG_DONTWAIT,
+                    ReadMode::SocketNow => libc::MSG_DONTWAIT,
                     _ => 0,
                 };
                 // SAFETY: `message` points to two parts, as above.

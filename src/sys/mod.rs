@@ -3,7 +3,6 @@
 //!
 //! What is safe elsewhere is not here: sockets, pipes and duplicated descriptors come from `std`.
 
-mod bell;
 mod clock;
 mod inline;
 mod io;
@@ -12,21 +11,23 @@ mod poll;
 mod process;
 mod signals;
 mod spawn;
+mod waker;
 
-pub(crate) use bell::Bell;
 pub(crate) use clock::{CoarseTime, coarse_clock};
 pub(crate) use inline::{Consume, Family, Once};
 pub(crate) use io::{
-    How, clear_inherited, duplicate_above, inode, is_stream_socket, receive, replace, send,
+    ReadMode, clear_inherited, duplicate_above, inode, is_stream_socket, receive, replace, send,
     set_nonblocking, shutdown, standard, widen, write,
 };
 pub(crate) use lifeline::Lifeline;
 pub(crate) use poll::{Interest, PollSet, Registration, wait_at_most, wait_for};
 pub(crate) use process::{
-    Signal, at_exit, is_no_process, kill_and_reap, open_pidfd, reap, rename_process, signal,
+    SIGKILL, SIGTERM, at_exit, is_no_process, kill_and_reap, open_pidfd, reap, rename_process,
+    signal,
 };
 pub(crate) use signals::signal_name;
 pub(crate) use spawn::{Spawn, spawn};
+pub(crate) use waker::Waker;
 
 use std::io::{Error, ErrorKind, Result};
 

@@ -46,22 +46,16 @@ pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Result<Option<ExitStatus>> {
     })))
 }
 
-/// The signals that are sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Signal {
-    Term,
-    Kill,
-}
+/// The number of SIGTERM.
+pub(crate) const SIGTERM: i32 = libc::SIGTERM;
+/// The number of SIGKILL.
+pub(crate) const SIGKILL: i32 = libc::SIGKILL;
 
 /// Signals a child that has not been reaped, and its process group, which has its number.
 ///
 /// The child goes first and by pidfd: only if it is there, if only as a zombie, the group's number
 /// is certain to be still its own.
-pub(crate) fn signal(pid: u32, pidfd: BorrowedFd<'_>, signal: Signal) -> Result<()> {
-    let number = match signal {
-        Signal::Term => libc::SIGTERM,
-        Signal::Kill => libc::SIGKILL,
-    };
+pub(crate) fn signal(pid: u32, pidfd: BorrowedFd<'_>, number: i32) -> Result<()> {
     let info: *const libc::siginfo_t = std::ptr::null();
     let (call, fd) = (libc::SYS_pidfd_send_signal, pidfd.as_raw_fd());
     // SAFETY: a null siginfo means what kill(2) would send.

@@ -35,7 +35,7 @@ pub(crate) struct Spawn<'a> {
 ///
 /// Whatever kept it from being executed: the C library reports errors of the new process, too.
 pub(crate) fn spawn(what: &Spawn<'_>) -> Result<u32> {
-    let mut actions = Actions::new()?;
+    let mut actions = FileActions::new()?;
     if let Some(dir) = what.dir {
         actions.change_dir(dir)?;
     }
@@ -52,7 +52,7 @@ pub(crate) fn spawn(what: &Spawn<'_>) -> Result<u32> {
         }
     }
     actions.close_from(what.close_from)?;
-    let attributes = Attributes::new()?;
+    let attributes = SpawnAttributes::new()?;
     let (args, env) = (pointers(what.args), pointers(what.env));
     let mut pid: libc::pid_t = 0;
     // SAFETY: `program` is a C string; `args` and `env` are arrays of C strings that end with null;
@@ -89,15 +89,15 @@ fn check(result: c_int) -> Result<()> {
 }
 
 /// What the new process does before it executes the program.
-struct Actions(libc::posix_spawn_file_actions_t);
+struct FileActions(libc::posix_spawn_file_actions_t);
 
-impl Actions {
+impl FileActions {
     fn new() -> Result<Self> {
         let mut actions = MaybeUninit::uninit();
         // SAFETY: initialises what it points to.
         check(unsafe { libc::posix_spawn_file_actions_init(actions.as_mut_ptr()) })?;
         // SAFETY: it has just been initialised.
-        Ok(Actions(unsafe { actions.assume_init() }))
+        Ok(FileActions(unsafe { actions.assume_init() }))
     }
 
     fn duplicate(&mut self, fd: BorrowedFd<'_>, number: RawFd) -> Result<()> {
@@ -138,7 +138,7 @@ impl Actions {
     }
 }
 
-impl Drop for Actions {
+impl Drop for FileActions {
     fn drop(&mut self) {
         // SAFETY: initialised, and not used again.
         let _ = unsafe { libc::posix_spawn_file_actions_destroy(&raw mut self.0) };
@@ -146,15 +146,15 @@ impl Drop for Actions {
 }
 
 /// What else is different about the new process.
-struct Attributes(libc::posix_spawnattr_t);
+struct SpawnAttributes(libc::posix_spawnattr_t);
 
-impl Attributes {
+impl SpawnAttributes {
     fn new() -> Result<Self> {
         let mut attributes = MaybeUninit::uninit();
         // SAFETY: initialises what it points to.
         check(unsafe { libc::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
         // SAFETY: it has just been initialised. From here on `drop` destroys it.
-        let mut this = Attributes(unsafe { attributes.assume_init() });
+        let mut this = SpawnAttributes(unsafe { attributes.assume_init() });
         let attributes = &raw mut this.0;
         let (mut none, mut all) = (MaybeUninit::uninit(), MaybeUninit::uninit());
         // SAFETY: initialises what it points to.
@@ -176,7 +176,7 @@ impl Attributes {
     }
 }
 
-impl Drop for Attributes {
+impl Drop for SpawnAttributes {
     fn drop(&mut self) {
         // SAFETY: initialised, and not used again.
         let _ = unsafe { libc::posix_spawnattr_destroy(&raw mut self.0) };

@@ -266,7 +266,7 @@ impl fmt::Display for ControlError {
 }
 
 /// The strings of a message, taken one by one under the name they have in errors.
-struct Fields<'a>(octets::Iter<'a>);
+struct Fields<'a>(octets::OctetsIter<'a>);
 
 impl<'a> Fields<'a> {
     fn bytes(&mut self, name: &'static str) -> Result<&'a [u8], ControlError> {

@@ -18,6 +18,7 @@ mod control;
 mod frame;
 pub(crate) mod octets;
 mod outbox;
+mod plain;
 mod small;
 
 pub(crate) use body::Body;
@@ -33,6 +34,7 @@ pub(crate) use frame::{
     CONTROL_ROOM, DecodeError, Decoder, Framing, Payload, Space, header, parse_header,
 };
 pub(crate) use outbox::{Batch, COMFORTABLE, Outbox, REUSABLE};
+pub use plain::Plain;
 pub(crate) use small::SmallBytes;
 
 /// The greatest id of a call; the bit above it marks a failed reply.

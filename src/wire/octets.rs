@@ -69,25 +69,25 @@ impl std::error::Error for OctetsError {}
 
 /// The strings of a payload, in order. Ends after the first error.
 #[derive(Debug, Clone)]
-pub(crate) struct Iter<'a> {
+pub(crate) struct OctetsIter<'a> {
     payload: &'a [u8],
     at: usize,
 }
 
 /// Goes through the strings of `payload`.
 #[inline]
-pub(crate) fn iter(payload: &[u8]) -> Iter<'_> {
-    Iter { payload, at: 0 }
+pub(crate) fn iter(payload: &[u8]) -> OctetsIter<'_> {
+    OctetsIter { payload, at: 0 }
 }
 
-impl Iter<'_> {
+impl OctetsIter<'_> {
     /// How many bytes of the payload have been gone through.
     pub(crate) fn taken(&self) -> usize {
         self.at
     }
 }
 
-impl<'a> Iterator for Iter<'a> {
+impl<'a> Iterator for OctetsIter<'a> {
     type Item = Result<&'a [u8], OctetsError>;
 
     #[inline]
@@ -104,7 +104,7 @@ impl<'a> Iterator for Iter<'a> {
     }
 }
 
-impl<'a> Iter<'a> {
+impl<'a> OctetsIter<'a> {
     fn next_of_any_length(&mut self) -> Option<Result<&'a [u8], OctetsError>> {
         let at = self.at;
         if at == self.payload.len() {

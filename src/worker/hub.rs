@@ -1,14 +1,14 @@
 //! What all threads of a child share: its calls, and its [output](super::output), under one lock.
 
-use super::ledger::{Duplicate, Ledger, Limits, Was};
+use super::calls::MainCall;
+use super::calls::{CallLimits, CallState, Duplicate, Ledger};
 use super::looper::Post;
 use super::output::{Flusher, Out};
 use super::panics;
-use super::turn::Turn;
-use crate::by_id::ById;
 use crate::codec::{CodecError, Input};
-use crate::process::Plain;
-use crate::sys::{self, Bell};
+use crate::id_map::IdMap;
+use crate::sys::{self, Waker};
+use crate::wire::Plain;
 use crate::wire::{Failure, SmallBytes};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,9 +36,9 @@ pub(super) fn drop_unneeded(callbacks: Vec<OnCancel>) {
 
 /// See the module's documentation.
 pub(crate) struct Hub {
-    state: Mutex<State>,
+    state: Mutex<HubState>,
     /// The call that the main thread is at.
-    turn: Turn,
+    turn: MainCall,
     /// Notified when output was written.
     pub(super) changed: Condvar,
     /// Notified when a request waits for a thread.
@@ -52,15 +52,15 @@ pub(crate) struct Hub {
     max_frame: AtomicUsize,
 }
 
-pub(super) struct State {
+pub(super) struct HubState {
     pub(super) ledger: Ledger,
     pub(super) out: Out,
     /// How many threads wait for `changed`.
     pub(super) waiting: usize,
     pub(super) threads: Threads,
     pub(super) flusher: Flusher,
-    on_cancel: ById<Vec<OnCancel>>,
-    bell: Option<Arc<Bell>>,
+    on_cancel: IdMap<Vec<OnCancel>>,
+    waker: Option<Arc<Waker>>,
     /// Whether the loop sleeps, and can be woken by the bell.
     asleep: bool,
     /// Whether it does so because it may take no more requests.
@@ -84,13 +84,13 @@ static HUB: OnceLock<&'static Hub> = OnceLock::new();
 
 /// What a loop finds when it wants to sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Rest {
+pub(super) struct LoopStatus {
     /// More requests are welcome.
     pub(super) wants_requests: bool,
     /// Output waits for room in the socket.
     pub(super) wants_room: bool,
     /// Another thread may have something to tell: sleep where the bell is heard.
-    pub(super) wants_bell: bool,
+    pub(super) wants_waker: bool,
     /// There are calls that are not answered.
     pub(super) busy: bool,
     /// All is answered and written, and no more requests will come.
@@ -102,20 +102,20 @@ pub(super) struct Rest {
 impl Hub {
     pub(super) fn new(fd: OwnedFd, plain: Option<Plain>) -> Self {
         Hub {
-            state: Mutex::new(State {
+            state: Mutex::new(HubState {
                 ledger: Ledger::default(),
                 out: Out::default(),
                 waiting: 0,
                 threads: Threads::default(),
                 flusher: Flusher::default(),
-                on_cancel: ById::default(),
-                bell: None,
+                on_cancel: IdMap::default(),
+                waker: None,
                 asleep: false,
                 slept_full: false,
                 slept_long: false,
                 posts: Vec::new(),
             }),
-            turn: Turn::default(),
+            turn: MainCall::default(),
             changed: Condvar::new(),
             work: Condvar::new(),
             flusher: Condvar::new(),
@@ -149,7 +149,7 @@ impl Hub {
         self.max_frame.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_limits(&self, limits: Limits) {
+    pub(super) fn set_limits(&self, limits: CallLimits) {
         self.lock().ledger.set_limits(limits);
     }
 
@@ -189,10 +189,10 @@ impl Hub {
     /// A call was answered, and so many bytes are now to be written. Returns what its cancellation
     /// would have set off.
     #[inline]
-    pub(super) fn answered(&self, state: &mut State, id: u32, unsent: usize) -> Vec<OnCancel> {
+    pub(super) fn answered(&self, state: &mut HubState, id: u32, unsent: usize) -> Vec<OnCancel> {
         let is_awake = self.turn.answered(&mut state.ledger, id, unsent);
         if !is_awake && state.concerns_the_loop() {
-            self.ring(state);
+            self.wake_loop(state);
         }
         if state.on_cancel.is_empty() {
             return Vec::new();
@@ -254,7 +254,7 @@ impl Hub {
                 state.threads.free -= 1;
                 let unsent = state.out.unsent;
                 if state.slept_full && state.ledger.wants_requests(unsent) {
-                    self.ring(&mut state);
+                    self.wake_loop(&mut state);
                 }
                 return next;
             }
@@ -272,11 +272,11 @@ impl Hub {
     pub(super) fn cancel(&'static self, id: u32) {
         let mut state = self.lock();
         match state.ledger.cancel(id) {
-            Was::Waiting => {
+            CallState::Waiting => {
                 drop(state);
                 self.fail(id, &Failure::Cancelled);
             }
-            Was::Running => {
+            CallState::Running => {
                 let on_cancel = state.take_on_cancel(id);
                 drop(state);
                 for callback in on_cancel {
@@ -284,7 +284,7 @@ impl Hub {
                     let _ = panics::catch(callback);
                 }
             }
-            Was::Gone => {}
+            CallState::Gone => {}
         }
     }
 
@@ -318,7 +318,7 @@ impl Hub {
     pub(super) fn post(&self, post: Post) {
         let mut state = self.lock();
         state.posts.push(post);
-        self.ring(&mut state);
+        self.wake_loop(&mut state);
     }
 
     /// What was posted since the last time.
@@ -327,19 +327,19 @@ impl Hub {
     }
 
     /// The bell, made when first asked for.
-    pub(super) fn bell(&self) -> io::Result<Arc<Bell>> {
+    pub(super) fn waker(&self) -> io::Result<Arc<Waker>> {
         let mut state = self.lock();
-        if let Some(bell) = &state.bell {
-            return Ok(Arc::clone(bell));
+        if let Some(waker) = &state.waker {
+            return Ok(Arc::clone(waker));
         }
-        let bell = Arc::new(Bell::new()?);
-        state.bell = Some(Arc::clone(&bell));
-        Ok(bell)
+        let waker = Arc::new(Waker::new()?);
+        state.waker = Some(Arc::clone(&waker));
+        Ok(waker)
     }
 
     /// Prepares for sleep, if there is nothing to be done by now. The bell is rung from here on for
     /// everything that concerns the loop.
-    pub(super) fn lie_down(&self) -> Option<Rest> {
+    pub(super) fn prepare_to_sleep(&self) -> Option<LoopStatus> {
         let mut state = self.lock();
         // Another thread may just have given the answer that a request has waited for.
         let may_start = !state.threads.any && state.ledger.may_start();
@@ -351,10 +351,10 @@ impl Hub {
         let wants_requests = state.ledger.wants_requests(unsent);
         let finished = state.ledger.is_finished() && unsent == 0;
         state.slept_full = !wants_requests;
-        Some(Rest {
+        Some(LoopStatus {
             wants_requests,
             wants_room: unsent > 0 && !state.out.is_busy(),
-            wants_bell: state.bell.is_some() || !wants_requests || state.ledger.waiting() > 0,
+            wants_waker: state.waker.is_some() || !wants_requests || state.ledger.waiting() > 0,
             busy: state.ledger.is_busy(),
             finished,
             broken: state.out.broken,
@@ -363,29 +363,29 @@ impl Hub {
 
     /// The loop has slept for a while, and goes on. Returns false if there is no call any more that
     /// could wake it.
-    pub(super) fn sleep_on(&self) -> bool {
+    pub(super) fn keep_sleeping(&self) -> bool {
         let mut state = self.lock();
         state.slept_long = state.ledger.is_busy();
         state.slept_long
     }
 
     /// The loop is up again.
-    pub(super) fn get_up(&self) {
+    pub(super) fn woke_up(&self) {
         let mut state = self.lock();
         state.asleep = false;
         state.slept_long = false;
     }
 
-    pub(super) fn ring(&self, state: &mut State) {
+    pub(super) fn wake_loop(&self, state: &mut HubState) {
         if state.asleep
-            && let Some(bell) = &state.bell
+            && let Some(waker) = &state.waker
         {
             state.asleep = false;
-            bell.ring();
+            waker.wake();
         }
     }
 
-    pub(super) fn wait<'a>(&self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+    pub(super) fn wait<'a>(&self, mut state: MutexGuard<'a, HubState>) -> MutexGuard<'a, HubState> {
         state.waiting += 1;
         let proof = "nothing panics under this lock";
         let mut state = self.changed.wait(state).expect(proof);
@@ -393,12 +393,12 @@ impl Hub {
         state
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HubState> {
         self.state.lock().expect("nothing panics under this lock")
     }
 }
 
-impl State {
+impl HubState {
     /// Whether an answer that was just given is news to a loop that sleeps.
     fn concerns_the_loop(&self) -> bool {
         let may_start = self.ledger.waiting() > 0 && !self.threads.any;

@@ -3,7 +3,7 @@
 use super::hub::Hub;
 use super::panics;
 use super::timers::Timers;
-use crate::by_id::ById;
+use crate::id_map::IdMap;
 use crate::sys::{Interest, PollSet};
 use crate::threads;
 use crate::wire::Failure;
@@ -24,12 +24,12 @@ pub(super) enum Post {
     Cancelled(u64),
 }
 
-type Callback = Box<dyn FnMut(&Loop) -> Next>;
-type Then = Box<dyn FnOnce(Box<dyn Any + Send>, &Loop)>;
+type Callback = Box<dyn FnMut(&Loop) -> Repeat>;
+type OffloadCallback = Box<dyn FnOnce(Box<dyn Any + Send>, &Loop)>;
 
 /// What becomes of a watch that has fired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Next {
+enum Repeat {
     Again,
     Never,
 }
@@ -47,7 +47,7 @@ struct Descriptor {
 }
 
 /// Where the descriptors of a loop are in a [`PollSet`].
-pub(super) type Places = Vec<(u64, usize)>;
+pub(super) type PollPlaces = Vec<(u64, usize)>;
 
 /// The child's loop: what a function that answers later is given beside the call, and every callback
 /// that it registers.
@@ -100,7 +100,7 @@ pub struct Loop {
     timers: RefCell<Timers<Timer>>,
     /// By id. All of them are gone through before every sleep, so a list will do.
     descriptors: RefCell<Vec<(u64, Descriptor)>>,
-    offloaded: RefCell<ById<Then>>,
+    offloaded: RefCell<IdMap<OffloadCallback>>,
     on_panic: Box<dyn Fn(&Failure)>,
 }
 
@@ -130,7 +130,7 @@ impl Loop {
             if let Some(callback) = once.take() {
                 callback(this);
             }
-            Next::Never
+            Repeat::Never
         })
     }
 
@@ -236,7 +236,7 @@ impl Loop {
     ) {
         let poster = self.poster();
         let id = self.new_id();
-        let then: Then = Box::new(move |value, this| {
+        let then: OffloadCallback = Box::new(move |value, this| {
             let value = value.downcast().expect("it was boxed as what it is");
             then(*value, this);
         });
@@ -258,7 +258,7 @@ impl Loop {
     /// If the system has no descriptor left.
     #[must_use]
     pub fn poster(&self) -> Poster {
-        if let Err(error) = self.hub.bell() {
+        if let Err(error) = self.hub.waker() {
             panic!("cannot make a descriptor to be woken by: {error}");
         }
         Poster { hub: self.hub }
@@ -321,7 +321,7 @@ impl Loop {
     }
 
     /// Adds the descriptors to what is waited for.
-    pub(super) fn add_to(&self, set: &mut PollSet, places: &mut Places) {
+    pub(super) fn add_to(&self, set: &mut PollSet, places: &mut PollPlaces) {
         places.clear();
         for (id, descriptor) in &*self.descriptors.borrow() {
             places.push((*id, set.add(descriptor.fd, descriptor.interest)));
@@ -329,7 +329,7 @@ impl Loop {
     }
 
     /// Fires the descriptors that are ready.
-    pub(super) fn fire_ready(&self, set: &PollSet, places: &Places) {
+    pub(super) fn fire_ready(&self, set: &PollSet, places: &PollPlaces) {
         for &(id, place) in places.iter().filter(|(_, place)| set.is_ready(*place)) {
             self.settle();
             let Some(descriptor) = self.take_descriptor(id) else {
@@ -371,10 +371,10 @@ impl Loop {
 
     /// Runs a callback. Returns it if it is to be run again.
     fn fire(&self, callback: Callback) -> Option<Callback> {
-        let mut next = Next::Never;
+        let mut next = Repeat::Never;
         match panics::catch_blaming(callback, |callback| next = callback(self)) {
             Ok(callback) => {
-                let again = next == Next::Again;
+                let again = next == Repeat::Again;
                 let callback = callback?;
                 if again {
                     return Some(callback);
@@ -393,7 +393,7 @@ impl Loop {
     fn add_timer(
         &self,
         interval: Duration,
-        callback: impl FnMut(&Loop) -> Next + 'static,
+        callback: impl FnMut(&Loop) -> Repeat + 'static,
     ) -> Watch {
         let (id, callback) = (self.new_id(), Box::new(callback));
         let timer = Timer { interval, callback };
@@ -447,8 +447,8 @@ impl Loop {
     }
 }
 
-fn next(again: bool) -> Next {
-    if again { Next::Again } else { Next::Never }
+fn next(again: bool) -> Repeat {
+    if again { Repeat::Again } else { Repeat::Never }
 }
 
 /// A timer or descriptor that a [`Loop`] watches. Any thread may have it; dropping it does nothing.

@@ -1,39 +1,40 @@
 //! The child: a table of functions, and the loop that serves them.
 
-mod async_child;
 mod caller;
+mod calls;
+mod concurrent;
 mod hub;
-mod idset;
-mod inlet;
-mod ledger;
+
+mod request_reader;
+
 #[cfg(feature = "log")]
 mod logger;
 mod looper;
 mod output;
 mod panics;
+mod returning;
 mod serve;
 mod session;
-mod sync_child;
 mod table;
 mod timers;
-mod turn;
 
 pub use caller::{Caller, Cancellation, Parent};
 pub use looper::{Loop, Poster, Watch};
 
 #[cfg(any(fuzzing, test))]
-pub(crate) use ledger::{Duplicate, Ledger, Limits as LedgerLimits, Was};
+pub(crate) use calls::MainCall;
 #[cfg(any(fuzzing, test))]
-pub(crate) use session::{Session, Step, Violation as SessionViolation};
+pub(crate) use calls::{CallLimits, CallState, Duplicate, Ledger};
+#[cfg(any(fuzzing, test))]
+pub(crate) use session::{ParentViolation, Session, Step};
 #[cfg(any(fuzzing, test))]
 pub(crate) use timers::Timers;
-#[cfg(any(fuzzing, test))]
-pub(crate) use turn::Turn;
 
 use crate::codec::{Argument, Strings};
 use crate::error::BoxError;
-use crate::process::{Plain, Process, marker};
+use crate::process::{Process, marker};
 use crate::service::Service;
+use crate::wire::Plain;
 use serve::Options;
 use std::fmt;
 use table::Table;

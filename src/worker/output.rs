@@ -1,17 +1,17 @@
 //! What a child sends.
 //!
 //! Frames are put into one outbox, whole and in the order in which they are made, and any thread may
-//! write: whoever finds nobody writing takes what has gathered. When a thread does is its [`Pace`].
+//! write: whoever finds nobody writing takes what has gathered. When a thread does is its [`WritePolicy`].
 //! What is left to be written soon is written by a thread for that, the flusher, which is started
 //! when it is first needed: it writes what there is at once, and what has come since every
 //! [`TICK`], until nothing has. So answers leave in batches, and none waits for the call after it.
 
-use super::hub::{Hub, State, describe, drop_unneeded, malformed};
+use super::hub::{Hub, HubState, describe, drop_unneeded, malformed};
 use crate::codec::{Argument, CodecError, Output, Scratch};
-use crate::process::Plain;
 use crate::service::Service;
 use crate::sys::{self, Interest};
 use crate::threads;
+use crate::wire::Plain;
 use crate::wire::{
     self, Batch, Body, COMFORTABLE, CONTROL_ROOM, Failure, Framing, Outbox, ToParent,
 };
@@ -62,7 +62,7 @@ const TICK: Duration = Duration::from_micros(200);
 
 /// When what a thread sends is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pace {
+pub(super) enum WritePolicy {
     /// A thread that says nothing of what it does: at once.
     Now,
     /// In one call, after which the thread waits for others: at once.
@@ -76,7 +76,7 @@ pub(super) enum Pace {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum When {
+enum Urgency {
     /// By the thread itself, at once.
     Now,
     /// By the flusher.
@@ -85,7 +85,7 @@ enum When {
     Later,
 }
 
-impl Pace {
+impl WritePolicy {
     /// This thread's pace from now on.
     pub(super) fn set(self) {
         PACE.set(self);
@@ -93,18 +93,18 @@ impl Pace {
 
     /// When a thread of this pace has an answer, or something else, written.
     #[inline]
-    fn when(self, is_answer: bool) -> When {
+    fn when(self, is_answer: bool) -> Urgency {
         match self {
-            Pace::Now | Pace::LastCall => When::Now,
-            Pace::LastCallWithEvents if is_answer => When::Now,
-            Pace::LastCallWithEvents | Pace::Call => When::Soon,
-            Pace::Batch => When::Later,
+            WritePolicy::Now | WritePolicy::LastCall => Urgency::Now,
+            WritePolicy::LastCallWithEvents if is_answer => Urgency::Now,
+            WritePolicy::LastCallWithEvents | WritePolicy::Call => Urgency::Soon,
+            WritePolicy::Batch => Urgency::Later,
         }
     }
 }
 
 thread_local! {
-    static PACE: Cell<Pace> = const { Cell::new(Pace::Now) };
+    static PACE: Cell<WritePolicy> = const { Cell::new(WritePolicy::Now) };
 }
 
 /// What the thread does that writes what is to be written soon.
@@ -255,8 +255,8 @@ impl Hub {
         let header = wire::header(Framing::Tagged, id, len);
         let pace = PACE.get();
         let when = pace.when(answers.is_some());
-        if pace == Pace::LastCall && answers.is_none() {
-            Pace::LastCallWithEvents.set();
+        if pace == WritePolicy::LastCall && answers.is_none() {
+            WritePolicy::LastCallWithEvents.set();
         }
         let mut on_cancel = Vec::new();
         let mut state = self.lock();
@@ -276,17 +276,17 @@ impl Hub {
         out.outbox.push(header, payload);
         let full = state.out.unsent >= state.out.next_batch;
         // Who sends faster than the parent reads waits for it, the loop too, but that only then.
-        let wait = when != When::Later || state.is_above_high_water();
+        let wait = when != Urgency::Later || state.is_above_high_water();
         match when {
-            When::Soon if !full => self.flush_soon(state),
-            When::Later if !full && !wait => drop(state),
+            Urgency::Soon if !full => self.flush_soon(state),
+            Urgency::Later if !full && !wait => drop(state),
             _ => drop(self.transmit(state, wait)),
         }
         drop_unneeded(on_cancel);
     }
 
     /// Leaves what has gathered to the flusher.
-    fn flush_soon(&'static self, mut state: MutexGuard<'_, State>) {
+    fn flush_soon(&'static self, mut state: MutexGuard<'_, HubState>) {
         match state.flusher {
             Flusher::Ticking => {}
             Flusher::Asleep => {
@@ -311,7 +311,7 @@ impl Hub {
             if state.out.unsent == 0 || state.out.broken {
                 state.flusher = Flusher::Asleep;
                 let proof = "nothing panics under this lock";
-                let asleep = |state: &mut State| state.flusher == Flusher::Asleep;
+                let asleep = |state: &mut HubState| state.flusher == Flusher::Asleep;
                 state = self.flusher.wait_while(state, asleep).expect(proof);
             }
             drop(self.transmit(state, true));
@@ -324,9 +324,9 @@ impl Hub {
     /// until all is written, otherwise as far as there is room.
     fn transmit<'a>(
         &'a self,
-        mut state: MutexGuard<'a, State>,
+        mut state: MutexGuard<'a, HubState>,
         wait: bool,
-    ) -> MutexGuard<'a, State> {
+    ) -> MutexGuard<'a, HubState> {
         let Some(mut batch) = state.out.batch.take() else {
             return state;
         };
@@ -371,7 +371,7 @@ impl Hub {
             self.changed.notify_all();
         }
         if state.slept_full || state.ledger.is_finished() {
-            self.ring(&mut state);
+            self.wake_loop(&mut state);
         }
         state
     }

@@ -108,9 +108,9 @@ mod tests {
     use super::*;
 
     /// Tells what it was dropped with.
-    struct Call<'a>(&'a RefCell<Option<Failure>>);
+    struct FakeCall<'a>(&'a RefCell<Option<Failure>>);
 
-    impl Drop for Call<'_> {
+    impl Drop for FakeCall<'_> {
         fn drop(&mut self) {
             self.0.replace(Some(blame()));
         }
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn call_that_is_dropped_by_a_panic_is_blamed_on_it() {
         let told = RefCell::default();
-        let call = Call(&told);
+        let call = FakeCall(&told);
         let captured = move || {
             let _call = &call;
             panic!("captured");
@@ -140,7 +140,7 @@ mod tests {
             matches!(told.take(), Some(Failure::Panic { message, .. }) if message == "captured")
         );
 
-        let call = Call(&told);
+        let call = FakeCall(&told);
         let result = catch_blaming(Some(call), |call| {
             let _given = call.take();
             panic!("given");
@@ -154,7 +154,7 @@ mod tests {
         let result = catch_blaming((), |()| panic!("alone"));
         assert!(matches!(result, Err(Failure::Panic { message, .. }) if message == "alone"));
         let told = RefCell::default();
-        drop(Call(&told));
+        drop(FakeCall(&told));
         assert_eq!(told.take(), Some(Failure::Unanswered));
     }
 }

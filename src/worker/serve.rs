@@ -1,13 +1,13 @@
 //! A child takes its connection over, prepares, serves in the shape that its function has, and exits.
 
 use super::hub::Hub;
-use super::inlet::Inlet;
 use super::looper::Loop;
-use super::session::{Session, Step, Violation};
-use super::table::{Entry, Refused, Table};
-use crate::process::Plain;
-use crate::process::marker::{self, Given};
+use super::request_reader::RequestReader;
+use super::session::{ParentViolation, Session, Step};
+use super::table::{FunctionEntry, StartFailure, Table};
+use crate::process::marker::{self, Inherited};
 use crate::sys::{self, Lifeline};
+use crate::wire::Plain;
 use crate::wire::{self, ToParent};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -45,40 +45,44 @@ pub(super) enum Stop {
 }
 
 /// A child with its connection.
-pub(super) struct Child {
+pub(super) struct Server {
     pub(super) session: Session,
-    pub(super) inlet: Inlet,
+    pub(super) requests: RequestReader,
     pub(super) hub: &'static Hub,
 }
 
 /// Serves the parent that started this process, and exits.
-pub(super) fn serve(mut table: Table, options: Options, given: Given) -> ! {
+pub(super) fn serve(mut table: Table, options: Options, given: Inherited) -> ! {
     let serve = || {
         let (input, lifeline) = take_over(given)?;
-        let mut inlet = Inlet::new(input.try_clone()?, lifeline)?;
+        let mut requests = RequestReader::new(input.try_clone()?, lifeline)?;
         if options.done.is_some() {
-            inlet.outlive_parent();
+            requests.outlive_parent();
         }
-        Ok(Child::new(None, inlet, input))
+        Ok(Server::new(None, requests, input))
     };
     let result = serve().map_err(io_error);
-    let result = result.and_then(|child| child.start(&mut table, options));
+    let result = result.and_then(|server| server.start(&mut table, options));
     exit(table, result)
 }
 
 /// Serves a plain peer on the standard input and output, and exits.
 pub(super) fn serve_plain(mut table: Table, options: Options, name: &str, plain: Plain) -> ! {
     let entry = table.plain_function(name);
-    let take_over = || -> io::Result<Child> {
+    let take_over = || -> io::Result<Server> {
         let input = sys::duplicate_above(sys::standard(0), STANDARD)?;
         let output = sys::duplicate_above(sys::standard(1), STANDARD)?;
         sys::replace(0, File::open("/dev/null")?)?;
         // A stray print must not get between the frames.
         sys::replace(1, sys::standard(2))?;
-        Ok(Child::new(Some(plain), Inlet::new(input, None)?, output))
+        Ok(Server::new(
+            Some(plain),
+            RequestReader::new(input, None)?,
+            output,
+        ))
     };
     let result = take_over().map_err(io_error);
-    let result = result.and_then(|child| child.answer(entry, options));
+    let result = result.and_then(|server| server.answer(entry, options));
     exit(table, result)
 }
 
@@ -89,14 +93,14 @@ fn exit(table: Table, result: Result<(), Stop>) -> ! {
         Ok(()) => 0,
         Err(Stop::Refused) => 1,
         Err(Stop::Error(message)) => {
-            eprintln!("offspring child: {message}");
+            eprintln!("offspring server: {message}");
             1
         }
     })
 }
 
 /// Makes the standard descriptors what a program expects, and the connection private.
-fn take_over(given: Given) -> io::Result<(OwnedFd, Option<Lifeline>)> {
+fn take_over(given: Inherited) -> io::Result<(OwnedFd, Option<Lifeline>)> {
     let socket = sys::duplicate_above(sys::standard(0), STANDARD)?;
     sys::replace(0, File::open("/dev/null")?)?;
     let inherited = |number| {
@@ -121,11 +125,11 @@ fn take_over(given: Given) -> io::Result<(OwnedFd, Option<Lifeline>)> {
     Ok((socket, lifeline))
 }
 
-impl Child {
-    fn new(plain: Option<Plain>, inlet: Inlet, output: OwnedFd) -> Self {
-        Child {
+impl Server {
+    fn new(plain: Option<Plain>, requests: RequestReader, output: OwnedFd) -> Self {
+        Server {
             session: Session::new(plain, BUFLEN),
-            inlet,
+            requests,
             // Everything has it, as long as the process lives: references need not be counted.
             hub: Box::leak(Box::new(Hub::new(output, plain))),
         }
@@ -138,10 +142,10 @@ impl Child {
             && super::logger::install(self.hub, level).is_err()
         {
             let message =
-                "Worker::log() found a logger in the child; set it after run()".to_owned();
+                "Worker::log() found a logger in the server; set it after run()".to_owned();
             return Err(refuse(self.hub, (wire::REFUSED_SETUP, message)));
         }
-        if !self.inlet.hold_on().map_err(io_error)? {
+        if !self.requests.arm_lifeline().map_err(io_error)? {
             return Ok(());
         }
         loop {
@@ -174,14 +178,14 @@ impl Child {
     }
 
     /// Answers requests until they end.
-    fn answer(self, entry: &mut Entry, options: Options) -> Result<(), Stop> {
+    fn answer(self, entry: &mut FunctionEntry, options: Options) -> Result<(), Stop> {
         self.hub.flush_at_exit();
         entry.serve(self, options)
     }
 
     /// Reads on, waiting for something to come. Returns false at the end of the requests.
     pub(super) fn read(&mut self) -> Result<bool, Stop> {
-        let n = self.inlet.read(&mut self.session).map_err(io_error)?;
+        let n = self.requests.read(&mut self.session).map_err(io_error)?;
         self.has_read(n)
     }
 
@@ -189,13 +193,13 @@ impl Child {
     pub(super) fn has_read(&self, n: usize) -> Result<bool, Stop> {
         if n == 0 {
             let finished = self.session.finish();
-            finished.map_err(|error| broken(Violation::Decode(error)))?;
+            finished.map_err(|error| broken(ParentViolation::Decode(error)))?;
         }
         Ok(n > 0)
     }
 }
 
-fn refuse(hub: &'static Hub, (kind, message): Refused) -> Stop {
+fn refuse(hub: &'static Hub, (kind, message): StartFailure) -> Stop {
     let message = &message;
     hub.control(&ToParent::Refused { kind, message });
     Stop::Refused
@@ -205,7 +209,7 @@ pub(super) fn io_error(error: io::Error) -> Stop {
     Stop::Error(format!("the connection to the parent: {error}"))
 }
 
-pub(super) fn broken(violation: Violation) -> Stop {
+pub(super) fn broken(violation: ParentViolation) -> Stop {
     Stop::Error(format!("the parent broke the protocol: {violation}"))
 }
 

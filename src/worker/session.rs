@@ -10,7 +10,7 @@
 //! none.
 
 use crate::codec::Input;
-use crate::process::Plain;
+use crate::wire::Plain;
 use crate::wire::{
     self, ControlError, DecodeError, Decoder, Framing, Payload, Run, Space, ToChild,
 };
@@ -59,7 +59,7 @@ impl Request<'_> {
 
 /// How a parent broke the protocol, or what else it speaks.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Violation {
+pub(crate) enum ParentViolation {
     Decode(DecodeError),
     Control(ControlError),
     /// A request before it was said which function is to serve it.
@@ -78,24 +78,26 @@ pub(crate) enum Violation {
     },
 }
 
-impl fmt::Display for Violation {
+impl fmt::Display for ParentViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Violation::Decode(error) => error.fmt(f),
-            Violation::Control(error) => error.fmt(f),
-            Violation::TooEarly { id } => {
+            ParentViolation::Decode(error) => error.fmt(f),
+            ParentViolation::Control(error) => error.fmt(f),
+            ParentViolation::TooEarly { id } => {
                 write!(f, "expected `setup` or `run`, got a request with id {id}")
             }
-            Violation::TooLate => {
+            ParentViolation::TooLate => {
                 f.write_str("expected `setup` and `run` before the first request")
             }
-            Violation::Duplicate { id } => {
+            ParentViolation::Duplicate { id } => {
                 write!(
                     f,
                     "expected a new id, got a request with id {id}, which is not answered"
                 )
             }
-            Violation::Id { id } => write!(f, "expected a request, got a frame with id {id:#x}"),
+            ParentViolation::Id { id } => {
+                write!(f, "expected a request, got a frame with id {id:#x}")
+            }
         }
     }
 }
@@ -147,16 +149,16 @@ impl Session {
     }
 
     /// The next step, if it has come whole.
-    pub(crate) fn next(&mut self) -> Result<Option<Step<'_>>, Violation> {
-        let Some((id, payload)) = self.decoder.next().map_err(Violation::Decode)? else {
+    pub(crate) fn next(&mut self) -> Result<Option<Step<'_>>, ParentViolation> {
+        let Some((id, payload)) = self.decoder.next().map_err(ParentViolation::Decode)? else {
             return Ok(None);
         };
         let id = match self.plain {
             None if id == wire::CONTROL_TO_CHILD => return self.control(payload).map(Some),
-            None if !self.serving => return Err(Violation::TooEarly { id }),
-            None if id > wire::MAX_ID => return Err(Violation::Id { id }),
+            None if !self.serving => return Err(ParentViolation::TooEarly { id }),
+            None if id > wire::MAX_ID => return Err(ParentViolation::Id { id }),
             // The original counts up to 2^32 - 1 here.
-            Some(Plain::Tagged) if id == 0 => return Err(Violation::Id { id }),
+            Some(Plain::Tagged) if id == 0 => return Err(ParentViolation::Id { id }),
             None | Some(Plain::Tagged) => id,
             Some(Plain::Ordered) => self.counted(),
         };
@@ -184,7 +186,7 @@ impl Session {
         self.count
     }
 
-    fn control(&mut self, payload: Payload) -> Result<Step<'_>, Violation> {
+    fn control(&mut self, payload: Payload) -> Result<Step<'_>, ParentViolation> {
         let bytes = match payload {
             Payload::At(at) => self.decoder.bytes(at),
             Payload::Owned(bytes) => {
@@ -192,11 +194,11 @@ impl Session {
                 &self.held
             }
         };
-        match ToChild::decode(bytes).map_err(Violation::Control)? {
+        match ToChild::decode(bytes).map_err(ParentViolation::Control)? {
             ToChild::Setup { name, strings } if !self.serving => Ok(Step::Setup { name, strings }),
             ToChild::Run(run) if !self.serving => Ok(Step::Run(run)),
-            ToChild::Setup { .. } | ToChild::Run(_) => Err(Violation::TooLate),
-            ToChild::Cancel { id } if !self.serving => Err(Violation::TooEarly { id }),
+            ToChild::Setup { .. } | ToChild::Run(_) => Err(ParentViolation::TooLate),
+            ToChild::Cancel { id } if !self.serving => Err(ParentViolation::TooEarly { id }),
             ToChild::Cancel { id } => Ok(Step::Cancel { id }),
         }
     }
@@ -229,7 +231,7 @@ mod tests {
         session: &mut Session,
         mut bytes: &[u8],
         split: usize,
-    ) -> Result<Vec<String>, Violation> {
+    ) -> Result<Vec<String>, ParentViolation> {
         let mut steps = Vec::new();
         while !bytes.is_empty() {
             let n = session.space().fill(&bytes[..split.min(bytes.len())]);
@@ -262,7 +264,7 @@ mod tests {
         Ok(steps)
     }
 
-    fn all(bytes: &[u8]) -> Result<Vec<String>, Violation> {
+    fn all(bytes: &[u8]) -> Result<Vec<String>, ParentViolation> {
         steps(&mut Session::new(None, 64), bytes, usize::MAX)
     }
 
@@ -302,21 +304,27 @@ mod tests {
         let stream = [run(), frame(1, &[0; 31])].concat();
         assert!(matches!(
             all(&stream),
-            Err(Violation::Decode(DecodeError::TooLarge { limit: 30, .. }))
+            Err(ParentViolation::Decode(DecodeError::TooLarge {
+                limit: 30,
+                ..
+            }))
         ));
     }
 
     #[test]
     fn everything_has_its_time() {
-        assert_eq!(all(&frame(1, b"")), Err(Violation::TooEarly { id: 1 }));
-        assert_eq!(all(&[run(), run()].concat()), Err(Violation::TooLate));
+        assert_eq!(
+            all(&frame(1, b"")),
+            Err(ParentViolation::TooEarly { id: 1 })
+        );
+        assert_eq!(all(&[run(), run()].concat()), Err(ParentViolation::TooLate));
         assert_eq!(
             all(&[run(), frame(0x8000_0000, b"")].concat()),
-            Err(Violation::Id { id: 0x8000_0000 })
+            Err(ParentViolation::Id { id: 0x8000_0000 })
         );
         assert!(matches!(
             all(&frame(0, b"\x05dance")),
-            Err(Violation::Control(ControlError::Verb(verb))) if verb == "dance"
+            Err(ParentViolation::Control(ControlError::Verb(verb))) if verb == "dance"
         ));
     }
 
@@ -330,7 +338,7 @@ mod tests {
         );
         assert_eq!(
             steps(&mut tagged, &frame(0, b""), 3),
-            Err(Violation::Id { id: 0 })
+            Err(ParentViolation::Id { id: 0 })
         );
         let mut ordered = Session::new(Some(Plain::Ordered), 64);
         assert_eq!(

@@ -4,8 +4,8 @@ use super::caller::Caller;
 use super::hub::{Hub, describe};
 use super::looper::Loop;
 use super::panics;
-use super::serve::{Child, Options, Stop};
-use super::{async_child, sync_child};
+use super::serve::{Options, Server, Stop};
+use super::{concurrent, returning};
 use crate::codec::{Argument, Codec, Input, Strings};
 use crate::error::BoxError;
 use crate::service::Service;
@@ -15,13 +15,13 @@ use std::sync::Arc;
 use std::thread;
 
 /// Functions are called with a request, and see to it that the call of this id is answered.
-pub(super) type Sync = dyn FnMut(Input<'_>, &'static Hub, u32);
-pub(super) type Deferred = dyn FnMut(Input<'_>, &'static Hub, u32, &Loop);
-pub(super) type Threaded = dyn Fn(Input<'_>, &'static Hub, u32) + Send + std::marker::Sync;
+pub(super) type ReturningFn = dyn FnMut(Input<'_>, &'static Hub, u32);
+pub(super) type DeferredFn = dyn FnMut(Input<'_>, &'static Hub, u32, &Loop);
+pub(super) type ThreadedFn = dyn Fn(Input<'_>, &'static Hub, u32) + Send + Sync;
 pub(super) type OnPanic = dyn Fn(&'static Hub, &Failure);
 
 /// Has a child answer requests by one function, until they end.
-type Serve = Box<dyn FnMut(Child, Options) -> Result<(), Stop>>;
+type Serve = Box<dyn FnMut(Server, Options) -> Result<(), Stop>>;
 
 type Setup = Box<dyn FnMut(Strings) -> Result<(), BoxError>>;
 
@@ -30,11 +30,11 @@ type Setup = Box<dyn FnMut(Strings) -> Result<(), BoxError>>;
 pub(super) struct Table {
     /// Both by name.
     setups: Vec<(String, Setup)>,
-    functions: Vec<(String, Entry)>,
+    functions: Vec<(String, FunctionEntry)>,
 }
 
 /// One function.
-pub(super) struct Entry {
+pub(super) struct FunctionEntry {
     version: u32,
     codec: &'static str,
     /// In a program that has no function of some shape, nothing refers to what serves that shape, and
@@ -42,8 +42,8 @@ pub(super) struct Entry {
     serve: Serve,
 }
 
-/// Why a child will not serve: a kind of [`wire::ToParent::Refused`], and a message.
-pub(super) type Refused = (&'static str, String);
+/// Why a child will not serve: a kind of [`wire::ToParent::StartFailure`], and a message.
+pub(super) type StartFailure = (&'static str, String);
 
 impl Table {
     pub(super) fn add_setup(
@@ -63,11 +63,11 @@ impl Table {
         F: FnMut(S::Request, &Caller<S>) -> Result<R, S::Error> + 'static,
         R: Argument<S::Reply, S::Codec>,
     {
-        let mut function: Box<Sync> = Box::new(move |request, hub, id| {
+        let mut function: Box<ReturningFn> = Box::new(move |request, hub, id| {
             Caller::<S>::new(hub, id).answer_with(request, &mut function);
         });
-        let serve = move |child: Child, options: Options| {
-            sync_child::answer(child, &mut *function, options.high_water)
+        let serve = move |server: Server, options: Options| {
+            returning::answer(server, &mut *function, options.high_water)
         };
         self.add(service, Box::new(serve));
     }
@@ -77,7 +77,7 @@ impl Table {
         S: Service,
         F: FnMut(S::Request, Caller<S>, &Loop) + 'static,
     {
-        let mut function: Box<Deferred> = Box::new(move |request, hub, id, events| {
+        let mut function: Box<DeferredFn> = Box::new(move |request, hub, id, events| {
             let caller = Caller::<S>::new(hub, id);
             match S::Codec::decode(request) {
                 Ok(request) => function(request, caller, events),
@@ -85,10 +85,10 @@ impl Table {
             }
         });
         let on_panic = tell_panic(service.clone());
-        let serve = move |child: Child, options: Options| {
+        let serve = move |server: Server, options: Options| {
             let running = options.max_running;
-            let function = async_child::Function::Deferred(&mut *function);
-            async_child::answer(child, function, &on_panic, options, running)
+            let function = concurrent::Function::Deferred(&mut *function);
+            concurrent::answer(server, function, &on_panic, options, running)
         };
         self.add(service, Box::new(serve));
     }
@@ -96,24 +96,24 @@ impl Table {
     pub(super) fn add_threaded<S, F, R>(&mut self, service: S, function: F)
     where
         S: Service,
-        F: Fn(S::Request, &Caller<S>) -> Result<R, S::Error> + Send + std::marker::Sync + 'static,
+        F: Fn(S::Request, &Caller<S>) -> Result<R, S::Error> + Send + Sync + 'static,
         R: Argument<S::Reply, S::Codec>,
     {
-        let function: Arc<Threaded> = Arc::new(move |request, hub, id| {
+        let function: Arc<ThreadedFn> = Arc::new(move |request, hub, id| {
             Caller::<S>::new(hub, id).answer_with(request, &function);
         });
         let on_panic = tell_panic(service.clone());
-        let serve = move |child: Child, options: Options| {
+        let serve = move |server: Server, options: Options| {
             let all = || thread::available_parallelism().map_or(1, NonZero::get);
             let threads = options.threads.unwrap_or_else(all);
-            let function = async_child::Function::Threaded(&function);
-            async_child::answer(child, function, &on_panic, options, threads)
+            let function = concurrent::Function::Threaded(&function);
+            concurrent::answer(server, function, &on_panic, options, threads)
         };
         self.add(service, Box::new(serve));
     }
 
     fn add<S: Service>(&mut self, service: S, serve: Serve) {
-        let entry = Entry {
+        let entry = FunctionEntry {
             version: service.version(),
             codec: <S::Codec as Codec<S::Request>>::NAME,
             serve,
@@ -121,7 +121,7 @@ impl Table {
         self.add_entry(service.name(), entry);
     }
 
-    fn add_entry(&mut self, name: &str, entry: Entry) {
+    fn add_entry(&mut self, name: &str, entry: FunctionEntry) {
         match find(&self.functions, name) {
             Ok(_) => panic!("two functions have the name `{name}`"),
             Err(at) => self.functions.insert(at, (name.to_owned(), entry)),
@@ -137,7 +137,7 @@ impl Table {
     }
 
     /// Runs a setup with octet strings as they travel.
-    pub(super) fn set_up(&mut self, name: &str, strings: &[u8]) -> Result<(), Refused> {
+    pub(super) fn set_up(&mut self, name: &str, strings: &[u8]) -> Result<(), StartFailure> {
         let refused = |message| (wire::REFUSED_SETUP, message);
         let Ok(at) = find(&self.setups, name) else {
             let names = list(&self.setups);
@@ -153,10 +153,10 @@ impl Table {
     }
 
     /// The function that a parent asks for.
-    pub(super) fn function(&mut self, run: &Run<'_>) -> Result<&mut Entry, Refused> {
+    pub(super) fn function(&mut self, run: &Run<'_>) -> Result<&mut FunctionEntry, StartFailure> {
         if run.protocol != wire::VERSION {
             let message = format!(
-                "the child speaks version {} of the protocol, the parent version {}",
+                "the server speaks version {} of the protocol, the parent version {}",
                 wire::VERSION,
                 run.protocol
             );
@@ -171,7 +171,7 @@ impl Table {
         let entry = &mut self.functions[at].1;
         if (entry.version, entry.codec) != (run.version, run.codec) {
             let message = format!(
-                "function `{name}` has version {} and codec `{}` in the child, version {} and codec \
+                "function `{name}` has version {} and codec `{}` in the server, version {} and codec \
                  `{}` in the parent",
                 entry.version, entry.codec, run.version, run.codec
             );
@@ -181,7 +181,7 @@ impl Table {
     }
 
     /// The function of that name, whatever its codec.
-    pub(super) fn plain_function(&mut self, name: &str) -> &mut Entry {
+    pub(super) fn plain_function(&mut self, name: &str) -> &mut FunctionEntry {
         match find(&self.functions, name) {
             Ok(at) => &mut self.functions[at].1,
             Err(_) => {
@@ -192,10 +192,10 @@ impl Table {
     }
 }
 
-impl Entry {
+impl FunctionEntry {
     /// Has a child answer requests by this function, until they end.
-    pub(super) fn serve(&mut self, child: Child, options: Options) -> Result<(), Stop> {
-        (self.serve)(child, options)
+    pub(super) fn serve(&mut self, server: Server, options: Options) -> Result<(), Stop> {
+        (self.serve)(server, options)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Timers, by when they are due. Pure: the time is told.
 
-use crate::agenda::Agenda;
-use crate::by_id::ById;
+use crate::deadlines::Deadlines;
+use crate::id_map::IdMap;
 use std::time::{Duration, Instant};
 
 /// What each timer carries is a `T`. Timers due at the same time fire in the order in which they
@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Timers<T> {
     /// Those that are due at some time.
-    queue: Agenda,
-    all: ById<T>,
+    queue: Deadlines,
+    all: IdMap<T>,
 }
 
 impl<T> Default for Timers<T> {
     fn default() -> Self {
         Timers {
-            queue: Agenda::default(),
-            all: ById::default(),
+            queue: Deadlines::default(),
+            all: IdMap::default(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Moments by key, and which comes first. Pure: the time is told.
 
-use crate::by_id::ById;
+use crate::id_map::IdMap;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::Instant;
@@ -10,8 +10,8 @@ use std::time::Instant;
 /// What is removed stays queued until it comes first: a tree that looks for it takes longer, and is
 /// several times the code.
 #[derive(Debug, Default)]
-pub(crate) struct Agenda {
-    moments: ById<Instant>,
+pub(crate) struct Deadlines {
+    moments: IdMap<Instant>,
     /// Most moments come in order: these are sorted. Here and in `others` are all of `moments`, and
     /// what was changed or removed since: that is passed over. The first of either is one of `moments`.
     queue: VecDeque<(Instant, u64)>,
@@ -22,7 +22,7 @@ pub(crate) struct Agenda {
 /// So much may be queued that was removed, whatever there is beside it.
 const FEW: usize = 64;
 
-impl Agenda {
+impl Deadlines {
     /// Sets the moment of a key, which may have another.
     pub(crate) fn set(&mut self, key: u64, moment: Instant) {
         self.moments.insert(key, moment);
@@ -42,7 +42,7 @@ impl Agenda {
 
     /// Takes all moments away.
     pub(crate) fn clear(&mut self) {
-        *self = Agenda::default();
+        *self = Deadlines::default();
     }
 
     /// The first moment, and its key.
@@ -100,78 +100,80 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    fn queued(agenda: &Agenda) -> usize {
-        agenda.queue.len() + agenda.others.len()
+    fn queued(deadlines: &Deadlines) -> usize {
+        deadlines.queue.len() + deadlines.others.len()
     }
 
     #[test]
     fn equal_moments_come_by_key() {
         let now = Instant::now();
-        let mut agenda = Agenda::default();
+        let mut deadlines = Deadlines::default();
         for key in [3, 1, 2] {
-            agenda.set(key, now);
+            deadlines.set(key, now);
         }
         for key in 1..=3 {
-            assert_eq!(agenda.first(), Some((now, key)));
-            agenda.remove(key);
+            assert_eq!(deadlines.first(), Some((now, key)));
+            deadlines.remove(key);
         }
-        assert_eq!(agenda.first(), None);
+        assert_eq!(deadlines.first(), None);
     }
 
     #[test]
     fn moment_that_is_set_again_counts_once() {
         let now = Instant::now();
-        let mut agenda = Agenda::default();
+        let mut deadlines = Deadlines::default();
         for moment in [now + 2 * MS, now, now + 2 * MS] {
-            agenda.set(1, moment);
-            assert_eq!(agenda.first(), Some((moment, 1)));
+            deadlines.set(1, moment);
+            assert_eq!(deadlines.first(), Some((moment, 1)));
         }
-        agenda.remove(1);
-        agenda.remove(1);
-        assert_eq!(agenda.first(), None);
+        deadlines.remove(1);
+        deadlines.remove(1);
+        assert_eq!(deadlines.first(), None);
     }
 
     #[test]
     fn what_was_removed_does_not_pile_up() {
         let now = Instant::now();
-        let mut agenda = Agenda::default();
-        agenda.set(0, now);
+        let mut deadlines = Deadlines::default();
+        deadlines.set(0, now);
         for n in 1..10_000 {
-            agenda.set(n, now + MS);
-            agenda.remove(n);
-            agenda.set(0, now + (n % 2) as u32 * MS);
-            assert!(queued(&agenda) <= 2 + FEW, "{}", queued(&agenda));
+            deadlines.set(n, now + MS);
+            deadlines.remove(n);
+            deadlines.set(0, now + (n % 2) as u32 * MS);
+            assert!(queued(&deadlines) <= 2 + FEW, "{}", queued(&deadlines));
         }
-        agenda.clear();
-        assert!(agenda.first().is_none() && queued(&agenda) == 0);
+        deadlines.clear();
+        assert!(deadlines.first().is_none() && queued(&deadlines) == 0);
     }
 
     #[test]
     fn room_for_many_is_given_back() {
         let now = Instant::now();
-        let mut agenda = Agenda::default();
+        let mut deadlines = Deadlines::default();
         let all = 0..10_000u64;
         let at = |key: u64| now + key as u32 * MS;
         for in_order in [true, false] {
             if in_order {
-                all.clone().for_each(|key| agenda.set(key, at(key)));
+                all.clone().for_each(|key| deadlines.set(key, at(key)));
             } else {
-                all.clone().rev().for_each(|key| agenda.set(key, at(key)));
+                all.clone()
+                    .rev()
+                    .for_each(|key| deadlines.set(key, at(key)));
             }
-            (0..9_990).for_each(|key| agenda.remove(key));
-            assert!(agenda.is_roomy());
-            agenda.trim();
-            assert!(!agenda.is_roomy());
-            let (queue, others) = (agenda.queue.capacity(), agenda.others.capacity());
+            (0..9_990).for_each(|key| deadlines.remove(key));
+            assert!(deadlines.is_roomy());
+            deadlines.trim();
+            assert!(!deadlines.is_roomy());
+            let (queue, others) = (deadlines.queue.capacity(), deadlines.others.capacity());
             assert!(queue + others <= 8 * FEW, "{queue}, {others}");
-            assert_eq!(agenda.first(), Some((at(9_990), 9_990)));
+            assert_eq!(deadlines.first(), Some((at(9_990), 9_990)));
         }
     }
 
     #[test]
     fn behaves_as_a_sorted_set() {
         let start = Instant::now();
-        let (mut agenda, mut model) = (Agenda::default(), BTreeSet::new());
+        let (mut deadlines, mut model) = (Deadlines::default(), BTreeSet::new());
         let mut random = 1u32;
         for _ in 0..100_000 {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -181,13 +183,13 @@ mod tests {
             let growing = (random >> 28 == 0) != (model.len() < 100);
             model.retain(|(_, other)| *other != key);
             if growing {
-                agenda.set(key, moment);
+                deadlines.set(key, moment);
                 model.insert((moment, key));
             } else {
-                agenda.remove(key);
+                deadlines.remove(key);
             }
-            assert_eq!(agenda.first(), model.first().copied());
-            assert!(queued(&agenda) <= 2 * model.len() + FEW);
+            assert_eq!(deadlines.first(), model.first().copied());
+            assert!(queued(&deadlines) <= 2 * model.len() + FEW);
         }
     }
 }

@@ -1,11 +1,10 @@
 //! How a child is stopped. Pure.
 
-use crate::sys::Signal;
 use std::time::{Duration, Instant};
 
 /// How far the parent had to go to end a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Rung {
+pub enum StopStage {
     /// The end of its requests was enough.
     Closed,
     /// It was sent SIGTERM.
@@ -14,15 +13,22 @@ pub enum Rung {
     Killed,
 }
 
+/// The signals that stop a child.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::rpc) enum Signal {
+    Term,
+    Kill,
+}
+
 /// Climbs from rung to rung while the child does not end, staying `grace` on each.
 ///
 /// ```text
 ///   start() ── grace ──▶ SIGTERM ── grace ──▶ SIGKILL ── grace, at least PATIENCE ──▶ given up
 /// ```
 #[derive(Debug)]
-pub(crate) struct Ladder {
+pub(crate) struct StopLadder {
     grace: Duration,
-    rung: Rung,
+    stage: StopStage,
     next: Option<Instant>,
     given_up: bool,
 }
@@ -31,11 +37,11 @@ pub(crate) struct Ladder {
 /// in those of a busy machine, and one that is given up is never reaped.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-impl Ladder {
+impl StopLadder {
     pub(crate) fn new(grace: Duration) -> Self {
-        Ladder {
+        StopLadder {
             grace,
-            rung: Rung::Closed,
+            stage: StopStage::Closed,
             next: None,
             given_up: false,
         }
@@ -43,21 +49,21 @@ impl Ladder {
 
     /// Sets foot on the ladder, if that was not done before: the child has been told to go.
     pub(crate) fn start(&mut self, now: Instant) {
-        if self.next.is_none() && self.rung == Rung::Closed {
+        if self.next.is_none() && self.stage == StopStage::Closed {
             self.next = now.checked_add(self.grace);
         }
     }
 
     /// As [`start`](Ladder::start), but the first grace is over already.
     pub(crate) fn start_at_once(&mut self, now: Instant) {
-        if self.rung == Rung::Closed {
+        if self.stage == StopStage::Closed {
             self.next = Some(now);
         }
     }
 
     /// Notes that the child was sent SIGKILL.
     pub(crate) fn killed(&mut self, now: Instant) {
-        self.rung = Rung::Killed;
+        self.stage = StopStage::Killed;
         self.next = now.checked_add(self.grace.max(PATIENCE));
     }
 
@@ -67,16 +73,16 @@ impl Ladder {
             return None;
         }
         self.next = now.checked_add(self.grace);
-        match self.rung {
-            Rung::Closed => {
-                self.rung = Rung::Terminated;
+        match self.stage {
+            StopStage::Closed => {
+                self.stage = StopStage::Terminated;
                 Some(Signal::Term)
             }
-            Rung::Terminated => {
+            StopStage::Terminated => {
                 self.killed(now);
                 Some(Signal::Kill)
             }
-            Rung::Killed => {
+            StopStage::Killed => {
                 self.next = None;
                 self.given_up = true;
                 None
@@ -90,8 +96,8 @@ impl Ladder {
     }
 
     /// How far it went.
-    pub(crate) fn rung(&self) -> Rung {
-        self.rung
+    pub(crate) fn stage(&self) -> StopStage {
+        self.stage
     }
 
     /// Whether even SIGKILL was no use: the process hangs in the kernel.
@@ -109,7 +115,7 @@ mod tests {
     #[test]
     fn climbs_in_time() {
         let start = Instant::now();
-        let mut ladder = Ladder::new(GRACE);
+        let mut ladder = StopLadder::new(GRACE);
         assert_eq!(ladder.climb(start + 9 * GRACE), None);
         ladder.start(start);
         ladder.start(start + GRACE);
@@ -122,13 +128,16 @@ mod tests {
             (ladder.climb(start + 3 * GRACE), ladder.has_given_up()),
             (None, true)
         );
-        assert_eq!((ladder.rung(), ladder.deadline()), (Rung::Killed, None));
+        assert_eq!(
+            (ladder.stage(), ladder.deadline()),
+            (StopStage::Killed, None)
+        );
     }
 
     #[test]
     fn short_grace_does_not_give_up_what_is_killed() {
         let start = Instant::now();
-        let mut ladder = Ladder::new(Duration::ZERO);
+        let mut ladder = StopLadder::new(Duration::ZERO);
         ladder.start(start);
         assert_eq!(ladder.climb(start), Some(Signal::Term));
         assert_eq!(ladder.climb(start), Some(Signal::Kill));
@@ -140,7 +149,7 @@ mod tests {
 
     #[test]
     fn endless_grace_never_climbs() {
-        let mut ladder = Ladder::new(Duration::MAX);
+        let mut ladder = StopLadder::new(Duration::MAX);
         ladder.start(Instant::now());
         assert_eq!(ladder.deadline(), None);
         assert_eq!(ladder.climb(Instant::now()), None);
@@ -149,7 +158,7 @@ mod tests {
     #[test]
     fn start_at_once_skips_the_first_grace() {
         let start = Instant::now();
-        let mut ladder = Ladder::new(GRACE);
+        let mut ladder = StopLadder::new(GRACE);
         ladder.start(start);
         ladder.start_at_once(start);
         assert_eq!(ladder.climb(start), Some(Signal::Term));

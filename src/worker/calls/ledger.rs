@@ -5,14 +5,14 @@
 //!                   └──── cancel() ──────┴ told
 //! ```
 
-use super::idset::IdSet;
+use super::id_set::IdSet;
 use crate::wire::SmallBytes;
 use std::collections::VecDeque;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
-    limits: Limits,
+    limits: CallLimits,
     /// Requests that have not started, in order.
     waiting: VecDeque<(u32, SmallBytes)>,
     /// The bytes of those.
@@ -26,16 +26,16 @@ pub(crate) struct Ledger {
 
 /// What a child takes on at most.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct CallLimits {
     /// How many calls run at once.
     pub(crate) running: usize,
     /// How many bytes may wait, to be started or to be written, before no more is read.
     pub(crate) high_water: usize,
 }
 
-impl Default for Limits {
+impl Default for CallLimits {
     fn default() -> Self {
-        Limits {
+        CallLimits {
             running: usize::MAX,
             high_water: usize::MAX,
         }
@@ -44,7 +44,7 @@ impl Default for Limits {
 
 /// What a cancelled call was doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Was {
+pub(crate) enum CallState {
     /// It never starts.
     Waiting,
     Running,
@@ -58,7 +58,7 @@ pub(crate) struct Duplicate;
 
 impl Ledger {
     /// Changes what is taken on from now on. Default: anything.
-    pub(crate) fn set_limits(&mut self, limits: Limits) {
+    pub(crate) fn set_limits(&mut self, limits: CallLimits) {
         self.limits = limits;
     }
 
@@ -118,17 +118,17 @@ impl Ledger {
     }
 
     /// Nobody waits for the answer any more.
-    pub(crate) fn cancel(&mut self, id: u32) -> Was {
+    pub(crate) fn cancel(&mut self, id: u32) -> CallState {
         if let Some(at) = self.waiting.iter().position(|(waiting, _)| *waiting == id) {
             let (_, request) = self.waiting.remove(at).expect("it was just found");
             self.waiting_bytes -= request.len();
-            return Was::Waiting;
+            return CallState::Waiting;
         }
         if self.running.contains(id) {
             self.cancelled.insert(id);
-            return Was::Running;
+            return CallState::Running;
         }
-        Was::Gone
+        CallState::Gone
     }
 
     /// Whether a call runs.
@@ -187,7 +187,7 @@ mod tests {
 
     fn ledger(running: usize, high_water: usize) -> Ledger {
         let mut ledger = Ledger::default();
-        ledger.set_limits(Limits {
+        ledger.set_limits(CallLimits {
             running,
             high_water,
         });
@@ -226,13 +226,13 @@ mod tests {
         for id in 2..=4 {
             ledger.wait(id, bytes(1)).unwrap();
         }
-        assert_eq!(ledger.cancel(3), Was::Waiting);
-        assert_eq!(ledger.cancel(3), Was::Gone);
-        assert_eq!(ledger.cancel(1), Was::Running);
+        assert_eq!(ledger.cancel(3), CallState::Waiting);
+        assert_eq!(ledger.cancel(3), CallState::Gone);
+        assert_eq!(ledger.cancel(1), CallState::Running);
         assert!(ledger.is_cancelled(1));
         ledger.answered(1);
         assert!(!ledger.is_cancelled(1));
-        assert_eq!(ledger.cancel(1), Was::Gone);
+        assert_eq!(ledger.cancel(1), CallState::Gone);
         assert_eq!(started(&mut ledger), [2]);
         ledger.answered(2);
         assert_eq!(started(&mut ledger), [4]);

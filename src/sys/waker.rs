@@ -6,17 +6,17 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 /// A descriptor that is readable once rung, until it is silenced; see eventfd(2).
 #[derive(Debug)]
-pub(crate) struct Bell(OwnedFd);
+pub(crate) struct Waker(OwnedFd);
 
-impl Bell {
+impl Waker {
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: takes no pointers.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
         // SAFETY: the descriptor was just made and nobody else has it.
-        Ok(Bell(unsafe { OwnedFd::from_raw_fd(fd) }))
+        Ok(Waker(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    pub(crate) fn ring(&self) {
+    pub(crate) fn wake(&self) {
         let one = 1u64.to_ne_bytes();
         let (fd, start) = (self.0.as_raw_fd(), one.as_ptr().cast());
         // It only fails if it was rung 2^64 - 2 times before, and so is heard anyway.
@@ -24,7 +24,7 @@ impl Bell {
         let _ = retry(|| check_size(unsafe { libc::write(fd, start, one.len()) }));
     }
 
-    pub(crate) fn silence(&self) {
+    pub(crate) fn reset(&self) {
         let mut count = [0u8; 8];
         let (fd, start) = (self.0.as_raw_fd(), count.as_mut_ptr().cast());
         // SAFETY: `start` points to eight writable bytes.
@@ -36,7 +36,7 @@ impl Bell {
     }
 }
 
-impl AsFd for Bell {
+impl AsFd for Waker {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }

@@ -1,8 +1,8 @@
 //! The child's reading end.
 
 use super::session::Session;
-use crate::patience::Patience;
-use crate::sys::{self, How, Interest, Lifeline};
+use crate::busy_poll::BusyPoll;
+use crate::sys::{self, Interest, Lifeline, ReadMode};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -13,43 +13,43 @@ use std::time::Duration;
 pub(super) const LINGER: Duration = Duration::from_millis(50);
 
 /// Where requests come from.
-pub(super) struct Inlet {
+pub(super) struct RequestReader {
     fd: OwnedFd,
     is_socket: bool,
     lifeline: Option<Lifeline>,
     /// Whether the lifeline is armed.
-    holding_on: bool,
-    patience: Patience,
+    armed: bool,
+    busy_poll: BusyPoll,
 }
 
-impl Inlet {
+impl RequestReader {
     /// A reading end. With a lifeline it must be a socket.
     pub(super) fn new(fd: OwnedFd, lifeline: Option<Lifeline>) -> io::Result<Self> {
         if lifeline.is_some() {
             let socket = UnixStream::from(fd.try_clone()?);
             socket.set_read_timeout(Some(LINGER))?;
         }
-        Ok(Inlet {
+        Ok(RequestReader {
             is_socket: sys::is_stream_socket(fd.as_fd()),
             fd,
             lifeline,
-            holding_on: false,
-            patience: Patience::default(),
+            armed: false,
+            busy_poll: BusyPoll::default(),
         })
     }
 
     /// The process is to live on without its parent.
     pub(super) fn outlive_parent(&mut self) {
-        self.let_go();
+        self.disarm_lifeline();
         self.lifeline = None;
     }
 
     /// From here on the process dies with its parent, if it is meant to. Returns whether the parent
     /// is still there.
-    pub(super) fn hold_on(&mut self) -> io::Result<bool> {
+    pub(super) fn arm_lifeline(&mut self) -> io::Result<bool> {
         match &self.lifeline {
-            Some(lifeline) if !self.holding_on => {
-                self.holding_on = true;
+            Some(lifeline) if !self.armed => {
+                self.armed = true;
                 lifeline.arm()
             }
             _ => Ok(true),
@@ -57,17 +57,17 @@ impl Inlet {
     }
 
     /// The process is idle: it will see the end of its requests.
-    pub(super) fn let_go(&mut self) {
+    pub(super) fn disarm_lifeline(&mut self) {
         if let Some(lifeline) = &self.lifeline
-            && std::mem::take(&mut self.holding_on)
+            && std::mem::take(&mut self.armed)
         {
             // The descriptor is open, and nothing else can be wrong with it.
             let _ = lifeline.disarm();
         }
     }
 
-    pub(super) fn is_holding_on(&self) -> bool {
-        self.holding_on
+    pub(super) fn is_armed(&self) -> bool {
+        self.armed
     }
 
     pub(super) fn number(&self) -> RawFd {
@@ -80,9 +80,9 @@ impl Inlet {
             match self.read_patiently(session) {
                 // Nothing for a while.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    self.let_go();
+                    self.disarm_lifeline();
                     sys::wait_for(&self.fd, Interest::Readable)?;
-                    if !self.hold_on()? {
+                    if !self.arm_lifeline()? {
                         return Ok(0);
                     }
                 }
@@ -104,9 +104,9 @@ impl Inlet {
     /// be readable.
     pub(super) fn try_read(&mut self, session: &mut Session) -> io::Result<Option<usize>> {
         let how = if self.is_socket {
-            How::SocketNow
+            ReadMode::SocketNow
         } else {
-            How::Any
+            ReadMode::Any
         };
         match self.receive(session, how) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
@@ -116,27 +116,27 @@ impl Inlet {
 
     /// Looks for what comes, where that pays, and waits for it.
     fn read_patiently(&mut self, session: &mut Session) -> io::Result<usize> {
-        let mut patience = std::mem::take(&mut self.patience);
+        let mut busy_poll = std::mem::take(&mut self.busy_poll);
         let found = if self.is_socket {
-            patience.look(|| self.try_read(session))
+            busy_poll.poll(|| self.try_read(session))
         } else {
             Ok(None)
         };
         let result = match found {
             Ok(Some(n)) => Ok(n),
-            Ok(None) => patience.sleep(|| self.receive(session, self.waiting())),
+            Ok(None) => busy_poll.block(|| self.receive(session, self.waiting())),
             Err(error) => Err(error),
         };
-        self.patience = patience;
+        self.busy_poll = busy_poll;
         result
     }
 
     /// How to read where it may wait.
-    fn waiting(&self) -> How {
+    fn waiting(&self) -> ReadMode {
         if self.is_socket {
-            How::Socket
+            ReadMode::Socket
         } else {
-            How::Any
+            ReadMode::Any
         }
     }
 
@@ -145,7 +145,7 @@ impl Inlet {
         self.is_socket
     }
 
-    fn receive(&mut self, session: &mut Session, how: How) -> io::Result<usize> {
+    fn receive(&mut self, session: &mut Session, how: ReadMode) -> io::Result<usize> {
         let space = session.space();
         match sys::receive(&self.fd, (space.buf, space.limit), space.behind, how) {
             // The parent went with replies unread.

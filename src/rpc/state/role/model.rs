@@ -8,7 +8,7 @@
 //! nobody is woken only because somebody else happens to call next.
 
 use super::{Holder, Role};
-use crate::rpc::role::After;
+use crate::rpc::state::AfterRelease;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -93,7 +93,7 @@ enum Place {
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
-struct Call {
+struct ModelCall {
     made: bool,
     /// Whether its note is in the table.
     live: bool,
@@ -151,7 +151,7 @@ enum Doing {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct Reactor {
+struct ModelReactor {
     doing: Doing,
     /// What was taken in, and whether its answer is wanted.
     batch: Vec<(Frame, bool)>,
@@ -169,9 +169,9 @@ struct World {
     role: Role<Id>,
     reader: Place,
     decoder: Vec<Frame>,
-    calls: Vec<Call>,
+    calls: Vec<ModelCall>,
     callers: Vec<(usize, At)>,
-    reactor: Reactor,
+    reactor: ModelReactor,
     out: Vec<Id>,
     busy: bool,
     /// Whether the reactor has been told, and has not attended since; and whether it knows. Who tells
@@ -219,9 +219,9 @@ impl Model {
             role,
             reader: Place::Link,
             decoder: Vec::new(),
-            calls: vec![Call::default(); self.kinds.len()],
+            calls: vec![ModelCall::default(); self.kinds.len()],
             callers: vec![(0, At::Idle); self.scenario.callers.len()],
-            reactor: Reactor {
+            reactor: ModelReactor {
                 doing: Doing::Asleep,
                 batch: Vec::new(),
                 ended: Vec::new(),
@@ -617,14 +617,16 @@ impl Model {
         let live = w.calls.iter().filter(|call| call.live).count();
         let outstanding = live > 0 || w.closed;
         match w.role.release(outstanding, self.now) {
-            After::Give(next) => {
+            AfterRelease::PassTo(next) => {
                 w.reader = Place::Slot(next);
             }
             after => {
                 w.reader = Place::Link;
                 match after {
-                    After::Watch if !self.is(Fault::ReleaseUnwatched) => w.role.set_watched(true),
-                    After::Tell if !self.is(Fault::LazyUntold) => w.notify_reactor(),
+                    AfterRelease::Watch if !self.is(Fault::ReleaseUnwatched) => {
+                        w.role.set_watched(true)
+                    }
+                    AfterRelease::ScheduleLook if !self.is(Fault::LazyUntold) => w.notify_reactor(),
                     _ => {}
                 }
             }
@@ -656,7 +658,7 @@ impl Model {
     }
 
     fn wakes(&self, w: &World) -> bool {
-        let is_due = |call: &Call| call.live && call.expired && call.known;
+        let is_due = |call: &ModelCall| call.live && call.expired && call.known;
         let timer = w.reactor.timer.is_some_and(|at| at <= self.now);
         w.inbox || timer || w.calls.iter().any(is_due)
     }

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 /// Changed under the hub's lock, except by [`begin`](Turn::begin), which has a call that nobody else
 /// knows yet.
 #[derive(Debug, Default)]
-pub(crate) struct Turn {
+pub(crate) struct MainCall {
     /// [`CLOSED`], [`OPEN`], or [`AT`] with an id.
     state: AtomicU64,
     /// No call with a higher id has begun or waits. The main thread's.
@@ -25,7 +25,7 @@ const OPEN: u64 = 1 << 32;
 const AT: u64 = 2 << 32;
 
 // ORDERING: a change by another thread, which answers the call, is seen with what it did before.
-impl Turn {
+impl MainCall {
     /// Begins a call without asking the ledger. Returns whether it may.
     #[inline]
     pub(crate) fn begin(&self, id: u32) -> bool {
@@ -101,16 +101,16 @@ impl Turn {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ledger::Limits;
+    use super::super::ledger::CallLimits;
     use super::*;
 
-    fn child(running: usize, high_water: usize) -> (Turn, Ledger) {
+    fn child(running: usize, high_water: usize) -> (MainCall, Ledger) {
         let mut ledger = Ledger::default();
-        ledger.set_limits(Limits {
+        ledger.set_limits(CallLimits {
             running,
             high_water,
         });
-        (Turn::default(), ledger)
+        (MainCall::default(), ledger)
     }
 
     #[test]

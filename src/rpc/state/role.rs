@@ -63,13 +63,13 @@ enum Holder {
 
 /// What is to be done after the role was given back.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum After<W> {
+pub(crate) enum AfterRelease<W> {
     /// This caller has it now.
-    Give(W),
+    PassTo(W),
     /// The reactor is to watch the socket.
     Watch,
     /// The reactor is to be told to look now and then.
-    Tell,
+    ScheduleLook,
     /// Nothing.
     Nothing,
 }
@@ -107,8 +107,8 @@ impl<W> Role<W> {
 
     /// A parked caller has his answer, or waits no longer. Returns false if he is not parked: then he
     /// has been given the role, and must give it back.
-    pub(crate) fn unpark(&mut self, is_he: impl Fn(&W) -> bool) -> bool {
-        match self.parked.iter().position(is_he) {
+    pub(crate) fn unpark(&mut self, is_it: impl Fn(&W) -> bool) -> bool {
+        match self.parked.iter().position(is_it) {
             Some(at) => self.parked.remove(at).is_some(),
             None => false,
         }
@@ -116,11 +116,11 @@ impl<W> Role<W> {
 
     /// A caller gives the role back. `outstanding` says whether answers are awaited by others than
     /// parked callers.
-    pub(crate) fn release(&mut self, outstanding: bool, now: Instant) -> After<W> {
+    pub(crate) fn release(&mut self, outstanding: bool, now: Instant) -> AfterRelease<W> {
         debug_assert_eq!(self.holder, Holder::Caller);
         if let Some(next) = self.parked.pop_front() {
             self.taken += 1;
-            return After::Give(next);
+            return AfterRelease::PassTo(next);
         }
         self.holder = Holder::Nobody;
         // Once the reactor looks anyway, calls may be as far apart as its looks: to tell it takes longer
@@ -132,13 +132,13 @@ impl<W> Role<W> {
         let dense = self.released.is_some_and(|last| now < last + limit);
         self.released = Some(now);
         if outstanding || !dense {
-            return After::Watch;
+            return AfterRelease::Watch;
         }
         if self.look.is_some() || self.watched {
-            return After::Nothing;
+            return AfterRelease::Nothing;
         }
         self.look = Some((now + self.laziness, self.taken));
-        After::Tell
+        AfterRelease::ScheduleLook
     }
 
     /// A caller found something for the reactor, who is to be told.
@@ -234,11 +234,11 @@ mod tests {
     /// A role that is unwatched, as a caller was lazy at that time.
     fn lazy() -> (Role<u8>, Instant) {
         let (mut role, now) = (Role::new(LAZINESS), Instant::now());
-        for after in [After::Watch, After::Tell] {
+        for after in [AfterRelease::Watch, AfterRelease::ScheduleLook] {
             assert!(role.take());
             role.set_watched(false);
             assert_eq!(role.release(false, now), after);
-            role.set_watched(after == After::Watch);
+            role.set_watched(after == AfterRelease::Watch);
         }
         (role, now)
     }
@@ -273,11 +273,11 @@ mod tests {
         (1..=3).for_each(|caller| role.park(caller));
         assert!(role.unpark(|caller| *caller == 2));
         assert_eq!(role.parked(), 2);
-        assert_eq!(role.release(true, now), After::Give(1));
+        assert_eq!(role.release(true, now), AfterRelease::PassTo(1));
         assert!(!role.take(), "he has it");
         assert!(!role.unpark(|caller| *caller == 1), "he is to give it back");
-        assert_eq!(role.release(true, now), After::Give(3));
-        assert_eq!(role.release(true, now), After::Watch);
+        assert_eq!(role.release(true, now), AfterRelease::PassTo(3));
+        assert_eq!(role.release(true, now), AfterRelease::Watch);
     }
 
     #[test]
@@ -298,7 +298,7 @@ mod tests {
         assert_eq!(role.deadline(), Some(now + LAZINESS));
         for _ in 0..3 {
             assert!(role.take());
-            assert_eq!(role.release(false, now), After::Nothing);
+            assert_eq!(role.release(false, now), AfterRelease::Nothing);
         }
     }
 
@@ -306,11 +306,11 @@ mod tests {
     fn release_is_not_lazy_if_answers_are_awaited_or_calls_are_rare() {
         let (mut role, now) = lazy();
         assert!(role.take());
-        assert_eq!(role.release(true, now), After::Watch);
+        assert_eq!(role.release(true, now), AfterRelease::Watch);
         role.set_watched(true);
         for (pause, after) in [
-            (DENSE, After::Watch),
-            (DENSE - Duration::from_nanos(1), After::Tell),
+            (DENSE, AfterRelease::Watch),
+            (DENSE - Duration::from_nanos(1), AfterRelease::ScheduleLook),
         ] {
             let before = role.released.expect("it was given back");
             assert!(role.take());
@@ -321,7 +321,7 @@ mod tests {
         let mut eager = Role::<u8>::new(Duration::ZERO);
         for _ in 0..3 {
             assert!(eager.take());
-            assert_eq!(eager.release(false, now), After::Watch);
+            assert_eq!(eager.release(false, now), AfterRelease::Watch);
         }
     }
 
@@ -330,9 +330,9 @@ mod tests {
         let (mut role, now) = lazy();
         assert!(role.take());
         let later = now + LAZINESS - Duration::from_nanos(1);
-        assert_eq!(role.release(false, later), After::Nothing);
+        assert_eq!(role.release(false, later), AfterRelease::Nothing);
         assert!(role.take());
-        assert_eq!(role.release(false, later + LAZINESS), After::Watch);
+        assert_eq!(role.release(false, later + LAZINESS), AfterRelease::Watch);
     }
 
     #[test]
@@ -350,7 +350,7 @@ mod tests {
         let (mut role, now) = lazy();
         assert!(role.take());
         let later = now + DENSE / 2;
-        assert_eq!(role.release(false, later), After::Nothing);
+        assert_eq!(role.release(false, later), AfterRelease::Nothing);
         assert!(!role.look(false, now + LAZINESS));
         assert_eq!(role.deadline(), Some(later + LAZINESS));
         assert!(role.take(), "he reads now");
@@ -364,7 +364,7 @@ mod tests {
         let (mut role, now) = lazy();
         assert!(role.take());
         let last = now + LAZINESS - Duration::from_nanos(1);
-        assert_eq!(role.release(false, last), After::Nothing);
+        assert_eq!(role.release(false, last), AfterRelease::Nothing);
         assert!(!role.look(false, now + LAZINESS));
         assert!(role.look(false, last + LAZINESS));
     }
@@ -377,13 +377,17 @@ mod tests {
             assert!(!role.look(false, now + looks * LAZINESS));
         }
         assert_eq!(role.deadline(), None);
-        assert_eq!(role.release(false, now + 3 * LAZINESS), After::Watch);
+        assert_eq!(role.release(false, now + 3 * LAZINESS), AfterRelease::Watch);
     }
 
     #[test]
     fn laziness_may_be_without_end() {
         let (mut role, now) = (Role::<u8>::new(Duration::MAX), Instant::now());
-        for after in [After::Watch, After::Tell, After::Nothing] {
+        for after in [
+            AfterRelease::Watch,
+            AfterRelease::ScheduleLook,
+            AfterRelease::Nothing,
+        ] {
             assert!(role.take());
             role.set_watched(false);
             assert_eq!(role.release(false, now), after);

@@ -11,9 +11,8 @@
 //! The verdict waits for both ends, of the stream and of the process: what a child wrote before it
 //! died is worth reading, and how it died is worth telling.
 
-use super::ladder::{Ladder, Rung};
+use super::ladder::{Signal, StopLadder, StopStage};
 use crate::error::ErrorKind;
-use crate::sys::Signal;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -21,14 +20,14 @@ use std::time::{Duration, Instant};
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Life {
-    process: Process,
+    process: ProcessState,
     /// Whether more may come from the child.
     connected: bool,
     ready: bool,
     closing: bool,
     /// When a child that is not ready is given up.
     start_by: Option<Instant>,
-    ladder: Ladder,
+    ladder: StopLadder,
     /// To be sent at once.
     signal: Option<Signal>,
     /// The first thing that went wrong, if something did.
@@ -39,7 +38,7 @@ pub(crate) struct Life {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Process {
+enum ProcessState {
     /// There is only a stream.
     None,
     Running,
@@ -53,7 +52,7 @@ pub(crate) struct Verdict {
     /// `None` if it ended in good order.
     pub(crate) error: Option<(ErrorKind, String)>,
     pub(crate) status: Option<ExitStatus>,
-    pub(crate) rung: Rung,
+    pub(crate) stage: StopStage,
 }
 
 impl Life {
@@ -61,15 +60,15 @@ impl Life {
     pub(crate) fn new(process: bool, start_by: Option<StartBy>, grace: Duration) -> Self {
         Life {
             process: if process {
-                Process::Running
+                ProcessState::Running
             } else {
-                Process::None
+                ProcessState::None
             },
             connected: true,
             ready: start_by.is_none(),
             closing: false,
             start_by: start_by.and_then(|StartBy(by)| by),
-            ladder: Ladder::new(grace),
+            ladder: StopLadder::new(grace),
             signal: None,
             cause: None,
             cut: None,
@@ -99,14 +98,14 @@ impl Life {
     /// The child is to be killed because the program wants it.
     pub(crate) fn kill(&mut self, now: Instant) {
         self.fail_with(ErrorKind::Killed, || "the child was killed".to_owned());
-        self.shoot(now);
+        self.kill_now(now);
     }
 
     /// The child is to be killed because of what it did. Nothing more is read from it.
     pub(crate) fn fail(&mut self, kind: ErrorKind, message: impl Into<String>, now: Instant) {
         self.fail_with(kind, || message.into());
         self.connected = false;
-        self.shoot(now);
+        self.kill_now(now);
     }
 
     /// The child said itself that it will not serve, and exits.
@@ -141,7 +140,7 @@ impl Life {
 
     /// The process has ended.
     pub(crate) fn exited(&mut self, status: Option<ExitStatus>) {
-        self.process = Process::Exited(status);
+        self.process = ProcessState::Exited(status);
     }
 
     /// The next signal that it is time to send, if there is one.
@@ -149,17 +148,17 @@ impl Life {
         if self.start_by.is_some_and(|by| by <= now) {
             self.start_by = None;
             let message = "the child did not get ready within the start timeout";
-            self.fail(ErrorKind::Silent, message, now);
+            self.fail(ErrorKind::StartTimeout, message, now);
         }
         let signal = self.signal.take().or_else(|| self.ladder.climb(now))?;
         match self.process {
-            Process::Running => Some(signal),
+            ProcessState::Running => Some(signal),
             // Nobody to be signalled: the stream is given up.
-            Process::None => {
+            ProcessState::None => {
                 self.connected = false;
                 None
             }
-            Process::Exited(_) => None,
+            ProcessState::Exited(_) => None,
         }
     }
 
@@ -182,16 +181,16 @@ impl Life {
     /// How it ended, once it has; `unanswered` is the number of calls that were not.
     pub(crate) fn verdict(&self, unanswered: usize) -> Option<Verdict> {
         let (over, status) = match self.process {
-            Process::None => (!self.connected, None),
-            Process::Running => (self.ladder.has_given_up(), None),
-            Process::Exited(status) => (!self.connected, status),
+            ProcessState::None => (!self.connected, None),
+            ProcessState::Running => (self.ladder.has_given_up(), None),
+            ProcessState::Exited(status) => (!self.connected, status),
         };
         let deliberate = matches!(
             self.cause,
             Some((ErrorKind::Killed | ErrorKind::Stopped, _))
         );
         let signalled = status.is_some_and(|status| status.signal().is_some());
-        let killed = signalled && (self.closing || self.ladder.rung() == Rung::Closed);
+        let killed = signalled && (self.closing || self.ladder.stage() == StopStage::Closed);
         let cut = self.cut.as_ref().filter(|_| !killed);
         let in_order = unanswered == 0
             && match self.cause.as_ref().or(cut) {
@@ -204,15 +203,15 @@ impl Life {
                 cause.unwrap_or_else(|| self.death(unanswered))
             }),
             status,
-            rung: self.ladder.rung(),
+            stage: self.ladder.stage(),
         })
     }
 
     /// What to say of an end that has no other cause.
     fn death(&self, unanswered: usize) -> (ErrorKind, String) {
         let what = match self.process {
-            Process::Exited(_) => "the child ended",
-            Process::Running | Process::None => "the child closed its connection",
+            ProcessState::Exited(_) => "the child ended",
+            ProcessState::Running | ProcessState::None => "the child closed its connection",
         };
         if !self.ready {
             let hint = "does its main() reach Worker::run() or Worker::serve()?";
@@ -235,7 +234,7 @@ impl Life {
         }
     }
 
-    fn shoot(&mut self, now: Instant) {
+    fn kill_now(&mut self, now: Instant) {
         self.signal = Some(Signal::Kill);
         self.ladder.killed(now);
     }
@@ -273,7 +272,7 @@ mod tests {
         assert_eq!(life.verdict(0), None, "how it exits is to be told");
         life.exited(Some(ExitStatus::from_raw(3 << 8)));
         let verdict = life.verdict(0).unwrap();
-        assert_eq!((verdict.error, verdict.rung), (None, Rung::Closed));
+        assert_eq!((verdict.error, verdict.stage), (None, StopStage::Closed));
         assert_eq!(verdict.status.and_then(|s| s.code()), Some(3));
     }
 
@@ -313,7 +312,7 @@ mod tests {
         assert_eq!(life.poll(now + GRACE), Some(Signal::Kill));
         assert_eq!(life.poll(now + GRACE), None);
         life.exited(OK);
-        assert_eq!(kind(&life, 0), Some(ErrorKind::Silent));
+        assert_eq!(kind(&life, 0), Some(ErrorKind::StartTimeout));
     }
 
     #[test]
@@ -335,7 +334,7 @@ mod tests {
         life.exited(OK);
         assert_eq!(kind(&life, 0), None);
         assert_eq!(kind(&life, 1), Some(ErrorKind::Killed));
-        assert_eq!(life.verdict(0).unwrap().rung, Rung::Killed);
+        assert_eq!(life.verdict(0).unwrap().stage, StopStage::Killed);
     }
 
     #[test]

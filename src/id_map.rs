@@ -8,7 +8,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 /// The table is the same for all kinds of values, which are in a list beside it: one that has the
 /// values itself is written out for each kind, in about 2 KiB, and a tree in 5.
 #[derive(Debug)]
-pub(crate) struct ById<V> {
+pub(crate) struct IdMap<V> {
     /// Where the value of an id is in the list.
     places: HashMap<u64, usize, BuildHasherDefault<IdHasher>>,
     list: Vec<(u64, V)>,
@@ -17,16 +17,16 @@ pub(crate) struct ById<V> {
 /// Room for eight times so many is always kept.
 const FEW: usize = 64;
 
-impl<V> Default for ById<V> {
+impl<V> Default for IdMap<V> {
     fn default() -> Self {
-        ById {
+        IdMap {
             places: HashMap::default(),
             list: Vec::new(),
         }
     }
 }
 
-impl<V> ById<V> {
+impl<V> IdMap<V> {
     /// Puts a value in. One that the id had is dropped.
     pub(crate) fn insert(&mut self, id: impl Into<u64>, value: V) {
         let id = id.into();
@@ -131,7 +131,7 @@ mod tests {
 
     #[test]
     fn behaves_as_a_map() {
-        let (mut map, mut model) = (ById::default(), BTreeMap::new());
+        let (mut map, mut model) = (IdMap::default(), BTreeMap::new());
         let mut random = 1u32;
         for n in 0..100_000 {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -155,7 +155,7 @@ mod tests {
 
     #[test]
     fn room_for_many_is_given_back() {
-        let mut map = ById::default();
+        let mut map = IdMap::default();
         for id in 0..10_000u32 {
             map.insert(id, id);
         }

@@ -1,6 +1,6 @@
 //! The table of calls that were made and not answered. Pure.
 
-use crate::by_id::ById;
+use crate::id_map::IdMap;
 use crate::wire::MAX_ID;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -23,7 +23,7 @@ pub(crate) struct Calls<E> {
     /// So many places at the beginning of the first block are known to have none.
     gone: usize,
     /// Entries of ids before the window, or from before ids began again.
-    left: ById<E>,
+    left: IdMap<E>,
     /// Blocks that are done with, for their memory.
     spare: Vec<Places<E>>,
 }
@@ -50,7 +50,7 @@ impl<E> Calls<E> {
             next: 1,
             here: 0,
             gone: 0,
-            left: ById::default(),
+            left: IdMap::default(),
             spare: Vec::new(),
         }
     }

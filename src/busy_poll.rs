@@ -25,7 +25,7 @@ const FORGET: u32 = 256;
 
 /// What has paid lately, for one reading end.
 #[derive(Debug)]
-pub(crate) struct Patience {
+pub(crate) struct BusyPoll {
     /// Looks while it is positive.
     credit: i32,
     /// Every so many waits one is timed.
@@ -34,9 +34,9 @@ pub(crate) struct Patience {
     successes: u32,
 }
 
-impl Default for Patience {
+impl Default for BusyPoll {
     fn default() -> Self {
-        Patience {
+        BusyPoll {
             credit: 0,
             hold: FIRST_HOLD,
             waits: 0,
@@ -45,10 +45,10 @@ impl Default for Patience {
     }
 }
 
-impl Patience {
+impl BusyPoll {
     /// Looks for something, as long as that pays: `look` says whether it is there. What is there at the
     /// first look counts neither for looking nor against it.
-    pub(crate) fn look<T>(
+    pub(crate) fn poll<T>(
         &mut self,
         mut look: impl FnMut() -> Result<Option<T>>,
     ) -> Result<Option<T>> {
@@ -74,8 +74,8 @@ impl Patience {
         }
     }
 
-    /// Sleeps until it is there, after [`look`](Patience::look) has not found it.
-    pub(crate) fn sleep<T>(&mut self, sleep: impl FnOnce() -> Result<T>) -> Result<T> {
+    /// Sleeps until it is there, after [`poll`](Patience::look) has not found it.
+    pub(crate) fn block<T>(&mut self, sleep: impl FnOnce() -> Result<T>) -> Result<T> {
         if !self.is_timed() {
             return sleep();
         }
@@ -128,43 +128,43 @@ mod tests {
 
     /// Waits for what is there at the look of this number, or after a sleep of no time; returns how
     /// often it looked, and whether it slept.
-    fn wait(patience: &mut Patience, at: usize) -> (usize, bool) {
+    fn wait(busy_poll: &mut BusyPoll, at: usize) -> (usize, bool) {
         let mut looks = 0;
         let look = || {
             looks += 1;
             Ok((looks >= at).then_some(()))
         };
-        let slept = patience.look(look).unwrap().is_none();
-        if slept && patience.is_timed() {
-            patience.slept(Duration::ZERO);
+        let slept = busy_poll.poll(look).unwrap().is_none();
+        if slept && busy_poll.is_timed() {
+            busy_poll.slept(Duration::ZERO);
         }
         (looks, slept)
     }
 
     #[test]
     fn sleeps_until_a_wait_was_as_long_as_a_wake_up() {
-        let mut patience = Patience::default();
+        let mut busy_poll = BusyPoll::default();
         for _ in 0..100 {
-            assert_eq!(wait(&mut patience, 1), (0, true));
+            assert_eq!(wait(&mut busy_poll, 1), (0, true));
         }
-        patience.slept(Duration::from_micros(5));
-        patience.slept(Duration::from_millis(1));
-        assert_eq!(wait(&mut patience, 2), (0, true));
-        patience.slept(Duration::from_micros(25));
-        assert_eq!(wait(&mut patience, 2), (2, false));
-        assert_eq!(wait(&mut patience, 1), (1, false));
+        busy_poll.slept(Duration::from_micros(5));
+        busy_poll.slept(Duration::from_millis(1));
+        assert_eq!(wait(&mut busy_poll, 2), (0, true));
+        busy_poll.slept(Duration::from_micros(25));
+        assert_eq!(wait(&mut busy_poll, 2), (2, false));
+        assert_eq!(wait(&mut busy_poll, 1), (1, false));
     }
 
     #[test]
     fn gives_up_what_does_not_pay_and_tries_again_less_often() {
-        let mut patience = Patience::default();
+        let mut busy_poll = BusyPoll::default();
         let mut holds = Vec::new();
         for _ in 0..20 {
-            patience.slept(Duration::from_micros(25));
-            let (looks, slept) = wait(&mut patience, usize::MAX);
+            busy_poll.slept(Duration::from_micros(25));
+            let (looks, slept) = wait(&mut busy_poll, usize::MAX);
             assert!(looks > 1 && slept);
-            assert_eq!(wait(&mut patience, 1), (0, true));
-            holds.push(patience.hold);
+            assert_eq!(wait(&mut busy_poll, 1), (0, true));
+            holds.push(busy_poll.hold);
         }
         assert_eq!(holds[..3], [8, 16, 32]);
         assert_eq!(holds.last(), Some(&LAST_HOLD));
@@ -172,26 +172,26 @@ mod tests {
 
     #[test]
     fn sleep_that_was_a_wake_up_makes_it_look() {
-        let mut patience = Patience::default();
+        let mut busy_poll = BusyPoll::default();
         let sleep = || {
             std::thread::sleep(WAKE_UP.start);
             Ok(())
         };
         // Such a sleep may take longer: then the next one that is timed is another chance.
-        while wait(&mut patience, 2).1 {
-            patience.sleep(sleep).unwrap();
+        while wait(&mut busy_poll, 2).1 {
+            busy_poll.block(sleep).unwrap();
         }
     }
 
     #[test]
     fn one_failure_among_many_successes_is_forgiven() {
-        let mut patience = Patience::default();
-        patience.slept(Duration::from_micros(25));
+        let mut busy_poll = BusyPoll::default();
+        busy_poll.slept(Duration::from_micros(25));
         for _ in 0..1000 {
-            assert_eq!(wait(&mut patience, 2), (2, false));
+            assert_eq!(wait(&mut busy_poll, 2), (2, false));
         }
-        assert!(wait(&mut patience, usize::MAX).1);
-        assert_eq!(wait(&mut patience, 2), (2, false));
-        assert_eq!(patience.hold, FIRST_HOLD);
+        assert!(wait(&mut busy_poll, usize::MAX).1);
+        assert_eq!(wait(&mut busy_poll, 2), (2, false));
+        assert_eq!(busy_poll.hold, FIRST_HOLD);
     }
 }

@@ -17,33 +17,33 @@ pub(crate) type StderrCallback = Arc<dyn Fn(u32, &str) + Send + Sync>;
 /// Where it is captured, [`Error::stderr`](crate::Error::stderr) has the last 20 lines, at most
 /// 8 KiB.
 #[derive(Clone, Default)]
-pub struct Stderr(pub(super) Kind);
+pub struct Stdio(pub(super) StdioKind);
 
 #[derive(Clone, Default)]
-pub(super) enum Kind {
+pub(super) enum StdioKind {
     #[default]
     Inherit,
     Null,
     Capture(Option<StderrCallback>),
 }
 
-impl Stderr {
+impl Stdio {
     /// It goes where the parent's goes. The default. Errors know nothing of it.
     #[must_use]
     pub fn inherit() -> Self {
-        Stderr(Kind::Inherit)
+        Stdio(StdioKind::Inherit)
     }
 
     /// It goes nowhere.
     #[must_use]
     pub fn null() -> Self {
-        Stderr(Kind::Null)
+        Stdio(StdioKind::Null)
     }
 
     /// It is captured: shown nowhere, the last lines kept for errors.
     #[must_use]
-    pub fn keep() -> Self {
-        Stderr(Kind::Capture(None))
+    pub fn capture() -> Self {
+        Stdio(StdioKind::Capture(None))
     }
 
     /// It is captured, and each line given to `callback` with the child's process id; the last
@@ -51,24 +51,24 @@ impl Stderr {
     /// several. Called on the reactor's thread.
     #[must_use]
     pub fn lines(callback: impl Fn(u32, &str) + Send + Sync + 'static) -> Self {
-        Stderr(Kind::Capture(Some(Arc::new(callback))))
+        Stdio(StdioKind::Capture(Some(Arc::new(callback))))
     }
 
     pub(super) fn callback(&self) -> Option<StderrCallback> {
         match &self.0 {
-            Kind::Capture(callback) => callback.clone(),
-            Kind::Inherit | Kind::Null => None,
+            StdioKind::Capture(callback) => callback.clone(),
+            StdioKind::Inherit | StdioKind::Null => None,
         }
     }
 }
 
-impl fmt::Debug for Stderr {
+impl fmt::Debug for Stdio {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self.0 {
-            Kind::Inherit => "Stderr::inherit()",
-            Kind::Null => "Stderr::null()",
-            Kind::Capture(None) => "Stderr::keep()",
-            Kind::Capture(Some(_)) => "Stderr::lines(..)",
+            StdioKind::Inherit => "Stdio::inherit()",
+            StdioKind::Null => "Stdio::null()",
+            StdioKind::Capture(None) => "Stdio::capture()",
+            StdioKind::Capture(Some(_)) => "Stdio::lines(..)",
         })
     }
 }

@@ -1,6 +1,6 @@
 //! A set of ids that come in order and mostly leave soon. Pure.
 
-use crate::by_id::ById;
+use crate::id_map::IdMap;
 
 /// A bit for each id, in words of 64. Only words that have a bit are kept, and two are at hand: ids
 /// mostly come at the end and leave near the beginning, and few of them cost a look-up.
@@ -9,7 +9,7 @@ pub(crate) struct IdSet {
     /// Words with their numbers, which are not in `far`: of the last id that came, and of the last
     /// that left. No two have the same number.
     near: [(u32, u64); 2],
-    far: ById<u64>,
+    far: IdMap<u64>,
     len: usize,
 }
 
@@ -29,7 +29,7 @@ impl Default for IdSet {
     fn default() -> Self {
         IdSet {
             near: [(0, 0), (NONE, 0)],
-            far: ById::default(),
+            far: IdMap::default(),
             len: 0,
         }
     }

@@ -8,7 +8,7 @@
 mod common;
 
 use common::{Random, Storm, alone, children, eventually, logged, obey};
-use offspring::{Caller, Loop, Reactor, Stderr, Strings, Worker};
+use offspring::{Caller, Loop, Reactor, Stdio, Strings, Worker};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -64,7 +64,7 @@ fn killed_children_lose_nothing_and_leave_nothing() {
         .high_water(50_000)
         .run_in_test();
     alone(move || {
-        let me = me.stderr(Stderr::keep());
+        let me = me.stderr(Stdio::capture());
         let mut random = Random::new();
         let (mut rounds, mut calls) = (0, Vec::new());
         let storm = Storm::new(&me, "later");

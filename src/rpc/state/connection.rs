@@ -22,10 +22,10 @@
 //! [`drain`]: Connection::drain
 
 use super::calls::Calls;
-use crate::agenda::Agenda;
-use crate::by_id::ById;
+use crate::deadlines::Deadlines;
 use crate::error::{Phase, Refusal};
-use crate::process::Plain;
+use crate::id_map::IdMap;
+use crate::wire::Plain;
 use crate::wire::{self, Batch, Body, ControlError, Framing, Outbox, Run, ToChild, ToParent};
 use std::fmt;
 use std::num::NonZeroU64;
@@ -33,7 +33,7 @@ use std::time::Instant;
 
 /// Limits of a connection.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
+pub(crate) struct QueueLimits {
     /// The longest payload of a request.
     pub(crate) max_frame: usize,
     /// The most calls that may be outstanding.
@@ -45,38 +45,38 @@ pub(crate) struct Limits {
 /// See the module's documentation.
 pub(crate) struct Connection<T, P> {
     plain: Option<Plain>,
-    limits: Limits,
+    limits: QueueLimits,
     ready: bool,
     closed: bool,
     outbox: Outbox,
-    calls: Calls<Entry<T>>,
+    calls: Calls<CallEntry<T>>,
     /// Entries that still have their note.
     live: usize,
     /// The moments at which calls end, by their ids.
-    deadlines: Agenda,
+    deadlines: Deadlines,
     /// Of the calls that have one.
-    progress: ById<P>,
+    progress: IdMap<P>,
     /// Of calls that have ended. The program's code may run when it is dropped: not under a lock.
     done: Vec<P>,
 }
 
 /// A call that was made.
-struct Entry<T> {
+struct CallEntry<T> {
     /// `None` once the call has ended: the entry then only keeps the id until the late reply.
     note: Option<T>,
-    place: Place,
+    place: FramePlace,
 }
 
 /// Where a call's frame is in the stream, and whether the call is among the deadlines: in one word, as
 /// there may be many. Never zero, which is what tells that there is no entry.
 #[derive(Clone, Copy)]
-struct Place(NonZeroU64);
+struct FramePlace(NonZeroU64);
 
-impl Place {
+impl FramePlace {
     #[inline]
     fn new(start: u64, timed: bool) -> Self {
         let place = NonZeroU64::new((start + 1) << 1 | u64::from(timed));
-        Place(place.expect("no stream has 2^63 bytes"))
+        FramePlace(place.expect("no stream has 2^63 bytes"))
     }
 
     #[inline]
@@ -96,7 +96,7 @@ pub(crate) enum Delivery<T, P> {
     /// The child serves from now on.
     Ready,
     /// The child will not serve.
-    Refused(Box<Refused>),
+    Refused(Box<StartRefusal>),
     /// An event.
     Event,
     /// A log record: the payload of its control frame is to be read again where it is wanted.
@@ -113,14 +113,14 @@ pub(crate) enum Delivery<T, P> {
 
 /// Why a child will not serve.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Refused {
+pub(crate) struct StartRefusal {
     pub(crate) kind: String,
     pub(crate) message: String,
 }
 
 /// How a child broke the protocol.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Violation {
+pub(crate) enum ChildViolation {
     /// Its first frame is not what a worker sends first.
     NotReady { id: u32 },
     /// A control frame cannot be read.
@@ -135,27 +135,27 @@ pub(crate) enum Violation {
     NotOrdered { id: u32 },
 }
 
-impl fmt::Display for Violation {
+impl fmt::Display for ChildViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Violation::NotReady { id } => {
+            ChildViolation::NotReady { id } => {
                 write!(
                     f,
                     "expected a `ready` control frame first, got a frame with id {id:#x}"
                 )
             }
-            Violation::Control(error) => error.fmt(f),
-            Violation::ReadyTwice => f.write_str("expected `ready` or `refused` only once"),
-            Violation::UnknownId { id } => write!(
+            ChildViolation::Control(error) => error.fmt(f),
+            ChildViolation::ReadyTwice => f.write_str("expected `ready` or `refused` only once"),
+            ChildViolation::UnknownId { id } => write!(
                 f,
                 "expected a reply to an outstanding call, got one to id {:#x}, \
                  which was never called or is answered",
                 id & wire::MAX_ID
             ),
-            Violation::NothingAsked => {
+            ChildViolation::NothingAsked => {
                 f.write_str("expected no reply, as no call is outstanding, got one")
             }
-            Violation::NotOrdered { id } => {
+            ChildViolation::NotOrdered { id } => {
                 write!(
                     f,
                     "expected id 1 (reply) or 0 (event) in the ordered mode, got {id:#x}"
@@ -169,7 +169,7 @@ impl<T, P: Clone> Connection<T, P> {
     /// A connection to a plain peer, which is ready, or to a worker, which needs [`start`].
     ///
     /// [`start`]: Connection::start
-    pub(crate) fn new(plain: Option<Plain>, limits: Limits) -> Self {
+    pub(crate) fn new(plain: Option<Plain>, limits: QueueLimits) -> Self {
         Connection {
             plain,
             limits,
@@ -178,8 +178,8 @@ impl<T, P: Clone> Connection<T, P> {
             outbox: Outbox::default(),
             calls: Calls::new(),
             live: 0,
-            deadlines: Agenda::default(),
-            progress: ById::default(),
+            deadlines: Deadlines::default(),
+            progress: IdMap::default(),
             done: Vec::new(),
         }
     }
@@ -209,9 +209,9 @@ impl<T, P: Clone> Connection<T, P> {
     ) -> Result<u32, Refusal> {
         self.admit(request.len())?;
         let len = u32::try_from(request.len()).expect("max_frame is not above");
-        let (id, entry) = self.calls.insert(Entry {
+        let (id, entry) = self.calls.insert(CallEntry {
             note: None,
-            place: Place::new(self.outbox.end(), deadline.is_some()),
+            place: FramePlace::new(self.outbox.end(), deadline.is_some()),
         });
         entry.note = note.take();
         self.outbox
@@ -256,7 +256,7 @@ impl<T, P: Clone> Connection<T, P> {
         id: u32,
         payload: &[u8],
         place: &mut Option<T>,
-    ) -> Result<Option<Delivery<T, P>>, Violation> {
+    ) -> Result<Option<Delivery<T, P>>, ChildViolation> {
         let is_reply = self.plain.is_none() && self.ready && id & wire::FAILED == 0;
         if is_reply && self.answered_into(id, place).is_some() {
             return Ok(place.is_none().then_some(Delivery::Late));
@@ -265,12 +265,18 @@ impl<T, P: Clone> Connection<T, P> {
     }
 
     /// Takes in a frame that came from the child.
-    pub(crate) fn receive(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<T, P>, Violation> {
+    pub(crate) fn receive(
+        &mut self,
+        id: u32,
+        payload: &[u8],
+    ) -> Result<Delivery<T, P>, ChildViolation> {
         match self.plain {
             None if !self.ready => self.receive_start(id, payload),
             None if id == wire::CONTROL_TO_PARENT => {
-                match ToParent::decode(payload).map_err(Violation::Control)? {
-                    ToParent::Ready { .. } | ToParent::Refused { .. } => Err(Violation::ReadyTwice),
+                match ToParent::decode(payload).map_err(ChildViolation::Control)? {
+                    ToParent::Ready { .. } | ToParent::Refused { .. } => {
+                        Err(ChildViolation::ReadyTwice)
+                    }
                     ToParent::Progress { id, .. } => self.progress(id),
                     ToParent::Log { .. } => Ok(Delivery::Log),
                 }
@@ -279,7 +285,7 @@ impl<T, P: Clone> Connection<T, P> {
             None => {
                 let note = self
                     .answered(id & wire::MAX_ID)
-                    .ok_or(Violation::UnknownId { id })?;
+                    .ok_or(ChildViolation::UnknownId { id })?;
                 Ok(match note {
                     None => Delivery::Late,
                     Some(note) if id & wire::FAILED != 0 => Delivery::Failed(note),
@@ -287,15 +293,15 @@ impl<T, P: Clone> Connection<T, P> {
                 })
             }
             Some(Plain::Tagged) => {
-                let note = self.answered(id).ok_or(Violation::UnknownId { id })?;
+                let note = self.answered(id).ok_or(ChildViolation::UnknownId { id })?;
                 Ok(note.map_or(Delivery::Late, Delivery::Reply))
             }
             Some(Plain::Ordered) if id == wire::ORDERED_REPLY => {
-                let first = self.calls.first().ok_or(Violation::NothingAsked)?;
-                let note = self.answered(first).ok_or(Violation::NothingAsked)?;
+                let first = self.calls.first().ok_or(ChildViolation::NothingAsked)?;
+                let note = self.answered(first).ok_or(ChildViolation::NothingAsked)?;
                 Ok(note.map_or(Delivery::Late, Delivery::Reply))
             }
-            Some(Plain::Ordered) => Err(Violation::NotOrdered { id }),
+            Some(Plain::Ordered) => Err(ChildViolation::NotOrdered { id }),
         }
     }
 
@@ -388,7 +394,7 @@ impl<T, P: Clone> Connection<T, P> {
     /// Whether those who wait for room are to look again: when there may be one more call, as others
     /// may stay for long, and when half of the bytes have gone, as all of them go.
     pub(crate) fn has_room(&self) -> bool {
-        let Limits { calls, bytes, .. } = self.limits;
+        let QueueLimits { calls, bytes, .. } = self.limits;
         self.calls.len() < calls && self.outbox.queued() <= bytes as u64 / 2
     }
 
@@ -426,13 +432,13 @@ impl<T, P: Clone> Connection<T, P> {
     }
 
     /// The first frame of a worker, apart from log records.
-    fn receive_start(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<T, P>, Violation> {
+    fn receive_start(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<T, P>, ChildViolation> {
         if id != wire::CONTROL_TO_PARENT {
-            return Err(Violation::NotReady { id });
+            return Err(ChildViolation::NotReady { id });
         }
-        match ToParent::decode(payload).map_err(Violation::Control)? {
+        match ToParent::decode(payload).map_err(ChildViolation::Control)? {
             ToParent::Ready { protocol } if protocol != wire::VERSION => {
-                Ok(Delivery::Refused(Box::new(Refused {
+                Ok(Delivery::Refused(Box::new(StartRefusal {
                     kind: wire::REFUSED_VERSION.to_owned(),
                     message: format!(
                         "the child speaks version {protocol} of the protocol, this is version {}",
@@ -444,18 +450,18 @@ impl<T, P: Clone> Connection<T, P> {
                 self.ready = true;
                 Ok(Delivery::Ready)
             }
-            ToParent::Refused { kind, message } => Ok(Delivery::Refused(Box::new(Refused {
+            ToParent::Refused { kind, message } => Ok(Delivery::Refused(Box::new(StartRefusal {
                 kind: kind.to_owned(),
                 message: message.to_owned(),
             }))),
             ToParent::Log { .. } => Ok(Delivery::Log),
-            ToParent::Progress { .. } => Err(Violation::NotReady { id }),
+            ToParent::Progress { .. } => Err(ChildViolation::NotReady { id }),
         }
     }
 
-    fn progress(&mut self, id: u32) -> Result<Delivery<T, P>, Violation> {
+    fn progress(&mut self, id: u32) -> Result<Delivery<T, P>, ChildViolation> {
         if !self.is_sent(id) {
-            return Err(Violation::UnknownId { id });
+            return Err(ChildViolation::UnknownId { id });
         }
         let told = self.progress.get(id);
         Ok(told.cloned().map_or(Delivery::Late, Delivery::Progress))
@@ -527,7 +533,7 @@ impl<T, P: Clone> Connection<T, P> {
     /// Whether a call of that length would be taken now. [`Refusal::Full`] may change.
     #[inline]
     pub(crate) fn admit(&self, len: usize) -> Result<(), Refusal> {
-        let Limits {
+        let QueueLimits {
             max_frame,
             calls,
             bytes,
@@ -560,11 +566,11 @@ impl<T, P: Clone> Connection<T, P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rpc::slot::Note;
+    use crate::rpc::slot::Completion;
     use crate::wire::octets;
     use std::time::Duration;
 
-    const LIMITS: Limits = Limits {
+    const LIMITS: QueueLimits = QueueLimits {
         max_frame: 100,
         calls: usize::MAX,
         bytes: usize::MAX,
@@ -613,10 +619,10 @@ mod tests {
 
     #[test]
     fn entry_is_six_words() {
-        assert_eq!(size_of::<Option<Entry<Note>>>(), 48);
+        assert_eq!(size_of::<Option<CallEntry<Completion>>>(), 48);
         for start in [0, 1, 1 << 40] {
             for timed in [false, true] {
-                let place = Place::new(start, timed);
+                let place = FramePlace::new(start, timed);
                 assert_eq!((place.start(), place.is_timed()), (start, timed));
             }
         }
@@ -652,25 +658,25 @@ mod tests {
         assert_eq!(c.receive(0, b""), Ok(Delivery::Event));
         assert_eq!(c.receive(1, b""), Ok(Delivery::Reply('a')));
         assert_eq!(c.live(), 0);
-        assert_eq!(c.receive(1, b""), Err(Violation::UnknownId { id: 1 }));
+        assert_eq!(c.receive(1, b""), Err(ChildViolation::UnknownId { id: 1 }));
         assert_eq!(
             c.receive(0x8000_0001, b""),
-            Err(Violation::UnknownId { id: 0x8000_0001 })
+            Err(ChildViolation::UnknownId { id: 0x8000_0001 })
         );
     }
 
     #[test]
     fn ordered_replies_come_in_order() {
         let mut c = plain(Plain::Ordered);
-        assert_eq!(c.receive(1, b""), Err(Violation::NothingAsked));
+        assert_eq!(c.receive(1, b""), Err(ChildViolation::NothingAsked));
         call(&mut c, 'a');
         call(&mut c, 'b');
         assert_eq!(sent(&mut c), b"\0\0\0\x01a\0\0\0\x01b");
         assert_eq!(c.receive(1, b""), Ok(Delivery::Reply('a')));
         assert_eq!(c.receive(0, b""), Ok(Delivery::Event));
         assert_eq!(c.receive(1, b""), Ok(Delivery::Reply('b')));
-        assert_eq!(c.receive(2, b""), Err(Violation::NotOrdered { id: 2 }));
-        assert_eq!(c.receive(1, b""), Err(Violation::NothingAsked));
+        assert_eq!(c.receive(2, b""), Err(ChildViolation::NotOrdered { id: 2 }));
+        assert_eq!(c.receive(1, b""), Err(ChildViolation::NothingAsked));
     }
 
     #[test]
@@ -685,11 +691,20 @@ mod tests {
     #[test]
     fn worker_must_be_ready_first() {
         let start = || Connection::<char, char>::new(None, LIMITS);
-        assert_eq!(start().receive(7, b""), Err(Violation::NotReady { id: 7 }));
-        assert_eq!(start().receive(0, b""), Err(Violation::NotReady { id: 0 }));
+        assert_eq!(
+            start().receive(7, b""),
+            Err(ChildViolation::NotReady { id: 7 })
+        );
+        assert_eq!(
+            start().receive(0, b""),
+            Err(ChildViolation::NotReady { id: 0 })
+        );
         let control =
             |strings: &[&str]| start().receive(wire::CONTROL_TO_PARENT, &octets::encode(strings));
-        assert!(matches!(control(&["dance"]), Err(Violation::Control(_))));
+        assert!(matches!(
+            control(&["dance"]),
+            Err(ChildViolation::Control(_))
+        ));
         let kind = |delivery| match delivery {
             Ok(Delivery::Refused(refused)) => refused.kind,
             other => panic!("{other:?}"),
@@ -699,7 +714,7 @@ mod tests {
         let again = ToParent::Ready { protocol: 1 }.encode();
         assert_eq!(
             serving().receive(wire::CONTROL_TO_PARENT, &again),
-            Err(Violation::ReadyTwice)
+            Err(ChildViolation::ReadyTwice)
         );
     }
 
@@ -758,7 +773,7 @@ mod tests {
         let cancel = ToChild::Cancel { id: a }.encode();
         assert_eq!(sent(&mut c)[8..], cancel);
         assert_eq!(c.receive(a, b""), Ok(Delivery::Late));
-        assert_eq!(c.receive(a, b""), Err(Violation::UnknownId { id: a }));
+        assert_eq!(c.receive(a, b""), Err(ChildViolation::UnknownId { id: a }));
     }
 
     #[test]
@@ -782,14 +797,20 @@ mod tests {
         let report = |id| ToParent::Progress { id, payload: b"x" }.encode();
         let progress =
             |c: &mut Connection<char, char>, id| c.receive(wire::CONTROL_TO_PARENT, &report(id));
-        assert_eq!(progress(&mut c, a), Err(Violation::UnknownId { id: a }));
+        assert_eq!(
+            progress(&mut c, a),
+            Err(ChildViolation::UnknownId { id: a })
+        );
         sent(&mut c);
         assert_eq!(progress(&mut c, a), Ok(Delivery::Progress('p')));
         assert_eq!(progress(&mut c, b), Ok(Delivery::Late));
         c.cancel(a);
         assert_eq!(progress(&mut c, a), Ok(Delivery::Late));
         c.receive(a, b"").unwrap();
-        assert_eq!(progress(&mut c, a), Err(Violation::UnknownId { id: a }));
+        assert_eq!(
+            progress(&mut c, a),
+            Err(ChildViolation::UnknownId { id: a })
+        );
     }
 
     #[test]
@@ -810,7 +831,7 @@ mod tests {
 
     #[test]
     fn limits_refuse() {
-        let limits = Limits {
+        let limits = QueueLimits {
             max_frame: 10,
             calls: 2,
             bytes: 30,
@@ -842,7 +863,7 @@ mod tests {
 
     #[test]
     fn queued_bytes_count_against_their_limit() {
-        let limits = Limits {
+        let limits = QueueLimits {
             max_frame: 100,
             calls: usize::MAX,
             bytes: 30,

@@ -1,0 +1,16 @@
+//! What the parent knows about one child and decides about it, as state machines. Pure: no
+//! descriptors, no threads, no clock.
+
+mod calls;
+mod connection;
+mod ladder;
+mod life;
+mod role;
+
+#[cfg(any(fuzzing, test))]
+pub(crate) use connection::StartRefusal;
+pub(crate) use connection::{ChildViolation, Connection, Delivery, QueueLimits};
+pub(super) use ladder::Signal;
+pub use ladder::StopStage;
+pub(super) use life::{Life, StartBy, Verdict};
+pub(super) use role::{AfterRelease, Role};

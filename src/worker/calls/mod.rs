@@ -1,0 +1,9 @@
+//! A child's bookkeeping of its calls: which wait, which run, and which one the main thread is at.
+//! Pure.
+
+mod id_set;
+mod ledger;
+mod main_call;
+
+pub(crate) use ledger::{CallLimits, CallState, Duplicate, Ledger};
+pub(crate) use main_call::MainCall;
