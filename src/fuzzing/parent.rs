@@ -2,7 +2,7 @@ use super::Script;
 use crate::error::{Phase, Refusal};
 use crate::rpc::{ChildViolation, Connection, Delivery, QueueLimits, StartRefusal};
 use crate::wire::Plain;
-use crate::wire::{self, Batch, Body, Decoder, Framing, LARGE, Payload, Run, ToParent, octets};
+use crate::wire::{self, Body, Decoder, Framing, LARGE, Payload, Run, ToParent, octets};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -157,9 +157,18 @@ impl ParentModel {
     }
 
     fn take(&mut self, limit: usize) {
-        let mut batch = Batch::default();
-        self.connection.take(limit, &mut batch);
-        let taken = batch.into_bytes();
+        let mut taken = Vec::new();
+        let writer = self.connection.writer_mut();
+        while let Some(batch) = writer.begin(limit) {
+            let n = batch.write(|parts| {
+                parts.iter().for_each(|part| taken.extend_from_slice(part));
+                parts.iter().map(|part| part.len()).sum()
+            });
+            writer.end(batch, Ok(n));
+            if writer.unsent() as u64 == writer.outbox().queued() {
+                break;
+            }
+        }
         assert!(taken.len() >= limit.min(self.queued()), "too little");
         let mut taken = taken.into_iter();
         while taken.len() > 0 {
@@ -390,7 +399,7 @@ impl ParentModel {
         let (connection, first) = (&self.connection, live().filter_map(|call| call.deadline));
         assert_eq!(connection.live(), live().count());
         assert_eq!(connection.deadline(), first.min());
-        assert_eq!(connection.has_output(), !self.queue.is_empty());
+        assert_eq!(connection.queued() > 0, !self.queue.is_empty());
         assert_eq!(connection.is_ready(), self.ready);
         assert_eq!(connection.is_closed(), self.closed);
         for len in [0, 1, 100, 50_000] {

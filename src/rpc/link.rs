@@ -14,7 +14,7 @@ use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Child;
 use crate::sys::{self, Interest, Registration};
-use crate::wire::{self, Batch, Body, COMFORTABLE};
+use crate::wire::{self, Body, COMFORTABLE};
 use polling::Event;
 use std::io;
 use std::net::Shutdown;
@@ -52,7 +52,8 @@ pub(crate) struct Link {
 /// What [`Link`]'s lock guards.
 pub(super) struct LinkState {
     pub(super) connection: Connection<Completion, ProgressCallback>,
-    pub(super) writer: Writer,
+    /// Whether the reactor waits for room in the socket.
+    pub(super) awaits_room: bool,
     /// Who reads.
     pub(super) role: Role<Arc<Slot>>,
     /// What to read with, while nobody does.
@@ -79,32 +80,6 @@ pub(super) struct LinkState {
     over: bool,
 }
 
-/// Who writes what was taken from the queue.
-pub(super) struct Writer {
-    /// What is not written of it. `None` while a thread is at it.
-    batch: Option<Box<Batch>>,
-    /// Whether the socket took no more: the reactor waits for room.
-    pub(super) blocked: bool,
-    /// Whether the reactor knows that.
-    awaited: bool,
-    /// Whether the child reads no more.
-    broken: bool,
-    /// Whether the socket was made to take large payloads at once.
-    is_wide: bool,
-}
-
-impl Default for Writer {
-    fn default() -> Self {
-        Writer {
-            batch: Some(Box::default()),
-            blocked: false,
-            awaited: false,
-            broken: false,
-            is_wide: false,
-        }
-    }
-}
-
 /// A call that was made.
 pub(super) struct SubmittedCall {
     pub(super) id: u32,
@@ -115,12 +90,6 @@ pub(super) struct SubmittedCall {
 }
 
 impl LinkState {
-    /// Whether there is something to write.
-    pub(super) fn has_output(&self) -> bool {
-        let is_left = |batch: &Batch| !batch.is_empty();
-        self.connection.has_output() || self.writer.batch.as_deref().is_some_and(is_left)
-    }
-
     /// Whether a call of that length would have to wait.
     fn is_full(&self, len: usize) -> bool {
         self.connection.admit(len) == Err(Refusal::Full)
@@ -148,9 +117,9 @@ impl LinkState {
     /// Whether there is something to write that nobody is at.
     #[inline]
     fn has_unattended_output(&self) -> bool {
-        let writer = &self.writer;
-        let attended = writer.batch.is_none() || writer.awaited || writer.broken || self.shut_down;
-        !attended && self.has_output()
+        let writer = self.connection.writer();
+        let attended = writer.is_writing() || writer.is_closed() || self.awaits_room;
+        !attended && writer.unsent() > 0
     }
 
     /// Gives room back that there was no need of a while ago, and is none now.
@@ -165,7 +134,7 @@ impl LinkState {
 
     /// Whether one call only is outstanding, and nothing is left to be taken and sent.
     pub(super) fn is_alone(&self) -> bool {
-        self.connection.live() == 1 && !self.has_output()
+        self.connection.live() == 1 && self.connection.writer().unsent() == 0
     }
 }
 
@@ -259,7 +228,7 @@ impl Link {
         Link {
             state: Mutex::new(LinkState {
                 connection,
-                writer: Writer::default(),
+                awaits_room: false,
                 role: Role::new(laziness),
                 reader: Some(reader),
                 connected: true,
@@ -406,11 +375,13 @@ impl Link {
     /// Tells the child that its requests have ended, if the handle is closed and all is sent. Returns
     /// whether it has been told all there was.
     fn say_goodbye(&self, state: &mut LinkState) -> bool {
-        let all_sent = !state.has_output() && state.writer.batch.is_some();
-        let close = state.connection.is_closed() && (all_sent || state.shut_down);
+        let connection = &mut state.connection;
+        let all_sent = connection.writer().unsent() == 0;
+        let close = connection.is_closed() && (all_sent || state.shut_down);
         // A worker may have to be told that calls are cancelled, as long as there are any.
-        let says_no_more = state.connection.live() == 0 || state.connection.is_plain();
+        let says_no_more = connection.live() == 0 || connection.is_plain();
         if close && says_no_more && !std::mem::replace(&mut state.shut_down, true) {
+            connection.writer_mut().close();
             // That it is broken tells the reader.
             let _ = sys::shutdown(&*self.socket, Shutdown::Write);
         }
@@ -463,47 +434,22 @@ impl Link {
 
     /// Sends what is queued, unless another thread is at it or the socket is full.
     fn transmit<'a>(&'a self, mut state: MutexGuard<'a, LinkState>) -> MutexGuard<'a, LinkState> {
-        let Writer {
-            blocked, broken, ..
-        } = state.writer;
-        if blocked || broken || state.shut_down {
-            return state;
-        }
-        let Some(mut batch) = state.writer.batch.take() else {
-            return state;
-        };
-        loop {
-            if batch.is_empty() {
-                state.connection.take(BATCH, &mut batch);
-            }
-            if batch.is_empty() {
-                break;
-            }
-            let widen = batch.has_large() && !std::mem::replace(&mut state.writer.is_wide, true);
+        let mut wrote = false;
+        while let Some(mut batch) = state.connection.writer_mut().begin(BATCH) {
             // The lock is not held over the system calls.
             drop(state);
-            if widen {
+            if batch.should_widen() {
                 // It is only slower if that is refused.
                 let _ = sys::widen(&*self.socket);
             }
             let sent = batch.write(|parts| sys::send(&*self.socket, parts, false));
             state = self.lock();
-            match sent {
-                Ok(n) => state.connection.written(n, &mut batch),
-                Err(error) => {
-                    match error.kind() {
-                        io::ErrorKind::WouldBlock => state.writer.blocked = true,
-                        _ => state.writer.broken = true,
-                    }
-                    break;
-                }
-            }
+            state.connection.writer_mut().end(batch, sent);
+            wrote = true;
         }
-        if state.end.is_some() {
-            batch.clear();
+        if wrote {
+            self.notify_of_room(&state);
         }
-        state.writer.batch = Some(batch);
-        self.notify_of_room(&state);
         state
     }
 
@@ -542,7 +488,8 @@ impl Link {
         let mut state = self.lock();
         state.attention = false;
         if room {
-            (state.writer.blocked, state.writer.awaited) = (false, false);
+            state.connection.writer_mut().unblock();
+            state.awaits_room = false;
         }
         let mut expired = Vec::new();
         while let Some(call) = state.connection.expire(now) {
@@ -561,14 +508,15 @@ impl Link {
         if state.role.look(at_once, now) && state.connected {
             self.watch(&mut state, true);
         }
-        if state.writer.blocked != state.writer.awaited || room {
+        let blocked = state.connection.writer().is_blocked();
+        if blocked != state.awaits_room || room {
             self.set_interest(&mut state);
         }
+        state.awaits_room = blocked;
         let stop = state.stop_by.is_some_and(|by| by <= now);
         if stop {
             state.stop_by = None;
         }
-        state.writer.awaited = state.writer.blocked;
         state.trim(now);
         let role = state.role.deadline();
         let calls = state.connection.deadline();
@@ -584,7 +532,7 @@ impl Link {
             close: close && state.connection.live() == 0,
             handed_off: state.role.is_handed_off(),
             ready: state.connection.is_ready(),
-            broken: state.writer.broken,
+            broken: state.connection.writer().has_failed(),
             unanswered: state.connection.live(),
             deadline,
         }
@@ -632,9 +580,6 @@ impl Link {
     pub(super) fn end(&self, end: Result<Exit, Error>) -> Vec<(Completion, Phase)> {
         let mut state = self.lock();
         state.end = Some(end);
-        if let Some(batch) = &mut state.writer.batch {
-            batch.clear();
-        }
         if state.waiting > 0 {
             self.changed.notify_all();
         }

@@ -245,7 +245,7 @@ impl Link {
                 match after {
                     AfterRelease::Watch => self.watch(&mut state, true),
                     AfterRelease::ScheduleLook => {
-                        if !state.writer.blocked {
+                        if !state.connection.writer().is_blocked() {
                             // For as long as this goes on, the poller need not look at every arrival.
                             state.registration = None;
                         }
@@ -281,7 +281,10 @@ impl Link {
             state.registration = None;
             return;
         }
-        let (readable, writable) = (state.role.is_watched(), state.writer.blocked);
+        let (readable, writable) = (
+            state.role.is_watched(),
+            state.connection.writer().is_blocked(),
+        );
         let interest = Event::new(poll_key(self.key, Source::Socket), readable, writable);
         let result = match &state.registration {
             Some(registration) => registration.modify(interest),

@@ -20,6 +20,7 @@ pub(crate) mod octets;
 mod outbox;
 mod plain;
 mod small;
+mod writer;
 
 pub(crate) use body::Body;
 #[cfg(feature = "log")]
@@ -36,6 +37,7 @@ pub(crate) use frame::{
 pub(crate) use outbox::{Batch, COMFORTABLE, Outbox, REUSABLE};
 pub use plain::Plain;
 pub(crate) use small::SmallBytes;
+pub(crate) use writer::Writer;
 
 /// The greatest id of a call; the bit above it marks a failed reply.
 pub(crate) const MAX_ID: u32 = 0x7fff_ffff;

@@ -326,6 +326,7 @@ pub(crate) struct Batch {
     /// What follows.
     rest: VecDeque<Vec<u8>>,
     has_large: bool,
+    widen: bool,
 }
 
 impl Batch {
@@ -345,8 +346,20 @@ impl Batch {
 
     /// Whether it has had a payload that takes long to pass through a socket of the usual size.
     #[inline]
-    pub(crate) fn has_large(&self) -> bool {
+    pub(super) fn has_large(&self) -> bool {
         self.has_large
+    }
+
+    /// Has whoever writes it widen the socket first.
+    pub(super) fn widen(&mut self) {
+        self.widen = true;
+    }
+
+    /// Whether the socket is to be made to take large payloads at once, before this is written. True
+    /// once.
+    #[inline]
+    pub(crate) fn should_widen(&mut self) -> bool {
+        std::mem::take(&mut self.widen)
     }
 
     /// Gives what is next to `write`, as many parts as it may take at once.

@@ -3,13 +3,13 @@
 use super::calls::MainCall;
 use super::calls::{CallLimits, CallState, Duplicate, Ledger};
 use super::looper::Post;
-use super::output::{Flusher, Out};
+use super::output::Flusher;
 use super::panics;
 use crate::codec::{CodecError, Input};
 use crate::id_map::IdMap;
 use crate::sys::{self, Waker};
 use crate::wire::Plain;
-use crate::wire::{Failure, SmallBytes};
+use crate::wire::{COMFORTABLE, Failure, SmallBytes, Writer};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -54,7 +54,9 @@ pub(crate) struct Hub {
 
 pub(super) struct HubState {
     pub(super) ledger: Ledger,
-    pub(super) out: Out,
+    pub(super) writer: Writer,
+    /// How many bytes are to gather before a batch is written. More if there was no room just now.
+    pub(super) next_batch: usize,
     /// How many threads wait for `changed`.
     pub(super) waiting: usize,
     pub(super) threads: Threads,
@@ -104,7 +106,8 @@ impl Hub {
         Hub {
             state: Mutex::new(HubState {
                 ledger: Ledger::default(),
-                out: Out::default(),
+                writer: Writer::default(),
+                next_batch: COMFORTABLE,
                 waiting: 0,
                 threads: Threads::default(),
                 flusher: Flusher::default(),
@@ -183,7 +186,8 @@ impl Hub {
 
     fn leave_to_others(&self, id: u32) {
         let state = &mut *self.lock();
-        self.turn.leave(&mut state.ledger, id, state.out.unsent);
+        self.turn
+            .leave(&mut state.ledger, id, state.writer.unsent());
     }
 
     /// A call was answered, and so many bytes are now to be written. Returns what its cancellation
@@ -218,7 +222,7 @@ impl Hub {
             return true;
         }
         let state = self.lock();
-        state.ledger.wants_requests(state.out.unsent)
+        state.ledger.wants_requests(state.writer.unsent())
     }
 
     /// The next request that waits, if it may start: it counts as running. The last part says whether
@@ -252,7 +256,7 @@ impl Hub {
         loop {
             if let Some(next) = state.ledger.next() {
                 state.threads.free -= 1;
-                let unsent = state.out.unsent;
+                let unsent = state.writer.unsent();
                 if state.slept_full && state.ledger.wants_requests(unsent) {
                     self.wake_loop(&mut state);
                 }
@@ -347,17 +351,17 @@ impl Hub {
             return None;
         }
         state.asleep = true;
-        let unsent = state.out.unsent;
+        let unsent = state.writer.unsent();
         let wants_requests = state.ledger.wants_requests(unsent);
         let finished = state.ledger.is_finished() && unsent == 0;
         state.slept_full = !wants_requests;
         Some(LoopStatus {
             wants_requests,
-            wants_room: unsent > 0 && !state.out.is_busy(),
+            wants_room: unsent > 0 && !state.writer.is_writing(),
             wants_waker: state.waker.is_some() || !wants_requests || state.ledger.waiting() > 0,
             busy: state.ledger.is_busy(),
             finished,
-            broken: state.out.broken,
+            broken: state.writer.has_failed(),
         })
     }
 
@@ -412,7 +416,7 @@ impl HubState {
     }
 
     pub(super) fn is_above_high_water(&self) -> bool {
-        self.out.unsent > self.ledger.high_water()
+        self.writer.unsent() > self.ledger.high_water()
     }
 }
 

@@ -12,50 +12,12 @@ use crate::service::Service;
 use crate::sys::{self, Interest};
 use crate::threads;
 use crate::wire::Plain;
-use crate::wire::{
-    self, Batch, Body, COMFORTABLE, CONTROL_ROOM, Failure, Framing, Outbox, ToParent,
-};
+use crate::wire::{self, Body, COMFORTABLE, CONTROL_ROOM, Failure, Framing, ToParent};
 use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::sync::MutexGuard;
 use std::thread;
 use std::time::Duration;
-
-/// What is to be written, and who is at it.
-pub(super) struct Out {
-    /// Whole frames.
-    outbox: Outbox,
-    /// What was taken from it and is not written. `None` while a thread is at it.
-    batch: Option<Box<Batch>>,
-    /// How many bytes there are of all that is not written.
-    pub(super) unsent: usize,
-    /// Whether the socket was made to take large payloads at once.
-    is_wide: bool,
-    /// How many bytes are to gather before a batch is written. More if there was no room just now.
-    next_batch: usize,
-    /// Whether the parent cannot be written to any more.
-    pub(super) broken: bool,
-}
-
-impl Default for Out {
-    fn default() -> Self {
-        Out {
-            outbox: Outbox::default(),
-            batch: Some(Box::default()),
-            unsent: 0,
-            is_wide: false,
-            next_batch: COMFORTABLE,
-            broken: false,
-        }
-    }
-}
-
-impl Out {
-    /// Whether a thread is at it.
-    pub(super) fn is_busy(&self) -> bool {
-        self.batch.is_none()
-    }
-}
 
 /// How long the flusher lets output gather.
 const TICK: Duration = Duration::from_micros(200);
@@ -206,24 +168,24 @@ impl Hub {
 
     /// Whether the parent cannot be written to any more.
     pub(super) fn is_broken(&self) -> bool {
-        self.lock().out.broken
+        self.lock().writer.has_failed()
     }
 
     /// Waits until everything sent so far is written. Returns whether it could be.
     pub(super) fn flush(&self) -> bool {
         let mut state = self.transmit(self.lock(), true);
-        while state.out.unsent > 0 && !state.out.broken {
+        while state.writer.unsent() > 0 && !state.writer.is_closed() {
             // Who is at it may leave the rest: the loop does when there is no room.
             state = self.wait(state);
             state = self.transmit(state, true);
         }
-        !state.out.broken
+        !state.writer.has_failed()
     }
 
     /// Writes what has gathered, as far as there is room.
     pub(super) fn write_batch(&self) {
         let state = self.lock();
-        if state.out.unsent > 0 {
+        if state.writer.unsent() > 0 {
             drop(self.transmit(state, false));
         }
     }
@@ -260,21 +222,19 @@ impl Hub {
         }
         let mut on_cancel = Vec::new();
         let mut state = self.lock();
-        while state.is_above_high_water() && state.out.is_busy() {
+        while state.is_above_high_water() && state.writer.is_writing() {
             state = self.wait(state);
         }
-        let unsent = state.out.unsent + header.1 + payload.len();
+        let unsent = state.writer.unsent() + header.1 + payload.len();
         if let Some(id) = answers {
             on_cancel = self.answered(&mut state, id, unsent);
         }
-        let out = &mut state.out;
-        if out.broken {
+        if state.writer.has_failed() {
             drop(state);
             return drop_unneeded(on_cancel);
         }
-        out.unsent = unsent;
-        out.outbox.push(header, payload);
-        let full = state.out.unsent >= state.out.next_batch;
+        state.writer.outbox_mut().push(header, payload);
+        let full = unsent >= state.next_batch;
         // Who sends faster than the parent reads waits for it, the loop too, but that only then.
         let wait = when != Urgency::Later || state.is_above_high_water();
         match when {
@@ -308,7 +268,7 @@ impl Hub {
     fn run_flusher(&self) {
         let mut state = self.lock();
         loop {
-            if state.out.unsent == 0 || state.out.broken {
+            if state.writer.unsent() == 0 || state.writer.is_closed() {
                 state.flusher = Flusher::Asleep;
                 let proof = "nothing panics under this lock";
                 let asleep = |state: &mut HubState| state.flusher == Flusher::Asleep;
@@ -327,46 +287,28 @@ impl Hub {
         mut state: MutexGuard<'a, HubState>,
         wait: bool,
     ) -> MutexGuard<'a, HubState> {
-        let Some(mut batch) = state.out.batch.take() else {
+        if state.writer.is_writing() {
             return state;
-        };
-        state.out.next_batch = COMFORTABLE;
-        while !state.out.broken {
-            let out = &mut state.out;
-            if batch.is_empty() {
-                out.outbox.take(COMFORTABLE, &mut batch);
-            }
-            if batch.is_empty() {
-                break;
-            }
-            let large = batch.has_large() && self.is_socket;
-            let widen = large && !std::mem::replace(&mut out.is_wide, true);
+        }
+        // There may be room again: who writes finds out.
+        state.writer.unblock();
+        state.next_batch = COMFORTABLE;
+        while let Some(mut batch) = state.writer.begin(COMFORTABLE) {
             drop(state);
-            if widen {
+            if batch.should_widen() && self.is_socket {
                 // It is only slower if that is refused.
                 let _ = sys::widen(&self.fd);
             }
             let result = batch.write(|parts| self.write(parts, wait));
             state = self.lock();
-            let out = &mut state.out;
-            match result {
-                Ok(n) => {
-                    batch.advance(n, &mut out.outbox);
-                    out.unsent -= n;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    out.next_batch = out.unsent + COMFORTABLE;
-                    break;
-                }
-                Err(_) => {
-                    out.broken = true;
-                    out.outbox.clear();
-                    out.unsent = 0;
-                    batch.clear();
-                }
-            }
+            state.writer.end(batch, result);
         }
-        state.out.batch = Some(batch);
+        if state.writer.is_blocked() {
+            state.next_batch = state.writer.unsent() + COMFORTABLE;
+        }
+        if state.writer.has_failed() {
+            state.writer.clear();
+        }
         if state.waiting > 0 {
             self.changed.notify_all();
         }

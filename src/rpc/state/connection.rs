@@ -9,7 +9,7 @@
 //!
 //! Commands put frames into the outbox and calls into the table, in any state: what is queued while
 //! starting goes out with the start. Input is one frame at a time ([`receive`]) or a moment
-//! ([`expire`]); both say whose call has ended. Output is bytes ([`take`]).
+//! ([`expire`]); both say whose call has ended. Output is what there is to [write](Connection::writer).
 //!
 //! `T` is the caller's own note of a call. It comes back exactly once: from the command that refuses
 //! it, from [`receive`], from [`expire`], from [`cancel`] or from [`drain`]. `P` is what is to be told
@@ -17,7 +17,6 @@
 //!
 //! [`receive`]: Connection::receive
 //! [`expire`]: Connection::expire
-//! [`take`]: Connection::take
 //! [`cancel`]: Connection::cancel
 //! [`drain`]: Connection::drain
 
@@ -26,7 +25,7 @@ use crate::deadlines::Deadlines;
 use crate::error::{Phase, Refusal};
 use crate::id_map::IdMap;
 use crate::wire::Plain;
-use crate::wire::{self, Batch, Body, ControlError, Framing, Outbox, Run, ToChild, ToParent};
+use crate::wire::{self, Body, ControlError, Framing, Run, ToChild, ToParent, Writer};
 use std::fmt;
 use std::num::NonZeroU64;
 use std::time::Instant;
@@ -48,7 +47,7 @@ pub(crate) struct Connection<T, P> {
     limits: QueueLimits,
     ready: bool,
     closed: bool,
-    outbox: Outbox,
+    writer: Writer,
     calls: Calls<CallEntry<T>>,
     /// Entries that still have their note.
     live: usize,
@@ -175,7 +174,7 @@ impl<T, P: Clone> Connection<T, P> {
             limits,
             ready: plain.is_some(),
             closed: false,
-            outbox: Outbox::default(),
+            writer: Writer::default(),
             calls: Calls::new(),
             live: 0,
             deadlines: Deadlines::default(),
@@ -211,11 +210,11 @@ impl<T, P: Clone> Connection<T, P> {
         let len = u32::try_from(request.len()).expect("max_frame is not above");
         let (id, entry) = self.calls.insert(CallEntry {
             note: None,
-            place: FramePlace::new(self.outbox.end(), deadline.is_some()),
+            place: FramePlace::new(self.writer.outbox().end(), deadline.is_some()),
         });
         entry.note = note.take();
-        self.outbox
-            .push(wire::header(self.framing(), id, len), request);
+        let header = wire::header(self.framing(), id, len);
+        self.writer.outbox_mut().push(header, request);
         self.live += 1;
         if let Some(deadline) = deadline {
             self.deadlines.set(id.into(), deadline);
@@ -345,7 +344,7 @@ impl<T, P: Clone> Connection<T, P> {
         self.deadlines.clear();
         let progress = std::mem::take(&mut self.progress);
         self.done.extend(progress.into_values());
-        let outbox = &self.outbox;
+        let outbox = self.writer.outbox();
         let mut all = Vec::new();
         self.calls.drain(|entry| {
             if let Some(note) = entry.note {
@@ -356,29 +355,26 @@ impl<T, P: Clone> Connection<T, P> {
                 all.push((note, phase));
             }
         });
-        self.outbox.clear();
+        self.writer.clear();
         self.trim();
         all
     }
 
-    /// Takes about `limit` bytes to write, which are added to `batch`. What is taken counts as sent.
-    pub(crate) fn take(&mut self, limit: usize, batch: &mut Batch) {
-        self.outbox.take(limit, batch);
+    /// What there is to write. What a batch takes of it counts as sent.
+    #[inline]
+    pub(crate) fn writer(&self) -> &Writer {
+        &self.writer
     }
 
-    /// So many bytes of a batch are written.
-    pub(crate) fn written(&mut self, n: usize, batch: &mut Batch) {
-        batch.advance(n, &mut self.outbox);
+    /// As [`writer`](Connection::writer), to write it.
+    #[inline]
+    pub(crate) fn writer_mut(&mut self) -> &mut Writer {
+        &mut self.writer
     }
 
-    /// How many bytes there are to [`take`](Connection::take).
+    /// How many bytes are queued, and no thread has taken them to write.
     pub(crate) fn queued(&self) -> u64 {
-        self.outbox.queued()
-    }
-
-    /// Whether there is something to [`take`](Connection::take).
-    pub(crate) fn has_output(&self) -> bool {
-        self.outbox.queued() > 0
+        self.writer.outbox().queued()
     }
 
     /// Whether the child has said that it serves.
@@ -395,7 +391,7 @@ impl<T, P: Clone> Connection<T, P> {
     /// may stay for long, and when half of the bytes have gone, as all of them go.
     pub(crate) fn has_room(&self) -> bool {
         let QueueLimits { calls, bytes, .. } = self.limits;
-        self.calls.len() < calls && self.outbox.queued() <= bytes as u64 / 2
+        self.calls.len() < calls && self.writer.outbox().queued() <= bytes as u64 / 2
     }
 
     /// Whether [`close`](Connection::close) was called.
@@ -478,7 +474,7 @@ impl<T, P: Clone> Connection<T, P> {
     /// As [`answered`](Connection::answered), with a place for the note that has none yet.
     #[inline]
     fn answered_into(&mut self, id: u32, place: &mut Option<T>) -> Option<()> {
-        let outbox = &self.outbox;
+        let outbox = self.writer.outbox();
         let timed = self.calls.remove_with(id, |entry| {
             if outbox.is_queued(entry.place.start()) {
                 return None;
@@ -502,20 +498,20 @@ impl<T, P: Clone> Connection<T, P> {
     /// Whether a call is outstanding, and some of it was taken to be written.
     #[inline]
     fn is_sent(&mut self, id: u32) -> bool {
-        let outbox = &self.outbox;
+        let outbox = self.writer.outbox();
         let entry = self.calls.get_mut(id);
         entry.is_some_and(|entry| !outbox.is_queued(entry.place.start()))
     }
 
     /// Withdraws a request, unless it was taken to be written.
     fn withdraw(&mut self, start: u64) -> bool {
-        if !self.outbox.is_queued(start) {
+        if !self.writer.outbox().is_queued(start) {
             return false;
         }
-        let header = wire::parse_header(self.framing(), self.outbox.frame(start));
+        let header = wire::parse_header(self.framing(), self.writer.outbox().frame(start));
         let (_, len) = header.expect("headers are not in pieces");
         let len = self.framing().header_len() as u64 + u64::from(len);
-        self.outbox.withdraw(start, len)
+        self.writer.outbox_mut().withdraw(start, len)
     }
 
     /// A call has ended.
@@ -538,7 +534,7 @@ impl<T, P: Clone> Connection<T, P> {
             calls,
             bytes,
         } = self.limits;
-        let queued = self.outbox.queued();
+        let queued = self.writer.outbox().queued();
         if self.closed {
             Err(Refusal::Closed)
         } else if len > max_frame {
@@ -559,7 +555,7 @@ impl<T, P: Clone> Connection<T, P> {
         let mut payload = Body::from(message.encode());
         let len = payload.len() as u32;
         let header = wire::header(Framing::Tagged, wire::CONTROL_TO_CHILD, len);
-        self.outbox.push(header, &mut payload);
+        self.writer.outbox_mut().push(header, &mut payload);
     }
 }
 
@@ -577,9 +573,15 @@ mod tests {
     };
 
     fn sent<T>(connection: &mut Connection<T, char>) -> Vec<u8> {
-        let mut batch = Batch::default();
-        connection.take(usize::MAX, &mut batch);
-        batch.into_bytes()
+        let mut sent = Vec::new();
+        while let Some(batch) = connection.writer_mut().begin(usize::MAX) {
+            let n = batch.write(|parts| {
+                parts.iter().for_each(|part| sent.extend_from_slice(part));
+                parts.iter().map(|part| part.len()).sum()
+            });
+            connection.writer_mut().end(batch, Ok(n));
+        }
+        sent
     }
 
     fn plain(plain: Plain) -> Connection<char, char> {
@@ -782,7 +784,7 @@ mod tests {
         let a = call(&mut c, 'a');
         sent(&mut c);
         c.cancel(a);
-        assert!(!c.has_output(), "a plain peer is not told");
+        assert!(c.queued() == 0, "a plain peer is not told");
         assert_ne!(call(&mut c, 'b'), a);
         assert_eq!(c.drain(), [('b', Phase::Queued)]);
     }
@@ -848,7 +850,7 @@ mod tests {
         );
         assert_eq!(refused(4), Ok(2));
         assert_eq!(refused(0), Err(Refusal::Full));
-        c.take(usize::MAX, &mut Batch::default());
+        sent(&mut c);
         assert_eq!(c.receive(1, b""), Ok(Delivery::Reply(())));
         assert_eq!(
             c.call(&mut vec![].into(), None, &mut None, &mut Some(())),
@@ -878,7 +880,7 @@ mod tests {
             c.call(&mut vec![].into(), None, &mut None, &mut Some(())),
             Err(Refusal::Full)
         ));
-        c.take(usize::MAX, &mut Batch::default());
+        sent(&mut c);
         assert!(
             c.call(&mut vec![].into(), None, &mut None, &mut Some(()))
                 .is_ok()
@@ -892,7 +894,7 @@ mod tests {
         sent(&mut c);
         call(&mut c, 'b');
         assert_eq!(c.drain(), [('a', Phase::Sent), ('b', Phase::Queued)]);
-        assert!(!c.has_output());
+        assert!(c.queued() == 0);
         assert!(c.is_closed());
     }
 }

@@ -1,0 +1,342 @@
+//! The writing end of a stream that several threads write to. Pure: it decides, others write.
+//!
+//! ```text
+//!            begin()              end()
+//!   Idle ────────────▶ Writing ──────────▶ Idle, blocked, failed
+//!                 close(), from any of them: nothing is written any more
+//! ```
+//!
+//! One thread writes at a time. It takes a batch under the lock that guards this, writes it without
+//! the lock, and gives back what is left of it:
+//!
+//! ```text
+//!   while let Some(batch) = lock.writer.begin(LIMIT) {
+//!       unlock; let result = write(&batch); lock;
+//!       lock.writer.end(batch, result);
+//!   }
+//! ```
+//!
+//! Frames that other threads append meanwhile are in the next batch of the same loop, so they need
+//! not wait for their turn.
+
+use super::{Batch, Outbox};
+use std::io;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    /// Whole frames.
+    outbox: Outbox,
+    /// What was taken from the outbox, and is not written. `None` while a thread writes it.
+    batch: Option<Box<Batch>>,
+    /// How many bytes there are of that, when they were last counted.
+    in_batch: usize,
+    state: State,
+    /// Whether a batch has been told to widen the socket.
+    is_wide: bool,
+}
+
+/// Whether batches may be taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// The stream took no more.
+    Blocked,
+    /// A write failed: the other side reads no more.
+    Failed,
+    Closed,
+}
+
+impl Default for Writer {
+    fn default() -> Self {
+        Writer {
+            outbox: Outbox::default(),
+            batch: Some(Box::default()),
+            in_batch: 0,
+            state: State::Open,
+            is_wide: false,
+        }
+    }
+}
+
+impl Writer {
+    /// The frames that no thread has taken to write.
+    #[inline]
+    pub(crate) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// As [`outbox`](Writer::outbox), to append and withdraw frames.
+    #[inline]
+    pub(crate) fn outbox_mut(&mut self) -> &mut Outbox {
+        &mut self.outbox
+    }
+
+    /// Begins to write: about `limit` bytes, or what was left of the last batch. `None` if there is
+    /// nothing to write, another thread writes, or nothing may be written now.
+    ///
+    /// What is taken is to be given back to [`end`](Writer::end).
+    #[inline]
+    pub(crate) fn begin(&mut self, limit: usize) -> Option<Box<Batch>> {
+        if self.state != State::Open {
+            return None;
+        }
+        let batch = self.batch.as_mut()?;
+        if batch.is_empty() {
+            let before = self.outbox.queued();
+            if before == 0 {
+                return None;
+            }
+            self.outbox.take(limit, batch);
+            self.in_batch = (before - self.outbox.queued()) as usize;
+            if batch.has_large() && !self.is_wide {
+                self.is_wide = true;
+                batch.widen();
+            }
+        }
+        self.batch.take()
+    }
+
+    /// Ends a write with how it went.
+    #[inline]
+    pub(crate) fn end(&mut self, mut batch: Box<Batch>, result: io::Result<usize>) {
+        debug_assert!(self.batch.is_none(), "a batch is given back once");
+        match result {
+            Ok(n) => {
+                batch.advance(n, &mut self.outbox);
+                // Zero if the rest was given up meanwhile.
+                self.in_batch = self.in_batch.saturating_sub(n);
+            }
+            Err(error) => self.cannot_write(&error),
+        }
+        if self.in_batch == 0 && !batch.is_empty() {
+            batch.clear();
+        }
+        self.batch = Some(batch);
+    }
+
+    #[cold]
+    fn cannot_write(&mut self, error: &io::Error) {
+        if self.state == State::Open {
+            self.state = match error.kind() {
+                io::ErrorKind::WouldBlock => State::Blocked,
+                _ => State::Failed,
+            };
+        }
+    }
+
+    /// The stream may take bytes again.
+    pub(crate) fn unblock(&mut self) {
+        if self.state == State::Blocked {
+            self.state = State::Open;
+        }
+    }
+
+    /// No thread begins to write any more.
+    pub(crate) fn close(&mut self) {
+        self.state = State::Closed;
+    }
+
+    /// Gives up what is not written, except for a write that is in progress.
+    pub(crate) fn clear(&mut self) {
+        self.outbox.clear();
+        self.in_batch = 0;
+        if let Some(batch) = &mut self.batch {
+            batch.clear();
+        }
+    }
+
+    /// How many bytes are not written. Those that are being written count.
+    #[inline]
+    pub(crate) fn unsent(&self) -> usize {
+        self.outbox.queued() as usize + self.in_batch
+    }
+
+    /// Whether a thread writes.
+    #[inline]
+    pub(crate) fn is_writing(&self) -> bool {
+        self.batch.is_none()
+    }
+
+    /// Whether the stream took no more, and has not been [unblocked](Writer::unblock) since.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.state == State::Blocked
+    }
+
+    /// Whether a write has failed.
+    #[inline]
+    pub(crate) fn has_failed(&self) -> bool {
+        self.state == State::Failed
+    }
+
+    /// Whether nothing is written any more, as it was [closed](Writer::close) or a write failed.
+    #[inline]
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(self.state, State::Failed | State::Closed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Body, Framing, header};
+
+    const LIMIT: usize = 1 << 20;
+
+    fn push(writer: &mut Writer, payload: &[u8]) {
+        let header = header(Framing::Tagged, 1, payload.len() as u32);
+        let mut body = Body::default();
+        body.push(payload.to_vec());
+        writer.outbox_mut().push(header, &mut body);
+    }
+
+    fn with_a_frame() -> Writer {
+        let mut writer = Writer::default();
+        push(&mut writer, b"two");
+        writer
+    }
+
+    fn blocked() -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    #[test]
+    fn one_thread_writes_at_a_time_and_takes_along_what_comes_meanwhile() {
+        let mut writer = Writer::default();
+        assert!(writer.begin(LIMIT).is_none(), "there is nothing to write");
+        push(&mut writer, b"one");
+        let batch = writer.begin(LIMIT).unwrap();
+        assert!(writer.is_writing() && writer.unsent() == 11);
+        push(&mut writer, b"other");
+        assert!(writer.begin(LIMIT).is_none(), "somebody else writes");
+        assert_eq!(writer.unsent(), 11 + 13);
+        writer.end(batch, Ok(11));
+        assert!(!writer.is_writing() && writer.unsent() == 13);
+        let batch = writer.begin(LIMIT).unwrap();
+        writer.end(batch, Ok(13));
+        assert!(writer.begin(LIMIT).is_none() && writer.unsent() == 0);
+    }
+
+    #[test]
+    fn every_split_of_the_writes_yields_the_stream_once_and_in_order() {
+        let payloads = [&b"a"[..], &[1; 20_000], b"", &[2; 70_000], b"end"];
+        for at_once in [1, 7, 8, 9, 1000, 65_536, 100_000] {
+            let (mut writer, mut want, mut got) = (Writer::default(), Vec::new(), Vec::new());
+            for (n, payload) in payloads.iter().enumerate() {
+                push(&mut writer, payload);
+                want.extend(header(Framing::Tagged, 1, payload.len() as u32).0);
+                want.extend_from_slice(payload);
+                // Some are appended while others are written, or wait to be.
+                for round in 0..2 * n {
+                    let Some(batch) = writer.begin(1 + n) else {
+                        break;
+                    };
+                    let next = batch.write(|parts| parts[0].to_vec());
+                    let n = next.len().min(at_once);
+                    if round % 2 == 1 {
+                        writer.end(batch, blocked());
+                        writer.unblock();
+                        continue;
+                    }
+                    got.extend_from_slice(&next[..n]);
+                    writer.end(batch, Ok(n));
+                    assert_eq!(writer.unsent(), want.len() - got.len());
+                }
+            }
+            while let Some(batch) = writer.begin(LIMIT) {
+                let next = batch.write(|parts| parts[0].to_vec());
+                let n = next.len().min(at_once);
+                got.extend_from_slice(&next[..n]);
+                writer.end(batch, Ok(n));
+            }
+            assert!(got == want, "{at_once} bytes at a time");
+            assert_eq!(writer.unsent(), 0);
+        }
+    }
+
+    #[test]
+    fn blocked_stream_is_written_to_when_it_is_unblocked() {
+        let mut writer = with_a_frame();
+        let batch = writer.begin(LIMIT).unwrap();
+        writer.end(batch, blocked());
+        assert!(writer.is_blocked() && !writer.is_closed() && !writer.has_failed());
+        assert!(writer.begin(LIMIT).is_none());
+        assert_eq!(writer.unsent(), 11);
+        writer.unblock();
+        let batch = writer.begin(LIMIT).unwrap();
+        writer.end(batch, Ok(3));
+        // What is left comes before what is appended.
+        push(&mut writer, b"later");
+        let batch = writer.begin(LIMIT).unwrap();
+        assert_eq!(batch.write(|parts| parts[0].len()), 8);
+        writer.end(batch, Ok(8));
+        assert_eq!(writer.unsent(), 13);
+    }
+
+    #[test]
+    fn nothing_is_written_after_a_failure_and_what_is_left_still_counts() {
+        let mut writer = with_a_frame();
+        let batch = writer.begin(LIMIT).unwrap();
+        let start = writer.outbox().end();
+        push(&mut writer, b"queued");
+        writer.end(batch, Err(io::ErrorKind::BrokenPipe.into()));
+        assert!(writer.has_failed() && writer.is_closed() && !writer.is_blocked());
+        writer.unblock();
+        assert!(writer.begin(LIMIT).is_none());
+        assert!(writer.outbox().is_queued(start) && writer.unsent() == 25);
+        writer.clear();
+        assert_eq!(writer.unsent(), 0);
+    }
+
+    #[test]
+    fn closed_writer_begins_no_batch_and_lets_the_one_in_progress_end() {
+        let mut writer = with_a_frame();
+        let batch = writer.begin(LIMIT).unwrap();
+        push(&mut writer, b"late");
+        writer.close();
+        assert!(writer.is_writing() && writer.is_closed() && !writer.has_failed());
+        writer.end(batch, Ok(11));
+        writer.unblock();
+        assert!(writer.begin(LIMIT).is_none() && writer.unsent() == 12);
+
+        // That its last write blocks, or fails, does not open it.
+        let mut writer = with_a_frame();
+        let batch = writer.begin(LIMIT).unwrap();
+        writer.close();
+        writer.end(batch, blocked());
+        writer.unblock();
+        assert!(writer.begin(LIMIT).is_none() && writer.is_closed());
+    }
+
+    #[test]
+    fn what_was_given_up_while_it_was_written_is_not_written_on() {
+        let mut writer = with_a_frame();
+        let batch = writer.begin(LIMIT).unwrap();
+        push(&mut writer, b"queued");
+        writer.clear();
+        assert_eq!(writer.unsent(), 0);
+        push(&mut writer, b"new");
+        writer.end(batch, Ok(4));
+        assert_eq!(writer.unsent(), 11);
+        let batch = writer.begin(LIMIT).unwrap();
+        assert_eq!(batch.write(|parts| parts[0][8..].to_vec()), b"new");
+        writer.end(batch, Ok(11));
+        assert_eq!(writer.unsent(), 0);
+    }
+
+    #[test]
+    fn first_large_payload_widens_the_socket_once() {
+        let mut writer = with_a_frame();
+        for (payload, widens) in [(1000, false), (100_000, true), (100_000, false)] {
+            push(&mut writer, &vec![0; payload]);
+            let mut widened = false;
+            while let Some(mut batch) = writer.begin(usize::MAX) {
+                widened |= batch.should_widen();
+                assert!(!batch.should_widen(), "it is told once");
+                let n = batch.write(|parts| parts.iter().map(|part| part.len()).sum());
+                writer.end(batch, Ok(n));
+            }
+            assert_eq!(widened, widens);
+        }
+    }
+}
