@@ -3,7 +3,7 @@
 use crate::id_map::IdMap;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// At most one moment for each key. The first is at hand; of equal ones that with the smallest key.
 ///
@@ -17,6 +17,11 @@ pub(crate) struct Deadlines {
     queue: VecDeque<(Instant, u64)>,
     /// Those that came out of order.
     others: BinaryHeap<Reverse<(Instant, u64)>>,
+}
+
+/// The moment after this time. `None` is never: one that the clock does not reach.
+pub(crate) fn after(now: Instant, time: Duration) -> Option<Instant> {
+    now.checked_add(time)
 }
 
 /// So much may be queued that was removed, whatever there is beside it.

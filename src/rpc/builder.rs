@@ -1,13 +1,12 @@
 //! Options of a handle, and its start.
 
-use super::driver::{Driver, Handlers, OnEvent};
+use super::driver::{Driver, Handlers, OnEvent, TypedOnEvent};
 use super::handle::{Handle, Rpc};
-use super::link::{Link, after};
+use super::link::{Link, Reader};
 use super::reactor::{Core, Reactor};
-use super::reader::Reader;
-use super::state::{Connection, QueueLimits};
-use super::state::{Life, StartBy};
-use crate::codec::{Codec, CodecError, Input};
+use super::state::{Connection, Life, QueueLimits, StartBy};
+use crate::codec::Codec;
+use crate::deadlines::after;
 use crate::error::{Error, ErrorKind};
 use crate::process::{Launched, Process};
 use crate::service::Service;
@@ -205,7 +204,7 @@ impl<S: Service> RpcBuilder<S> {
         };
         let start_by = plain
             .is_none()
-            .then(|| StartBy(after(Instant::now(), Some(self.start_timeout))));
+            .then(|| StartBy(after(Instant::now(), self.start_timeout)));
         let life = Life::new(child.is_some(), start_by, self.grace);
         let connection = Connection::new(plain, limits);
         let mut decoder = Decoder::new(Framing::Tagged, self.buflen_res, max_frame);
@@ -219,16 +218,8 @@ impl<S: Service> RpcBuilder<S> {
             || self.on_error.is_some()
             || self.on_destroy.is_some()
             || stderr_callback.is_some();
-        let core_of_link = Arc::clone(&core);
-        let link = Link::new(
-            connection,
-            reader,
-            laziness,
-            socket,
-            child,
-            core_of_link,
-            has_callbacks,
-        );
+        let on_reactor = Arc::clone(&core);
+        let link = Link::new(connection, reader, laziness, socket, child, on_reactor);
         let link = Arc::new(link);
         if plain.is_none() {
             link.start(
@@ -245,13 +236,7 @@ impl<S: Service> RpcBuilder<S> {
         }
         let service = self.service;
         let on_event = self.on_event.map(|callback| {
-            let service = service.clone();
-            let decoding = false;
-            Box::new(TypedOnEvent {
-                service,
-                callback,
-                decoding,
-            }) as Box<dyn OnEvent>
+            Box::new(TypedOnEvent::new(service.clone(), callback)) as Box<dyn OnEvent>
         });
         let handlers = Handlers {
             on_event,
@@ -264,40 +249,14 @@ impl<S: Service> RpcBuilder<S> {
             None => Ok(()),
         }
         .and_then(|()| Driver::new(Arc::clone(&link), handlers, life, stderr))
-        .and_then(|driver| core.add(driver));
+        .and_then(|driver| core.add(Box::new(driver)));
         if let Err(error) = added {
             link.abandon();
             return Err(io_error(error));
         }
-        Ok(Rpc::new(Handle::new(link, self.call_timeout), service))
-    }
-}
-
-/// `on_event` above the codec.
-struct TypedOnEvent<S: Service> {
-    service: S,
-    callback: Box<dyn FnMut(S::Event) + Send>,
-    /// Whether the codec is at work.
-    decoding: bool,
-}
-
-impl<S: Service> OnEvent for TypedOnEvent<S> {
-    fn event(&mut self, payload: Input<'_>) -> Result<(), CodecError> {
-        self.decoding = true;
-        let event = S::Codec::decode(payload)?;
-        self.decoding = false;
-        (self.callback)(event);
-        Ok(())
-    }
-
-    fn is_decoding(&self) -> bool {
-        self.decoding
-    }
-
-    fn error(&mut self, error: Error) {
-        match self.service.error_event(&error.to_string()) {
-            Some(event) => (self.callback)(event),
-            None => super::log::error(&error),
-        }
+        Ok(Rpc::new(
+            Handle::new(link, self.call_timeout, has_callbacks),
+            service,
+        ))
     }
 }

@@ -1,11 +1,13 @@
 //! One call: begun, and waited for.
 
+use super::callback::in_callback;
 use super::handle::Handle;
-use super::link::{CallOptions, Link, ProgressCallback, SubmittedCall, after};
-use super::reactor;
-use super::reader::AnswerWait;
-use super::slot::{Answer, Completion, Ended, Fill, Outcome, Slot, Then, decode};
+use super::link::{
+    Answer, AnswerWait, CallOptions, Completion, Ended, Fill, Link, Outcome, ProgressCallback,
+    Slot, SubmittedCall, Then, decode,
+};
 use crate::codec::{Argument, CodecError, Input, Scratch};
+use crate::deadlines::after;
 use crate::error::{CallError, Refusal};
 use crate::service::Service;
 use std::fmt;
@@ -114,8 +116,8 @@ impl<'a, S: Service> Call<'a, S> {
         if let Err(ended) = self.submit(deadline, false, &mut completion) {
             // Nothing is told of progress after the outcome, so nobody should be able to wait for it then.
             self.progress = None;
-            let tell = move || refused(completion).tell(Answer::Ended(ended));
-            self.handle.link.reactor.run(tell);
+            let complete = move || refused(completion).complete(Answer::Ended(ended));
+            self.handle.link.reactor().run(complete);
         }
     }
 
@@ -127,7 +129,7 @@ impl<'a, S: Service> Call<'a, S> {
     /// What kept the call from being answered, or what the function answered.
     /// [`Refusal::InCallback`] in a callback.
     pub fn wait(mut self) -> Outcome<S> {
-        if reactor::in_callback() {
+        if in_callback() {
             return Err(CallError::Refused(Refusal::InCallback));
         }
         let slot = Slot::own();
@@ -160,7 +162,7 @@ impl<'a, S: Service> Call<'a, S> {
         let id = match self.submit(timeout, false, &mut completion) {
             Ok(made) => made.id,
             Err(ended) => {
-                refused(completion).tell(Answer::Ended(ended));
+                refused(completion).complete(Answer::Ended(ended));
                 REFUSED
             }
         };
@@ -178,7 +180,7 @@ impl<'a, S: Service> Call<'a, S> {
     fn deadline(&self) -> Option<Instant> {
         // Most calls have none, and to look at the clock costs a good part of one.
         let timeout = self.timeout?;
-        after(Instant::now(), Some(timeout))
+        after(Instant::now(), timeout)
     }
 
     /// Makes the call. The note is taken unless it is refused.
@@ -191,13 +193,15 @@ impl<'a, S: Service> Call<'a, S> {
         if let Some(error) = self.malformed.take() {
             return Err(Ended::Malformed(error));
         }
-        let how = CallOptions {
+        let options = CallOptions {
             deadline,
             progress: &mut self.progress,
             may_wait: self.may_wait,
             waits,
         };
-        self.handle.link.call(self.request.body(), how, completion)
+        self.handle
+            .link
+            .call(self.request.body(), options, completion)
     }
 }
 
@@ -262,7 +266,7 @@ impl<S: Service> Pending<S> {
 
     /// Waits for the outcome, at most this long: `None` then, and it can be asked for again.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Outcome<S>> {
-        self.wait_deadline_opt(after(Instant::now(), Some(timeout)))
+        self.wait_deadline_opt(after(Instant::now(), timeout))
     }
 
     /// Waits for the outcome until `deadline`: `None` then, and it can be asked for again.
@@ -311,7 +315,7 @@ impl<S: Service> Pending<S> {
         if let Some(outcome) = self.try_wait() {
             return Some(outcome);
         }
-        if reactor::in_callback() {
+        if in_callback() {
             return Some(Err(CallError::Refused(Refusal::InCallback)));
         }
         let wait = AnswerWait {

@@ -1,9 +1,12 @@
 //! The handle to a child.
 
 use super::call::Call;
-use super::link::{Exit, Link, after};
+use super::link::Link;
+use super::state::Exit;
 use crate::codec::Argument;
+use crate::deadlines::after;
 use crate::error::Error;
+use crate::process::Child;
 use crate::service::Service;
 use std::fmt;
 use std::sync::Arc;
@@ -49,11 +52,21 @@ pub struct Rpc<S: Service = &'static str> {
 pub(super) struct Handle {
     pub(super) link: Arc<Link>,
     pub(super) call_timeout: Option<Duration>,
+    /// Whether the program has callbacks other than those of calls.
+    has_callbacks: bool,
 }
 
 impl Handle {
-    pub(super) fn new(link: Arc<Link>, call_timeout: Option<Duration>) -> Self {
-        Handle { link, call_timeout }
+    pub(super) fn new(
+        link: Arc<Link>,
+        call_timeout: Option<Duration>,
+        has_callbacks: bool,
+    ) -> Self {
+        Handle {
+            link,
+            call_timeout,
+            has_callbacks,
+        }
     }
 }
 
@@ -118,7 +131,7 @@ impl<S: Service> Rpc<S> {
     /// The child's process id. `None` if the peer is only a stream.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.handle.link.child.as_ref().map(|child| child.pid())
+        self.handle.link.child().map(Child::pid)
     }
 
     /// Kills the child and its process group with SIGKILL; a peer that is only a stream is
@@ -151,24 +164,22 @@ impl<S: Service> Rpc<S> {
     /// As [`finish`](Rpc::finish), and [`ErrorKind::Stopped`](crate::ErrorKind::Stopped) if there
     /// were calls that it had not answered: they end with that error, too.
     pub fn finish_timeout(self, timeout: Duration) -> Result<Exit, Error> {
-        self.finish_by(after(Instant::now(), Some(timeout)))
+        self.finish_by(after(Instant::now(), timeout))
     }
 
     fn finish_by(self, stop_by: Option<Instant>) -> Result<Exit, Error> {
         let link = Arc::clone(&self.handle.link);
         let is_last = Arc::strong_count(&self.handle) == 1;
+        let has_callbacks = self.handle.has_callbacks;
         drop(self);
         link.close(stop_by);
-        // With nobody left who could call, and nothing to be told, no callback runs any more: this
-        // thread may as well do the rest.
-        if is_last
-            && link.is_quiet()
-            && let Some(reactor) = link.reactor.take_over(|| link.wait_for_exit())
-        {
-            reactor.run_here();
+        // If nobody can call any more, and nothing is to be reported, no callback runs any more: this
+        // thread can do the rest.
+        if is_last && !has_callbacks && link.is_idle() {
+            link.reactor().serve_here(|| link.wait_for_exit());
         }
         let end = link.wait_end();
-        link.reactor.join();
+        link.reactor().join();
         end
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn emit(payload: &[u8], pid: u32) {
         return;
     }
     let known = |text: &str| !text.is_empty();
-    super::reactor::guard(|| {
+    super::callback::guard(|| {
         log::logger().log(
             &log::Record::builder()
                 .metadata(metadata)

@@ -1,35 +1,35 @@
 //! The parent: a handle to a child, and what is behind it.
 //!
 //! ```text
-//!   Rpc, Call, Pending        what a program holds; types and codec end here
-//!        │
-//!      Link ── Connection     one lock: calls by id (Calls), output (Outbox), deadlines. Pure
-//!        │
-//!     Driver ── Life, StopLadder  the reactor's: reads, timers, signals, the verdict. Pure but for I/O
-//!        │
-//!     Reactor                 the thread, on `polling`
+//!   builder  call  handle     what a program holds; types and codec end here
+//!      │       ╲    ╱
+//!    driver      ╲ ╱          what the reactor does for one child: reads, reports, signals
+//!      │  ╲       │
+//!      │   ╲─── link          the conversation with one child, under one lock
+//!      │  ╱       │  ╲
+//!   reactor       │   state   connection, calls, role, life, ladder: pure
+//!           ╲     │
+//!           callback          runs the program's code
 //! ```
+//!
+//! The reactor's thread knows what it serves only as [`reactor::EventHandler`]s, of which the driver
+//! is one.
 
 mod builder;
 mod call;
-
+mod callback;
 mod driver;
 mod handle;
-
 mod link;
 mod log;
 mod reactor;
-mod reader;
-
-mod slot;
 mod state;
 
 pub use builder::RpcBuilder;
 pub use call::{Call, Pending};
 pub use handle::Rpc;
-pub use link::Exit;
 pub use reactor::Reactor;
-pub use state::StopStage;
+pub use state::{Exit, StopStage};
 
 #[cfg(any(fuzzing, test))]
 pub(crate) use state::{ChildViolation, Connection, Delivery, QueueLimits, StartRefusal};

@@ -55,6 +55,32 @@ pub(crate) struct Verdict {
     pub(crate) stage: StopStage,
 }
 
+/// How a child ended that had answered everything.
+#[derive(Debug, Clone)]
+pub struct Exit {
+    status: Option<ExitStatus>,
+    stage: StopStage,
+}
+
+impl Exit {
+    pub(in crate::rpc) fn new(status: Option<ExitStatus>, stage: StopStage) -> Self {
+        Exit { status, stage }
+    }
+
+    /// The exit status. `None` if there was no process, or its status went to somebody else who reaped
+    /// it.
+    #[must_use]
+    pub fn status(&self) -> Option<ExitStatus> {
+        self.status
+    }
+
+    /// How far the parent had to go to end it.
+    #[must_use]
+    pub fn stage(&self) -> StopStage {
+        self.stage
+    }
+}
+
 impl Life {
     /// The life of a process, or of only a stream. It is ready at once if `start_by` is `None`.
     pub(crate) fn new(process: bool, start_by: Option<StartBy>, grace: Duration) -> Self {

@@ -12,5 +12,6 @@ pub(crate) use connection::StartRefusal;
 pub(crate) use connection::{ChildViolation, Connection, Delivery, QueueLimits};
 pub(super) use ladder::Signal;
 pub use ladder::StopStage;
+pub use life::Exit;
 pub(super) use life::{Life, StartBy, Verdict};
 pub(super) use role::{AfterRelease, Role};

@@ -1,0 +1,90 @@
+//! Running the program's code, which may panic, and must not block the reactor.
+
+use crate::error::{Error, ErrorKind};
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+thread_local! {
+    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it exists, the thread is a reactor's.
+pub(super) struct ReactorScope;
+
+impl ReactorScope {
+    pub(super) fn enter() -> Self {
+        IN_CALLBACK.set(true);
+        ReactorScope
+    }
+
+    /// The thread is a reactor's until it ends: what callbacks leave to be dropped with the thread
+    /// must not block it either.
+    pub(super) fn enter_for_good() {
+        IN_CALLBACK.set(true);
+    }
+}
+
+impl Drop for ReactorScope {
+    fn drop(&mut self) {
+        IN_CALLBACK.set(false);
+    }
+}
+
+/// Whether this is a reactor's thread, which must not block.
+pub(super) fn in_callback() -> bool {
+    IN_CALLBACK.get()
+}
+
+/// Refuses to block in a callback.
+pub(super) fn refuse_in_callback(what: &str) -> Result<(), Error> {
+    if !in_callback() {
+        return Ok(());
+    }
+    let message = format!("{what} inside a callback would block the reactor; call it elsewhere");
+    Err(Error::new(ErrorKind::InCallback, message))
+}
+
+/// Runs the program's code. A panic is reported by the panic hook and stops here.
+pub(super) fn guard(callback: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(callback));
+}
+
+/// Drops values of the program, each of which may panic.
+pub(super) fn drop_guarded<T>(values: Vec<T>) {
+    for value in values {
+        guard(|| drop(value));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    struct Panics(mpsc::Sender<&'static str>);
+
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            self.0.send("dropped").unwrap();
+            panic!("a destructor panics");
+        }
+    }
+
+    #[test]
+    fn panic_of_one_value_keeps_no_other_from_being_dropped() {
+        let (sender, dropped) = mpsc::channel();
+        drop_guarded(vec![Panics(sender.clone()), Panics(sender)]);
+        assert_eq!(dropped.iter().count(), 2);
+    }
+
+    #[test]
+    fn blocking_is_refused_within_the_scope_only() {
+        assert!(refuse_in_callback("finish()").is_ok());
+        let scope = ReactorScope::enter();
+        let error = refuse_in_callback("finish()").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InCallback);
+        assert!(error.to_string().starts_with("finish() inside a callback"));
+        drop(scope);
+        assert!(!in_callback());
+    }
+}

@@ -1,0 +1,120 @@
+//! What the reactor does with a link.
+
+use super::completion::Completion;
+use super::reader::Reader;
+use super::shared::Link;
+use super::state::{Actions, ProgressCallback};
+use crate::error::{Error, Phase};
+use crate::rpc::state::{Connection, Exit};
+use crate::sys;
+use crate::wire;
+use std::io;
+use std::net::Shutdown;
+use std::time::Instant;
+
+impl Link {
+    /// Queues what a worker is to do first.
+    pub(in crate::rpc) fn start(&self, setups: &[(String, Vec<u8>)], run: wire::Run<'_>) {
+        self.lock().connection.start(setups, run);
+    }
+
+    /// Has the reactor's poller watch the socket.
+    pub(in crate::rpc) fn register(&self) -> io::Result<()> {
+        let mut state = self.lock();
+        state.role.set_watched(true);
+        self.try_set_interest(&mut state)
+    }
+
+    /// The start failed half way: the process, if there is one, is killed and reaped.
+    pub(in crate::rpc) fn abandon(&self) {
+        if let Some(child) = self.child() {
+            child.abandon();
+        }
+    }
+
+    /// Writes, and handles what is due or was asked for. `room` says that the socket takes bytes
+    /// again.
+    pub(in crate::rpc) fn attend(&self, now: Instant, room: bool) -> Actions {
+        let mut state = self.lock();
+        let (expired, kill) = state.begin_attend(now, room);
+        if !kill {
+            // A child that is to be killed would otherwise see the end, and might exit before.
+            state = self.transmit(state);
+        }
+        let all_sent = !kill && self.end_requests(&mut state);
+        if !expired.is_empty() {
+            self.notify_of_room(&state);
+        }
+        if state.should_watch(now) {
+            self.watch(&mut state, true);
+        }
+        if state.update_room(room) {
+            self.set_interest(&mut state);
+        }
+        state.end_attend(now, expired, kill, all_sent)
+    }
+
+    /// Takes frames in: all that a read brought, under one lock.
+    pub(in crate::rpc) fn receive<T>(
+        &self,
+        frames: impl FnOnce(&mut Connection<Completion, ProgressCallback>) -> T,
+    ) -> T {
+        let mut state = self.lock();
+        let was_ready = state.connection.is_ready();
+        let result = frames(&mut state.connection);
+        self.notify_of_frames(&state, was_ready);
+        result
+    }
+
+    /// Takes the reader's role for the reactor, unless a caller has it.
+    pub(in crate::rpc) fn take_reader(&self) -> Option<Box<Reader>> {
+        let mut state = self.lock();
+        if !state.role.take_for_reactor() {
+            return None;
+        }
+        state.reader.take()
+    }
+
+    /// The reactor has read what there was.
+    pub(in crate::rpc) fn give_reader_back(&self, reader: Box<Reader>) {
+        let mut state = self.lock();
+        state.role.give_back();
+        state.reader = Some(reader);
+        if state.connected {
+            self.watch(&mut state, true);
+        }
+    }
+
+    /// Nothing more is read. A caller that reads is woken by the end of the stream.
+    pub(in crate::rpc) fn disconnect(&self) {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.connected, false) {
+            state.registration = None;
+            // It cannot fail in a way that matters: nobody uses the socket any more.
+            let _ = sys::shutdown(self.socket(), Shutdown::Both);
+        }
+    }
+
+    /// Ends it for all further calls, and returns the calls that have not ended.
+    pub(in crate::rpc) fn end(&self, end: Result<Exit, Error>) -> Vec<(Completion, Phase)> {
+        let mut state = self.lock();
+        state.end = Some(end);
+        if state.waiting > 0 {
+            self.changed.notify_all();
+        }
+        state.connection.drain()
+    }
+
+    /// Takes the progress callbacks of calls that have ended, to be dropped.
+    pub(in crate::rpc) fn take_done(&self) -> Vec<ProgressCallback> {
+        self.lock().connection.take_done()
+    }
+
+    /// The last callback has returned.
+    pub(in crate::rpc) fn over(&self) {
+        // First: a thread that is woken here checks whether the reactor's thread is about to end.
+        self.reactor().handler_over();
+        self.lock().over = true;
+        self.changed.notify_all();
+    }
+}

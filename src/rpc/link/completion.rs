@@ -1,0 +1,165 @@
+//! How a call ends, below the codec and above it.
+
+use crate::codec::{Codec, CodecError, Input};
+use crate::error::{CallError, Error, Panic, Phase, Refusal};
+use crate::rpc::callback::guard;
+use crate::service::Service;
+use crate::sys::{Consume, Family, Once};
+use crate::wire::{Failure, SmallBytes};
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What a call ends with, in the types of its service.
+pub(in crate::rpc) type Outcome<S> =
+    Result<<S as Service>::Reply, CallError<<S as Service>::Error>>;
+
+/// What a call ends with, below the codec.
+#[derive(Debug)]
+pub(in crate::rpc) enum Answer {
+    /// The payload of a reply.
+    Reply(SmallBytes),
+    /// The payload of a failed reply.
+    Failed(SmallBytes),
+    /// The parent ended it.
+    Ended(Ended),
+}
+
+/// How a parent ends a call that has no answer.
+#[derive(Debug)]
+pub(in crate::rpc) enum Ended {
+    Malformed(CodecError),
+    TimedOut(Phase),
+    Lost(Error, Phase),
+    Refused(Refusal),
+}
+
+/// What is done with a call's answer.
+pub(in crate::rpc) type Completion = Once<AnswerFamily>;
+
+/// The answer that a [`Completion`] gets.
+pub(in crate::rpc) enum BorrowedAnswer<'a> {
+    /// The payload of a reply, in the buffer that it was read into.
+    Reply(&'a [u8]),
+    /// Any answer, to be taken out.
+    Owned(&'a Cell<Option<Answer>>),
+}
+
+/// The family of [`BorrowedAnswer`]s.
+pub(in crate::rpc) enum AnswerFamily {}
+
+impl Family for AnswerFamily {
+    type Of<'a> = &'a BorrowedAnswer<'a>;
+}
+
+impl Completion {
+    /// Completes the call.
+    pub(in crate::rpc) fn complete(&mut self, answer: Answer) {
+        self.consume(&BorrowedAnswer::Owned(&Cell::new(Some(answer))));
+    }
+}
+
+impl BorrowedAnswer<'_> {
+    /// The answer, with a copy of the payload if that is short.
+    pub(super) fn take(&self) -> Answer {
+        match self {
+            BorrowedAnswer::Reply(payload) => Answer::Reply((*payload).into()),
+            BorrowedAnswer::Owned(answer) => answer.take().expect("a call is completed once"),
+        }
+    }
+}
+
+impl Answer {
+    /// Decodes it. A panic of the codec is an error.
+    pub(in crate::rpc) fn decode<S: Service>(self) -> Outcome<S> {
+        catch_unwind(AssertUnwindSafe(|| self.decode_or_panic::<S>()))
+            .unwrap_or_else(|_| Err(CallError::Malformed(codec_panicked())))
+    }
+
+    /// Decodes it. Panics if the codec does.
+    fn decode_or_panic<S: Service>(self) -> Outcome<S> {
+        match self {
+            Answer::Reply(payload) => reply::<S>(payload.into()),
+            Answer::Failed(payload) => Err(match Failure::decode(&payload) {
+                Ok(Failure::Error { encoded, .. }) => {
+                    match S::Codec::decode(Input::from(encoded)) {
+                        Ok(error) => CallError::Failed(error),
+                        Err(error) => CallError::Malformed(error),
+                    }
+                }
+                Ok(Failure::Panic { message, location }) => {
+                    CallError::Panicked(Panic::new(message, location))
+                }
+                Ok(Failure::Malformed { message }) => {
+                    CallError::Malformed(CodecError::new(message))
+                }
+                Ok(Failure::Unanswered | Failure::Cancelled) => CallError::Unanswered,
+                Err(error) => CallError::Malformed(CodecError::new(error.to_string())),
+            }),
+            Answer::Ended(ended) => Err(match ended {
+                Ended::Malformed(error) => CallError::Malformed(error),
+                Ended::TimedOut(phase) => CallError::TimedOut(phase),
+                Ended::Lost(error, phase) => CallError::Lost(error, phase),
+                Ended::Refused(refusal) => CallError::Refused(refusal),
+            }),
+        }
+    }
+}
+
+/// Decodes the payload of a reply.
+#[inline(always)]
+fn reply<S: Service>(payload: Input<'_>) -> Outcome<S> {
+    match S::Codec::decode(payload) {
+        Ok(reply) => Ok(reply),
+        Err(error) => Err(CallError::Malformed(error)),
+    }
+}
+
+/// Decodes a value from the child, whose bytes may make the program's codec panic.
+pub(in crate::rpc) fn decode<C: Codec<T>, T>(input: Input<'_>) -> Result<T, CodecError> {
+    catch_unwind(AssertUnwindSafe(|| C::decode(input))).unwrap_or_else(|_| Err(codec_panicked()))
+}
+
+/// The error that stands for a panic of a codec, which the panic hook has reported.
+pub(in crate::rpc) fn codec_panicked() -> CodecError {
+    CodecError::new("the codec panicked")
+}
+
+/// Completes a call with a callback of the program's, above the codec.
+pub(in crate::rpc) struct Then<S, F> {
+    callback: F,
+    service: PhantomData<fn(S)>,
+}
+
+impl<S: Service, F: FnOnce(Outcome<S>) + Send + 'static> Then<S, F> {
+    pub(in crate::rpc) fn new(callback: F) -> Self {
+        let service = PhantomData;
+        Then { callback, service }
+    }
+}
+
+impl<S: Service, F: FnOnce(Outcome<S>) + Send + 'static> Consume<AnswerFamily> for Then<S, F> {
+    fn consume(self, answer: &BorrowedAnswer<'_>) {
+        // A guard around each decoding would cost more than the decoding, and the reactor has one.
+        let mut pending = PendingCallback::<S, F>(Some(self.callback), PhantomData);
+        let outcome = match answer {
+            BorrowedAnswer::Reply(payload) => reply::<S>((*payload).into()),
+            // Boxed, so that it arrives as a pointer: a place in memory for either answer would be
+            // written in words and read in pairs of them, a store-forwarding stall for each reply.
+            answer => *Box::new(answer.take().decode_or_panic::<S>()),
+        };
+        let callback = pending.0.take().expect("it was just put there");
+        callback(outcome);
+    }
+}
+
+/// A callback that has not been called. If the codec panics, it gets that as an error.
+struct PendingCallback<S: Service, F: FnOnce(Outcome<S>)>(Option<F>, PhantomData<S>);
+
+impl<S: Service, F: FnOnce(Outcome<S>)> Drop for PendingCallback<S, F> {
+    fn drop(&mut self) {
+        if let Some(callback) = self.0.take() {
+            guard(|| callback(Err(CallError::Malformed(codec_panicked()))));
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! What the handles of one child and its reactor share: the conversation with the child, under one
+//! lock, and the socket. Its state is private to this folder.
+//!
+//! ```text
+//!   submit  wait  attend      what handles, waiting callers and the reactor do
+//!        ╲    │    ╱
+//!         shared              the link: the lock, the socket, who writes, who reads
+//!           │
+//!         state               what the lock guards, and what is decided from it
+//!        ╱     ╲
+//!     slot     reader         where answers are waited for; what the reading thread owns
+//!       │
+//!   completion                how a call ends
+//! ```
+
+mod attend;
+mod completion;
+mod reader;
+mod shared;
+mod slot;
+mod state;
+mod submit;
+mod wait;
+
+pub(super) use completion::{
+    Answer, BorrowedAnswer, Completion, Ended, Outcome, Then, codec_panicked, decode,
+};
+pub(super) use reader::{Reader, input};
+pub(super) use shared::Link;
+pub(super) use slot::{Fill, Slot};
+pub(super) use state::ProgressCallback;
+pub(super) use submit::{CallOptions, SubmittedCall};
+pub(super) use wait::AnswerWait;

@@ -1,0 +1,111 @@
+//! Reading the socket: what the thread that has the reader's role owns.
+
+use crate::busy_poll::BusyPoll;
+use crate::codec::Input;
+use crate::sys::{self, Interest, ReadMode};
+use crate::wire::{Decoder, Payload};
+use std::io::{ErrorKind, Result};
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(in crate::rpc) struct Reader {
+    decoder: Decoder,
+    busy_poll: BusyPoll,
+}
+
+impl Reader {
+    pub(in crate::rpc) fn new(decoder: Decoder) -> Box<Self> {
+        let busy_poll = BusyPoll::default();
+        Box::new(Reader { decoder, busy_poll })
+    }
+
+    /// What turns the bytes into frames.
+    #[inline]
+    pub(in crate::rpc) fn decoder(&mut self) -> &mut Decoder {
+        &mut self.decoder
+    }
+
+    /// Whether nothing is buffered.
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.decoder.is_empty()
+    }
+
+    /// Reads what has come, 0 bytes at the end of the stream. Returns also whether there may be more.
+    pub(in crate::rpc) fn receive_now(&mut self, socket: &OwnedFd) -> Result<(usize, bool)> {
+        let space = self.decoder.space();
+        let room = space.room();
+        let to = (space.buf, space.limit);
+        let n = sys::receive(socket, to, space.behind, ReadMode::SocketNow)?;
+        Ok((n, n == room))
+    }
+
+    /// Reads what has come, or waits for it until `deadline`. A caller whose call is the only one
+    /// outstanding is `alone`.
+    pub(super) fn receive(
+        &mut self,
+        socket: &OwnedFd,
+        alone: bool,
+        deadline: Option<Instant>,
+    ) -> Result<usize> {
+        let mut space = self.decoder.space();
+        let mut receive = |mode| {
+            let behind = space.behind.as_mut();
+            let behind = behind.map(|(buf, limit)| (&mut **buf, *limit));
+            sys::receive(socket, (space.buf, space.limit), behind, mode)
+        };
+        let poll = || match receive(ReadMode::SocketNow) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            result => result.map(Some),
+        };
+        // Busy-polling pays only for a caller that has the processors to itself.
+        if alone && let Some(n) = self.busy_poll.poll(poll)? {
+            return Ok(n);
+        }
+        let block = || wait_and_receive(socket, receive, deadline);
+        if alone {
+            self.busy_poll.block(block)
+        } else {
+            block()
+        }
+    }
+}
+
+/// Waits for something to come, and reads it.
+fn wait_and_receive(
+    socket: &OwnedFd,
+    mut receive: impl FnMut(ReadMode) -> Result<usize>,
+    deadline: Option<Instant>,
+) -> Result<usize> {
+    let mode = match deadline {
+        Some(_) => ReadMode::SocketNow,
+        None => ReadMode::Socket,
+    };
+    loop {
+        if let Some(deadline) = deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if !sys::wait_at_most(socket, Interest::Readable, left)? {
+                return Err(ErrorKind::TimedOut.into());
+            }
+        }
+        match receive(mode) {
+            // A stream that the program made may be non-blocking.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if deadline.is_none() {
+                    sys::wait_for(socket, Interest::Readable)?;
+                }
+            }
+            result => return result,
+        }
+    }
+}
+
+/// A payload for the codec.
+pub(in crate::rpc) fn input(decoder: &Decoder, payload: Payload) -> Input<'_> {
+    match payload {
+        Payload::At(at) => Input::from(decoder.bytes(at)),
+        Payload::Owned(bytes) => Input::from(bytes),
+    }
+}

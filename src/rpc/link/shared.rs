@@ -1,0 +1,240 @@
+//! The link itself: the conversation with one child, under one lock, and the socket.
+//!
+//! Any thread may write: one that finds nobody writing takes what is queued, and sends it without
+//! the lock. What the socket does not take is left to the reactor, which alone waits for room. Any
+//! thread that waits may read: [`Role`](crate::rpc::state::Role) decides which.
+
+use super::completion::Completion;
+use super::reader::Reader;
+use super::slot::wait_until;
+use super::state::{LinkState, ProgressCallback};
+use crate::process::Child;
+use crate::rpc::reactor::{Core, Source, poll_key};
+use crate::rpc::state::{AfterRelease, Connection};
+use crate::sys::{self, Registration};
+use polling::Event;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// How much is written at a time, at most.
+const BATCH: usize = 256 << 10;
+
+/// See the module's documentation.
+pub(in crate::rpc) struct Link {
+    state: Mutex<LinkState>,
+    /// Notified of everything that threads wait for: room in the queue, `ready`, the end.
+    pub(super) changed: Condvar,
+    socket: Arc<OwnedFd>,
+    child: Option<Child>,
+    reactor: Arc<Core>,
+    /// The link's key at the reactor.
+    key: usize,
+}
+
+impl Link {
+    /// A link to a child that is connected by `socket`. A stream has no `child`.
+    pub(in crate::rpc) fn new(
+        connection: Connection<Completion, ProgressCallback>,
+        reader: Box<Reader>,
+        laziness: Duration,
+        socket: OwnedFd,
+        child: Option<Child>,
+        reactor: Arc<Core>,
+    ) -> Self {
+        let key = reactor.new_key();
+        Link {
+            state: Mutex::new(LinkState::new(connection, reader, laziness)),
+            changed: Condvar::new(),
+            socket: Arc::new(socket),
+            child,
+            reactor,
+            key,
+        }
+    }
+
+    /// The link's key at the reactor.
+    pub(in crate::rpc) fn key(&self) -> usize {
+        self.key
+    }
+
+    pub(in crate::rpc) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// The process, unless there is only a stream.
+    pub(in crate::rpc) fn child(&self) -> Option<&Child> {
+        self.child.as_ref()
+    }
+
+    pub(in crate::rpc) fn reactor(&self) -> &Arc<Core> {
+        &self.reactor
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, LinkState> {
+        self.state.lock().expect("nothing panics under this lock")
+    }
+
+    /// Waits for a change while `condition` holds and `deadline` has not passed.
+    pub(super) fn wait<'a>(
+        &self,
+        mut state: MutexGuard<'a, LinkState>,
+        deadline: Option<Instant>,
+        condition: impl FnMut(&mut LinkState) -> bool,
+    ) -> MutexGuard<'a, LinkState> {
+        state.waiting += 1;
+        let mut state = wait_until(&self.changed, state, deadline, condition);
+        state.waiting -= 1;
+        state
+    }
+
+    // ---- notifications ----
+
+    /// Wakes the threads that wait for room in the queue, if there is some.
+    pub(super) fn notify_of_room(&self, state: &LinkState) {
+        if state.waiting > 0 && state.connection.has_room() {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Wakes the threads that wait for what frames from the child may have brought: answers make room
+    /// in the queue, and `ready` comes once.
+    pub(super) fn notify_of_frames(&self, state: &LinkState, was_ready: bool) {
+        if state.waiting > 0 && state.connection.is_ready() != was_ready {
+            self.changed.notify_all();
+        }
+        self.notify_of_room(state);
+    }
+
+    /// Notifies the reactor if there is something for it to do.
+    pub(super) fn notify_reactor_if_needed(&self, state: MutexGuard<'_, LinkState>) {
+        if !state.attention && state.concerns_the_reactor() {
+            self.notify_reactor(state);
+        }
+    }
+
+    /// Has the reactor attend to this link.
+    pub(super) fn notify_reactor(&self, mut state: MutexGuard<'_, LinkState>) {
+        if state.over || std::mem::replace(&mut state.attention, true) {
+            return;
+        }
+        drop(state);
+        self.reactor.attend(self.key);
+    }
+
+    // ---- writing ----
+
+    /// Sends what is queued, unless another thread writes or the socket is full.
+    pub(super) fn transmit<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, LinkState>,
+    ) -> MutexGuard<'a, LinkState> {
+        let mut wrote = false;
+        while let Some(mut batch) = state.connection.writer_mut().begin(BATCH) {
+            // The lock is not held over the system calls.
+            drop(state);
+            if batch.should_widen() {
+                // If it is refused, writing is only slower.
+                let _ = sys::widen(self.socket());
+            }
+            let sent = batch.write(|parts| sys::send(self.socket(), parts, false));
+            state = self.lock();
+            state.connection.writer_mut().end(batch, sent);
+            wrote = true;
+        }
+        if wrote {
+            self.notify_of_room(&state);
+        }
+        state
+    }
+
+    /// Shuts the writing side down if the handle is closed and all is sent. Returns whether it is.
+    pub(super) fn end_requests(&self, state: &mut LinkState) -> bool {
+        let end = state.end_of_requests();
+        if end.shut_down {
+            // The thread that reads finds out if the connection is broken.
+            let _ = sys::shutdown(self.socket(), Shutdown::Write);
+        }
+        end.all_sent
+    }
+
+    // ---- the reader's role ----
+
+    /// Takes the reader's role, if it is free.
+    pub(super) fn take_role(&self, state: &mut LinkState) -> Option<Box<Reader>> {
+        if !state.connected || state.reader.is_none() || !state.role.take() {
+            return None;
+        }
+        self.watch(state, false);
+        state.reader.take()
+    }
+
+    /// Gives the reader's role back.
+    pub(super) fn release(&self, mut state: MutexGuard<'_, LinkState>, reader: Box<Reader>) {
+        let awaited = state.is_awaited();
+        match state.role.release(awaited, Instant::now()) {
+            AfterRelease::PassTo(next) => next.give(reader),
+            after => {
+                state.reader = Some(reader);
+                match after {
+                    AfterRelease::Watch => self.watch(&mut state, true),
+                    AfterRelease::ScheduleLook => {
+                        if !state.connection.writer().is_blocked() {
+                            // While this series of calls lasts, the poller need not see every arrival.
+                            state.registration = None;
+                        }
+                        return self.notify_reactor(state);
+                    }
+                    AfterRelease::Nothing | AfterRelease::PassTo(_) => {}
+                }
+            }
+        }
+        // The answer may have been the last that a closed handle waited for.
+        self.notify_reactor_if_needed(state);
+    }
+
+    /// Leaves what comes next to the reactor.
+    pub(super) fn hand_off(&self, mut state: MutexGuard<'_, LinkState>, reader: Box<Reader>) {
+        state.role.hand_off();
+        state.reader = Some(reader);
+        self.notify_reactor(state);
+    }
+
+    /// Has the reactor watch the socket, or not.
+    pub(super) fn watch(&self, state: &mut LinkState, watched: bool) {
+        if state.role.is_watched() == watched {
+            return;
+        }
+        state.role.set_watched(watched);
+        self.set_interest(state);
+    }
+
+    /// Registers the socket at the poller for what is waited for now.
+    pub(super) fn set_interest(&self, state: &mut LinkState) {
+        if self.try_set_interest(state).is_err() {
+            // The system has no memory for it. A child that nobody hears must not be waited for.
+            state.kill = true;
+            state.attention = true;
+            self.reactor.attend(self.key);
+        }
+    }
+
+    /// As [`set_interest`](Link::set_interest), where the caller handles a failure.
+    pub(super) fn try_set_interest(&self, state: &mut LinkState) -> io::Result<()> {
+        if !state.connected {
+            state.registration = None;
+            return Ok(());
+        }
+        let readable = state.role.is_watched();
+        let writable = state.connection.writer().is_blocked();
+        let interest = Event::new(poll_key(self.key, Source::Socket), readable, writable);
+        if let Some(registration) = &state.registration {
+            return registration.modify(interest);
+        }
+        let registration = Registration::new(self.reactor.poller(), &self.socket, interest)?;
+        state.registration = Some(registration);
+        Ok(())
+    }
+}

@@ -1,0 +1,181 @@
+//! What handles do with a link, on any thread.
+
+use super::completion::{Completion, Ended};
+use super::reader::Reader;
+use super::shared::Link;
+use super::state::{LinkState, ProgressCallback};
+use crate::error::{Error, Phase, Refusal};
+use crate::process::Child;
+use crate::rpc::callback::{in_callback, refuse_in_callback};
+use crate::rpc::state::Exit;
+use crate::sys::{self, Interest};
+use crate::wire::{Body, COMFORTABLE};
+use std::sync::MutexGuard;
+use std::time::{Duration, Instant};
+
+/// How long the exit of a child that was told to exit is waited for without reading from it.
+const SOON: Duration = Duration::from_millis(5);
+
+/// How a call is made.
+pub(in crate::rpc) struct CallOptions<'a> {
+    /// When it ends without an answer.
+    pub(in crate::rpc) deadline: Option<Instant>,
+    /// Taken, unless the call is refused.
+    pub(in crate::rpc) progress: &'a mut Option<ProgressCallback>,
+    /// Whether it waits for room in the queue.
+    pub(in crate::rpc) may_wait: bool,
+    /// Whether the caller is going to wait for the answer. It then sends the request itself, and
+    /// reads the answer itself if no other thread does.
+    pub(in crate::rpc) waits: bool,
+}
+
+/// A call that was made.
+pub(in crate::rpc) struct SubmittedCall {
+    pub(in crate::rpc) id: u32,
+    /// The reader's role, if the caller waits and it was free.
+    pub(in crate::rpc) reader: Option<Box<Reader>>,
+    /// Whether this is the only call, if nothing can have come for it yet.
+    pub(in crate::rpc) alone: Option<bool>,
+}
+
+impl Link {
+    /// Makes a call. Large parts of the request are taken, and so is the completion, unless the call
+    /// is refused.
+    pub(in crate::rpc) fn call(
+        &self,
+        request: &mut Body,
+        options: CallOptions<'_>,
+        completion: &mut Option<Completion>,
+    ) -> Result<SubmittedCall, Ended> {
+        let CallOptions {
+            deadline,
+            progress,
+            may_wait,
+            waits,
+        } = options;
+        let mut state = self.lock();
+        let id = loop {
+            let connection = &mut state.connection;
+            match connection.call(request, deadline, progress, completion) {
+                Ok(id) => break id,
+                Err(Refusal::Full) if may_wait => {
+                    state = self.wait_for_room(state, request.len(), deadline)?;
+                }
+                Err(refusal) => return Err(state.refused(refusal)),
+            }
+        };
+        // Before the request is written: otherwise the reactor could read the answer while this caller
+        // begins to wait for it on the socket.
+        let reader = if waits {
+            self.take_role(&mut state)
+        } else {
+            None
+        };
+        // A caller that does not wait writes, too, once a comfortable batch has gathered: that keeps the
+        // queue in the processor's cache, and the caller from running far ahead of the child.
+        if waits || state.connection.queued() >= COMFORTABLE as u64 {
+            state = self.transmit(state);
+        }
+        if !waits && state.role.is_unattended() {
+            // Callers that read have left the socket unwatched. The reactor is to read this answer, and
+            // without delay.
+            self.watch(&mut state, true);
+        }
+        let nothing_read = reader.as_ref().is_some_and(|it| it.is_empty());
+        let alone = nothing_read.then(|| state.is_alone());
+        // A call can cause no more than this of what concerns the reactor. While the request was sent,
+        // others may have closed the handle and waited for that.
+        let is_due = deadline.is_some() && state.is_due();
+        if is_due || state.connection.is_closed() || state.has_unattended_output() {
+            self.notify_reactor(state);
+        }
+        Ok(SubmittedCall { id, reader, alone })
+    }
+
+    /// Waits until there is room for a call of that length, or there will be none.
+    fn wait_for_room<'a>(
+        &'a self,
+        state: MutexGuard<'a, LinkState>,
+        len: usize,
+        deadline: Option<Instant>,
+    ) -> Result<MutexGuard<'a, LinkState>, Ended> {
+        if in_callback() {
+            return Err(Ended::Refused(Refusal::InCallback));
+        }
+        let state = self.wait(state, deadline, |state| state.is_full(len));
+        if state.is_full(len) {
+            return Err(Ended::TimedOut(Phase::Queued));
+        }
+        Ok(state)
+    }
+
+    /// Cancels a call whose outcome nobody waits for any more.
+    pub(in crate::rpc) fn cancel(&self, id: u32) {
+        drop(self.withdraw(id));
+    }
+
+    /// Ends a call, unless it has ended.
+    pub(super) fn withdraw(&self, id: u32) -> Option<(Completion, Phase)> {
+        let mut state = self.lock();
+        let ended = state.connection.cancel(id);
+        self.notify_of_room(&state);
+        self.notify_reactor_if_needed(state);
+        ended
+    }
+
+    /// Refuses further calls. The child is told to exit when it has answered; `stop_by` bounds that.
+    pub(in crate::rpc) fn close(&self, stop_by: Option<Instant>) {
+        let mut state = self.lock();
+        state.connection.close();
+        state.stop_by = stop_by.into_iter().chain(state.stop_by).min();
+        if !state.kill {
+            // The child may be exiting already while the reactor is notified.
+            self.end_requests(&mut state);
+        }
+        self.notify_reactor(state);
+    }
+
+    /// Kills the child, whatever it does.
+    pub(in crate::rpc) fn kill(&self) {
+        let mut state = self.lock();
+        state.kill = true;
+        self.notify_reactor(state);
+    }
+
+    /// Whether all calls have ended.
+    pub(in crate::rpc) fn is_idle(&self) -> bool {
+        self.lock().connection.live() == 0
+    }
+
+    /// Waits briefly for the process to end: until then nothing else need be attended to.
+    pub(in crate::rpc) fn wait_for_exit(&self) {
+        if let Some(pidfd) = self.child().and_then(Child::pidfd) {
+            // If it cannot be waited for here, the reactor does.
+            let _ = sys::wait_at_most(&**pidfd, Interest::Readable, SOON);
+        }
+    }
+
+    /// Waits until the child serves, or ends.
+    pub(in crate::rpc) fn wait_ready(&self) -> Result<(), Error> {
+        let starting = |state: &mut LinkState| !state.connection.is_ready() && state.end.is_none();
+        let mut state = self.lock();
+        if starting(&mut state) {
+            refuse_in_callback("wait_ready()")?;
+            state = self.wait(state, None, starting);
+        }
+        match &state.end {
+            Some(Err(error)) => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for the end, and for the last callback to have returned.
+    pub(in crate::rpc) fn wait_end(&self) -> Result<Exit, Error> {
+        let mut state = self.lock();
+        if !state.over {
+            refuse_in_callback("finish()")?;
+            state = self.wait(state, None, |state| !state.over);
+        }
+        state.end.clone().expect("what is over has ended")
+    }
+}

@@ -1,0 +1,153 @@
+//! Waiting for an answer, and reading by the callers that wait: what
+//! [`Role`](crate::rpc::state::Role) decides, done.
+
+use super::completion::{Answer, Ended};
+use super::reader::Reader;
+use super::shared::Link;
+use super::slot::Slot;
+use std::io::ErrorKind;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A caller's wait for one answer.
+pub(in crate::rpc) struct AnswerWait<'a> {
+    pub(in crate::rpc) slot: &'a Arc<Slot>,
+    /// The call, and when it ends without an answer.
+    pub(in crate::rpc) id: u32,
+    pub(in crate::rpc) timeout: Option<Instant>,
+    /// When the caller has waited long enough.
+    pub(in crate::rpc) until: Option<Instant>,
+}
+
+impl AnswerWait<'_> {
+    /// When the wait ends without an answer.
+    fn deadline(&self) -> Option<Instant> {
+        self.timeout.into_iter().chain(self.until).min()
+    }
+}
+
+/// How a caller's reading ended.
+enum ReadOutcome {
+    /// The caller's answer.
+    Served(Answer),
+    /// The rest is for the reactor to read.
+    HandedOff,
+    /// It took too long.
+    TimedOut,
+}
+
+impl Link {
+    /// Waits for an answer: `None` if it does not come before `until`. A caller that finds the role
+    /// free takes it, others sleep. `alone` is what is known of a call that was [just
+    /// made](super::submit::SubmittedCall).
+    pub(in crate::rpc) fn wait_for(
+        &self,
+        wait: &AnswerWait<'_>,
+        mut reader: Option<Box<Reader>>,
+        mut alone: Option<bool>,
+    ) -> Option<Answer> {
+        loop {
+            match reader.take() {
+                Some(reader) => match self.read_for(wait, reader, alone.take()) {
+                    ReadOutcome::Served(answer) => return Some(answer),
+                    ReadOutcome::TimedOut => return self.timed_out(wait),
+                    ReadOutcome::HandedOff => {}
+                },
+                None => {
+                    if let Some(answer) = wait.slot.take() {
+                        return Some(answer);
+                    }
+                    let mut state = self.lock();
+                    reader = self.take_role(&mut state);
+                    if reader.is_some() {
+                        continue;
+                    }
+                    state.role.park(Arc::clone(wait.slot));
+                    drop(state);
+                    let (answer, given) = wait.slot.wait(wait.deadline());
+                    if answer.is_none() && given.is_some() {
+                        reader = given;
+                        continue;
+                    }
+                    self.leave(wait.slot, given);
+                    return answer.or_else(|| self.timed_out(wait));
+                }
+            }
+            if let Some(answer) = wait.slot.take() {
+                return Some(answer);
+            }
+        }
+    }
+
+    /// A caller that was parked waits no longer. If it was given the role meanwhile, it gives it back.
+    fn leave(&self, slot: &Arc<Slot>, given: Option<Box<Reader>>) {
+        let mut state = self.lock();
+        if state.role.unpark(|parked| Arc::ptr_eq(parked, slot)) {
+            return;
+        }
+        let given = given.or_else(|| slot.take_reader());
+        let reader = given.expect("a caller that is not parked was given the role");
+        self.release(state, reader);
+    }
+
+    /// A wait took too long: the call ends, or only the wait.
+    fn timed_out(&self, wait: &AnswerWait<'_>) -> Option<Answer> {
+        let now = Instant::now();
+        if wait.timeout.is_some_and(|at| at <= now) {
+            return match self.withdraw(wait.id) {
+                Some((_, phase)) => Some(Answer::Ended(Ended::TimedOut(phase))),
+                // Another thread has ended it, and is about to fill the slot.
+                None => wait.slot.wait(wait.until).0,
+            };
+        }
+        // The answer may just have come.
+        wait.slot.take()
+    }
+
+    /// Reads until the answer has come. What was read before is looked through first, unless it is
+    /// known that there is nothing.
+    fn read_for(
+        &self,
+        wait: &AnswerWait<'_>,
+        mut reader: Box<Reader>,
+        mut alone: Option<bool>,
+    ) -> ReadOutcome {
+        loop {
+            let alone = match alone.take() {
+                Some(alone) => alone,
+                None => {
+                    let mut state = self.lock();
+                    let was_ready = state.connection.is_ready();
+                    let (answer, all) = state.take_answers(reader.decoder(), wait.id);
+                    self.notify_of_frames(&state, was_ready);
+                    // Another thread may have ended the call, and filled the slot.
+                    let answer = answer.or_else(|| wait.slot.take());
+                    if !all || !state.connected {
+                        self.hand_off(state, reader);
+                        return answer.map_or(ReadOutcome::HandedOff, ReadOutcome::Served);
+                    }
+                    if let Some(answer) = answer {
+                        self.release(state, reader);
+                        return ReadOutcome::Served(answer);
+                    }
+                    let alone = state.is_alone();
+                    // Others may have had their answers, and this one may take long to come.
+                    self.notify_reactor_if_needed(state);
+                    alone
+                }
+            };
+            match reader.receive(self.socket(), alone, wait.deadline()) {
+                Ok(1..) => {}
+                Err(error) if error.kind() == ErrorKind::TimedOut => {
+                    self.release(self.lock(), reader);
+                    return ReadOutcome::TimedOut;
+                }
+                // The end of the stream, or an error: the reactor finds the same, and reports it.
+                Ok(0) | Err(_) => {
+                    self.hand_off(self.lock(), reader);
+                    return ReadOutcome::HandedOff;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The reactor: a thread that polls the descriptors of any number of handlers, keeps their
+//! deadlines and runs their callbacks. It knows them only as [`EventHandler`]s.
+//!
+//! ```text
+//!   handle ─▶ serve ─▶ thread ─▶ core ─▶ table ─▶ handler
+//! ```
+
+mod core;
+mod handle;
+mod handler;
+mod serve;
+mod table;
+mod thread;
+
+pub(super) use core::Core;
+pub use handle::Reactor;
+pub(super) use handler::{EventHandler, Source, poll_key};
