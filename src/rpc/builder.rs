@@ -17,11 +17,11 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Options of a handle to a child that is yet to be started: what [`Process::rpc`] returns.
+/// Options of a handle to a child that has not been started: what [`Process::rpc`] returns.
 ///
 /// All callbacks run on the reactor's thread, one at a time, never inside the method that registers
-/// them. One that panics is reported by the panic hook, and nothing else comes of it. Methods that
-/// wait refuse to in a callback.
+/// them. A panic of one is reported by the panic hook, and has no other effect. Methods that wait
+/// refuse to do so in a callback.
 #[must_use = "nothing is started before start()"]
 pub struct RpcBuilder<S: Service> {
     process: Process,
@@ -73,19 +73,19 @@ impl Process {
 }
 
 impl<S: Service> RpcBuilder<S> {
-    /// Takes the events that the child sends, in the order in which it made them and its replies.
+    /// Handles the events that the child sends, in the order in which it made them and its replies.
     ///
-    /// Without [`on_error`](RpcBuilder::on_error) it also takes the error that ends the child, as
-    /// [`Service::error_event`] puts it: for octet strings `["error", message]`.
+    /// Without [`on_error`](RpcBuilder::on_error) it also gets the error that ended the child, in the
+    /// form that [`Service::error_event`] gives it: for octet strings `["error", message]`.
     ///
-    /// Default: none. An event then is an error, and ends the child.
+    /// Default: none. Then an event is an error, and ends the child.
     pub fn on_event(mut self, callback: impl FnMut(S::Event) + Send + 'static) -> Self {
         self.on_event = Some(Box::new(callback));
         self
     }
 
-    /// Takes the error that ended the child, after all calls have ended. Either this or
-    /// [`on_destroy`](RpcBuilder::on_destroy) is called, once, and nothing after it.
+    /// Handles the error that ended the child, after all calls have ended. Exactly one of this and
+    /// [`on_destroy`](RpcBuilder::on_destroy) is called, exactly once, and no callback after it.
     ///
     /// Default: the error goes to `on_event`, without that to the log, or to standard error if the
     /// feature `log` is off.
@@ -94,55 +94,55 @@ impl<S: Service> RpcBuilder<S> {
         self
     }
 
-    /// Called when the handle is gone, all calls have ended and the child has, in good order.
+    /// Called when the handle is gone, all calls have ended and the child has exited cleanly.
     pub fn on_destroy(mut self, callback: impl FnOnce() + Send + 'static) -> Self {
         self.on_destroy = Some(Box::new(callback));
         self
     }
 
-    /// How long the child may take to get ready, setups included; then it is killed, and its calls
-    /// end with [`ErrorKind::StartTimeout`]. Default: 10 seconds. [`Duration::MAX`] is for ever.
+    /// How long the child may take to get ready, setups included. After that it is killed, and its
+    /// calls end with [`ErrorKind::StartTimeout`]. Default: 10 seconds. [`Duration::MAX`] is no limit.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = timeout;
         self
     }
 
-    /// The timeout of calls that have none of their own; see [`Call::timeout`](crate::Call::timeout).
+    /// The timeout of calls that set none of their own; see [`Call::timeout`](crate::Call::timeout).
     /// Default: none.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
         self.call_timeout = Some(timeout);
         self
     }
 
-    /// How long the child may take to exit once it is told to and has answered everything, before
-    /// it gets SIGTERM, and then again before it gets SIGKILL. Default: 5 seconds.
+    /// How long the child may take to exit once it has been told to and has answered everything, before
+    /// it gets SIGTERM, and then the same time again before it gets SIGKILL. Default: 5 seconds.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// The size in bytes at which the read buffers of both sides start. They grow to 64 KiB when traffic
-    /// is dense; frames above 16 KiB that have not come whole get buffers of their own, for as long as
-    /// they last. Default: 2048, at most 1 MiB.
+    /// The initial size in bytes of the read buffers of both sides. They grow to 64 KiB when traffic is
+    /// dense; a frame above 16 KiB that has not arrived whole gets a buffer of its own. Default: 2048, at
+    /// most 1 MiB.
     pub fn buflen(self, bytes: usize) -> Self {
         self.buflen_req(bytes).buflen_res(bytes)
     }
 
-    /// As [`buflen`](RpcBuilder::buflen), for the child's buffer only, which requests are read into.
+    /// As [`buflen`](RpcBuilder::buflen), for the child's buffer only, into which requests are read.
     pub fn buflen_req(mut self, bytes: usize) -> Self {
         self.buflen_req = bytes;
         self
     }
 
-    /// As [`buflen`](RpcBuilder::buflen), for the parent's buffer only, which replies and events
-    /// are read into.
+    /// As [`buflen`](RpcBuilder::buflen), for the parent's buffer only, into which replies and events
+    /// are read.
     pub fn buflen_res(mut self, bytes: usize) -> Self {
         self.buflen_res = bytes;
         self
     }
 
-    /// The longest payload in bytes that either side takes. A longer request is refused, a longer
-    /// reply fails its call, and a child that sends one all the same breaks the protocol.
+    /// The longest payload in bytes that either side accepts. A longer request is refused, a longer
+    /// reply fails its call, and a child that sends one nevertheless breaks the protocol.
     /// Default: 256 MiB. The format allows 4 GiB less one byte.
     pub fn max_frame(mut self, bytes: usize) -> Self {
         self.max_frame = bytes.min(u32::MAX as usize);
@@ -150,17 +150,17 @@ impl<S: Service> RpcBuilder<S> {
     }
 
     /// How many calls may be outstanding, and how many bytes of requests may wait to be written.
-    /// Beyond either, [`call`](Rpc::call) waits and [`try_call`](Rpc::try_call) is refused. One
-    /// request may always be queued, however long it is. Default: no limit.
+    /// Above either limit, [`call`](Rpc::call) waits and [`try_call`](Rpc::try_call) is refused. One
+    /// request can always be queued, however long it is. Default: no limit.
     pub fn max_queue(mut self, calls: usize, bytes: usize) -> Self {
         self.max_queue = (calls.max(1), bytes);
         self
     }
 
-    /// How much later than otherwise an event, or the news of the child's end, may be told if it comes
-    /// just after a dense series of calls that were waited for. Those read the socket themselves, and
-    /// the reactor takes that over only when they have ceased for so long; to do so after each call
-    /// would cost it two system calls more. With zero it is done after each.
+    /// How much an event or the report of the child's end may be delayed that comes just after a dense
+    /// series of blocking calls. Callers that block read the socket themselves, and the reactor takes
+    /// over only when there was no such call for this time; to do so after each call would cost two
+    /// more system calls. With zero it does so after each.
     ///
     /// Default: 500 microseconds.
     pub fn event_delay(mut self, delay: Duration) -> Self {
@@ -168,20 +168,20 @@ impl<S: Service> RpcBuilder<S> {
         self
     }
 
-    /// The reactor whose thread serves the handle. Default: one of its own.
+    /// The reactor that serves the handle. Default: one of its own.
     pub fn reactor(mut self, reactor: &Reactor) -> Self {
         self.reactor = Some(reactor.clone());
         self
     }
 
-    /// Starts the child. Does not wait for it: calls can be made at once, and go out with the
+    /// Starts the child without waiting for it: calls can be made immediately, and are sent with the
     /// start. See [`Rpc::wait_ready`].
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Spawn`] if the program cannot be executed, [`ErrorKind::NotServing`] if this
     /// process is a child itself and does not serve yet, [`ErrorKind::Io`] if there are no
-    /// descriptors or threads left. What goes wrong later is told to `on_error` and to all calls.
+    /// descriptors or threads left. What goes wrong later is reported to `on_error` and to all calls.
     pub fn start(self) -> Result<Rpc<S>, Error> {
         let io_error =
             |error| Error::new(ErrorKind::Io, format!("cannot start a reactor: {error}"));
@@ -209,17 +209,17 @@ impl<S: Service> RpcBuilder<S> {
         let connection = Connection::new(plain, limits);
         let mut decoder = Decoder::new(Framing::Tagged, self.buflen_res, max_frame);
         if plain.is_none() {
-            // Control frames have the id of a failed reply to no call.
+            // Control frames have the id of a failed reply, and no call.
             decoder = decoder.with_control(|id| id & wire::FAILED != 0);
         }
-        let (reader, laziness) = (Reader::new(decoder), self.event_delay);
+        let (reader, rewatch_delay) = (Reader::new(decoder), self.event_delay);
         let stderr_callback = self.process.stderr_callback();
         let has_callbacks = self.on_event.is_some()
             || self.on_error.is_some()
             || self.on_destroy.is_some()
             || stderr_callback.is_some();
         let on_reactor = Arc::clone(&core);
-        let link = Link::new(connection, reader, laziness, socket, child, on_reactor);
+        let link = Link::new(connection, reader, rewatch_delay, socket, child, on_reactor);
         let link = Arc::new(link);
         if plain.is_none() {
             link.start(

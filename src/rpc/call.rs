@@ -1,4 +1,4 @@
-//! One call: begun, and waited for.
+//! One call: made, and waited for.
 
 use super::callback::in_callback;
 use super::handle::Handle;
@@ -15,7 +15,8 @@ use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-/// A call that is being made: what [`Rpc::call`](crate::Rpc::call) returns. Dropped, nothing was sent.
+/// A call that is being made: what [`Rpc::call`](crate::Rpc::call) returns. If it is dropped, nothing
+/// is sent.
 #[must_use = "nothing is sent before then(), wait() or start()"]
 pub struct Call<'a, S: Service> {
     handle: &'a Handle,
@@ -59,9 +60,9 @@ impl<'a, S: Service> Call<'a, S> {
         }
     }
 
-    /// After how long the call ends with [`CallError::TimedOut`], counted from when it is queued or
-    /// waits for room in the queue. Then it is as if the call had been
-    /// [cancelled](Pending::cancel). [`Duration::MAX`] is never.
+    /// How long the call may take, counted from when it is queued or begins to wait for room in the
+    /// queue. After that it ends with [`CallError::TimedOut`], as if it had been
+    /// [cancelled](Pending::cancel). [`Duration::MAX`] is no limit.
     ///
     /// Default: the handle's [`call_timeout`](crate::RpcBuilder::call_timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -69,9 +70,9 @@ impl<'a, S: Service> Call<'a, S> {
         self
     }
 
-    /// Has the progress that the function reports given to `callback`, on the reactor's thread, in
-    /// order with events and replies, and never after the call's outcome. What does not decode is
-    /// dropped. Once it has panicked it is not called again.
+    /// Calls `callback` with the progress that the function reports, on the reactor's thread, in order
+    /// with events and replies, and never after the call's outcome. Reports that cannot be decoded are
+    /// dropped. A callback that has panicked is not called again.
     ///
     /// # Examples
     ///
@@ -101,20 +102,20 @@ impl<'a, S: Service> Call<'a, S> {
         self
     }
 
-    /// Has the call cancelled if its [`Pending`] is dropped without having given the outcome, as by
-    /// [`Pending::cancel`]. Default: the call goes on.
+    /// Cancels the call, as [`Pending::cancel`] does, if its [`Pending`] is dropped before it has
+    /// returned the outcome. Default: the call continues.
     pub fn cancel_on_drop(mut self) -> Self {
         self.cancel_on_drop = true;
         self
     }
 
-    /// Queues the call, and has `callback` called with its outcome: exactly once, on the reactor's
-    /// thread, never inside this method.
+    /// Queues the call. `callback` is called with its outcome exactly once, on the reactor's thread,
+    /// never inside this method.
     pub fn then(mut self, callback: impl FnOnce(Outcome<S>) + Send + 'static) {
         let mut completion = Some(Completion::new(Then::<S, _>::new(callback)));
         let deadline = self.deadline();
         if let Err(ended) = self.submit(deadline, false, &mut completion) {
-            // Nothing is told of progress after the outcome, so nobody should be able to wait for it then.
+            // No progress is reported after the outcome, so nobody should be able to wait for it then.
             self.progress = None;
             let complete = move || refused(completion).complete(Answer::Ended(ended));
             self.handle.link.reactor().run(complete);
@@ -178,12 +179,12 @@ impl<'a, S: Service> Call<'a, S> {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        // Most calls have none, and to look at the clock costs a good part of one.
+        // Most calls have none, and reading the clock is a good part of what a call costs.
         let timeout = self.timeout?;
         after(Instant::now(), timeout)
     }
 
-    /// Makes the call. The note is taken unless it is refused.
+    /// Makes the call. The completion is taken unless the call is refused.
     fn submit(
         &mut self,
         deadline: Option<Instant>,
@@ -205,16 +206,16 @@ impl<'a, S: Service> Call<'a, S> {
     }
 }
 
-/// The note of a call that was refused.
+/// The completion of a call that was refused.
 fn refused(completion: Option<Completion>) -> Completion {
     completion.expect("a call that is refused leaves it")
 }
 
-/// In place of the id of a call that was refused. No call has it.
+/// The id of a call that was refused. No other call has it.
 const REFUSED: u32 = 0;
 
-/// A call that was made, and whose outcome is taken later. Dropped, the outcome is abandoned, but not
-/// the call, unless it was made with [`cancel_on_drop`](Call::cancel_on_drop).
+/// A call that was started, whose outcome is taken later. If this is dropped, the outcome is lost but
+/// the call continues, unless it was made with [`cancel_on_drop`](Call::cancel_on_drop).
 #[must_use = "dropped, the call's outcome is lost; use then() if it is not wanted"]
 pub struct Pending<S: Service = &'static str> {
     slot: Arc<Slot>,
@@ -249,13 +250,13 @@ impl<S: Service> Pending<S> {
     ///
     /// # Errors
     ///
-    /// As [`Call::wait`]; [`Refusal::Taken`] if another method returned the outcome before.
+    /// As [`Call::wait`]; [`Refusal::Taken`] if another method has returned the outcome.
     pub fn wait(mut self) -> Outcome<S> {
         self.wait_deadline_opt(None)
             .expect("without a deadline it waits until there is one")
     }
 
-    /// The outcome, if it has come. Never waits.
+    /// The outcome, if there is one by now. Never waits.
     pub fn try_wait(&mut self) -> Option<Outcome<S>> {
         match self.slot.take() {
             Some(answer) => Some(self.deliver(answer)),
@@ -264,23 +265,23 @@ impl<S: Service> Pending<S> {
         }
     }
 
-    /// Waits for the outcome, at most this long: `None` then, and it can be asked for again.
+    /// Waits for the outcome, at most this long. After `None` it can be waited for again.
     pub fn wait_timeout(&mut self, timeout: Duration) -> Option<Outcome<S>> {
         self.wait_deadline_opt(after(Instant::now(), timeout))
     }
 
-    /// Waits for the outcome until `deadline`: `None` then, and it can be asked for again.
+    /// Waits for the outcome until `deadline`. After `None` it can be waited for again.
     pub fn wait_deadline(&mut self, deadline: Instant) -> Option<Outcome<S>> {
         self.wait_deadline_opt(Some(deadline))
     }
 
-    /// Cancels the call: nobody waits for it any more. If it has not been sent, it never is; if it has
-    /// not started in the child, it does not start, except that a child which runs one call at a time
-    /// may start one whose cancellation reaches it only a few milliseconds before, or stands behind more
-    /// than 64 KiB of requests that it has not read; if it runs, the function
-    /// [is told](crate::Caller::is_cancelled). Does nothing if the call has ended.
+    /// Cancels the call. If it has not been sent, it never is. If it has not begun in the child, it does
+    /// not begin; except that a child which runs one call at a time may begin one whose cancellation
+    /// arrived within the last few milliseconds, or is behind more than 64 KiB of requests that it has
+    /// not read. If it is running, the function [can find out](crate::Caller::is_cancelled). Does nothing
+    /// if the call has ended.
     ///
-    /// A plain peer is not told; the reply is dropped.
+    /// A plain peer is not notified; its reply is dropped.
     ///
     /// # Examples
     ///
@@ -294,7 +295,7 @@ impl<S: Service> Pending<S> {
     ///             thread::sleep(Duration::from_millis(1)); // a bit of the work
     ///         }
     ///         caller.event("it ends early");
-    ///         Err::<(), _>("cancelled".into()) // nobody hears this
+    ///         Err::<(), _>("cancelled".into()) // nobody gets this
     ///     })
     ///     .run();
     /// let (send, events) = std::sync::mpsc::channel();

@@ -14,10 +14,10 @@ use std::time::{Duration, Instant};
 
 /// A child process, and the function it serves.
 ///
-/// Cheap to clone, and to be used from any thread: all clones are the same child. When the last one
-/// is dropped, the child answers what was called, in the background, and exits;
-/// [`finish`](Rpc::finish) waits for that. A clone held by the handle's own callbacks is a cycle that
-/// only `finish` or [`kill`](Rpc::kill) ends.
+/// Cheap to clone, and usable from any thread: all clones are handles to the same child. When the last
+/// one is dropped, the child answers all outstanding calls in the background, and exits;
+/// [`finish`](Rpc::finish) waits for that. A clone that is held by the handle's own callbacks is a
+/// reference cycle, which only `finish` or [`kill`](Rpc::kill) breaks.
 ///
 /// # Examples
 ///
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 /// // Wait for the reply,
 /// assert_eq!(rpc.call("Alice").wait()?, ["hello Alice"]);
 ///
-/// // have it delivered,
+/// // have it passed to a callback,
 /// rpc.call("Bob").then(|reply| println!("{}", reply.expect("greeting never fails")));
 ///
 /// // or take it later.
@@ -100,10 +100,10 @@ impl<S: Service> Rpc<S> {
         Rpc { handle, service }
     }
 
-    /// Begins a call. Nothing is sent before one of [`then`](Call::then), [`wait`](Call::wait) and
+    /// Prepares a call. Nothing is sent before one of [`then`](Call::then), [`wait`](Call::wait) and
     /// [`start`](Call::start), which wait if the queue is [full](crate::RpcBuilder::max_queue).
     ///
-    /// The request is encoded here: what it is made of need not live on.
+    /// The request is encoded here, and need not live longer.
     #[inline]
     pub fn call(&self, request: impl Argument<S::Request, S::Codec>) -> Call<'_, S> {
         Call::new(&self.handle, request, true)
@@ -141,28 +141,28 @@ impl<S: Service> Rpc<S> {
         self.handle.link.kill();
     }
 
-    /// Lets the child answer everything that was called, and exit, and waits for that, and for the
-    /// last callback. This holds for all clones: their further calls are refused.
+    /// Lets the child answer all outstanding calls and exit, and waits for that and for the last
+    /// callback. This applies to all clones: their further calls are refused.
     ///
-    /// Waits for calls as long as they take. A child that then does not exit gets SIGTERM after the
-    /// [grace](crate::RpcBuilder::grace), and SIGKILL after another.
+    /// Waits for calls as long as they take. A child that does not exit then gets SIGTERM after the
+    /// [grace](crate::RpcBuilder::grace), and SIGKILL after the same time again.
     ///
     /// # Errors
     ///
-    /// What ended the child, if it was not this: [`on_error`](crate::RpcBuilder::on_error) gets the
-    /// same. [`ErrorKind::InCallback`](crate::ErrorKind::InCallback) in a callback; the child is told
-    /// to go all the same.
+    /// What else ended the child: [`on_error`](crate::RpcBuilder::on_error) gets the same.
+    /// [`ErrorKind::InCallback`](crate::ErrorKind::InCallback) in a callback; the child is told to exit
+    /// nevertheless.
     pub fn finish(self) -> Result<Exit, Error> {
         self.finish_by(None)
     }
 
-    /// As [`finish`](Rpc::finish), but a child that is not gone after `timeout` gets SIGTERM, and
-    /// SIGKILL after the [grace](crate::RpcBuilder::grace), answered or not.
+    /// As [`finish`](Rpc::finish), but a child that has not exited after `timeout` gets SIGTERM, and
+    /// SIGKILL after the [grace](crate::RpcBuilder::grace), even with calls unanswered.
     ///
     /// # Errors
     ///
-    /// As [`finish`](Rpc::finish), and [`ErrorKind::Stopped`](crate::ErrorKind::Stopped) if there
-    /// were calls that it had not answered: they end with that error, too.
+    /// As [`finish`](Rpc::finish), and [`ErrorKind::Stopped`](crate::ErrorKind::Stopped) if calls were
+    /// unanswered: they end with that error, too.
     pub fn finish_timeout(self, timeout: Duration) -> Result<Exit, Error> {
         self.finish_by(after(Instant::now(), timeout))
     }
@@ -173,7 +173,7 @@ impl<S: Service> Rpc<S> {
         let has_callbacks = self.handle.has_callbacks;
         drop(self);
         link.close(stop_by);
-        // If nobody can call any more, and nothing is to be reported, no callback runs any more: this
+        // If nobody can call any more, and there is nothing to report, no callback runs any more: this
         // thread can do the rest.
         if is_last && !has_callbacks && link.is_idle() {
             link.reactor().serve_here(|| link.wait_for_exit());

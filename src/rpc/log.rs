@@ -2,19 +2,19 @@
 
 use crate::error::Error;
 
-/// Tells of an error that the program takes in no other way.
+/// Reports an error that the program handles in no other way.
 #[cfg(feature = "log")]
 pub(super) fn error(error: &Error) {
     log::error!(target: "offspring", "{error}");
 }
 
-/// Tells of an error that the program takes in no other way.
+/// Reports an error that the program handles in no other way.
 #[cfg(not(feature = "log"))]
 pub(super) fn error(error: &Error) {
     eprintln!("offspring: {error}");
 }
 
-/// Gives a child's log record to this program's logger, as if it had been made here.
+/// Passes a child's log record to this program's logger, as if it had been made here.
 #[cfg(feature = "log")]
 pub(super) fn emit(payload: &[u8], pid: u32) {
     use crate::wire::ToParent;
@@ -43,6 +43,6 @@ pub(super) fn emit(payload: &[u8], pid: u32) {
     });
 }
 
-/// Drops a child's log record: the child has a feature that this program has not.
+/// Drops a child's log record: the child has a feature that this program lacks.
 #[cfg(not(feature = "log"))]
 pub(super) fn emit(_payload: &[u8], _pid: u32) {}

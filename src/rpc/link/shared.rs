@@ -39,14 +39,14 @@ impl Link {
     pub(in crate::rpc) fn new(
         connection: Connection<Completion, ProgressCallback>,
         reader: Box<Reader>,
-        laziness: Duration,
+        rewatch_delay: Duration,
         socket: OwnedFd,
         child: Option<Child>,
         reactor: Arc<Core>,
     ) -> Self {
         let key = reactor.new_key();
         Link {
-            state: Mutex::new(LinkState::new(connection, reader, laziness)),
+            state: Mutex::new(LinkState::new(connection, reader, rewatch_delay)),
             changed: Condvar::new(),
             socket: Arc::new(socket),
             child,
@@ -180,7 +180,7 @@ impl Link {
                 state.reader = Some(reader);
                 match after {
                     AfterRelease::Watch => self.watch(&mut state, true),
-                    AfterRelease::ScheduleLook => {
+                    AfterRelease::ScheduleCheck => {
                         if !state.connection.writer().is_blocked() {
                             // While this series of calls lasts, the poller need not see every arrival.
                             state.registration = None;

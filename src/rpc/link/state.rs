@@ -102,11 +102,11 @@ impl LinkState {
     pub(super) fn new(
         connection: Connection<Completion, ProgressCallback>,
         reader: Box<Reader>,
-        laziness: Duration,
+        rewatch_delay: Duration,
     ) -> Self {
         LinkState {
             connection,
-            role: Role::new(laziness),
+            role: Role::new(rewatch_delay),
             reader: Some(reader),
             connected: true,
             registration: None,
@@ -270,7 +270,7 @@ impl LinkState {
     /// Whether the reactor is to watch the socket again.
     pub(super) fn should_watch(&mut self, now: Instant) -> bool {
         let immediately = self.connection.is_closed() || !self.connected;
-        self.role.look(immediately, now) && self.connected
+        self.role.check(immediately, now) && self.connected
     }
 
     /// Whether the socket's registration is out of date as to whether there is output waiting for

@@ -5,12 +5,12 @@ use crate::wire::MAX_ID;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
-/// Entries by id. Ids are given in order, so the table is a window that moves over them; what is
-/// left far behind, because it takes long, moves to a map and does not hold the window open. No id
-/// is given again before two thousand million others, and never while its entry is there.
+/// Entries by id. Ids are given in order, so the table is a window that moves over them; an entry
+/// that is left far behind, because its call takes long, moves to a map and does not hold the window
+/// open. No id is used again before two thousand million others, and never while its entry is there.
 ///
-/// The window is made of blocks, and a block that is done with is the next one again: so the table is as
-/// large as what is outstanding, in the processor's cache if that is not much, and never moved.
+/// The window is made of blocks, and a block that is empty becomes the next one: so the table is as
+/// large as what is outstanding, stays in the processor's cache if that is little, and never moves.
 pub(crate) struct Calls<E> {
     /// The places of the ids from `base` on, up to the next one. All blocks but the last are full, and the
     /// first one has an entry, if any has.
@@ -20,15 +20,15 @@ pub(crate) struct Calls<E> {
     next: u32,
     /// How many entries the window has.
     here: usize,
-    /// So many places at the beginning of the first block are known to have none.
+    /// How many places at the beginning of the first block are known to be empty.
     gone: usize,
-    /// Entries of ids before the window, or from before ids began again.
+    /// Entries of ids before the window, or from before the ids wrapped around.
     left: IdMap<E>,
-    /// Blocks that are done with, for their memory.
+    /// Empty blocks, kept for their memory.
     spare: Vec<Places<E>>,
 }
 
-/// What was an entry is `None`.
+/// A removed entry is `None`.
 type Places<E> = Vec<Option<E>>;
 
 struct Block<E> {
@@ -37,9 +37,9 @@ struct Block<E> {
     here: usize,
 }
 
-/// So many places a block has.
+/// How many places a block has.
 const BLOCK: usize = 256;
-/// So many blocks are kept for their memory, whether there is need of them or not.
+/// How many blocks are kept for their memory, needed or not.
 const KEPT: usize = 4;
 
 impl<E> Calls<E> {
@@ -74,7 +74,7 @@ impl<E> Calls<E> {
         (id, last.expect("it was just put there"))
     }
 
-    /// Makes the next id one that nobody has. Only when ids have begun again one may be taken.
+    /// Makes the next id one that is free. Only after the ids have wrapped around one may be taken.
     fn find_free_id(&mut self) {
         loop {
             if self.next > MAX_ID {
@@ -85,7 +85,7 @@ impl<E> Calls<E> {
                 return;
             }
             if self.here == 0 {
-                // No place is needed: the window begins behind it.
+                // It needs no place: the window begins behind it.
                 (self.base, self.next) = (self.base + 1, self.next + 1);
             } else {
                 self.append(None);
@@ -109,20 +109,20 @@ impl<E> Calls<E> {
     #[cold]
     fn add_block(&mut self) {
         let places = self.spare.pop().unwrap_or_else(|| {
-            // Most have few calls at a time.
+            // Most programs have few calls at a time.
             match self.window.is_empty() {
                 true => Vec::new(),
                 false => Vec::with_capacity(BLOCK),
             }
         });
         self.window.push_back(Block { places, here: 0 });
-        // Afterwards: the last block stays, and that must not be a full one without entries.
+        // Only now: the last block stays, and it must not be a full one without entries.
         if self.is_sparse() {
             self.leave_behind(self.window.len() / 2);
         }
     }
 
-    /// Where an id is in the window: number of the block, and in it. Anywhere, if it is not.
+    /// Where an id is in the window: the block, and the place in it. Out of range if it is not there.
     #[inline]
     fn place(&self, id: u32) -> (usize, usize) {
         let n = id.wrapping_sub(self.base) as usize;
@@ -145,7 +145,7 @@ impl<E> Calls<E> {
         self.remove_with(id, |_| Some(()));
     }
 
-    /// Shows the entry of an id to `take`, and removes it if that takes something.
+    /// Passes the entry of an id to `take`, and removes it if that returns something.
     #[inline]
     pub(crate) fn remove_with<T>(
         &mut self,
@@ -170,7 +170,7 @@ impl<E> Calls<E> {
         Some(taken)
     }
 
-    /// Removes blocks from the beginning that have no entry any more. The last one stays.
+    /// Removes blocks without entries from the beginning. The last one stays.
     fn tidy_up(&mut self) {
         while let Some(Block { here: 0, .. }) = self.window.front()
             && self.window.len() > 1
@@ -179,7 +179,7 @@ impl<E> Calls<E> {
             self.retire(block);
         }
         if self.here == 0 {
-            // As after each call that was waited for: the next one takes the same place.
+            // As after each blocking call: the next one takes the same place.
             self.window.iter_mut().for_each(|last| last.places.clear());
             (self.base, self.gone) = (self.next, 0);
         }
@@ -220,7 +220,7 @@ impl<E> Calls<E> {
         self.left.trim();
     }
 
-    /// The id that was given first of those outstanding. Looks through all that were left behind.
+    /// The oldest outstanding id. Searches all that were left behind.
     pub(crate) fn first(&mut self) -> Option<u32> {
         let old = self.left.iter().min_by_key(|(id, _)| self.age(*id));
         if let Some((id, _)) = old {
@@ -231,8 +231,8 @@ impl<E> Calls<E> {
         Some(self.base + self.gone as u32)
     }
 
-    /// A number by which those that were left behind are in order. Ids from before ids began again,
-    /// the high ones, are first.
+    /// A number that orders the entries that were left behind. Ids from before the wrap-around, the
+    /// high ones, come first.
     fn age(&self, id: u64) -> u64 {
         id.wrapping_sub(self.base.into())
     }
@@ -364,7 +364,7 @@ mod tests {
         }
     }
 
-    /// Nothing is left in the window but the block that is about to be added.
+    /// Only the block that is about to be added is left in the window.
     #[test]
     fn first_is_found_behind_what_was_left() {
         let mut calls = Calls::new();
@@ -409,7 +409,7 @@ mod tests {
         assert_eq!(drained(&mut calls), want);
     }
 
-    /// What is said of the window holds.
+    /// The invariants of the window hold.
     fn check<E>(calls: &Calls<E>) {
         let places: usize = calls.window.iter().map(|it| it.places.len()).sum();
         assert_eq!(calls.base as usize + places, calls.next as usize);
@@ -421,7 +421,7 @@ mod tests {
         assert!(here == 0 || calls.window[0].here > 0);
     }
 
-    /// Growing and shrinking, old ones left behind, ids that begin again: the same entries, in order.
+    /// Growing and shrinking, entries left behind, ids wrapping around: the same entries, in order.
     #[test]
     fn behaves_as_a_list() {
         let (mut calls, mut model) = (Calls::new(), BTreeMap::new());

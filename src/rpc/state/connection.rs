@@ -8,12 +8,13 @@
 //! ```
 //!
 //! Commands put frames into the outbox and calls into the table, in any state: what is queued while
-//! starting goes out with the start. Input is one frame at a time ([`receive`]) or a moment
-//! ([`expire`]); both say whose call has ended. Output is what there is to [write](Connection::writer).
+//! starting is sent with the start. Input is one frame at a time ([`receive`]) or a moment
+//! ([`expire`]); both return the completion of the call that has ended. Output is what there is to
+//! [write](Connection::writer).
 //!
-//! `T` is the caller's own note of a call. It comes back exactly once: from the command that refuses
-//! it, from [`receive`], from [`expire`], from [`cancel`] or from [`drain`]. `P` is what is to be told
-//! of the call's progress.
+//! `T` is the completion of a call, opaque here. It is returned exactly once: by the command that
+//! refuses the call, by [`receive`], [`expire`], [`cancel`] or [`drain`]. `P` is what takes reports of
+//! the call's progress.
 //!
 //! [`receive`]: Connection::receive
 //! [`expire`]: Connection::expire
@@ -49,25 +50,25 @@ pub(crate) struct Connection<T, P> {
     closed: bool,
     writer: Writer,
     calls: Calls<CallEntry<T>>,
-    /// Entries that still have their note.
+    /// How many entries still have their completion.
     live: usize,
-    /// The moments at which calls end, by their ids.
+    /// When calls expire, by their ids.
     deadlines: Deadlines,
-    /// Of the calls that have one.
+    /// Of the calls that have one, by their ids.
     progress: IdMap<P>,
-    /// Of calls that have ended. The program's code may run when it is dropped: not under a lock.
+    /// Of calls that have ended. Dropping it may run the program's code, and so is not done under a lock.
     done: Vec<P>,
 }
 
 /// A call that was made.
 struct CallEntry<T> {
-    /// `None` once the call has ended: the entry then only keeps the id until the late reply.
+    /// `None` once the call has ended: the entry then only reserves the id until the late reply.
     note: Option<T>,
     place: FramePlace,
 }
 
 /// Where a call's frame is in the stream, and whether the call is among the deadlines: in one word, as
-/// there may be many. Never zero, which is what tells that there is no entry.
+/// there may be many. Never zero, which marks a missing entry.
 #[derive(Clone, Copy)]
 struct FramePlace(NonZeroU64);
 
@@ -98,9 +99,9 @@ pub(crate) enum Delivery<T, P> {
     Refused(Box<StartRefusal>),
     /// An event.
     Event,
-    /// A log record: the payload of its control frame is to be read again where it is wanted.
+    /// A log record: the payload of its control frame is to be decoded again where it is wanted.
     Log,
-    /// How far a call has got, and who is to be told: the payload is to be read again for that.
+    /// A progress report, for this callback: its payload is to be decoded again there.
     Progress(P),
     /// The reply to a call.
     Reply(T),
@@ -124,9 +125,9 @@ pub(crate) enum ChildViolation {
     NotReady { id: u32 },
     /// A control frame cannot be read.
     Control(ControlError),
-    /// It says twice that it is ready, or refuses to serve when it already does.
+    /// It reports twice that it is ready, or refuses to serve when it already does.
     ReadyTwice,
-    /// It answers a call that was never made, or was answered.
+    /// It answers a call that was never made, or has been answered.
     UnknownId { id: u32 },
     /// It answers in the ordered mode, but no call is outstanding.
     NothingAsked,
@@ -148,7 +149,7 @@ impl fmt::Display for ChildViolation {
             ChildViolation::UnknownId { id } => write!(
                 f,
                 "expected a reply to an outstanding call, got one to id {:#x}, \
-                 which was never called or is answered",
+                 which was never made or is answered",
                 id & wire::MAX_ID
             ),
             ChildViolation::NothingAsked => {
@@ -192,8 +193,8 @@ impl<T, P: Clone> Connection<T, P> {
         self.control(&ToChild::Run(run));
     }
 
-    /// Queues a call. What is large of the request is taken, the rest is copied. `progress` and the
-    /// note are taken, from where they are, unless the call is refused.
+    /// Queues a call. Large parts of the request are taken, the rest is copied. `progress` and the
+    /// completion are taken unless the call is refused.
     ///
     /// # Errors
     ///
@@ -225,12 +226,12 @@ impl<T, P: Clone> Connection<T, P> {
         Ok(id)
     }
 
-    /// No more calls: they are refused from now on.
+    /// Refuses calls from now on.
     pub(crate) fn close(&mut self) {
         self.closed = true;
     }
 
-    /// The call that a frame with this id would answer, and its note.
+    /// The call that a frame with this id would answer, and its completion.
     pub(crate) fn answers(&mut self, id: u32) -> Option<(u32, &T)> {
         let call = match self.plain {
             None => id & wire::MAX_ID,
@@ -244,11 +245,11 @@ impl<T, P: Clone> Connection<T, P> {
         Some((call, self.calls.get_mut(call)?.note.as_ref()?))
     }
 
-    /// Takes in a frame that came from the child. Most are replies to calls that go on: of those, the note
-    /// comes to be in `place`, where there is none yet, and nothing is returned.
+    /// Takes in a frame from the child. Most are replies to outstanding calls: for those, the
+    /// completion is moved to `place`, which must be empty, and nothing is returned.
     ///
-    /// What is moved in pieces and then as a whole makes the processor wait: so it goes from the table
-    /// to where it stays.
+    /// It is moved once, from the table to where it stays: moving it on as a whole right after it was
+    /// written in pieces is a store-forwarding stall.
     #[inline]
     pub(crate) fn receive_into(
         &mut self,
@@ -263,7 +264,7 @@ impl<T, P: Clone> Connection<T, P> {
         self.receive(id, payload).map(Some)
     }
 
-    /// Takes in a frame that came from the child.
+    /// Takes in a frame from the child.
     pub(crate) fn receive(
         &mut self,
         id: u32,
@@ -304,19 +305,19 @@ impl<T, P: Clone> Connection<T, P> {
         }
     }
 
-    /// Ends one call whose time is up, if there is one.
+    /// Ends one call whose timeout has passed, if there is one.
     pub(crate) fn expire(&mut self, now: Instant) -> Option<(T, Phase)> {
         let (deadline, id) = self.deadlines.first()?;
         if deadline > now {
             return None;
         }
         let ended = self.cancel(id as u32);
-        debug_assert!(ended.is_some(), "deadlines are those of calls that go on");
+        debug_assert!(ended.is_some(), "only outstanding calls have deadlines");
         ended
     }
 
-    /// Ends a call that the caller does not wait for any more, unless it has ended. If it was sent,
-    /// the child is told.
+    /// Ends a call that nobody waits for any more, unless it has ended. If it was sent, the child is
+    /// notified.
     pub(crate) fn cancel(&mut self, id: u32) -> Option<(T, Phase)> {
         let entry = self.calls.get_mut(id)?;
         let note = entry.note.take()?;
@@ -377,7 +378,7 @@ impl<T, P: Clone> Connection<T, P> {
         self.writer.outbox().queued()
     }
 
-    /// Whether the child has said that it serves.
+    /// Whether the child has reported that it serves.
     pub(crate) fn is_ready(&self) -> bool {
         self.ready
     }
@@ -387,8 +388,8 @@ impl<T, P: Clone> Connection<T, P> {
         self.plain.is_some()
     }
 
-    /// Whether those who wait for room are to look again: when there may be one more call, as others
-    /// may stay for long, and when half of the bytes have gone, as all of them go.
+    /// Whether threads that wait for room are to check again: when there may be one more call, as the
+    /// others may stay for long, and half of the bytes have gone, as all of them will go.
     pub(crate) fn has_room(&self) -> bool {
         let QueueLimits { calls, bytes, .. } = self.limits;
         self.calls.len() < calls && self.writer.outbox().queued() <= bytes as u64 / 2
@@ -399,7 +400,7 @@ impl<T, P: Clone> Connection<T, P> {
         self.closed
     }
 
-    /// Takes what was to be told of the progress of calls that have ended, to be dropped.
+    /// Takes the progress callbacks of calls that have ended, to be dropped.
     pub(crate) fn take_done(&mut self) -> Vec<P> {
         std::mem::take(&mut self.done)
     }
@@ -414,8 +415,8 @@ impl<T, P: Clone> Connection<T, P> {
         self.calls.is_roomy() || self.deadlines.is_roomy() || self.progress.is_roomy()
     }
 
-    /// Gives most of that room back. Not to be called at once: to take it again costs as much as all the
-    /// rest of a call.
+    /// Gives most of that room back. Not to be called immediately: taking it again costs as much as all
+    /// the rest of a call.
     pub(crate) fn trim(&mut self) {
         self.calls.trim();
         self.deadlines.trim();
@@ -471,7 +472,7 @@ impl<T, P: Clone> Connection<T, P> {
         Some(note)
     }
 
-    /// As [`answered`](Connection::answered), with a place for the note that has none yet.
+    /// As [`answered`](Connection::answered), with an empty place for the completion.
     #[inline]
     fn answered_into(&mut self, id: u32, place: &mut Option<T>) -> Option<()> {
         let outbox = self.writer.outbox();
@@ -790,7 +791,7 @@ mod tests {
         let a = call(&mut c, 'a');
         sent(&mut c);
         c.cancel(a);
-        assert!(c.queued() == 0, "a plain peer is not told");
+        assert!(c.queued() == 0, "a plain peer is not notified");
         assert_ne!(call(&mut c, 'b'), a);
         assert_eq!(c.drain(), [('b', Phase::Queued)]);
     }

@@ -2,14 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-/// How far the parent had to go to end a child.
+/// The last thing that the parent had to do to stop a child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum StopStage {
-    /// The end of its requests was enough.
+    /// It ended its requests.
     Closed,
-    /// It was sent SIGTERM.
+    /// It sent SIGTERM.
     Terminated,
-    /// It was sent SIGKILL.
+    /// It sent SIGKILL.
     Killed,
 }
 
@@ -20,7 +20,7 @@ pub(in crate::rpc) enum Signal {
     Kill,
 }
 
-/// Climbs from rung to rung while the child does not end, staying `grace` on each.
+/// Goes from stage to stage while the child does not end, with `grace` between them.
 ///
 /// ```text
 ///   start() ── grace ──▶ SIGTERM ── grace ──▶ SIGKILL ── grace, at least PATIENCE ──▶ given up
@@ -33,8 +33,8 @@ pub(crate) struct StopLadder {
     given_up: bool,
 }
 
-/// How long a child is waited for that was sent SIGKILL. How soon it ends is not in its hands but
-/// in those of a busy machine, and one that is given up is never reaped.
+/// How long a child is waited for that was sent SIGKILL. How soon it ends depends on how busy the
+/// machine is, and a child that is given up is never reaped.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl StopLadder {
@@ -47,14 +47,14 @@ impl StopLadder {
         }
     }
 
-    /// Sets foot on the ladder, if that was not done before: the child has been told to go.
+    /// Starts the first grace, unless it has started: the child has been told to exit.
     pub(crate) fn start(&mut self, now: Instant) {
         if self.next.is_none() && self.stage == StopStage::Closed {
             self.next = now.checked_add(self.grace);
         }
     }
 
-    /// As [`start`](Ladder::start), but the first grace is over already.
+    /// As [`start`](StopLadder::start), but the first grace is over already.
     pub(crate) fn start_at_once(&mut self, now: Instant) {
         if self.stage == StopStage::Closed {
             self.next = Some(now);
@@ -67,7 +67,7 @@ impl StopLadder {
         self.next = now.checked_add(self.grace.max(PATIENCE));
     }
 
-    /// Climbs, if it is time. Returns what to send.
+    /// Goes to the next stage, if it is time. Returns what to send.
     pub(crate) fn climb(&mut self, now: Instant) -> Option<Signal> {
         if self.next.is_none_or(|next| next > now) {
             return None;
@@ -90,7 +90,7 @@ impl StopLadder {
         }
     }
 
-    /// When to climb next.
+    /// When to [`climb`](StopLadder::climb) next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.next
     }
@@ -100,7 +100,7 @@ impl StopLadder {
         self.stage
     }
 
-    /// Whether even SIGKILL was no use: the process hangs in the kernel.
+    /// Whether even SIGKILL did not help: the process hangs in the kernel.
     pub(crate) fn has_given_up(&self) -> bool {
         self.given_up
     }

@@ -1,5 +1,5 @@
-//! The life of one child, from its start to the verdict on its end. Pure: told what happened and
-//! when, it says which signals to send, when to look again, and how it all ended.
+//! The life of one child, from its start to the verdict on its end. Pure: from what happened and when,
+//! it decides which signals to send, when to check again, and how the child ended.
 //!
 //! ```text
 //!   Starting ── ready ──▶ Serving ── close() ──▶ Closing      fail(), kill(), stop()
@@ -8,8 +8,8 @@
 //!                                                            ──▶ verdict()
 //! ```
 //!
-//! The verdict waits for both ends, of the stream and of the process: what a child wrote before it
-//! died is worth reading, and how it died is worth telling.
+//! The verdict waits for the end of both the stream and the process: what a child wrote before it died
+//! is worth reading, and how it died is worth reporting.
 
 use super::ladder::{Signal, StopLadder, StopStage};
 use crate::error::ErrorKind;
@@ -25,15 +25,14 @@ pub(crate) struct Life {
     connected: bool,
     ready: bool,
     closing: bool,
-    /// When a child that is not ready is given up.
+    /// When a child that is not ready is killed.
     start_by: Option<Instant>,
     ladder: StopLadder,
-    /// To be sent at once.
+    /// To be sent immediately.
     signal: Option<Signal>,
     /// The first thing that went wrong, if something did.
     cause: Option<(ErrorKind, String)>,
-    /// What to say of a stream that ended inside a frame, unless the child
-    /// was killed while it wrote.
+    /// The error of a stream that ended inside a frame, unless the child was killed while it wrote.
     cut: Option<(ErrorKind, String)>,
 }
 
@@ -49,7 +48,7 @@ enum ProcessState {
 /// How it ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// `None` if it ended in good order.
+    /// `None` if it exited cleanly.
     pub(crate) error: Option<(ErrorKind, String)>,
     pub(crate) status: Option<ExitStatus>,
     pub(crate) stage: StopStage,
@@ -82,7 +81,7 @@ impl Exit {
 }
 
 impl Life {
-    /// The life of a process, or of only a stream. It is ready at once if `start_by` is `None`.
+    /// The life of a process, or of only a stream. It is ready from the start if `start_by` is `None`.
     pub(crate) fn new(process: bool, start_by: Option<StartBy>, grace: Duration) -> Self {
         Life {
             process: if process {
@@ -107,7 +106,7 @@ impl Life {
         self.start_by = None;
     }
 
-    /// The child was told to go, and nothing is left to answer: it should exit now.
+    /// The child was told to exit, and nothing is left to answer: it should exit now.
     pub(crate) fn close(&mut self, now: Instant) {
         self.closing = true;
         self.ladder.start(now);
@@ -134,7 +133,7 @@ impl Life {
         self.kill_now(now);
     }
 
-    /// The child said itself that it will not serve, and exits.
+    /// The child has reported that it will not serve, and exits.
     pub(crate) fn refused(&mut self, kind: ErrorKind, message: String, now: Instant) {
         self.start_by = None;
         self.fail_with(kind, || message);
@@ -158,7 +157,7 @@ impl Life {
     }
 
     /// Nothing more comes from the child, and what came ends inside a frame. Whether that is the
-    /// child's doing is told by how it ends.
+    /// child's fault depends on how it ends.
     pub(crate) fn cut(&mut self, kind: ErrorKind, message: String, now: Instant) {
         self.cut = Some((kind, message));
         self.disconnected(None, now);
@@ -179,7 +178,7 @@ impl Life {
         let signal = self.signal.take().or_else(|| self.ladder.climb(now))?;
         match self.process {
             ProcessState::Running => Some(signal),
-            // Nobody to be signalled: the stream is given up.
+            // There is nothing to signal: the stream is given up.
             ProcessState::None => {
                 self.connected = false;
                 None
@@ -194,12 +193,12 @@ impl Life {
         self.start_by.into_iter().chain(ladder).min()
     }
 
-    /// Whether the child has said that it serves, or need not.
+    /// Whether the child has reported that it serves, or need not.
     pub(crate) fn is_ready(&self) -> bool {
         self.ready
     }
 
-    /// Whether anything from the child is still welcome.
+    /// Whether more is read from the child.
     pub(crate) fn is_connected(&self) -> bool {
         self.connected
     }
@@ -233,7 +232,7 @@ impl Life {
         })
     }
 
-    /// What to say of an end that has no other cause.
+    /// The error of an end that has no other cause.
     fn death(&self, unanswered: usize) -> (ErrorKind, String) {
         let what = match self.process {
             ProcessState::Exited(_) => "the child ended",
@@ -266,7 +265,7 @@ impl Life {
     }
 }
 
-/// By when a child must be ready; `None` is never.
+/// When a child must be ready; `None` is never.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StartBy(pub(crate) Option<Instant>);
 
@@ -290,12 +289,12 @@ mod tests {
     }
 
     #[test]
-    fn good_order_is_no_error() {
+    fn clean_exit_is_no_error() {
         let (mut life, now) = serving();
         life.close(now);
         assert_eq!(life.verdict(0), None);
         life.disconnected(None, now);
-        assert_eq!(life.verdict(0), None, "how it exits is to be told");
+        assert_eq!(life.verdict(0), None, "how it exits is not known yet");
         life.exited(Some(ExitStatus::from_raw(3 << 8)));
         let verdict = life.verdict(0).unwrap();
         assert_eq!((verdict.error, verdict.stage), (None, StopStage::Closed));

@@ -1,26 +1,26 @@
-//! Who reads from the child: the reader's role. Pure: it decides, others read.
+//! Which thread reads from the child: the reader's role. Pure: it decides, others read.
 //!
-//! A caller who waits for an answer reads the socket himself, which saves the way through the reactor:
-//! on one processor a call costs half. What he finds that is not an answer to somebody who waits
-//! (an event, an answer for a callback) he leaves to the reactor, and the role with it, so that
+//! A caller that waits for an answer reads the socket itself instead of having the reactor do it: on
+//! one processor a call then costs half. What it finds that is not an answer to a waiting caller (an
+//! event, an answer for a callback) it leaves to the reactor, together with the role, so that
 //! callbacks run on the reactor's thread only, in order.
 //!
 //! ```text
 //!             take()                          take_for_reactor()
 //!   Caller ◀────────── Nobody: the reactor ──────────────────────▶ Reactor
-//!      │                watches, or looks                             │
-//!      │ release() ───▶ now and then (lazy)  ◀─── give_back() ────────┘
+//!      │                watches, or checks                            │
+//!      │ release() ───▶ periodically         ◀─── give_back() ────────┘
 //!      │ hand_off() ──▶ Nobody, and only the reactor may take it
-//!      └ release(), with another caller parked: he has the role now
+//!      └ release(), with another caller parked: that one has the role now
 //! ```
 //!
-//! To have the reactor watch the socket and stop watching costs two system calls for every call. So a
-//! caller who gives the role back soon after he did before leaves the socket unwatched. The reactor is
-//! told once, and from then on looks every so often whether that is still right: it watches again
-//! when no call was made for [`Role::laziness`].
+//! Having the reactor watch the socket and stop again costs two system calls for every call. So a
+//! caller that gives the role back soon after the last time leaves the socket unwatched. The reactor
+//! is notified once, and from then on checks periodically whether that is still right: it watches
+//! again when no call was made for [`Role::rewatch_delay`].
 //!
-//! What must hold: when nobody has the role and somebody waits, the socket is watched, or the reactor
-//! has been told to look.
+//! Invariant: when nobody has the role and somebody waits, the socket is watched, or the reactor has
+//! been asked to check.
 
 #[cfg(test)]
 mod model;
@@ -28,29 +28,29 @@ mod model;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// A caller is lazy if he gives the role back within this time after the last time: the price of
-/// looking, some 20 µs, is paid by the calls in between, 1.6 µs each.
+/// A caller leaves the socket unwatched if it gives the role back within this time after the last
+/// time: the cost of a check, some 20 µs, is shared by the calls in between, which save 1.6 µs each.
 const DENSE: Duration = Duration::from_micros(30);
-/// The longest laziness: longer would be no different, and moments must not overflow.
-const LAZIEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest delay: a longer one would make no difference, and moments must not overflow.
+const LONGEST_DELAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// See the module's documentation. `W` is a caller who waits.
+/// See the module's documentation. `W` is a caller that waits.
 #[derive(Debug)]
 #[cfg_attr(test, derive(Clone, PartialEq, Eq, Hash))]
 pub(crate) struct Role<W> {
     holder: Holder,
-    /// Only the reactor may take it, and has been told to.
+    /// Only the reactor may take it, and has been asked to.
     handed_off: bool,
     /// Whether the reactor watches the socket.
     watched: bool,
-    /// Callers who wait for their answers without having the role, in order.
+    /// Callers that wait for their answers without having the role, in order.
     parked: VecDeque<W>,
-    /// How long an unwatched socket may stay so after the last call. Zero: not at all.
-    laziness: Duration,
+    /// How long after the last call an unwatched socket is watched again. Zero: it is always watched.
+    rewatch_delay: Duration,
     /// When the role was given back last.
     released: Option<Instant>,
-    /// When the reactor looks next, and how many times callers had taken the role when it did last.
-    look: Option<(Instant, u64)>,
+    /// When the reactor checks next, and how many times callers had taken the role at its last check.
+    next_check: Option<(Instant, u64)>,
     taken: u64,
 }
 
@@ -64,26 +64,26 @@ enum Holder {
 /// What is to be done after the role was given back.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum AfterRelease<W> {
-    /// This caller has it now.
+    /// This caller has the role now.
     PassTo(W),
     /// The reactor is to watch the socket.
     Watch,
-    /// The reactor is to be told to look now and then.
-    ScheduleLook,
+    /// The reactor is to be asked to check periodically.
+    ScheduleCheck,
     /// Nothing.
     Nothing,
 }
 
 impl<W> Role<W> {
-    pub(crate) fn new(laziness: Duration) -> Self {
+    pub(crate) fn new(rewatch_delay: Duration) -> Self {
         Role {
             holder: Holder::Nobody,
             handed_off: false,
             watched: false,
             parked: VecDeque::new(),
-            laziness: laziness.min(LAZIEST),
+            rewatch_delay: rewatch_delay.min(LONGEST_DELAY),
             released: None,
-            look: None,
+            next_check: None,
             taken: 0,
         }
     }
@@ -105,7 +105,7 @@ impl<W> Role<W> {
         self.parked.push_back(caller);
     }
 
-    /// A parked caller has his answer, or waits no longer. Returns false if he is not parked: then he
+    /// A parked caller has its answer, or waits no longer. Returns false if it is not parked: then it
     /// has been given the role, and must give it back.
     pub(crate) fn unpark(&mut self, is_it: impl Fn(&W) -> bool) -> bool {
         match self.parked.iter().position(is_it) {
@@ -123,25 +123,25 @@ impl<W> Role<W> {
             return AfterRelease::PassTo(next);
         }
         self.holder = Holder::Nobody;
-        // Once the reactor looks anyway, calls may be as far apart as its looks: to tell it takes longer
-        // than a call, and must not make the next one seem late.
-        let limit = match self.look {
-            Some(_) => self.laziness,
-            None => DENSE.min(self.laziness),
+        // While the reactor checks anyway, calls may be as far apart as its checks: notifying it takes
+        // longer than a call, and must not make the next one seem late.
+        let limit = match self.next_check {
+            Some(_) => self.rewatch_delay,
+            None => DENSE.min(self.rewatch_delay),
         };
         let dense = self.released.is_some_and(|last| now < last + limit);
         self.released = Some(now);
         if outstanding || !dense {
             return AfterRelease::Watch;
         }
-        if self.look.is_some() || self.watched {
+        if self.next_check.is_some() || self.watched {
             return AfterRelease::Nothing;
         }
-        self.look = Some((now + self.laziness, self.taken));
-        AfterRelease::ScheduleLook
+        self.next_check = Some((now + self.rewatch_delay, self.taken));
+        AfterRelease::ScheduleCheck
     }
 
-    /// A caller found something for the reactor, who is to be told.
+    /// A caller found something for the reactor, which is to be notified.
     pub(crate) fn hand_off(&mut self) {
         debug_assert_eq!(self.holder, Holder::Caller);
         self.holder = Holder::Nobody;
@@ -160,7 +160,7 @@ impl<W> Role<W> {
         free
     }
 
-    /// The reactor has read what there was. It is to watch the socket, for all who wait.
+    /// The reactor has read what there was. It is to watch the socket for all that wait.
     pub(crate) fn give_back(&mut self) {
         debug_assert_eq!(self.holder, Holder::Reactor);
         self.holder = Holder::Nobody;
@@ -171,31 +171,31 @@ impl<W> Role<W> {
         self.handed_off
     }
 
-    /// Looks whether the socket is to be watched again. `at_once` if it must not stay unwatched.
-    pub(crate) fn look(&mut self, at_once: bool, now: Instant) -> bool {
-        let due = self.look.is_some_and(|(at, _)| at <= now);
-        if !due && !at_once {
+    /// Checks whether the socket is to be watched again. It must not stay unwatched if `immediately`.
+    pub(crate) fn check(&mut self, immediately: bool, now: Instant) -> bool {
+        let due = self.next_check.is_some_and(|(at, _)| at <= now);
+        if !due && !immediately {
             return false;
         }
-        let (_, taken) = self.look.take().unwrap_or((now, 0));
+        let (_, taken) = self.next_check.take().unwrap_or((now, 0));
         if self.holder != Holder::Nobody {
-            // If it is still the same caller, he may take long. He tells again when he is done.
+            // If it is still the same caller, it may take long. It notifies the reactor again when it is done.
             if due && self.taken != taken {
-                self.look = Some((now + self.laziness, self.taken));
+                self.next_check = Some((now + self.rewatch_delay, self.taken));
             }
             return false;
         }
-        let quiet_at = self.released.map_or(now, |last| last + self.laziness);
-        if at_once || quiet_at <= now {
+        let quiet_at = self.released.map_or(now, |last| last + self.rewatch_delay);
+        if immediately || quiet_at <= now {
             return true;
         }
-        self.look = Some((quiet_at, self.taken));
+        self.next_check = Some((quiet_at, self.taken));
         false
     }
 
-    /// When to [`look`](Role::look) next.
+    /// When to [`check`](Role::check) next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.look.map(|(at, _)| at)
+        self.next_check.map(|(at, _)| at)
     }
 
     /// How many callers are parked.
@@ -211,16 +211,16 @@ impl<W> Role<W> {
         self.watched
     }
 
-    /// Whether nobody reads the socket or watches it, and the reactor only looks now and then.
+    /// Whether nobody reads the socket or watches it, and the reactor only checks periodically.
     pub(crate) fn is_unattended(&self) -> bool {
         self.holder == Holder::Nobody && !self.handed_off && !self.watched
     }
 
-    /// Whether it should: nobody else reads it.
+    /// Whether the reactor watches the socket from now on.
     pub(crate) fn set_watched(&mut self, watched: bool) {
         self.watched = watched;
         if watched {
-            self.look = None;
+            self.next_check = None;
         }
     }
 }
@@ -229,12 +229,12 @@ impl<W> Role<W> {
 mod tests {
     use super::*;
 
-    const LAZINESS: Duration = Duration::from_micros(500);
+    const DELAY: Duration = Duration::from_micros(500);
 
-    /// A role that is unwatched, as a caller was lazy at that time.
-    fn lazy() -> (Role<u8>, Instant) {
-        let (mut role, now) = (Role::new(LAZINESS), Instant::now());
-        for after in [AfterRelease::Watch, AfterRelease::ScheduleLook] {
+    /// A role whose socket was left unwatched at that time.
+    fn unwatched() -> (Role<u8>, Instant) {
+        let (mut role, now) = (Role::new(DELAY), Instant::now());
+        for after in [AfterRelease::Watch, AfterRelease::ScheduleCheck] {
             assert!(role.take());
             role.set_watched(false);
             assert_eq!(role.release(false, now), after);
@@ -245,7 +245,7 @@ mod tests {
 
     #[test]
     fn role_has_one_holder() {
-        let mut role = Role::<u8>::new(LAZINESS);
+        let mut role = Role::<u8>::new(DELAY);
         assert!(role.take());
         assert!(!role.take() && !role.take_for_reactor());
         role.release(false, Instant::now());
@@ -257,7 +257,7 @@ mod tests {
 
     #[test]
     fn what_is_handed_off_is_the_reactors_until_it_has_read() {
-        let mut role = Role::<u8>::new(LAZINESS);
+        let mut role = Role::<u8>::new(DELAY);
         assert!(role.take() && !role.is_handed_off());
         role.hand_off();
         assert!(role.is_handed_off() && !role.take());
@@ -268,21 +268,24 @@ mod tests {
 
     #[test]
     fn released_role_goes_to_the_parked_in_order() {
-        let (mut role, now) = (Role::new(LAZINESS), Instant::now());
+        let (mut role, now) = (Role::new(DELAY), Instant::now());
         assert!(role.take());
         (1..=3).for_each(|caller| role.park(caller));
         assert!(role.unpark(|caller| *caller == 2));
         assert_eq!(role.parked(), 2);
         assert_eq!(role.release(true, now), AfterRelease::PassTo(1));
-        assert!(!role.take(), "he has it");
-        assert!(!role.unpark(|caller| *caller == 1), "he is to give it back");
+        assert!(!role.take(), "the first one has it");
+        assert!(
+            !role.unpark(|caller| *caller == 1),
+            "it has to give it back"
+        );
         assert_eq!(role.release(true, now), AfterRelease::PassTo(3));
         assert_eq!(role.release(true, now), AfterRelease::Watch);
     }
 
     #[test]
     fn parked_callers_stay_while_the_reactor_reads() {
-        let mut role = Role::new(LAZINESS);
+        let mut role = Role::new(DELAY);
         assert!(role.take());
         role.park(1);
         role.hand_off();
@@ -293,9 +296,9 @@ mod tests {
     }
 
     #[test]
-    fn first_release_has_the_socket_watched_and_the_next_tells_once() {
-        let (mut role, now) = lazy();
-        assert_eq!(role.deadline(), Some(now + LAZINESS));
+    fn first_release_has_the_socket_watched_and_the_next_schedules_a_check_once() {
+        let (mut role, now) = unwatched();
+        assert_eq!(role.deadline(), Some(now + DELAY));
         for _ in 0..3 {
             assert!(role.take());
             assert_eq!(role.release(false, now), AfterRelease::Nothing);
@@ -303,14 +306,14 @@ mod tests {
     }
 
     #[test]
-    fn release_is_not_lazy_if_answers_are_awaited_or_calls_are_rare() {
-        let (mut role, now) = lazy();
+    fn socket_is_watched_if_answers_are_awaited_or_calls_are_rare() {
+        let (mut role, now) = unwatched();
         assert!(role.take());
         assert_eq!(role.release(true, now), AfterRelease::Watch);
         role.set_watched(true);
         for (pause, after) in [
             (DENSE, AfterRelease::Watch),
-            (DENSE - Duration::from_nanos(1), AfterRelease::ScheduleLook),
+            (DENSE - Duration::from_nanos(1), AfterRelease::ScheduleCheck),
         ] {
             let before = role.released.expect("it was given back");
             assert!(role.take());
@@ -326,81 +329,81 @@ mod tests {
     }
 
     #[test]
-    fn calls_may_be_as_far_apart_as_looks_while_the_reactor_looks() {
-        let (mut role, now) = lazy();
+    fn calls_may_be_as_far_apart_as_checks_while_the_reactor_checks() {
+        let (mut role, now) = unwatched();
         assert!(role.take());
-        let later = now + LAZINESS - Duration::from_nanos(1);
+        let later = now + DELAY - Duration::from_nanos(1);
         assert_eq!(role.release(false, later), AfterRelease::Nothing);
         assert!(role.take());
-        assert_eq!(role.release(false, later + LAZINESS), AfterRelease::Watch);
+        assert_eq!(role.release(false, later + DELAY), AfterRelease::Watch);
     }
 
     #[test]
-    fn look_watches_when_it_was_quiet_for_so_long() {
-        let (mut role, now) = lazy();
-        let almost = now + LAZINESS - Duration::from_nanos(1);
-        assert!(!role.look(false, almost), "it is not time");
-        assert!(role.look(false, now + LAZINESS));
+    fn check_watches_when_no_call_was_made_for_the_delay() {
+        let (mut role, now) = unwatched();
+        let almost = now + DELAY - Duration::from_nanos(1);
+        assert!(!role.check(false, almost), "it is not time");
+        assert!(role.check(false, now + DELAY));
         role.set_watched(true);
         assert_eq!(role.deadline(), None);
     }
 
     #[test]
-    fn look_comes_again_while_calls_are_made() {
-        let (mut role, now) = lazy();
+    fn check_is_repeated_while_calls_are_made() {
+        let (mut role, now) = unwatched();
         assert!(role.take());
         let later = now + DENSE / 2;
         assert_eq!(role.release(false, later), AfterRelease::Nothing);
-        assert!(!role.look(false, now + LAZINESS));
-        assert_eq!(role.deadline(), Some(later + LAZINESS));
-        assert!(role.take(), "he reads now");
-        let then = later + LAZINESS;
-        assert!(!role.look(false, then));
-        assert_eq!(role.deadline(), Some(then + LAZINESS));
+        assert!(!role.check(false, now + DELAY));
+        assert_eq!(role.deadline(), Some(later + DELAY));
+        assert!(role.take(), "a caller reads now");
+        let then = later + DELAY;
+        assert!(!role.check(false, then));
+        assert_eq!(role.deadline(), Some(then + DELAY));
     }
 
     #[test]
-    fn socket_is_unwatched_for_no_longer_than_the_laziness_after_the_last_call() {
-        let (mut role, now) = lazy();
+    fn socket_is_unwatched_for_no_longer_than_the_delay_after_the_last_call() {
+        let (mut role, now) = unwatched();
         assert!(role.take());
-        let last = now + LAZINESS - Duration::from_nanos(1);
+        let last = now + DELAY - Duration::from_nanos(1);
         assert_eq!(role.release(false, last), AfterRelease::Nothing);
-        assert!(!role.look(false, now + LAZINESS));
-        assert!(role.look(false, last + LAZINESS));
+        assert!(!role.check(false, now + DELAY));
+        assert!(role.check(false, last + DELAY));
     }
 
     #[test]
-    fn look_ceases_while_one_caller_takes_long_and_he_tells_again() {
-        let (mut role, now) = lazy();
+    fn checks_cease_while_one_caller_takes_long_and_it_schedules_them_again() {
+        let (mut role, now) = unwatched();
         assert!(role.take());
-        for looks in 1..=2 {
-            assert!(!role.look(false, now + looks * LAZINESS));
+        for checks in 1..=2 {
+            assert!(!role.check(false, now + checks * DELAY));
         }
         assert_eq!(role.deadline(), None);
-        assert_eq!(role.release(false, now + 3 * LAZINESS), AfterRelease::Watch);
+        assert_eq!(role.release(false, now + 3 * DELAY), AfterRelease::Watch);
     }
 
     #[test]
-    fn laziness_may_be_without_end() {
+    fn delay_may_be_infinite() {
         let (mut role, now) = (Role::<u8>::new(Duration::MAX), Instant::now());
         for after in [
             AfterRelease::Watch,
-            AfterRelease::ScheduleLook,
+            AfterRelease::ScheduleCheck,
             AfterRelease::Nothing,
         ] {
             assert!(role.take());
             role.set_watched(false);
             assert_eq!(role.release(false, now), after);
         }
-        assert!(!role.look(false, now + Duration::from_secs(3600)));
+        assert!(!role.check(false, now + Duration::from_secs(3600)));
     }
 
     #[test]
-    fn look_at_once_watches_unless_somebody_reads() {
-        let (mut role, now) = lazy();
-        assert!(role.look(true, now));
-        let (mut role, now) = lazy();
+    fn immediate_check_watches_unless_somebody_reads() {
+        let (mut role, now) = unwatched();
+        assert!(role.check(true, now));
+        let (mut role, now) = unwatched();
         assert!(role.take());
-        assert!(!role.look(true, now));
+        assert!(!role.check(true, now));
     }
 }

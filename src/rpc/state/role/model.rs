@@ -1,26 +1,27 @@
 //! Every interleaving of callers, the reactor, a child and time, explored with the real [`Role`].
 //!
-//! A step is what the code does under one hold of a lock, or one system call; the steps are those of
-//! `reader.rs`, `link.rs` and `driver.rs`, by the same names. Two kinds of them are told apart. What
-//! may happen, or never: a call is made, an event is sent, time runs out for somebody, the child
-//! dies, the handle is closed. And what does happen if nothing else can: all the rest, the clock
-//! included. From every state the second kind alone must lead to one where all is delivered. So
-//! nobody is woken only because somebody else happens to call next.
+//! A step is what the code does while it holds a lock once, or one system call; the steps are those
+//! of `rpc::link` and `rpc::driver`, by the same names. There are two kinds. Some may happen or
+//! never: a call is made, an event is sent, a timeout passes, the child dies, the handle is closed.
+//! The others do happen if nothing else can: all the rest, the clock included. From every state the
+//! second kind alone must lead to one where everything is delivered. So no wake-up may depend on
+//! somebody else happening to make a call.
 
 use super::{Holder, Role};
 use crate::rpc::state::AfterRelease;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Shorter than what makes a caller lazy, and than the laziness. Two are longer than either.
+/// Shorter than the pause after which a caller has the socket watched, and than the delay. Two ticks
+/// are longer than either.
 const TICK: Duration = Duration::from_micros(20);
-const LAZINESS: Duration = Duration::from_micros(35);
+const DELAY: Duration = Duration::from_micros(35);
 
 /// A scenario that has more states takes too long in a debug build.
 const MOST_STATES: usize = 90_000;
 const TOO_MANY: &str = "there are more states than is reasonable";
 
-/// A call's number. It stands for its slot, too.
+/// A call's number, which also stands for its slot.
 type Id = u8;
 
 /// How a call is made.
@@ -36,10 +37,10 @@ enum Kind {
     Then,
 }
 
-/// What may happen, and what is done wrong.
+/// What may happen, and which mistake is made.
 #[derive(Debug, Clone)]
 struct Scenario {
-    laziness: Duration,
+    rewatch_delay: Duration,
     /// The calls that each caller makes.
     callers: Vec<Vec<Kind>>,
     events: u8,
@@ -48,30 +49,30 @@ struct Scenario {
     fault: Option<Fault>,
 }
 
-/// Something forgotten by those who use a [`Role`].
+/// A mistake in the use of a [`Role`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {
     /// The role is taken after the request was written, and the slot not looked at.
     RoleAfterWrite,
-    /// The reactor is not told of what was handed off.
+    /// The reactor is not notified of what was handed off.
     HandOffUntold,
     /// The socket is not watched although the role says so.
     ReleaseUnwatched,
-    /// The reactor is not told to look.
-    LazyUntold,
+    /// The reactor is not asked to check.
+    CheckUnscheduled,
     /// The reactor does not watch when it has read.
     GiveBackUnwatched,
     /// The reactor watches on while a caller reads, and reads too.
     NoTurns,
-    /// Who was parked does not leave.
+    /// A parked caller does not leave.
     NoLeave,
-    /// Who was given the role when he had his answer keeps it.
+    /// A caller that was given the role when it had its answer keeps it.
     KeepsGiven,
-    /// A caller delivers what is not an answer he may deliver.
+    /// A caller delivers what is not an answer that it may deliver.
     CallerDelivers,
-    /// A caller whose time is up does not wait for who has ended his call.
+    /// A caller whose timeout has passed does not wait for the thread that has ended its call.
     EndsTwice,
-    /// The reactor is not told that the last answer of a closed handle was read.
+    /// The reactor is not notified that the last answer of a closed handle was read.
     CloseUntold,
 }
 
@@ -83,7 +84,7 @@ struct Frame {
     answers: Option<Id>,
 }
 
-/// Who has the decoder.
+/// Where the decoder is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Place {
     Link,
@@ -95,7 +96,7 @@ enum Place {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 struct ModelCall {
     made: bool,
-    /// Whether its note is in the table.
+    /// Whether its completion is in the table.
     live: bool,
     /// Whether its timeout is over, or that of the first wait for it; and whether the reactor knows
     /// when it will be.
@@ -104,7 +105,7 @@ struct ModelCall {
     known: bool,
     /// In its slot.
     answer: bool,
-    /// How many times it was told how it ended.
+    /// How many times it was completed.
     told: u8,
 }
 
@@ -129,7 +130,7 @@ enum At {
         given: bool,
     },
     TimedOut,
-    /// Somebody else has ended the call, and is about to say how.
+    /// Another thread has ended the call, and is about to fill the slot.
     Await,
 }
 
@@ -155,7 +156,7 @@ struct ModelReactor {
     doing: Doing,
     /// What was taken in, and whether its answer is wanted.
     batch: Vec<(Frame, bool)>,
-    /// Calls to be told that they have ended.
+    /// Calls that are to be completed.
     ended: Vec<Id>,
     /// Whether it attends for the second time.
     again: bool,
@@ -174,8 +175,8 @@ struct World {
     reactor: ModelReactor,
     out: Vec<Id>,
     busy: bool,
-    /// Whether the reactor has been told, and has not attended since; and whether it knows. Who tells
-    /// does so under two locks, but there is nothing else that he could do between them.
+    /// Whether the reactor was notified and has not attended since; and whether it knows. A thread that
+    /// notifies it takes two locks, but nothing else can happen to it between them.
     attention: bool,
     inbox: bool,
     closed: bool,
@@ -207,13 +208,13 @@ impl Model {
     fn new(scenario: &Scenario) -> Self {
         Model {
             scenario: scenario.clone(),
-            now: Instant::now() + LAZINESS,
+            now: Instant::now() + DELAY,
             kinds: scenario.callers.concat(),
         }
     }
 
     fn start(&self) -> World {
-        let mut role = Role::new(self.scenario.laziness);
+        let mut role = Role::new(self.scenario.rewatch_delay);
         role.set_watched(true);
         World {
             role,
@@ -351,16 +352,16 @@ impl Model {
         let sooner = |at: Instant| at.checked_sub(TICK).expect("now is far from the beginning");
         let role = &mut world.role;
         role.released = role.released.map(sooner);
-        role.look = role.look.map(|(at, taken)| (sooner(at), taken));
+        role.next_check = role.next_check.map(|(at, taken)| (sooner(at), taken));
         world.reactor.timer = world.reactor.timer.map(sooner);
     }
 
     /// Makes states equal that differ in nothing that matters.
     fn normalise(&self, world: &mut World) {
         let role = &mut world.role;
-        let long_ago = |at: &Instant| self.now.duration_since(*at) >= self.scenario.laziness;
+        let long_ago = |at: &Instant| self.now.duration_since(*at) >= self.scenario.rewatch_delay;
         role.released = role.released.filter(|at| !long_ago(at));
-        role.look = role.look.map(|(at, taken)| {
+        role.next_check = role.next_check.map(|(at, taken)| {
             let taken = u64::from(taken != role.taken);
             (at.max(self.now), taken)
         });
@@ -569,7 +570,7 @@ impl Model {
             }
             At::TimedOut => {
                 done = w.take_answer(id);
-                // He waits again, without end.
+                // It waits again, without a limit.
                 w.calls[call].known = true;
                 At::Look
             }
@@ -626,7 +627,9 @@ impl Model {
                     AfterRelease::Watch if !self.is(Fault::ReleaseUnwatched) => {
                         w.role.set_watched(true)
                     }
-                    AfterRelease::ScheduleLook if !self.is(Fault::LazyUntold) => w.notify_reactor(),
+                    AfterRelease::ScheduleCheck if !self.is(Fault::CheckUnscheduled) => {
+                        w.notify_reactor()
+                    }
                     _ => {}
                 }
             }
@@ -667,7 +670,7 @@ impl Model {
         w.reactor.doing = match w.reactor.doing.clone() {
             Doing::Asleep => {
                 w.reactor.again = false;
-                // It may see both; in which order makes no difference to others.
+                // It may see both; the order makes no difference to others.
                 if self.is_readable(w) {
                     Doing::TakeReader
                 } else {
@@ -786,7 +789,7 @@ impl Model {
         if w.closed && w.out.is_empty() && !w.busy && !live {
             w.shut_down = true;
         }
-        if w.role.look(w.closed || !w.connected, self.now) && w.connected {
+        if w.role.check(w.closed || !w.connected, self.now) && w.connected {
             w.role.set_watched(true);
         }
         w.reactor.timer = w.role.deadline();
@@ -811,7 +814,7 @@ impl Model {
         }
     }
 
-    /// What a call ends with is told: to its callback, or in its slot.
+    /// A call is completed: by its callback, or in its slot.
     fn consume(&self, w: &mut World, id: Id) -> Result<(), Wrong> {
         if self.is_awaited(id) {
             return w.fill(id);
@@ -846,7 +849,7 @@ impl Model {
         Ok(())
     }
 
-    /// Whether the socket is watched, or the reactor will look whether it is to be.
+    /// Whether the socket is watched, or the reactor will check whether it is to be.
     fn somebody_looks(&self, w: &World) -> bool {
         let looks_at = w.role.deadline();
         let timer = w.reactor.timer;
@@ -1008,11 +1011,11 @@ impl World {
     }
 }
 
-/// Together they reach all that there is to go wrong.
+/// Together they reach everything that can go wrong.
 fn scenarios() -> Vec<Scenario> {
     use Kind::{Start, Then, Timed, Wait};
     let scenario = |callers: &[&[Kind]]| Scenario {
-        laziness: LAZINESS,
+        rewatch_delay: DELAY,
         callers: callers.iter().map(|calls| calls.to_vec()).collect(),
         events: 1,
         may_die: false,
@@ -1028,7 +1031,7 @@ fn scenarios() -> Vec<Scenario> {
         ..scenario
     };
     let eager = |scenario| Scenario {
-        laziness: Duration::ZERO,
+        rewatch_delay: Duration::ZERO,
         ..scenario
     };
     let calm = |scenario| Scenario {
@@ -1063,18 +1066,18 @@ fn every_interleaving_delivers_everything_in_order() {
     }
 }
 
-/// A model that does not see what is forgotten proves nothing.
+/// A model that does not notice a mistake proves nothing.
 #[test]
 fn whatever_is_forgotten_is_found() {
     use Fault::{
-        CallerDelivers, CloseUntold, EndsTwice, GiveBackUnwatched, HandOffUntold, KeepsGiven,
-        LazyUntold, NoLeave, NoTurns, ReleaseUnwatched, RoleAfterWrite,
+        CallerDelivers, CheckUnscheduled, CloseUntold, EndsTwice, GiveBackUnwatched, HandOffUntold,
+        KeepsGiven, NoLeave, NoTurns, ReleaseUnwatched, RoleAfterWrite,
     };
     for fault in [
         RoleAfterWrite,
         HandOffUntold,
         ReleaseUnwatched,
-        LazyUntold,
+        CheckUnscheduled,
         GiveBackUnwatched,
         NoTurns,
         NoLeave,
