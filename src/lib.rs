@@ -168,6 +168,8 @@
 //! [`costs`] tells how many system calls, copies and allocations a call takes; [`gotchas`] what is
 //! treacherous about child processes, and what is done about each.
 
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
 mod busy_poll;
 mod codec;
 mod deadlines;
