@@ -165,7 +165,7 @@
 //!
 //! # Costs and hazards
 //!
-//! [`costs`] tells how many system calls, copies and allocations a call takes; [`gotchas`] what is
+//! [`guide`] is about what newcomers stumble over; [`costs`] tells how many system calls, copies and allocations a call takes; [`gotchas`] what is
 //! treacherous about child processes, and what is done about each.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -199,6 +199,9 @@ pub mod costs {}
 
 #[doc = include_str!("gotchas.md")]
 pub mod gotchas {}
+
+#[doc = include_str!("guide.md")]
+pub mod guide {}
 
 /// The examples in the README.
 #[cfg(doctest)]
