@@ -2,14 +2,14 @@
 //!
 //! A program starts a child, calls a function in it, and gets the reply by callback or by waiting
 //! for it; the child sends events back while it works. A crash, a leak, an `abort` or hostile input
-//! stays in the child, and is an error in the parent that says what happened. Threads and `poll`,
-//! no async runtime, no macros, for Linux.
+//! stays in the child, and becomes an error in the parent that says what happened. Threads and
+//! `poll`, no async runtime, no macros, for Linux.
 //!
 //! # Quick start
 //!
 //! A program is usually its own child: it builds a table of functions and calls
-//! [`Worker::run`] first in `main`. A child serves the table there and never returns; the parent
-//! gets the description of a child.
+//! [`Worker::run`] first thing in `main`. In a child, this serves the table and never returns; in
+//! the parent it returns a description of the child to start.
 //!
 //! ```
 //! use offspring::{BoxError, Caller, Strings, Worker};
@@ -29,7 +29,7 @@
 //!     rpc.call("20").then(|reply| println!("{reply:?}")); // called later, on another thread
 //!     assert_eq!(rpc.call("21").wait()?, ["42"]); // waits
 //!
-//!     let error = rpc.call("many").wait().unwrap_err(); // the child goes on
+//!     let error = rpc.call("many").wait().unwrap_err(); // the child lives on
 //!     assert_eq!(error.to_string(), "invalid digit found in string");
 //!
 //!     rpc.finish()?; // everything is answered, and the child has exited
@@ -45,12 +45,12 @@
 //! |---|---|
 //! | [`Process`] | how to get a child: this program, another worker, any command, a stream |
 //! | [`RpcBuilder`] | the options of a handle: callbacks, timeouts, limits |
-//! | [`Rpc`] | the handle to one child; all clones are the same one |
-//! | [`Call`] | a call that is being made: [`then`](Call::then), [`wait`](Call::wait) or [`start`](Call::start) it |
-//! | [`Pending`] | a call that was started, to be waited for later or [cancelled](Pending::cancel) |
-//! | [`Exit`] | how a child ended in good order, and which [`StopStage`] of the stop ladder it took |
+//! | [`Rpc`] | the handle to one child; clones are handles to the same child |
+//! | [`Call`] | a call being made: use [`then`](Call::then), [`wait`](Call::wait) or [`start`](Call::start) |
+//! | [`Pending`] | a started call, to be waited for later or [cancelled](Pending::cancel) |
+//! | [`Exit`] | how a child exited, and which [`StopStage`] was needed to stop it |
 //! | [`Reactor`] | a thread that serves several handles |
-//! | [`Stdio`] | what becomes of a child's standard error: it can be captured line by line |
+//! | [`Stdio`] | where a child's standard error goes; it can be captured line by line |
 //! | [`Error`], [`CallError`] | what happened to a child; how a call ended, if not with a reply |
 //!
 //! In the child:
@@ -58,83 +58,84 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`Worker`] | the table of functions and setups, and how they are served |
-//! | [`Caller`] | the call that a function serves: it sends events and progress, and answers |
-//! | [`Parent`] | the parent, apart from any call: it takes events at any time |
+//! | [`Caller`] | the call that a function serves: sends events and progress, and answers |
+//! | [`Parent`] | the parent, independent of any call: takes events at any time |
 //! | [`Cancellation`] | whether a call was cancelled, and what to do then |
-//! | [`Loop`] | timers, descriptors and other threads' work, for functions that answer later |
+//! | [`Loop`] | timers, descriptors and work from other threads, for deferred functions |
 //! | [`Watch`] | a timer or descriptor of a loop, to be cancelled |
-//! | [`Poster`] | how other threads have something run on a loop |
+//! | [`Poster`] | lets other threads run something on a loop |
 //!
-//! In both: [`Strings`], what plain calls, replies, events and progress carry, a list of octet strings;
-//! [`Service`] and [`Codec`], for calls that carry something else.
+//! In both: [`Strings`], a list of octet strings, which plain calls, replies, events and progress
+//! carry; [`Service`] and [`Codec`], for calls that carry something else.
 //!
 //! # Three kinds of functions
 //!
-//! The table says of each function how it is run; the parent calls all of them alike.
+//! The table defines how each function runs; the parent calls all of them alike.
 //!
 //! | | runs | for |
 //! |---|---|---|
-//! | [`function`](Worker::function) | one call at a time | anything; start with this. State needs no lock, libraries need not be thread-safe, and more children are more at once |
-//! | [`threaded`](Worker::threaded) | several calls at once, each on a thread | work that computes or blocks, where memory is to be shared or a child for each call is too much |
-//! | [`deferred`](Worker::deferred) | all calls at once, on one thread; each is answered later | work that mostly waits, for timers, sockets, other processes; and many tiny calls, whose answers leave in batches |
+//! | returning: [`function`](Worker::function) | one call at a time | anything; start with this. State needs no lock, libraries need not be thread-safe, and more children run more calls in parallel |
+//! | [`threaded`](Worker::threaded) | several calls simultaneously, each on a thread | work that computes or blocks, where memory is to be shared or a child for each call is too much |
+//! | [`deferred`](Worker::deferred) | every call as it comes, all on one thread; each is answered later | work that mostly waits, for timers, sockets, other processes; and many tiny calls, whose answers leave in batches |
 //!
-//! A deferred function must return soon: while it runs nothing else does. [`Loop::offload`] takes what
-//! cannot. A crash ends all calls of its child, however many run.
+//! A deferred function must return soon: nothing else runs until it does. [`Loop::offload`] is for
+//! work that takes longer. A crash ends all calls of its child, however many are running.
 //!
 //! # What runs where
 //!
 //! | code | process | thread |
 //! |---|---|---|
 //! | setups, functions, deferred functions, everything on their [`Loop`], [`Worker::done`] | child | the one that called [`Worker::run`]; one at a time |
-//! | threaded functions | child | threads of the child, [so many](Worker::threads) |
+//! | threaded functions | child | [a number of threads](Worker::threads) of the child |
 //! | what is [offloaded](Loop::offload) | child | a thread of its own |
 //! | [`Call::then`]'s callback, [`Call::on_progress`] | parent | the reactor's |
 //! | [`on_event`](RpcBuilder::on_event), [`on_error`](RpcBuilder::on_error), [`on_destroy`](RpcBuilder::on_destroy), [`Stdio::lines`] | parent | the reactor's |
 //! | the parent's logger, for the child's log records (feature `log`, [`Worker`]`::log`) | parent | the reactor's |
 //!
-//! A handle has a reactor thread of its own, unless it is told to [share](RpcBuilder::reactor) one.
+//! Each handle has a reactor thread of its own, unless it [shares](RpcBuilder::reactor) one.
 //! Callbacks run one at a time, in the order in which the child made its replies, events, progress
-//! reports and log records, from whichever thread or timer, and never inside the method that registers
-//! them. Methods that wait return after the callbacks of everything that came before; in a callback
-//! they refuse to wait, and say so at once, for nothing would be read meanwhile. A callback that panics
-//! is reported by the panic hook, and the reactor goes on.
+//! reports and log records, from whichever thread or timer, and never inside the method that
+//! registers them. Blocking methods return after the callbacks of everything that came before; in a
+//! callback they return an error immediately, since nothing would be read while they wait. A
+//! callback that panics is reported by the panic hook, and the reactor continues.
 //!
 //! # Errors
 //!
 //! Every call ends exactly once. An error that the function returned
-//! ([`Failed`](CallError::Failed)), its panic ([`Panicked`](CallError::Panicked)), a [`Caller`] that it
-//! dropped ([`Unanswered`](CallError::Unanswered)) and values that cannot be encoded or decoded
-//! ([`Malformed`](CallError::Malformed)) are the call's own, and the child lives on. If the child is
-//! lost, all its calls end with [`Lost`](CallError::Lost), with an [`Error`] that has the kind, the
-//! process id, the exit status or signal, and the last lines of standard error if they are captured.
-//! The [`Phase`] tells whether the call was sent: one that was not can be made again.
+//! ([`Failed`](CallError::Failed)), its panic ([`Panicked`](CallError::Panicked)), a [`Caller`] that
+//! it dropped ([`Unanswered`](CallError::Unanswered)) and values that cannot be encoded or decoded
+//! ([`Malformed`](CallError::Malformed)) concern that call only, and the child lives on. If the
+//! child is lost, all its calls end with [`Lost`](CallError::Lost) and an [`Error`] that has the
+//! kind, the process id, the exit status or signal, and the last lines of standard error if they
+//! are captured. The [`Phase`] says whether the call was sent: one that was not can be repeated.
 //!
-//! The end of the child itself is told once, after all else: to `on_error` if something went wrong
-//! (without that to `on_event`, without either to the log, or on standard error without the feature
-//! `log`), to `on_destroy` if not. [`Rpc::finish`] returns the same.
+//! The end of the child itself is reported exactly once, after everything else: to `on_error` if
+//! something went wrong (without that to `on_event`, without either to the log, or to standard error
+//! if the feature `log` is off), otherwise to `on_destroy`. [`Rpc::finish`] returns the same.
 //!
 //! # Cancellation
 //!
-//! A [timeout](Call::timeout), [`Pending::cancel`], and dropping a [`Pending`] that was made with
-//! [`cancel_on_drop`](Call::cancel_on_drop), end a call in the parent at once. If it has not been sent, it
-//! never is; if it has not begun in the child, it does not begin; if it runs, it goes on, and the
-//! function can [ask](Caller::is_cancelled) or [be told](Cancellation::then). What it then answers is
-//! dropped. To end a function that does not listen, [kill](Rpc::kill) the child.
+//! A [timeout](Call::timeout), [`Pending::cancel`], and dropping a [`Pending`] made with
+//! [`cancel_on_drop`](Call::cancel_on_drop) end a call in the parent immediately. If it has not been
+//! sent, it never is; if it has not begun in the child, it does not begin; if it is running, it
+//! continues, and a threaded or deferred function can [check](Caller::is_cancelled) or [be
+//! notified](Cancellation::then). Its answer is then dropped. To end a function that does not
+//! check, [kill](Rpc::kill) the child.
 //!
 //! # What starting a child does
 //!
-//! [`RpcBuilder::start`] makes a socket pair, executes the program with `posix_spawn` and returns. The
-//! child gets the arguments of [`Process::arg`], not the parent's own, the parent's environment and
-//! directory unless told otherwise, and no descriptors but those it needs; [`Process`] has the
-//! details. It runs `main` up to [`Worker::run`], takes its connection over, runs the setups, and
-//! reports. Calls can be made at once: they are sent along. A child that does not report within the
-//! [start timeout](RpcBuilder::start_timeout), exits first, is no worker or has no such function ends
-//! with an error that says which, and so do its calls.
+//! [`RpcBuilder::start`] makes a socket pair, executes the program with `posix_spawn` and returns.
+//! The child gets the arguments of [`Process::arg`], not the parent's own, the parent's environment
+//! and directory unless told otherwise, and only the descriptors that it needs; [`Process`] has the
+//! details. It runs `main` up to [`Worker::run`], takes over its connection, runs the setups, and
+//! reports that it is ready. Calls can be made immediately: they are sent along. A child that is not
+//! ready within the [start timeout](RpcBuilder::start_timeout), exits first, is not a worker or has
+//! no such function ends with an error that says which, and so do its calls.
 //!
 //! When the last handle is dropped, or [`Rpc::finish`] is called, the child answers what was called,
 //! does what [`Worker::done`] says, and exits. If that takes longer than the
-//! [grace](RpcBuilder::grace), it gets SIGTERM, and SIGKILL after another. If the parent is gone, an idle
-//! child exits and a busy one is killed.
+//! [grace](RpcBuilder::grace), it gets SIGTERM, and after another grace SIGKILL. If the parent is
+//! gone, an idle child exits and a busy one is killed.
 //!
 //! # Limits
 //!
@@ -143,30 +144,32 @@
 //! | [`max_frame`](RpcBuilder::max_frame) | 256 MiB | a request is refused, a reply fails its call |
 //! | [`max_queue`](RpcBuilder::max_queue) | none | [`call`](Rpc::call) waits, [`try_call`](Rpc::try_call) is refused |
 //! | [`start_timeout`](RpcBuilder::start_timeout) | 10 s | the child is killed |
-//! | [`call_timeout`](RpcBuilder::call_timeout), [`Call::timeout`] | none | the call ends, the child goes on |
+//! | [`call_timeout`](RpcBuilder::call_timeout), [`Call::timeout`] | none | the call ends, the child lives on |
 //! | [`grace`](RpcBuilder::grace) | 5 s | SIGTERM, then SIGKILL |
-//! | [`Worker::threads`] | one for each processor | calls wait in the child |
+//! | [`Worker::threads`] | one per processor | calls wait in the child |
 //! | [`Worker::max_running`] | none | calls wait in the child |
 //! | [`Worker::high_water`] | 1 MiB | the child reads no more requests until less is unsent or waiting |
 //!
-//! Nothing is allocated because the other side claims a length: buffers grow with what arrives.
+//! Nothing is allocated merely because the other side claims a length: buffers grow with what
+//! arrives.
 //!
 //! # Plain peers
 //!
-//! The other side need not be this library, nor written in Rust. [`Process::command`] starts any program
-//! that speaks one of the two [`Plain`] modes on its standard input and output, [`Process::stream`] takes
-//! a connected socket, and [`Worker::serve_plain`] is such a child. They are what Perl's
-//! `AnyEvent::Fork::RPC` speaks: frames of a few bytes around octet strings. A plain child cannot report
-//! a failed call: it ends.
+//! The other side need not be this library or written in Rust. [`Process::command`] starts any
+//! program that speaks one of the two [`Plain`] modes on its standard input and output,
+//! [`Process::stream`] takes a connected socket, and [`Worker::serve_plain`] is such a child. The
+//! modes are those of Perl's `AnyEvent::Fork::RPC`: frames of a few bytes around octet strings. A
+//! plain child cannot report a failed call: it ends.
 //!
 //! # In tests
 //!
-//! Functions can be called in children of a `#[test]`, too: see [`Worker`](Worker#in-tests).
+//! A `#[test]` can call functions in children, too: see [`Worker`](Worker#in-tests).
 //!
-//! # Costs and hazards
+//! # More
 //!
-//! [`guide`] is about what newcomers stumble over; [`costs`] tells how many system calls, copies and allocations a call takes; [`gotchas`] what is
-//! treacherous about child processes, and what is done about each.
+//! - [`guide`]: what newcomers stumble over, from code before `run()` to static linking.
+//! - [`costs`]: how many system calls, copies and allocations a call takes.
+//! - [`gotchas`]: hazards of child processes, and what this library does about each.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
