@@ -80,7 +80,12 @@ impl Error {
     }
 
     /// The same error with what is known of the process.
-    pub(crate) fn of(self, pid: Option<u32>, status: Option<ExitStatus>, stderr: String) -> Self {
+    pub(crate) fn with_process(
+        self,
+        pid: Option<u32>,
+        status: Option<ExitStatus>,
+        stderr: String,
+    ) -> Self {
         let ErrorDetails { kind, message, .. } = &*self.0;
         Error(Arc::new(ErrorDetails {
             kind: *kind,

@@ -212,7 +212,7 @@ impl Driver {
         } = verdict;
         let pid = self.link.child().map(Child::pid);
         let error =
-            error.map(|(kind, text)| Error::new(kind, text).of(pid, status, self.stderr.tail()));
+            error.map(|(kind, text)| Error::new(kind, text).with_process(pid, status, self.stderr.tail()));
         let end = match &error {
             None => Ok(Exit::new(status, stage)),
             Some(error) => Err(error.clone()),

@@ -209,7 +209,7 @@ fn assert_standard(number: RawFd) {
 /// there is none of that number.
 ///
 /// To be called once for each number, before the program opens descriptors under it.
-pub(crate) fn clear_inherited(number: RawFd) -> Option<OwnedFd> {
+pub(crate) fn take_inherited(number: RawFd) -> Option<OwnedFd> {
     // SAFETY: takes no pointers.
     check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }).ok()?;
     // SAFETY: it is open, and was given to this process by its parent for the one who asks: the

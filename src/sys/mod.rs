@@ -16,8 +16,8 @@ mod waker;
 pub(crate) use clock::{CoarseTime, coarse_clock};
 pub(crate) use inline::{Consume, Family, Once};
 pub(crate) use io::{
-    ReadMode, clear_inherited, duplicate_above, inode, is_stream_socket, receive, replace, send,
-    set_nonblocking, shutdown, standard, widen, write,
+    ReadMode, duplicate_above, inode, is_stream_socket, receive, replace, send, set_nonblocking,
+    shutdown, standard, take_inherited, widen, write,
 };
 pub(crate) use lifeline::Lifeline;
 pub(crate) use poll::{Interest, PollSet, Registration, wait_at_most, wait_for};

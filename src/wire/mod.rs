@@ -34,7 +34,7 @@ pub(crate) use frame::{BUFFER, LARGE};
 pub(crate) use frame::{
     CONTROL_ROOM, DecodeError, Decoder, Framing, Payload, Space, header, parse_header,
 };
-pub(crate) use outbox::{Batch, COMFORTABLE, Outbox, REUSABLE};
+pub(crate) use outbox::{Batch, FULL_BATCH, Outbox, REUSABLE};
 pub use plain::Plain;
 pub(crate) use small::SmallBytes;
 pub(crate) use writer::Writer;

@@ -10,7 +10,7 @@ const CHUNK: usize = 64 << 10;
 /// A payload from this size on becomes a chunk of its own and is not copied.
 const OWN_CHUNK: usize = 16 << 10;
 /// This much is worth a write, and one chunk has it, whatever small frame came last.
-pub(crate) const COMFORTABLE: usize = CHUNK - OWN_CHUNK - HEADER;
+pub(crate) const FULL_BATCH: usize = CHUNK - OWN_CHUNK - HEADER;
 /// A buffer above this size is not used again.
 pub(crate) const REUSABLE: usize = 128 << 10;
 /// So many buffers are on the free list, at most.
@@ -590,16 +590,16 @@ mod tests {
     }
 
     #[test]
-    fn comfortable_batch_is_one_chunk() {
+    fn full_batch_is_one_chunk() {
         let mut outbox = Outbox::default();
         let header = || head(b"12345678");
         for _ in 0..3 {
-            let len = (COMFORTABLE - 1) / 3 - HEADER;
+            let len = (FULL_BATCH - 1) / 3 - HEADER;
             outbox.push(header(), &mut vec![0; len].into());
         }
-        assert_eq!(outbox.queued(), COMFORTABLE as u64 - 1);
+        assert_eq!(outbox.queued(), FULL_BATCH as u64 - 1);
         outbox.push(header(), &mut vec![0; OWN_CHUNK - 1].into());
-        assert_eq!(taken(&mut outbox, COMFORTABLE).chunks().len(), 1);
+        assert_eq!(taken(&mut outbox, FULL_BATCH).chunks().len(), 1);
         assert_eq!(outbox.queued(), 0);
     }
 

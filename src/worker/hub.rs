@@ -9,7 +9,7 @@ use crate::codec::{CodecError, Input};
 use crate::id_map::IdMap;
 use crate::sys::{self, Waker};
 use crate::wire::Plain;
-use crate::wire::{COMFORTABLE, Failure, SmallBytes, Writer};
+use crate::wire::{FULL_BATCH, Failure, SmallBytes, Writer};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -107,7 +107,7 @@ impl Hub {
             state: Mutex::new(HubState {
                 ledger: Ledger::default(),
                 writer: Writer::default(),
-                next_batch: COMFORTABLE,
+                next_batch: FULL_BATCH,
                 waiting: 0,
                 threads: Threads::default(),
                 flusher: Flusher::default(),

@@ -12,7 +12,7 @@ use crate::service::Service;
 use crate::sys::{self, Interest};
 use crate::threads;
 use crate::wire::Plain;
-use crate::wire::{self, Body, COMFORTABLE, CONTROL_ROOM, Failure, Framing, ToParent};
+use crate::wire::{self, Body, CONTROL_ROOM, FULL_BATCH, Failure, Framing, ToParent};
 use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::sync::MutexGuard;
@@ -292,8 +292,8 @@ impl Hub {
         }
         // There may be room again: who writes finds out.
         state.writer.unblock();
-        state.next_batch = COMFORTABLE;
-        while let Some(mut batch) = state.writer.begin(COMFORTABLE) {
+        state.next_batch = FULL_BATCH;
+        while let Some(mut batch) = state.writer.begin(FULL_BATCH) {
             drop(state);
             if batch.should_widen() && self.is_socket {
                 // It is only slower if that is refused.
@@ -304,7 +304,7 @@ impl Hub {
             state.writer.end(batch, result);
         }
         if state.writer.is_blocked() {
-            state.next_batch = state.writer.unsent() + COMFORTABLE;
+            state.next_batch = state.writer.unsent() + FULL_BATCH;
         }
         if state.writer.has_failed() {
             state.writer.clear();

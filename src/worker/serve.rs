@@ -105,7 +105,7 @@ fn take_over(given: Inherited) -> io::Result<(OwnedFd, Option<Lifeline>)> {
     sys::replace(0, File::open("/dev/null")?)?;
     let inherited = |number| {
         let missing = || io::Error::new(ErrorKind::NotFound, "an inherited descriptor is closed");
-        sys::clear_inherited(number).ok_or_else(missing)
+        sys::take_inherited(number).ok_or_else(missing)
     };
     if given.stdout {
         sys::replace(1, inherited(marker::STDOUT)?)?;

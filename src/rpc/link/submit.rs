@@ -9,7 +9,7 @@ use crate::process::Child;
 use crate::rpc::callback::{in_callback, refuse_in_callback};
 use crate::rpc::state::Exit;
 use crate::sys::{self, Interest};
-use crate::wire::{Body, COMFORTABLE};
+use crate::wire::{Body, FULL_BATCH};
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
@@ -73,7 +73,7 @@ impl Link {
         };
         // A caller that does not wait writes, too, once a comfortable batch has gathered: that keeps the
         // queue in the processor's cache, and the caller from running far ahead of the child.
-        if waits || state.connection.queued() >= COMFORTABLE as u64 {
+        if waits || state.connection.queued() >= FULL_BATCH as u64 {
             state = self.transmit(state);
         }
         if !waits && state.role.is_unattended() {
