@@ -10,7 +10,7 @@ pub fn octets(data: &[u8]) {
     assert_eq!(got, naive(data));
     let mut strings = octets::iter(data);
     while let Some(Ok(string)) = strings.next() {
-        assert!(data[..strings.taken()].ends_with(string));
+        assert!(data[..strings.offset()].ends_with(string));
     }
     match got.iter().copied().collect::<Result<Vec<_>, _>>() {
         Ok(strings) => round_trip(&strings, data),

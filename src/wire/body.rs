@@ -1,30 +1,27 @@
-//! The payload of a frame that is to be written. Pure.
+//! The payload of an outgoing frame. Pure.
 
-/// Fewer bytes are copied: that costs less than another buffer.
-const UNCOPIED: usize = 16 << 10;
+/// Shorter payloads are copied: that costs less than another buffer.
+const MIN_UNCOPIED: usize = 16 << 10;
 
-/// Bytes in pieces, so that many need not be copied behind a few.
+/// Bytes in pieces, so that a long piece need not be copied to follow a short one.
 #[derive(Debug, Default)]
 pub(crate) struct Body {
     head: Vec<u8>,
-    /// What follows.
-    #[expect(
-        clippy::box_collection,
-        reason = "one pointer, as there mostly is nothing"
-    )]
+    /// The pieces after it.
+    #[expect(clippy::box_collection, reason = "one pointer, as it is mostly empty")]
     rest: Option<Box<Vec<Piece>>>,
 }
 
-/// A piece that was given away.
+/// A piece whose buffer was moved in.
 #[derive(Debug)]
 struct Piece {
     long: Vec<u8>,
-    /// What was written after it.
+    /// Bytes written after it.
     after: Vec<u8>,
 }
 
 impl Body {
-    /// How many bytes there are.
+    /// The total number of bytes.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         match &self.rest {
@@ -36,13 +33,13 @@ impl Body {
         }
     }
 
-    /// All bytes, if they are in one piece that is not longer than `len`.
+    /// All bytes, if they are in one piece of at most `len`.
     #[inline]
     pub(crate) fn short(&self, len: usize) -> Option<&[u8]> {
         (self.rest.is_none() && self.head.len() <= len).then_some(&self.head)
     }
 
-    /// The piece at the end, to append to.
+    /// The last piece, to append to.
     #[inline]
     pub(crate) fn end(&mut self) -> &mut Vec<u8> {
         match self.rest.as_mut().and_then(|rest| rest.last_mut()) {
@@ -51,10 +48,10 @@ impl Body {
         }
     }
 
-    /// Appends bytes that are not needed any more: without a copy if they are many.
+    /// Appends bytes by value: without a copy if there are many.
     pub(crate) fn push(&mut self, mut bytes: Vec<u8>) {
-        if bytes.len() >= UNCOPIED {
-            // Limits of memory count bytes, and not room for others.
+        if bytes.len() >= MIN_UNCOPIED {
+            // Memory limits count bytes, not spare capacity.
             if bytes.capacity() / 2 > bytes.len() {
                 bytes.shrink_to_fit();
             }
@@ -68,7 +65,7 @@ impl Body {
         }
     }
 
-    /// Forgets the bytes. The memory of the first piece is kept, if that is no more than `memory`.
+    /// Discards the bytes. Keeps the buffer of the first piece if its capacity is at most `memory`.
     #[inline]
     pub(crate) fn clear(&mut self, memory: usize) {
         match self.rest.is_none() && self.head.capacity() <= memory {
@@ -114,12 +111,12 @@ mod tests {
 
     #[test]
     fn many_bytes_are_not_copied_and_all_stay_in_order() {
-        let lens = [0, 1, UNCOPIED - 1, UNCOPIED, UNCOPIED + 1];
+        let lens = [0, 1, MIN_UNCOPIED - 1, MIN_UNCOPIED, MIN_UNCOPIED + 1];
         let all = (0..lens.len().pow(3)).map(|n| [n, n / 5, n / 25].map(|n| lens[n % 5]));
         for [first, second, third] in all {
             let (first, second, third) = (vec![1; first], vec![2; second], vec![3; third]);
             let want = [&first[..], b"and", &second, &third, b"end"].concat();
-            let given = [&second, &third].map(|it| (it.len() >= UNCOPIED, it.as_ptr()));
+            let given = [&second, &third].map(|it| (it.len() >= MIN_UNCOPIED, it.as_ptr()));
             let mut body = Body::from(first);
             body.end().extend_from_slice(b"and");
             body.push(second);
@@ -134,21 +131,21 @@ mod tests {
     }
 
     #[test]
-    fn room_for_more_is_not_given_away() {
+    fn spare_capacity_is_not_moved_along() {
         let mut bytes = Vec::with_capacity(1 << 20);
-        bytes.resize(UNCOPIED, 1);
+        bytes.resize(MIN_UNCOPIED, 1);
         let mut body = Body::default();
         body.push(bytes);
-        let room: usize = body.pieces().map(|piece| piece.capacity()).sum();
-        assert!(room < 2 * UNCOPIED, "{room}");
+        let capacity: usize = body.pieces().map(|piece| piece.capacity()).sum();
+        assert!(capacity < 2 * MIN_UNCOPIED, "{capacity}");
     }
 
     #[test]
-    fn much_memory_is_not_kept() {
+    fn large_buffers_are_not_kept() {
         for (len, memory, kept) in [(10, 100, 100), (101, 100, 0)] {
             let mut body = Body::from(Vec::with_capacity(len.max(kept)));
             body.end().resize(len, 1);
-            body.push(vec![0; UNCOPIED]);
+            body.push(vec![0; MIN_UNCOPIED]);
             body.clear(memory);
             assert_eq!(body.len(), 0);
             assert_eq!(body.head.capacity(), kept);

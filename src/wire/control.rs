@@ -6,7 +6,7 @@ use std::fmt;
 /// The version of the control messages. Both sides must have the same.
 pub(crate) const VERSION: u32 = 1;
 
-/// Why a child will not serve: a setup failed, or there is none of that name.
+/// Why a child refuses to serve: a setup failed, or none has that name.
 pub(crate) const REFUSED_SETUP: &str = "setup";
 /// ... there is no function of that name.
 pub(crate) const REFUSED_FUNCTION: &str = "function";
@@ -15,18 +15,18 @@ pub(crate) const REFUSED_MISMATCH: &str = "mismatch";
 /// ... the child speaks another version of the protocol.
 pub(crate) const REFUSED_VERSION: &str = "version";
 
-/// What a parent tells its child, apart from requests.
+/// Messages from a parent to its child, other than requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ToChild<'a> {
     /// Run the named setup with the octet strings that follow, still encoded.
     Setup { name: &'a str, strings: &'a [u8] },
     /// Serve a function from now on.
     Run(Run<'a>),
-    /// Nobody waits for the answer to this request any more.
+    /// The answer to this request is no longer wanted.
     Cancel { id: u32 },
 }
 
-/// Which function a child is to serve, and how.
+/// Which function a child should serve, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Run<'a> {
     /// The parent's [`VERSION`].
@@ -39,7 +39,7 @@ pub(crate) struct Run<'a> {
     pub(crate) codec: &'a str,
     /// The longest payload either side may send.
     pub(crate) max_frame: u32,
-    /// The size at which the child's read buffer starts.
+    /// The initial size of the child's read buffer.
     pub(crate) buflen: u32,
 }
 
@@ -91,33 +91,33 @@ impl<'a> ToChild<'a> {
     }
 }
 
-/// What a child tells its parent, apart from replies and events.
+/// Messages from a child to its parent, other than replies and events.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ToParent<'a> {
-    /// All setups ran and the function is served. Comes before anything else.
+    /// All setups ran and the function is served. Precedes everything else.
     Ready { protocol: u32 },
-    /// The child will not serve, and why. Comes instead of `Ready`.
+    /// The child refuses to serve, and why. Sent instead of `Ready`.
     Refused { kind: &'a str, message: &'a str },
-    /// A call has got so far, in the words of its service.
+    /// The progress of a call, encoded by its service's codec.
     Progress { id: u32, payload: &'a [u8] },
-    /// A log record. May also come before `Ready`.
+    /// A log record. May also precede `Ready`.
     #[cfg(feature = "log")]
     Log(LogRecord<'a>),
-    /// A log record, from a child that has more features.
+    /// A log record, from a child built with the feature `log`.
     #[cfg(not(feature = "log"))]
     Log,
 }
 
-/// What is sent of a log record.
+/// The parts of a log record that are sent.
 #[cfg(feature = "log")]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LogRecord<'a> {
-    /// As the `log` crate counts: 1 is an error, 5 a trace.
+    /// As the `log` crate numbers them: 1 is an error, 5 a trace.
     pub(crate) level: u32,
     pub(crate) target: &'a str,
     pub(crate) module: &'a str,
     pub(crate) file: &'a str,
-    /// 0 if it is not known.
+    /// 0 if unknown.
     pub(crate) line: u32,
     pub(crate) message: &'a str,
 }
@@ -182,11 +182,11 @@ impl<'a> ToParent<'a> {
 pub(crate) enum Failure {
     /// The function returned an error: its text, and the error as the codec encodes it.
     Error { message: String, encoded: Vec<u8> },
-    /// The function panicked: the message, and where.
+    /// The function panicked: the message and location.
     Panic { message: String, location: String },
-    /// The request could not be decoded, or the answer not encoded.
+    /// The request could not be decoded, or the answer could not be encoded.
     Malformed { message: String },
-    /// The function dropped the call without an answer.
+    /// The function dropped the call without answering it.
     Unanswered,
     /// The call was cancelled before it started.
     Cancelled,
@@ -196,7 +196,7 @@ impl Failure {
     /// The payload of the frame.
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            // The codec of octet strings encodes an error as its text, which need not go twice.
+            // The codec of octet strings encodes an error as its text: no need to send that twice.
             Failure::Error { message, encoded } if message.as_bytes() == &encoded[..] => {
                 octets::encode(["error", message])
             }
@@ -238,13 +238,13 @@ impl Failure {
 /// Why a control message or a failed reply could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum ControlError {
-    /// It is not octet strings.
+    /// The payload is not a list of octet strings.
     Octets(OctetsError),
-    /// A verb or kind that is not known.
+    /// Unknown verb or kind.
     Verb(String),
     /// A field is missing.
     Missing(&'static str),
-    /// A field is not what it should be.
+    /// A field has an invalid value.
     Invalid(&'static str),
 }
 
@@ -259,13 +259,13 @@ impl fmt::Display for ControlError {
         match self {
             ControlError::Octets(error) => error.fmt(f),
             ControlError::Verb(verb) => write!(f, "unknown control verb {verb:?}"),
-            ControlError::Missing(field) => write!(f, "control message without its {field}"),
+            ControlError::Missing(field) => write!(f, "control message without a {field}"),
             ControlError::Invalid(field) => write!(f, "control message with an invalid {field}"),
         }
     }
 }
 
-/// The strings of a message, taken one by one under the name they have in errors.
+/// The strings of a message, taken one by one; each is named for error messages.
 struct Fields<'a>(octets::OctetsIter<'a>);
 
 impl<'a> Fields<'a> {
@@ -288,9 +288,9 @@ impl<'a> Fields<'a> {
             .map_err(|_| ControlError::Invalid(name))
     }
 
-    /// What has not been taken of `payload`, still encoded.
+    /// The untaken part of `payload`, still encoded.
     fn rest(&self, payload: &'a [u8]) -> &'a [u8] {
-        &payload[self.0.taken()..]
+        &payload[self.0.offset()..]
     }
 }
 
@@ -299,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_return() {
+    fn messages_round_trip() {
         let strings = octets::encode(["a", ""]);
         let run = Run {
             protocol: 1,
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_return() {
+    fn failures_round_trip() {
         let text = |s: &str| s.to_owned();
         for failure in [
             Failure::Error {

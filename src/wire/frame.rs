@@ -1,35 +1,35 @@
-//! Frames: a header, and a decoder that takes bytes however they were split.
+//! Frames: the header, and a decoder that accepts bytes in any split.
 
 use std::fmt;
 use std::ops::Range;
 
-/// The shared buffer grows to this: it is what one read from a socket brings at best by default.
+/// The shared buffer grows up to this, the most that one read from a socket returns by default.
 pub(crate) const BUFFER: usize = 64 << 10;
 
-/// Frames longer than this that are not there yet get a buffer of their own, read into directly.
+/// Incomplete frames longer than this get a buffer of their own, which is read into directly.
 pub(crate) const LARGE: usize = 16 << 10;
 
-/// How much is read into the shared buffer together with the end of a large frame, or behind it: another
-/// may follow, and what comes of it here is to be copied.
+/// How much is read into the shared buffer together with the end of a large frame, or right after
+/// it: another large frame may follow, and the part of it that lands here has to be copied.
 const AFTER_LARGE: usize = 512;
 
-/// The most that is reserved before the bytes arrive: for a large frame, or because of a start size.
+/// The most that is reserved before bytes arrive, be it for a large frame or as a start size.
 const RESERVE: usize = 1 << 20;
 
 /// How much longer than `max_frame` a control frame or a failed reply may be.
 pub(crate) const CONTROL_ROOM: usize = 64 << 10;
 
-/// What stands before a payload.
+/// What precedes a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
     /// `id: u32 | length: u32`
     Tagged,
-    /// `length: u32`; frames have the id 0. Only requests in the ordered mode look like this.
+    /// `length: u32`; frames have the id 0. Only requests in the ordered mode use this.
     Counted,
 }
 
 impl Framing {
-    /// Bytes of the header.
+    /// The header's length.
     #[inline]
     pub(crate) const fn header_len(self) -> usize {
         match self {
@@ -53,7 +53,7 @@ pub(crate) fn header(framing: Framing, id: u32, payload_len: u32) -> ([u8; 8], u
     (bytes, framing.header_len())
 }
 
-/// The id of a frame and the length of its payload, if its header is there.
+/// The id of a frame and the length of its payload, if its header is complete.
 #[inline]
 pub(crate) fn parse_header(framing: Framing, frame: &[u8]) -> Option<(u32, u32)> {
     match framing {
@@ -65,7 +65,7 @@ pub(crate) fn parse_header(framing: Framing, frame: &[u8]) -> Option<(u32, u32)>
     }
 }
 
-/// Where the payload of a decoded frame is.
+/// The location of a decoded frame's payload.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Payload {
     /// In the decoder's buffer, see [`Decoder::bytes`].
@@ -74,7 +74,7 @@ pub(crate) enum Payload {
     Owned(Vec<u8>),
 }
 
-/// Why bytes are not frames. Offsets count from the start of the stream.
+/// Reasons why bytes are not frames. Offsets count from the start of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DecodeError {
     /// The frame at `offset` claims more than the limit.
@@ -104,38 +104,38 @@ impl fmt::Display for DecodeError {
             DecodeError::Truncated { offset, have, need } => write!(
                 f,
                 "the stream ended inside the frame at offset {offset}: \
-                 {have} of {need} bytes came"
+                 {have} of {need} bytes arrived"
             ),
         }
     }
 }
 
-/// Turns bytes into frames.
+/// Splits bytes into frames.
 ///
 /// Read into [`space`](Decoder::space), then take frames with [`next`](Decoder::next) until there
-/// are none. Payloads in the buffer stay where they are until the next `space`.
+/// are none left. Payloads in the buffer stay where they are until the next `space`.
 ///
-/// Nothing is allocated because a header claims it: the buffer doubles only when a read filled it,
-/// and a large frame's own buffer grows with what has arrived.
+/// No header's claim causes an allocation: the buffer doubles only when a read filled it, and a
+/// large frame's own buffer grows with what has arrived.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     framing: Framing,
     max_frame: usize,
-    /// Whether frames with this id are the library's own, and may be longer.
+    /// Whether frames with this id are the library's own and may be longer.
     is_control: fn(u32) -> bool,
-    /// Received bytes; the ones before `start` are done with.
+    /// Received bytes; those before `start` were taken.
     buf: Vec<u8>,
     start: usize,
-    /// Offset of `buf[start]`, or of the large frame, in the stream.
+    /// The offset in the stream of `buf[start]`, or of the large frame.
     offset: u64,
-    /// Capacity that `buf` is to have.
+    /// The capacity that `buf` should have.
     target: usize,
     large: Option<Large>,
     /// Whether the last frame was a large one.
     after_large: bool,
 }
 
-/// A frame whose payload did not fit into the shared buffer.
+/// A frame whose payload has its own buffer.
 #[derive(Debug)]
 struct Large {
     id: u32,
@@ -143,12 +143,12 @@ struct Large {
     payload: Vec<u8>,
 }
 
-/// Room to read into: at most `limit` bytes may be appended to `buf`, whose capacity has room for
-/// at least one; and once those have come, more to what is behind.
+/// Space to read into: at most `limit` bytes may be appended to `buf`, which has spare capacity
+/// for at least one; once those have arrived, more may be appended to `behind`.
 pub(crate) struct Space<'a> {
     pub(crate) buf: &'a mut Vec<u8>,
     pub(crate) limit: usize,
-    /// As `buf` and `limit`.
+    /// Another buffer and its limit.
     pub(crate) behind: Option<(&'a mut Vec<u8>, usize)>,
 }
 
@@ -158,7 +158,7 @@ impl Space<'_> {
         self.limit + self.behind.as_ref().map_or(0, |(_, limit)| *limit)
     }
 
-    /// Reads from `bytes` as many as there is room for. Returns how many that were.
+    /// Copies as much of `bytes` as there is space for. Returns how much that was.
     #[cfg(any(fuzzing, test))]
     pub(crate) fn fill(&mut self, bytes: &[u8]) -> usize {
         let (first, rest) = bytes.split_at(self.limit.min(bytes.len()));
@@ -173,7 +173,7 @@ impl Space<'_> {
 }
 
 impl Decoder {
-    /// A decoder whose buffer starts at `buflen` bytes, within reason.
+    /// A decoder whose buffer starts at `buflen` bytes, clamped to a sensible range.
     pub(crate) fn new(framing: Framing, buflen: usize, max_frame: usize) -> Self {
         Decoder {
             framing,
@@ -188,27 +188,28 @@ impl Decoder {
         }
     }
 
-    /// Lets frames of some ids be longer by [`CONTROL_ROOM`]: `max_frame` is the program's limit for
-    /// what it sends itself, and may be too small for what the library says beside and around it.
+    /// Lets frames of some ids be longer by [`CONTROL_ROOM`]: `max_frame` is the program's limit
+    /// for its own payloads, and may be too small for the library's messages and for the fields
+    /// that the library adds to a payload.
     pub(crate) fn with_control(mut self, is_control: fn(u32) -> bool) -> Self {
         self.is_control = is_control;
         self
     }
 
-    /// Changes the limits from the next frame on. A buffer that is larger already stays so.
+    /// Changes the limits from the next frame on. A larger buffer is kept.
     pub(crate) fn configure(&mut self, buflen: usize, max_frame: usize) {
         self.target = buflen.clamp(self.target, RESERVE);
         self.max_frame = max_frame.min(u32::MAX as usize);
     }
 
-    /// The next whole frame: its id and its payload.
+    /// The next complete frame: its id and its payload.
     #[inline]
     pub(crate) fn next(&mut self) -> Result<Option<(u32, Payload)>, DecodeError> {
         if let Some(large) = &self.large {
             if large.payload.len() < large.len {
                 return Ok(None);
             }
-            let large = self.large.take().expect("looked at above");
+            let large = self.large.take().expect("checked above");
             self.after_large = true;
             self.offset += (self.framing.header_len() + large.len) as u64;
             return Ok(Some((large.id, Payload::Owned(large.payload))));
@@ -237,8 +238,8 @@ impl Decoder {
         Ok(None)
     }
 
-    /// The next frame, if it is whole and in the buffer, and has such an id, and is not too large: its
-    /// id, and where its payload is. What is wrong with it is told by [`next`](Decoder::next).
+    /// The next frame, if it is complete and in the buffer, its id is `wanted`, and it is not too
+    /// large: its id, and where its payload is. Errors are left to [`next`](Decoder::next).
     #[inline]
     pub(crate) fn next_if(
         &mut self,
@@ -252,19 +253,19 @@ impl Decoder {
         Some((id, self.pass(at, len)))
     }
 
-    /// Whether all that was read is taken.
+    /// Whether everything that was read has been taken.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.buf.len() == self.start && self.large.is_none()
     }
 
-    /// Whether the next frame is whole and in the buffer.
+    /// Whether the next frame is complete and in the buffer.
     #[inline]
     pub(crate) fn has_whole(&self) -> bool {
         self.whole().is_some()
     }
 
-    /// The next frame's id and length, if it is whole and in the buffer.
+    /// The next frame's id and length, if it is complete and in the buffer.
     #[inline]
     fn whole(&self) -> Option<(u32, usize)> {
         if self.large.is_some() {
@@ -275,7 +276,7 @@ impl Decoder {
         (self.buf.len() - self.start >= need).then_some((id, len as usize))
     }
 
-    /// Goes on behind the payload at `at`.
+    /// Advances past the payload at `at`.
     #[inline]
     fn pass(&mut self, at: usize, len: usize) -> Range<usize> {
         self.start = at + len;
@@ -284,7 +285,7 @@ impl Decoder {
         at..at + len
     }
 
-    /// Takes a frame back that was the last one taken, as if it had not been.
+    /// Puts the last frame taken back, as if it had not been taken.
     pub(crate) fn put_back(&mut self, id: u32, payload: Payload) {
         let header = self.framing.header_len();
         match payload {
@@ -309,7 +310,7 @@ impl Decoder {
         }
     }
 
-    /// The length of the frame that has this payload.
+    /// The length of the frame with this payload.
     pub(crate) fn len_of(&self, payload: &Payload) -> u64 {
         (self.framing.header_len() + self.payload(payload).len()) as u64
     }
@@ -320,9 +321,9 @@ impl Decoder {
         &self.buf[at]
     }
 
-    /// Where the next bytes go. Ends the validity of every [`Payload::At`].
+    /// Space for the next bytes. Invalidates every [`Payload::At`].
     pub(crate) fn space(&mut self) -> Space<'_> {
-        // `ref mut`, for the borrow to end where there is none.
+        // `ref mut`, so that the borrow ends if there is none.
         if let Some(ref mut large) = self.large {
             let left = large.len - large.payload.len();
             debug_assert!(left > 0, "a whole large frame was not taken");
@@ -344,7 +345,7 @@ impl Decoder {
                 behind,
             };
         }
-        // A read that filled the buffer had more to bring: make room for it.
+        // A read that filled the buffer probably left more unread: make room for that.
         if self.buf.len() == self.buf.capacity() && self.buf.capacity() >= self.target {
             self.target = (self.target * 2).min(BUFFER.max(self.target));
         }
@@ -369,12 +370,12 @@ impl Decoder {
         }
     }
 
-    /// Offset in the stream of the first byte that [`next`](Decoder::next) has not taken.
+    /// The offset in the stream of the first byte that [`next`](Decoder::next) has not taken.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Whether the stream may end here: it may between two frames.
+    /// Whether the stream may end here, which it may only between two frames.
     pub(crate) fn finish(&self) -> Result<(), DecodeError> {
         let header = self.framing.header_len() as u64;
         let (have, need) = match &self.large {
@@ -401,7 +402,7 @@ impl Decoder {
         }
     }
 
-    /// Whether a frame above `max_frame` may be.
+    /// Checks whether a frame above `max_frame` is allowed.
     #[cold]
     fn check_control(&self, id: u32, claimed: u32) -> Result<(), DecodeError> {
         let room = if (self.is_control)(id) {
@@ -422,7 +423,7 @@ impl Decoder {
         })
     }
 
-    /// The header at the start of what is not taken, if it is there.
+    /// The header of the next frame, if it is complete.
     #[inline]
     fn peek(&self) -> Option<(u32, u32)> {
         parse_header(self.framing, &self.buf[self.start..])
@@ -438,7 +439,7 @@ mod tests {
         [&head[..n], payload].concat()
     }
 
-    /// Feeds `bytes` in pieces of `split`, respecting the room there is.
+    /// Feeds `bytes` in pieces of at most `split`, limited by the decoder's space.
     fn decode(
         decoder: &mut Decoder,
         mut bytes: &[u8],
@@ -450,7 +451,7 @@ mod tests {
             assert!(space.limit > 0 && space.buf.capacity() - space.buf.len() >= space.limit);
             let n = space.fill(&bytes[..split.min(bytes.len())]);
             bytes = &bytes[n..];
-            // Payloads must hold until the next `space`, so they are looked at last.
+            // Payloads must stay valid until the next `space`, so they are checked last.
             let mut batch = Vec::new();
             while let Some(frame) = decoder.next()? {
                 batch.push(frame);
@@ -495,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn payload_holds_while_a_large_frame_begins_behind_it() {
+    fn payload_stays_valid_while_a_large_frame_begins_after_it() {
         let mut decoder = Decoder::new(Framing::Tagged, 4096, usize::MAX);
         let want = vec![(1, b"small".to_vec()), (2, vec![9; 2 * LARGE])];
         let frames = want.iter().map(|(id, p)| frame(Framing::Tagged, *id, p));
@@ -511,9 +512,9 @@ mod tests {
         assert!(decoder.space().buf.capacity() <= RESERVE);
     }
 
-    /// A parent may ask its child for any start size.
+    /// A parent may request any start size from its child.
     #[test]
-    fn start_size_is_granted_within_reason() {
+    fn start_size_is_clamped() {
         let mut decoder = Decoder::new(Framing::Tagged, usize::MAX, usize::MAX);
         assert!(decoder.space().buf.capacity() <= RESERVE);
         decoder.configure(usize::MAX, usize::MAX);
@@ -541,19 +542,19 @@ mod tests {
     }
 
     #[test]
-    fn end_inside_a_frame_is_told() {
+    fn end_inside_a_frame_is_reported() {
         let whole = frame(Framing::Tagged, 1, &vec![1; LARGE + 100]);
         for cut in [1, 7, 8, 9, 100, LARGE, whole.len() - 1] {
             let mut decoder = Decoder::new(Framing::Tagged, 64, usize::MAX);
             decode(&mut decoder, &frame(Framing::Tagged, 9, b"before"), 3).unwrap();
             assert_eq!(decode(&mut decoder, &whole[..cut], 1000), Ok(vec![]));
             let need = if cut < 8 { 8 } else { whole.len() as u64 };
-            let told = DecodeError::Truncated {
+            let want = DecodeError::Truncated {
                 offset: 14,
                 have: cut as u64,
                 need,
             };
-            assert_eq!(decoder.finish(), Err(told), "cut at {cut}");
+            assert_eq!(decoder.finish(), Err(want), "cut at {cut}");
         }
     }
 
@@ -575,7 +576,7 @@ mod tests {
 
     const MANY: usize = LARGE + 100;
 
-    /// Frames small and large, as bytes, and in a decoder that has read so many of them at a time.
+    /// Small and large frames, and their bytes.
     fn some_frames() -> (Vec<(u32, Vec<u8>)>, Vec<u8>) {
         let want = vec![
             (0, b"event".to_vec()),
@@ -590,7 +591,7 @@ mod tests {
         (want, stream)
     }
 
-    /// Reads what is left of `bytes` in pieces of `split`, with `each` called after each.
+    /// Reads `bytes` in pieces of at most `split`, calling `each` after every piece.
     fn read(bytes: &[u8], split: usize, mut each: impl FnMut(&mut Decoder)) -> Decoder {
         let mut decoder = Decoder::new(Framing::Tagged, 64, usize::MAX);
         let mut rest = bytes;
@@ -605,7 +606,7 @@ mod tests {
     const SPLITS: [usize; 9] = [1, 3, 7, 8, 9, 100, 4096, LARGE, usize::MAX];
 
     #[test]
-    fn frame_that_is_put_back_comes_again() {
+    fn frame_that_is_put_back_is_returned_again() {
         let (want, stream) = some_frames();
         for split in SPLITS {
             let mut got = Vec::new();
@@ -664,7 +665,7 @@ mod tests {
     }
 
     #[test]
-    fn end_of_a_large_frame_brings_what_is_behind() {
+    fn read_that_completes_a_large_frame_reads_what_follows() {
         let (want, stream) = some_frames();
         let mut got = Vec::new();
         let mut reads = 0;
@@ -675,11 +676,11 @@ mod tests {
             }
         });
         assert_eq!(got, want);
-        assert_eq!(reads, 2, "what begins it, and all the rest");
+        assert_eq!(reads, 2, "its beginning, then everything else");
     }
 
     #[test]
-    fn has_whole_knows_whole_frames_only() {
+    fn has_whole_is_true_for_complete_frames_only() {
         let whole = frame(Framing::Tagged, 1, b"payload");
         for cut in 0..=whole.len() {
             let mut decoder = Decoder::new(Framing::Tagged, 64, usize::MAX);
@@ -689,7 +690,7 @@ mod tests {
     }
 
     #[test]
-    fn has_whole_is_not_told_of_a_large_frame() {
+    fn has_whole_is_false_for_a_large_frame() {
         let large = frame(Framing::Tagged, 1, &[1; MANY]);
         let small = frame(Framing::Tagged, 1, b"small");
         read(&[&large[..], &small].concat(), 1000, |decoder| {

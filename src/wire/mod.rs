@@ -43,11 +43,11 @@ pub(crate) use writer::Writer;
 pub(crate) const MAX_ID: u32 = 0x7fff_ffff;
 /// Set in the id of a failed reply.
 pub(crate) const FAILED: u32 = 0x8000_0000;
-/// Id of an event, from child to parent.
+/// The id of an event, from child to parent.
 pub(crate) const EVENT: u32 = 0;
-/// Id of a control frame from parent to child.
+/// The id of a control frame from parent to child.
 pub(crate) const CONTROL_TO_CHILD: u32 = 0;
-/// Id of a control frame from child to parent: a failed reply to no call.
+/// The id of a control frame from child to parent: a failed reply to no call.
 pub(crate) const CONTROL_TO_PARENT: u32 = FAILED;
-/// Id of every reply in the ordered mode.
+/// The id of every reply in the ordered mode.
 pub(crate) const ORDERED_REPLY: u32 = 1;

@@ -1,6 +1,6 @@
-//! Octet strings in a payload: each behind its length as a BER compressed integer, which is what
-//! Perl's `pack "(w/a*)*"` writes: base 128, most significant digit first, the high bit set on all
-//! digits but the last.
+//! Octet strings in a payload: each preceded by its length as a BER compressed integer (base 128,
+//! most significant digit first, the high bit set on all digits but the last), as written by
+//! Perl's `pack "(w/a*)*"`.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ use std::fmt;
 #[inline]
 pub(crate) fn push(out: &mut Vec<u8>, string: &[u8]) {
     match string.len() {
-        // A length of one digit, as nearly all are.
+        // Nearly all lengths have one digit.
         len @ ..0x80 => out.push(len as u8),
         len => push_len(out, len),
     }
     out.extend_from_slice(string);
 }
 
-/// Appends the length of a string that will follow.
+/// Appends the length of the string that will follow.
 pub(crate) fn push_len(out: &mut Vec<u8>, len: usize) {
-    // 64 bits are ten digits of seven.
+    // 64 bits need ten digits of seven bits.
     let digits = (1..10).take_while(|digit| len >> (7 * digit) != 0).count();
     for digit in (1..=digits).rev() {
         out.push((len >> (7 * digit)) as u8 | 0x80);
@@ -34,14 +34,14 @@ pub(crate) fn encode<S: AsRef<[u8]>>(strings: impl IntoIterator<Item = S>) -> Ve
     out
 }
 
-/// Why a payload is not a list of octet strings.
+/// Reasons why a payload is not a list of octet strings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OctetsError {
     /// The payload ends inside the length that starts at this offset.
     CutLength { at: usize },
     /// The length that starts at this offset does not fit into 64 bits.
     HugeLength { at: usize },
-    /// The string whose length starts at this offset is longer than what is left.
+    /// The string whose length starts at this offset is longer than the rest of the payload.
     CutString { at: usize, len: u64, left: usize },
 }
 
@@ -59,7 +59,7 @@ impl fmt::Display for OctetsError {
             }
             OctetsError::CutString { at, len, left } => write!(
                 f,
-                "octet string at offset {at} claims {len} bytes where {left} are left"
+                "octet string at offset {at} claims {len} bytes, but {left} are left"
             ),
         }
     }
@@ -74,15 +74,15 @@ pub(crate) struct OctetsIter<'a> {
     at: usize,
 }
 
-/// Goes through the strings of `payload`.
+/// Iterates over the strings of `payload`.
 #[inline]
 pub(crate) fn iter(payload: &[u8]) -> OctetsIter<'_> {
     OctetsIter { payload, at: 0 }
 }
 
 impl OctetsIter<'_> {
-    /// How many bytes of the payload have been gone through.
-    pub(crate) fn taken(&self) -> usize {
+    /// The offset of the next string in the payload.
+    pub(crate) fn offset(&self) -> usize {
         self.at
     }
 }
@@ -92,7 +92,7 @@ impl<'a> Iterator for OctetsIter<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        // A length of one digit, as nearly all are.
+        // Nearly all lengths have one digit.
         if let Some(&len @ ..0x80) = self.payload.get(self.at) {
             let start = self.at + 1;
             if let Some(string) = self.payload.get(start..start + usize::from(len)) {
@@ -144,7 +144,7 @@ impl<'a> OctetsIter<'a> {
 mod tests {
     use super::*;
 
-    /// What `perl -e 'print pack "(w/a*)*", ...'` writes.
+    /// The output of `perl -e 'print pack "(w/a*)*", ...'`.
     #[test]
     fn writes_what_perl_packs() {
         assert_eq!(encode(["ab", "", "c"]), b"\x02ab\x00\x01c");
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_of_every_size_return() {
+    fn lengths_of_every_size_round_trip() {
         for bits in 0..22 {
             for len in [(1usize << bits) - 1, 1 << bits, (1 << bits) + 1] {
                 let bytes = encode([vec![7; len], vec![]]);
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_lengths_are_told_once() {
+    fn bad_lengths_are_reported_once() {
         let one = |bytes| {
             let all: Vec<_> = iter(bytes).collect();
             *all.last().unwrap()

@@ -1,21 +1,21 @@
-//! The bytes that are to be written, in order, until a writer takes them. Pure.
+//! The queue of outgoing bytes, until a writer takes them. Pure.
 
 use super::Body;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::ops::Range;
 
-/// Small frames are gathered in chunks of this size.
+/// Small frames are collected in chunks of this size.
 const CHUNK: usize = 64 << 10;
-/// A payload from this size on becomes a chunk of its own and is not copied.
-const OWN_CHUNK: usize = 16 << 10;
-/// This much is worth a write, and one chunk has it, whatever small frame came last.
-pub(crate) const FULL_BATCH: usize = CHUNK - OWN_CHUNK - HEADER;
-/// A buffer above this size is not used again.
+/// A payload of at least this size becomes a chunk of its own and is not copied.
+const MIN_OWN_CHUNK: usize = 16 << 10;
+/// This much is worth a write, and fits into one chunk whatever small frame came last.
+pub(crate) const FULL_BATCH: usize = CHUNK - MIN_OWN_CHUNK - HEADER;
+/// A buffer above this size is not reused.
 pub(crate) const REUSABLE: usize = 128 << 10;
-/// So many buffers are on the free list, at most.
-const FREE: usize = 32;
-/// A payload above this size is worth a wider socket.
+/// The most buffers on the free list.
+const MAX_FREE: usize = 32;
+/// A payload above this size is worth a larger socket buffer.
 const LARGE: usize = 32 << 10;
 
 /// The longest header.
@@ -25,25 +25,25 @@ type Header = ([u8; HEADER], usize);
 
 /// An output queue from which frames can be withdrawn until they are taken.
 ///
-/// Offsets count from the start of the stream and never change. What was withdrawn leaves a hole that
-/// is cut out when the chunk around it is taken; a chunk that is nothing but holes goes at once.
+/// Offsets count from the start of the stream and never change. A withdrawn frame leaves a hole,
+/// which is cut out when its chunk is taken; a chunk that is all holes is dropped immediately.
 #[derive(Debug, Default)]
 pub(crate) struct Outbox {
-    /// What is full, or a large payload.
+    /// Full chunks and large payloads.
     chunks: VecDeque<Chunk>,
     /// The last chunk, to which small frames are appended.
     open: Chunk,
-    /// Everything before this offset was taken, or withdrawn.
+    /// Everything before this offset was taken or withdrawn.
     taken: u64,
-    /// Offset of the end.
+    /// The offset of the end.
     end: u64,
-    /// How many bytes are neither taken nor withdrawn.
+    /// The number of bytes that are neither taken nor withdrawn.
     queued: u64,
-    /// An empty chunk, for its memory.
+    /// An empty chunk, kept for its memory.
     spare: Vec<u8>,
-    /// The free list: buffers from the size of an own chunk on, empty. Kept while something is queued, as
-    /// more of that kind is likely to come: what is given back to the system comes back page by page,
-    /// each of which it has to zero.
+    /// The free list: empty buffers of at least the size of an own chunk. Kept while anything is
+    /// queued, as more large payloads are likely to follow: memory that was returned to the system
+    /// comes back page by page, each of which the system has to zero.
     free: Vec<Vec<u8>>,
 }
 
@@ -53,7 +53,7 @@ struct Chunk {
     /// Offset of its first byte.
     start: u64,
     bytes: Vec<u8>,
-    /// What was withdrawn of it, in order, and how much that is.
+    /// The withdrawn ranges, in order, and their total length.
     holes: Vec<Range<usize>>,
     withdrawn: usize,
     /// Whether it is one large payload.
@@ -73,24 +73,24 @@ impl Chunk {
         self.start + self.bytes.len() as u64
     }
 
-    /// Withdraws what it has of a frame.
+    /// Withdraws the part of a frame that is in this chunk.
     fn withdraw(&mut self, frame: &Range<u64>) {
         let from = frame.start.max(self.start) - self.start;
         let to = frame.end.min(self.end()) - self.start;
         let hole = from as usize..to as usize;
         self.withdrawn += hole.len();
-        // Mostly at the end: to sort them later would be several KiB of code.
+        // Mostly at the end. Sorting them later would add several KiB of code.
         let at = self.holes.partition_point(|it| it.start < hole.start);
         self.holes.insert(at, hole);
     }
 
-    /// Whether nothing is left of it.
-    fn is_gone(&self) -> bool {
+    /// Whether all of it is withdrawn.
+    fn is_withdrawn(&self) -> bool {
         self.withdrawn == self.bytes.len()
     }
 
-    /// What is left of it.
-    fn cut(mut self) -> Vec<u8> {
+    /// The bytes that are not withdrawn.
+    fn into_remaining(mut self) -> Vec<u8> {
         let (mut kept, mut at) = (0, 0);
         for hole in self.holes {
             self.bytes.copy_within(at..hole.start, kept);
@@ -104,18 +104,18 @@ impl Chunk {
 }
 
 impl Outbox {
-    /// Appends a frame and returns its offset. What is large of its payload is taken, the rest is copied.
+    /// Appends a frame and returns its offset. Moves large pieces of the payload, copies others.
     #[inline]
     pub(crate) fn push(&mut self, header: Header, payload: &mut Body) -> u64 {
         let (header, n) = header;
         let start = self.end;
-        let Some(short) = payload.short(OWN_CHUNK - 1) else {
+        let Some(short) = payload.short(MIN_OWN_CHUNK - 1) else {
             self.push_large(&header[..n], payload);
             return start;
         };
         let len = n + short.len();
         self.make_room(len);
-        // Of a length that the compiler knows, where it can.
+        // With a length known to the compiler in the common case.
         match n {
             8 => self.open.bytes.extend_from_slice(&header),
             n => self.open.bytes.extend_from_slice(&header[..n]),
@@ -128,13 +128,13 @@ impl Outbox {
     fn push_large(&mut self, header: &[u8], payload: &mut Body) {
         self.append(header);
         for (n, piece) in payload.pieces().enumerate() {
-            if piece.len() < OWN_CHUNK {
+            if piece.len() < MIN_OWN_CHUNK {
                 self.append(piece);
                 continue;
             }
             self.close();
-            // The encoder is going to write to the first one again: it gets a free buffer in exchange, but
-            // none that is far larger, as limits of memory count bytes, and not the room around them.
+            // The encoder will write to the first one again: it gets a free buffer in exchange, but
+            // not a far larger one, as memory limits count bytes, not spare capacity.
             let fits = |it: &mut Vec<u8>| n == 0 && it.capacity() / 2 <= piece.len();
             let other = self.free.pop_if(fits).unwrap_or_default();
             let bytes = std::mem::replace(piece, other);
@@ -152,19 +152,19 @@ impl Outbox {
         self.count(bytes.len());
     }
 
-    /// So many bytes were appended.
+    /// Counts `len` bytes as appended.
     #[inline]
     fn count(&mut self, len: usize) {
         self.end += len as u64;
         self.queued += len as u64;
     }
 
-    /// Makes the last chunk one that has room for so many bytes.
+    /// Makes sure that the last chunk has room for this many bytes.
     #[inline]
     fn make_room(&mut self, room: usize) {
         if self.open.bytes.len() + room > CHUNK {
             self.close();
-            // There will be as much again.
+            // The next chunk will probably fill up, too.
             if self.open.bytes.capacity() < CHUNK {
                 self.open.bytes = self.free.pop().unwrap_or_default();
             }
@@ -175,8 +175,8 @@ impl Outbox {
         }
     }
 
-    /// Makes room for so many bytes in the last chunk, which does not grow beyond a whole one: its memory
-    /// would not be kept.
+    /// Makes room for this many bytes in the last chunk. It does not grow beyond the size of a
+    /// chunk, as its memory would then not be kept.
     #[cold]
     fn grow(&mut self, room: usize) {
         let bytes = &mut self.open.bytes;
@@ -185,7 +185,7 @@ impl Outbox {
         bytes.reserve_exact(want - len);
     }
 
-    /// Begins another chunk. Returns the last one.
+    /// Begins another chunk. Returns the previous one.
     fn next_chunk(&mut self) -> Chunk {
         let next = Chunk::new(self.end, std::mem::take(&mut self.spare));
         std::mem::replace(&mut self.open, next)
@@ -199,7 +199,7 @@ impl Outbox {
         }
     }
 
-    /// Gives the memory of a chunk back that was written.
+    /// Takes the memory of a written chunk back.
     pub(crate) fn recycle(&mut self, mut chunk: Vec<u8>) {
         let (room, free) = (chunk.capacity(), self.free.len());
         chunk.clear();
@@ -207,20 +207,20 @@ impl Outbox {
             self.open.bytes = chunk;
         } else if self.spare.capacity() < room && room <= CHUNK {
             self.spare = chunk;
-        } else if (OWN_CHUNK..=REUSABLE).contains(&room) && self.queued > 0 && free < FREE {
+        } else if (MIN_OWN_CHUNK..=REUSABLE).contains(&room) && self.queued > 0 && free < MAX_FREE {
             self.free.push(chunk);
         }
     }
 
-    /// What is queued of the frame at `start`, at least its header.
+    /// The queued bytes of the frame at `start`: at least its header.
     pub(crate) fn frame(&self, start: u64) -> &[u8] {
         let at = self.chunks.partition_point(|it| it.end() <= start);
         let chunk = self.chunks.get(at).unwrap_or(&self.open);
         &chunk.bytes[(start - chunk.start) as usize..]
     }
 
-    /// Withdraws the frame of `len` bytes at `start`. Returns whether it will never be written:
-    /// false if it was taken before.
+    /// Withdraws the frame of `len` bytes at `start`, so that it will never be written. Returns
+    /// false if it was already taken.
     pub(crate) fn withdraw(&mut self, start: u64, len: u64) -> bool {
         if !self.is_queued(start) {
             return false;
@@ -236,43 +236,43 @@ impl Outbox {
             && chunk.start < frame.end
         {
             chunk.withdraw(&frame);
-            match chunk.is_gone() {
+            match chunk.is_withdrawn() {
                 true => drop(self.chunks.remove(at)),
                 false => at += 1,
             }
         }
         if self.open.start < frame.end {
             self.open.withdraw(&frame);
-            if self.open.is_gone() {
-                self.reopen();
+            if self.open.is_withdrawn() {
+                self.reset_open();
             }
         }
         true
     }
 
-    /// The offset that the next frame will have.
+    /// The offset of the next frame.
     #[inline]
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
 
-    /// Whether not a byte of the frame at `start` was taken.
+    /// Whether no byte of the frame at `start` was taken.
     #[inline]
     pub(crate) fn is_queued(&self, start: u64) -> bool {
         start >= self.taken
     }
 
-    /// Bytes that are waiting to be taken.
+    /// The number of bytes that can be taken.
     #[inline]
     pub(crate) fn queued(&self) -> u64 {
         self.queued
     }
 
-    /// Takes whole chunks into `batch`, in order, until `limit` bytes are reached or nothing is left. A frame
-    /// whose header is taken is taken whole or is the last.
+    /// Takes whole chunks into `batch`, in order, until `limit` bytes are reached or nothing is
+    /// left. A frame whose header is taken is either taken whole or is the last.
     pub(crate) fn take(&mut self, limit: usize, batch: &mut Batch) {
         if self.chunks.is_empty() && self.open.withdrawn == 0 && batch.is_empty() {
-            // As it mostly is. What was written last gets filled next.
+            // The common case. The buffer that was written last is filled next.
             std::mem::swap(&mut self.open.bytes, &mut batch.first);
             (self.open.start, self.taken, self.queued) = (self.end, self.end, 0);
             self.free.clear();
@@ -287,7 +287,7 @@ impl Outbox {
             };
             self.taken = chunk.end();
             batch.has_large |= chunk.is_large;
-            let left = chunk.cut();
+            let left = chunk.into_remaining();
             bytes += left.len();
             self.queued -= left.len() as u64;
             batch.push(left);
@@ -297,33 +297,33 @@ impl Outbox {
         }
     }
 
-    /// Forgets everything that was not taken.
+    /// Discards everything that was not taken.
     pub(crate) fn clear(&mut self) {
         self.chunks.clear();
         self.free.clear();
-        self.reopen();
+        self.reset_open();
         (self.taken, self.queued) = (self.end, 0);
     }
 
-    /// Forgets what is in the last chunk.
-    fn reopen(&mut self) {
+    /// Discards the contents of the last chunk.
+    fn reset_open(&mut self) {
         let mut bytes = std::mem::take(&mut self.open.bytes);
         bytes.clear();
         self.open = Chunk::new(self.end, bytes);
     }
 }
 
-/// The most parts of one write; Linux takes 1024.
-const PARTS: usize = 64;
+/// The most parts of one write; Linux accepts 1024.
+const MAX_PARTS: usize = 64;
 
-/// What was taken to be written.
+/// Bytes that were taken to be written.
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
-    /// What is next. Empty, it is kept for its memory.
+    /// The chunk to write next. When empty, it is kept for its memory.
     first: Vec<u8>,
-    /// How much of that is written.
+    /// How much of it is written.
     written: usize,
-    /// What follows.
+    /// The chunks after it.
     rest: VecDeque<Vec<u8>>,
     has_large: bool,
     widen: bool,
@@ -344,33 +344,34 @@ impl Batch {
         }
     }
 
-    /// Whether it has had a payload that takes long to pass through a socket of the usual size.
+    /// Whether it has contained a payload that is slow to pass through a socket buffer of the
+    /// default size.
     #[inline]
     pub(super) fn has_large(&self) -> bool {
         self.has_large
     }
 
-    /// Has whoever writes it widen the socket first.
+    /// Requests that the socket be widened before this is written.
     pub(super) fn widen(&mut self) {
         self.widen = true;
     }
 
-    /// Whether the socket is to be made to take large payloads at once, before this is written. True
-    /// once.
+    /// Whether the socket's buffer should be enlarged for large payloads before this is written.
+    /// True only once.
     #[inline]
     pub(crate) fn should_widen(&mut self) -> bool {
         std::mem::take(&mut self.widen)
     }
 
-    /// Gives what is next to `write`, as many parts as it may take at once.
+    /// Passes what comes next to `write`, as many parts as one write may have.
     #[inline]
     pub(crate) fn write<T>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
         let first = IoSlice::new(&self.first[self.written..]);
         if self.rest.is_empty() {
-            // As it mostly is, and to make room for many parts would cost more than all the rest.
+            // The common case. Initialising many parts would cost more than everything else.
             return write(&[first]);
         }
-        let mut parts = [first; PARTS];
+        let mut parts = [first; MAX_PARTS];
         let mut count = 1;
         for (part, chunk) in parts[1..].iter_mut().zip(&self.rest) {
             *part = IoSlice::new(chunk);
@@ -379,7 +380,7 @@ impl Batch {
         write(&parts[..count])
     }
 
-    /// So many bytes are written. Their memory is used again, or goes back to `outbox`.
+    /// Counts `n` bytes as written. Their memory is reused, or goes back to `outbox`.
     #[inline]
     pub(crate) fn advance(&mut self, n: usize, outbox: &mut Outbox) {
         self.written += n;
@@ -402,12 +403,12 @@ impl Batch {
         }
     }
 
-    /// Forgets what is not written.
+    /// Discards what is not written.
     pub(crate) fn clear(&mut self) {
         *self = Batch::default();
     }
 
-    /// What is not written.
+    /// The bytes that are not written.
     #[cfg(any(fuzzing, test))]
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.chunks().concat().split_off(self.written)
@@ -445,13 +446,13 @@ mod tests {
     }
 
     #[test]
-    fn frames_leave_in_order_and_large_ones_uncopied() {
+    fn frames_are_taken_in_order_and_large_ones_uncopied() {
         let mut outbox = Outbox::default();
-        let large = vec![7; OWN_CHUNK];
+        let large = vec![7; MIN_OWN_CHUNK];
         let address = large.as_ptr();
         assert_eq!(outbox.push(head(b"ab"), &mut b"c".to_vec().into()), 0);
         assert_eq!(outbox.push(head(b"de"), &mut large.into()), 3);
-        let end = 5 + OWN_CHUNK as u64;
+        let end = 5 + MIN_OWN_CHUNK as u64;
         assert_eq!(outbox.push(head(b"f"), &mut vec![].into()), end);
         assert_eq!(outbox.queued(), end + 1);
         let batch = taken(&mut outbox, usize::MAX);
@@ -463,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn large_payloads_are_told_from_many_small_ones() {
+    fn large_payloads_are_distinguished_from_many_small_ones() {
         for (len, frames, want) in [(17, 10_000, false), (LARGE, 9, false), (LARGE + 1, 1, true)] {
             let mut outbox = Outbox::default();
             for _ in 0..frames {
@@ -479,7 +480,7 @@ mod tests {
         for n in 0..100u8 {
             outbox.push(
                 head(b"head"),
-                &mut vec![n; if n % 10 == 0 { OWN_CHUNK } else { 7 }].into(),
+                &mut vec![n; if n % 10 == 0 { MIN_OWN_CHUNK } else { 7 }].into(),
             );
         }
         let mut want = Outbox::default();
@@ -518,7 +519,7 @@ mod tests {
     #[test]
     fn memory_of_whole_chunks_is_kept() {
         let mut outbox = Outbox::default();
-        // Of a length that does not grow to that of a chunk by doubling.
+        // Their length does not reach that of a chunk by doubling.
         for _ in 0..3 * CHUNK / 25 {
             outbox.push(head(b"12345678"), &mut vec![0; 17].into());
         }
@@ -530,14 +531,14 @@ mod tests {
     }
 
     #[test]
-    fn large_buffers_are_used_again_while_something_is_queued() {
+    fn large_buffers_are_reused_while_something_is_queued() {
         let mut outbox = Outbox::default();
         let large = || vec![7; CHUNK];
-        for _ in 0..2 * FREE {
+        for _ in 0..2 * MAX_FREE {
             outbox.push(head(b"a"), &mut large().into());
         }
-        write_off(&mut outbox, FREE / 2 * CHUNK);
-        // In exchange for one that is taken, but not for what was given away.
+        write_off(&mut outbox, MAX_FREE / 2 * CHUNK);
+        // A piece of the encoder's gets a buffer in exchange, a piece that was moved in does not.
         let kept = outbox.free.len();
         let mut body = Body::from(large());
         outbox.push(head(b"b"), &mut body);
@@ -547,10 +548,10 @@ mod tests {
         body.push(large());
         outbox.push(head(b"c"), &mut body);
         assert_eq!(outbox.free.len(), kept - 1);
-        // No more than so many, and none when nothing is queued.
-        write_off(&mut outbox, (FREE + 8) * CHUNK);
+        // Their number is limited, and none is kept when nothing is queued.
+        write_off(&mut outbox, (MAX_FREE + 8) * CHUNK);
         assert!(outbox.queued() > 0);
-        assert_eq!(outbox.free.len(), FREE);
+        assert_eq!(outbox.free.len(), MAX_FREE);
         write_off(&mut outbox, usize::MAX);
         assert_eq!((outbox.queued(), outbox.free.len()), (0, 0));
     }
@@ -571,7 +572,7 @@ mod tests {
         assert_eq!(outbox.free.len(), 0);
         write_off(&mut outbox, 4 * whole);
         assert_eq!((outbox.queued(), outbox.free.len()), (50, 3));
-        // What is taken by a mere exchange is all there was, too.
+        // Taking all by a swap of buffers empties the free list, too.
         write_off(&mut outbox, 1);
         assert_eq!((outbox.queued(), outbox.free.len()), (0, 0));
     }
@@ -584,7 +585,7 @@ mod tests {
         }
         write_off(&mut outbox, 4 * REUSABLE);
         let kept = outbox.free.len();
-        let mut body = Body::from(vec![7; OWN_CHUNK]);
+        let mut body = Body::from(vec![7; MIN_OWN_CHUNK]);
         outbox.push(head(b"b"), &mut body);
         assert_eq!((outbox.free.len(), body.end().capacity()), (kept, 0));
     }
@@ -598,22 +599,22 @@ mod tests {
             outbox.push(header(), &mut vec![0; len].into());
         }
         assert_eq!(outbox.queued(), FULL_BATCH as u64 - 1);
-        outbox.push(header(), &mut vec![0; OWN_CHUNK - 1].into());
+        outbox.push(header(), &mut vec![0; MIN_OWN_CHUNK - 1].into());
         assert_eq!(taken(&mut outbox, FULL_BATCH).chunks().len(), 1);
         assert_eq!(outbox.queued(), 0);
     }
 
-    /// Takes about so much and has it written.
+    /// Takes about `limit` bytes and counts them as written.
     fn write_off(outbox: &mut Outbox, limit: usize) {
         let mut batch = taken(outbox, limit);
         let n = batch.chunks().concat().len();
         batch.advance(n, outbox);
     }
 
-    /// Every subset of a few frames, withdrawn, leaves exactly the others.
+    /// Withdrawing any subset of a few frames leaves exactly the others.
     #[test]
     fn withdrawn_frames_are_never_taken() {
-        let sizes = [0, 5, OWN_CHUNK, 1, OWN_CHUNK + 3, 2];
+        let sizes = [0, 5, MIN_OWN_CHUNK, 1, MIN_OWN_CHUNK + 3, 2];
         for set in 0..1 << sizes.len() {
             let mut outbox = Outbox::default();
             let (mut want, mut frames) = (Vec::new(), Vec::new());
@@ -640,7 +641,7 @@ mod tests {
 
     #[test]
     fn withdrawn_frames_take_no_memory() {
-        for (len, frames) in [(17, 100_000), (OWN_CHUNK - 1, 1000), (1 << 20, 100)] {
+        for (len, frames) in [(17, 100_000), (MIN_OWN_CHUNK - 1, 1000), (1 << 20, 100)] {
             let mut outbox = Outbox::default();
             outbox.push(head(b"kept"), &mut vec![0; 10].into());
             for _ in 0..frames {
@@ -657,10 +658,18 @@ mod tests {
         }
     }
 
-    /// Frames of every size, in one piece or several, withdrawn and taken and written at random.
+    /// Frames of every size, in one or several pieces, are withdrawn, taken and written at random.
     #[test]
-    fn what_is_not_withdrawn_is_written_in_order() {
-        let sizes = [0, 1, 300, OWN_CHUNK - 1, OWN_CHUNK, CHUNK, CHUNK + 1];
+    fn frames_that_are_not_withdrawn_are_written_in_order() {
+        let sizes = [
+            0,
+            1,
+            300,
+            MIN_OWN_CHUNK - 1,
+            MIN_OWN_CHUNK,
+            CHUNK,
+            CHUNK + 1,
+        ];
         let mut random = 1u64;
         let mut below = |limit: usize| {
             random = random
@@ -712,7 +721,7 @@ mod tests {
         }
     }
 
-    /// Writes at most so many bytes of a batch.
+    /// Writes at most `most` bytes of a batch.
     fn write(outbox: &mut Outbox, batch: &mut Batch, written: &mut Vec<u8>, most: usize) {
         let n = batch.write(|parts| {
             let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();

@@ -1,20 +1,19 @@
 //! The modes that peers in other languages speak. Pure.
 
-/// The modes without control frames, in which the other side can be a program in any language.
+/// A mode without control frames, so that the other side can be a program in any language.
 ///
-/// All integers are 32 bits, big endian. A payload is octet strings, each behind its length as a
-/// BER compressed integer (base 128, most significant digit first, the high bit set on all digits
-/// but the last), unless the [`Service`](crate::Service) has another codec. This is what Perl's
-/// `AnyEvent::Fork::RPC` 2.0 speaks.
+/// All integers are 32 bits, big endian. A payload is a list of octet strings, each preceded by its
+/// length as a BER compressed integer (base 128, most significant digit first, the high bit set on
+/// all digits but the last), unless the [`Service`](crate::Service) has another codec. This is the
+/// protocol of Perl's `AnyEvent::Fork::RPC` 2.0.
 ///
-/// There is nothing in them to tell the parent of a failed call: a function that fails ends the
-/// child.
+/// Plain modes have no way to report a failed call: a function that fails ends the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Plain {
-    /// Requests and replies are `id | length | payload`, replies in any order, events have the id
+    /// Requests and replies are `id | length | payload`, replies in any order; events have the id
     /// 0. Perl's asynchronous backend.
     Tagged,
     /// Requests are `length | payload`. Replies are `id | length | payload` with the id 1, in the
-    /// order of the requests, events the same with the id 0. Perl's synchronous backend.
+    /// order of the requests; events have the same form with the id 0. Perl's synchronous backend.
     Ordered,
 }

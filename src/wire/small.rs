@@ -1,22 +1,22 @@
-//! Bytes that need no allocation while they are few.
+//! A byte string that is stored inline, without an allocation, if it is short.
 
 use std::fmt;
 use std::ops::Deref;
 
-/// Fits the kit of small replies (a few numbers, a short text) and makes the type 32 bytes.
+/// Enough for typical small replies (a few numbers, a short text); makes the type 32 bytes.
 const INLINE: usize = 30;
 
-/// An owned byte string; short ones live inside.
+/// An owned byte string; short ones are stored inline.
 #[derive(Clone)]
 pub(crate) enum SmallBytes {
     /// The first `len` of `bytes`.
     Inline { len: u8, bytes: [u8; INLINE] },
-    /// Longer than [`INLINE`], or handed over as a `Vec`.
+    /// Longer than [`INLINE`], or passed as a `Vec`.
     Heap(Vec<u8>),
 }
 
 impl SmallBytes {
-    /// The bytes, with a copy only if they live inside.
+    /// The bytes; copied only if they are inline.
     pub(crate) fn into_vec(self) -> Vec<u8> {
         match self {
             SmallBytes::Inline { len, bytes } => bytes[..usize::from(len)].to_vec(),
@@ -29,8 +29,8 @@ impl SmallBytes {
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
         match self {
             SmallBytes::Inline { len, bytes } => {
-                // In the pieces that they were written in: others would have to wait until those are in
-                // the cache.
+                // Loads match the stores: others would be store-forwarding stalls, which last
+                // until the stores have reached the cache.
                 let end = out.len() + usize::from(*len);
                 out.reserve(INLINE);
                 out.extend_from_slice(&bytes[..4]);
@@ -51,9 +51,9 @@ impl From<&[u8]> for SmallBytes {
         if from.len() > INLINE {
             return SmallBytes::Heap(from.to_vec());
         }
-        // As words, of which the type is made, too, and which stay in registers until it is known
-        // where they are to be: what is written in pieces and then moved as a whole makes the
-        // processor wait, each time.
+        // Built from the words that a move of this type uses, too, which stay in registers until
+        // the final place is known: to write pieces and then move the whole is a store-forwarding
+        // stall each time.
         let mut bytes = [0; INLINE];
         bytes[..6].copy_from_slice(&word(from, 0).to_le_bytes()[..6]);
         bytes[6..14].copy_from_slice(&word(from, 6).to_le_bytes());
@@ -66,7 +66,7 @@ impl From<&[u8]> for SmallBytes {
     }
 }
 
-/// The eight bytes from `start` on, with zeros behind the end.
+/// The eight bytes from `start` on, padded with zeros.
 #[inline(always)]
 fn word(from: &[u8], start: usize) -> u64 {
     let len = from.len();
@@ -76,7 +76,7 @@ fn word(from: &[u8], start: usize) -> u64 {
     if let Some(word) = from[start..].first_chunk() {
         return u64::from_le_bytes(*word);
     }
-    // The last eight bytes have them, and others.
+    // The last eight bytes include them.
     if let Some(word) = from.last_chunk() {
         return u64::from_le_bytes(*word) >> (8 * (start + 8 - len));
     }
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_and_long_bytes_return() {
+    fn short_and_long_bytes_round_trip() {
         for len in (0..=INLINE + 1).chain([1000]) {
             let bytes: Vec<u8> = (0..len).map(|n| n as u8).collect();
             let small = SmallBytes::from(&bytes[..]);

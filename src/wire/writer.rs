@@ -1,4 +1,5 @@
-//! The writing end of a stream that several threads write to. Pure: it decides, others write.
+//! The writing end of a stream that several threads write to. Pure: it decides which thread writes
+//! what, and performs no I/O.
 //!
 //! ```text
 //!            begin()              end()
@@ -27,12 +28,12 @@ use std::io;
 pub(crate) struct Writer {
     /// Whole frames.
     outbox: Outbox,
-    /// What was taken from the outbox, and is not written. `None` while a thread writes it.
+    /// What was taken from the outbox and is not yet written. `None` while a thread writes it.
     batch: Option<Box<Batch>>,
-    /// How many bytes there are of that, when they were last counted.
+    /// The number of bytes in the batch, as of the last count.
     in_batch: usize,
     state: State,
-    /// Whether a batch has been told to widen the socket.
+    /// Whether a batch has requested that the socket be widened.
     is_wide: bool,
 }
 
@@ -40,9 +41,9 @@ pub(crate) struct Writer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Open,
-    /// The stream took no more.
+    /// The last write would have blocked.
     Blocked,
-    /// A write failed: the other side reads no more.
+    /// A write failed: the other side no longer reads.
     Failed,
     Closed,
 }
@@ -60,7 +61,7 @@ impl Default for Writer {
 }
 
 impl Writer {
-    /// The frames that no thread has taken to write.
+    /// The frames that no thread has taken yet.
     #[inline]
     pub(crate) fn outbox(&self) -> &Outbox {
         &self.outbox
@@ -75,7 +76,7 @@ impl Writer {
     /// Begins to write: about `limit` bytes, or what was left of the last batch. `None` if there is
     /// nothing to write, another thread writes, or nothing may be written now.
     ///
-    /// What is taken is to be given back to [`end`](Writer::end).
+    /// The batch must be given back to [`end`](Writer::end).
     #[inline]
     pub(crate) fn begin(&mut self, limit: usize) -> Option<Box<Batch>> {
         if self.state != State::Open {
@@ -97,14 +98,14 @@ impl Writer {
         self.batch.take()
     }
 
-    /// Ends a write with how it went.
+    /// Ends a write, given its result.
     #[inline]
     pub(crate) fn end(&mut self, mut batch: Box<Batch>, result: io::Result<usize>) {
         debug_assert!(self.batch.is_none(), "a batch is given back once");
         match result {
             Ok(n) => {
                 batch.advance(n, &mut self.outbox);
-                // Zero if the rest was given up meanwhile.
+                // Zero if the rest was discarded meanwhile.
                 self.in_batch = self.in_batch.saturating_sub(n);
             }
             Err(error) => self.cannot_write(&error),
@@ -125,19 +126,19 @@ impl Writer {
         }
     }
 
-    /// The stream may take bytes again.
+    /// Allows writes again after the stream was blocked.
     pub(crate) fn unblock(&mut self) {
         if self.state == State::Blocked {
             self.state = State::Open;
         }
     }
 
-    /// No thread begins to write any more.
+    /// From now on, no thread begins to write.
     pub(crate) fn close(&mut self) {
         self.state = State::Closed;
     }
 
-    /// Gives up what is not written, except for a write that is in progress.
+    /// Discards what is not written, except for a write in progress.
     pub(crate) fn clear(&mut self) {
         self.outbox.clear();
         self.in_batch = 0;
@@ -146,19 +147,19 @@ impl Writer {
         }
     }
 
-    /// How many bytes are not written. Those that are being written count.
+    /// The number of unwritten bytes, including those being written.
     #[inline]
     pub(crate) fn unsent(&self) -> usize {
         self.outbox.queued() as usize + self.in_batch
     }
 
-    /// Whether a thread writes.
+    /// Whether a thread is writing.
     #[inline]
     pub(crate) fn is_writing(&self) -> bool {
         self.batch.is_none()
     }
 
-    /// Whether the stream took no more, and has not been [unblocked](Writer::unblock) since.
+    /// Whether a write would have blocked, and [`unblock`](Writer::unblock) was not called since.
     pub(crate) fn is_blocked(&self) -> bool {
         self.state == State::Blocked
     }
@@ -169,7 +170,7 @@ impl Writer {
         self.state == State::Failed
     }
 
-    /// Whether nothing is written any more, as it was [closed](Writer::close) or a write failed.
+    /// Whether it was [closed](Writer::close) or a write failed, so that nothing more is written.
     #[inline]
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self.state, State::Failed | State::Closed)
@@ -201,14 +202,14 @@ mod tests {
     }
 
     #[test]
-    fn one_thread_writes_at_a_time_and_takes_along_what_comes_meanwhile() {
+    fn one_thread_writes_at_a_time_and_includes_what_is_appended_meanwhile() {
         let mut writer = Writer::default();
         assert!(writer.begin(LIMIT).is_none(), "there is nothing to write");
         push(&mut writer, b"one");
         let batch = writer.begin(LIMIT).unwrap();
         assert!(writer.is_writing() && writer.unsent() == 11);
         push(&mut writer, b"other");
-        assert!(writer.begin(LIMIT).is_none(), "somebody else writes");
+        assert!(writer.begin(LIMIT).is_none(), "another thread is writing");
         assert_eq!(writer.unsent(), 11 + 13);
         writer.end(batch, Ok(11));
         assert!(!writer.is_writing() && writer.unsent() == 13);
@@ -220,19 +221,19 @@ mod tests {
     #[test]
     fn every_split_of_the_writes_yields_the_stream_once_and_in_order() {
         let payloads = [&b"a"[..], &[1; 20_000], b"", &[2; 70_000], b"end"];
-        for at_once in [1, 7, 8, 9, 1000, 65_536, 100_000] {
+        for most in [1, 7, 8, 9, 1000, 65_536, 100_000] {
             let (mut writer, mut want, mut got) = (Writer::default(), Vec::new(), Vec::new());
             for (n, payload) in payloads.iter().enumerate() {
                 push(&mut writer, payload);
                 want.extend(header(Framing::Tagged, 1, payload.len() as u32).0);
                 want.extend_from_slice(payload);
-                // Some are appended while others are written, or wait to be.
+                // Some are appended while others are being written, or wait to be.
                 for round in 0..2 * n {
                     let Some(batch) = writer.begin(1 + n) else {
                         break;
                     };
                     let next = batch.write(|parts| parts[0].to_vec());
-                    let n = next.len().min(at_once);
+                    let n = next.len().min(most);
                     if round % 2 == 1 {
                         writer.end(batch, blocked());
                         writer.unblock();
@@ -245,11 +246,11 @@ mod tests {
             }
             while let Some(batch) = writer.begin(LIMIT) {
                 let next = batch.write(|parts| parts[0].to_vec());
-                let n = next.len().min(at_once);
+                let n = next.len().min(most);
                 got.extend_from_slice(&next[..n]);
                 writer.end(batch, Ok(n));
             }
-            assert!(got == want, "{at_once} bytes at a time");
+            assert!(got == want, "{most} bytes at a time");
             assert_eq!(writer.unsent(), 0);
         }
     }
@@ -299,7 +300,7 @@ mod tests {
         writer.unblock();
         assert!(writer.begin(LIMIT).is_none() && writer.unsent() == 12);
 
-        // That its last write blocks, or fails, does not open it.
+        // A last write that blocks or fails does not open it again.
         let mut writer = with_a_frame();
         let batch = writer.begin(LIMIT).unwrap();
         writer.close();
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_up_while_it_was_written_is_not_written_on() {
+    fn rest_of_a_batch_that_was_discarded_meanwhile_is_not_written() {
         let mut writer = with_a_frame();
         let batch = writer.begin(LIMIT).unwrap();
         push(&mut writer, b"queued");
@@ -332,7 +333,7 @@ mod tests {
             let mut widened = false;
             while let Some(mut batch) = writer.begin(usize::MAX) {
                 widened |= batch.should_widen();
-                assert!(!batch.should_widen(), "it is told once");
+                assert!(!batch.should_widen(), "it is requested once");
                 let n = batch.write(|parts| parts.iter().map(|part| part.len()).sum());
                 writer.end(batch, Ok(n));
             }
