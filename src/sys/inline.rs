@@ -1,27 +1,27 @@
-//! Things of any type that are used up by one call, in one size.
+//! A fixed-size container for values of any type that are consumed by one call.
 
 use std::any::TypeId;
 use std::marker::PhantomData;
 use std::mem::{MaybeUninit, needs_drop};
 
-/// A type with a lifetime in it: what a [`Once`] is called with.
+/// A type with a lifetime parameter: the argument of a [`Once`].
 pub(crate) trait Family: 'static {
     type Of<'a>;
 }
 
-/// What can be made a [`Once`] of.
+/// A value that a [`Once`] can hold.
 pub(crate) trait Consume<A: Family>: Send + 'static {
-    /// Uses it up.
+    /// Consumes the value.
     fn consume(self, argument: A::Of<'_>);
 }
 
-/// How much fits without an allocation.
+/// The space for a value that is stored without an allocation.
 type Room = MaybeUninit<[usize; 4]>;
 
-/// A `Box<dyn Consume<A>>` that needs no box for what is at most four words long. Boxes that one thread
-/// makes and another frees cost three times as much as all the rest of a call.
+/// A `Box<dyn Consume<A>>` that stores values of at most four words without a box. A box that one
+/// thread allocates and another frees costs three times as much as everything else in a call.
 pub(crate) struct Once<A: Family> {
-    /// A vtable of the type whose value `room` has, in it or in a box.
+    /// The vtable for the type of the value in `room`, which is there directly or in a box.
     vtable: &'static Vtable<A>,
     room: Room,
     /// Owns a value that is `Send` and need not be `Sync`.
@@ -30,11 +30,11 @@ pub(crate) struct Once<A: Family> {
 
 struct Vtable<A: Family> {
     type_id: fn() -> TypeId,
-    /// Uses up the value in the room.
+    /// Consumes the value in the room.
     consume: unsafe fn(*mut Room, A::Of<'_>),
-    /// Drops it, if that does something.
+    /// Drops the value. `None` if that does nothing.
     drop: Option<unsafe fn(*mut Room)>,
-    /// Whether the room has a box.
+    /// Whether the room holds a box.
     boxed: bool,
 }
 
@@ -56,13 +56,13 @@ impl<A: Family> Once<A> {
         }
     }
 
-    /// Uses it up, where it is: to move it first would cost as much. Later calls do nothing.
+    /// Consumes the value in place: to move it first would cost as much. Later calls do nothing.
     #[inline]
     pub(crate) fn consume(&mut self, argument: A::Of<'_>) {
         let vtable = std::mem::replace(&mut self.vtable, const { &Inline::<Spent>::vtable() });
         let room = &raw mut self.room;
-        // SAFETY: the vtable is that of what is in the room, which is not used again: from here on it
-        // has a `Spent`, which is nothing.
+        // SAFETY: the vtable is that of the value in the room, which is not used again: from here
+        // on the room holds a `Spent`, which has no bytes.
         unsafe { (vtable.consume)(room, argument) }
     }
 
@@ -71,7 +71,8 @@ impl<A: Family> Once<A> {
         if (self.vtable.type_id)() != TypeId::of::<F>() || self.vtable.boxed {
             return None;
         }
-        // SAFETY: the room has a value of this type, as the vtable says, and lives as long as `self`.
+        // SAFETY: the room holds a value of this type, as the vtable says, and lives as long as
+        // `self`.
         Some(unsafe { &*self.room.as_ptr().cast::<F>() })
     }
 }
@@ -79,20 +80,20 @@ impl<A: Family> Once<A> {
 impl<A: Family> Drop for Once<A> {
     fn drop(&mut self) {
         if let Some(drop) = self.vtable.drop {
-            // SAFETY: as in `consume`; this is the only use after which nothing follows.
+            // SAFETY: as in `consume`; nothing uses the room after this.
             unsafe { drop(&raw mut self.room) }
         }
     }
 }
 
-/// What a [`Once`] is after it was used.
+/// The value of a [`Once`] after it was consumed.
 struct Spent;
 
 impl<A: Family> Consume<A> for Spent {
     fn consume(self, _: A::Of<'_>) {}
 }
 
-/// How an `F` is kept.
+/// How an `F` is stored.
 struct Inline<F>(PhantomData<F>);
 
 impl<F> Inline<F> {
@@ -106,7 +107,7 @@ impl<F> Inline<F> {
             type_id: TypeId::of::<F>,
             consume: |room, argument| {
                 if Self::FITS {
-                    // SAFETY: the caller says that the room has an `F`, and does not use it again.
+                    // SAFETY: the caller promises that the room holds an `F` that is not used again.
                     let value = unsafe { room.cast::<F>().read() };
                     value.consume(argument);
                 } else {
@@ -118,7 +119,7 @@ impl<F> Inline<F> {
             drop: if Self::FITS && !needs_drop::<F>() {
                 None
             } else if Self::FITS {
-                // SAFETY: the caller says that the room has an `F`, and does not use it again.
+                // SAFETY: the caller promises that the room holds an `F` that is not used again.
                 Some(|room| unsafe { room.cast::<F>().drop_in_place() })
             } else {
                 // SAFETY: as above, in a box.
@@ -140,10 +141,10 @@ mod tests {
         type Of<'a> = &'a str;
     }
 
-    /// Sends what it is called with, and its padding tells how large it is.
-    struct Tell<const N: usize>(mpsc::Sender<String>, [u8; N]);
+    /// Sends its argument, and the sum of its padding, which states its size.
+    struct Report<const N: usize>(mpsc::Sender<String>, [u8; N]);
 
-    impl<const N: usize> Consume<Text> for Tell<N> {
+    impl<const N: usize> Consume<Text> for Report<N> {
         fn consume(self, text: &str) {
             let pad = self.1.iter().map(|n| usize::from(*n)).sum::<usize>();
             self.0.send(format!("{text} {pad}")).unwrap();
@@ -162,43 +163,43 @@ mod tests {
 
     #[test]
     fn small_large_and_aligned_values_are_consumed() {
-        let (sender, told) = mpsc::channel();
-        Once::new(Tell(sender.clone(), [1; 1])).consume("a");
-        Once::new(Tell(sender.clone(), [1; 16])).consume("b");
-        Once::new(Tell(sender.clone(), [1; 100])).consume("c");
+        let (sender, received) = mpsc::channel();
+        Once::new(Report(sender.clone(), [1; 1])).consume("a");
+        Once::new(Report(sender.clone(), [1; 16])).consume("b");
+        Once::new(Report(sender.clone(), [1; 100])).consume("c");
         Once::new(Aligned(sender)).consume("d");
         assert_eq!(
-            told.iter().collect::<Vec<_>>(),
+            received.iter().collect::<Vec<_>>(),
             ["a 1", "b 16", "c 100", "d 0"]
         );
     }
 
     #[test]
-    fn used_value_does_nothing() {
-        let (sender, told) = mpsc::channel();
-        let mut once = Once::new(Tell(sender, [1; 1]));
+    fn consumed_value_does_nothing() {
+        let (sender, received) = mpsc::channel();
+        let mut once = Once::new(Report(sender, [1; 1]));
         once.consume("a");
         once.consume("b");
         drop(once);
-        assert_eq!(told.iter().collect::<Vec<_>>(), ["a 1"]);
+        assert_eq!(received.iter().collect::<Vec<_>>(), ["a 1"]);
     }
 
     #[test]
     fn dropped_values_are_dropped_once() {
-        let (sender, told) = mpsc::channel();
-        drop(Once::<Text>::new(Tell(sender.clone(), [0; 1])));
-        drop(Once::<Text>::new(Tell(sender, [0; 100])));
-        assert_eq!(told.recv(), Err(mpsc::RecvError));
+        let (sender, received) = mpsc::channel();
+        drop(Once::<Text>::new(Report(sender.clone(), [0; 1])));
+        drop(Once::<Text>::new(Report(sender, [0; 100])));
+        assert_eq!(received.recv(), Err(mpsc::RecvError));
     }
 
     #[test]
-    fn type_is_known() {
-        let once = Once::<Text>::new(Tell(mpsc::channel().0, [7; 3]));
+    fn downcast_checks_the_type() {
+        let once = Once::<Text>::new(Report(mpsc::channel().0, [7; 3]));
         assert_eq!(
-            once.downcast_ref::<Tell<3>>().map(|tell| tell.1),
+            once.downcast_ref::<Report<3>>().map(|report| report.1),
             Some([7; 3])
         );
-        assert!(once.downcast_ref::<Tell<2>>().is_none());
+        assert!(once.downcast_ref::<Report<2>>().is_none());
         assert_eq!(size_of::<Option<Once<Text>>>(), 40);
     }
 }

@@ -8,19 +8,19 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// How to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReadMode {
-    /// From a socket, waiting for something to come.
+    /// From a socket; blocks until something arrives.
     Socket,
-    /// From a socket, what has come.
+    /// From a socket; never blocks.
     SocketNow,
-    /// From anything, as it is.
+    /// From any descriptor; whether it blocks depends on its flags.
     Any,
 }
 
-/// A buffer to whose end may be read, and how many bytes at most. There must be capacity for one.
+/// A buffer to append to, and the most bytes to append. There must be capacity for at least one.
 pub(crate) type Spare<'a> = (&'a mut Vec<u8>, usize);
 
-/// Reads to the end of `to`, and what that has no room for to the end of `behind`. Returns 0 at the end
-/// of the stream, `WouldBlock` if nothing has come and it must not wait.
+/// Appends to `to`, and what exceeds its limit to `behind`. Returns 0 at the end of the stream,
+/// `WouldBlock` if nothing has arrived and the read must not block.
 pub(crate) fn receive(
     fd: impl AsFd,
     (to, limit): Spare<'_>,
@@ -32,7 +32,7 @@ pub(crate) fn receive(
     let Some((behind, limit)) = behind else {
         let n = retry(|| {
             check_size(match how {
-                // SAFETY: `start` points to `room` writable bytes, borrowed from `to` until the end.
+                // SAFETY: `start` points to `room` writable bytes, borrowed from `to` throughout.
                 ReadMode::Socket => unsafe { libc::recv(fd, start, room, 0) },
                 // SAFETY: as above.
                 ReadMode::SocketNow => unsafe { libc::recv(fd, start, room, libc::MSG_DONTWAIT) },
@@ -73,23 +73,23 @@ pub(crate) fn receive(
     Ok(n)
 }
 
-/// Where the spare capacity of a buffer begins, and how much of it may be read to.
+/// The start of a buffer's spare capacity, and how much of it may be filled.
 fn spare(to: &mut Vec<u8>, limit: usize) -> (*mut libc::c_void, usize) {
     let spare = to.spare_capacity_mut();
     let room = spare.len().min(limit);
-    // A read into no room returns 0, which would look like the end.
+    // A read of no bytes returns 0, which would look like the end.
     assert!(room > 0, "no room to read into");
     (spare.as_mut_ptr().cast(), room)
 }
 
-/// Sends as much of `parts` as a socket takes at once, or with `wait` all of it, unless the socket
-/// is one that never waits; never raises SIGPIPE.
+/// Sends as much of `parts` as the socket accepts immediately, or with `wait` all of it, unless the
+/// socket is non-blocking. Never raises SIGPIPE.
 pub(crate) fn send(socket: impl AsFd, parts: &[IoSlice<'_>], wait: bool) -> Result<usize> {
     let fd = socket.as_fd().as_raw_fd();
     let flags = libc::MSG_NOSIGNAL | if wait { 0 } else { libc::MSG_DONTWAIT };
     if let [part] = parts {
         let start = part.as_ptr().cast();
-        // SAFETY: `start` points to that many bytes. This is sendmsg with less for the kernel to read.
+        // SAFETY: `start` points to that many bytes. This is sendmsg with fewer arguments to copy.
         return retry(|| check_size(unsafe { libc::send(fd, start, part.len(), flags) }));
     }
     // SAFETY: all-zero is a valid msghdr: no name, no parts, no control data.
@@ -101,8 +101,8 @@ pub(crate) fn send(socket: impl AsFd, parts: &[IoSlice<'_>], wait: bool) -> Resu
     retry(|| check_size(unsafe { libc::sendmsg(fd, &raw const message, flags) }))
 }
 
-/// Writes as much of `bytes` as there is room for, waiting until there is some; to a socket or
-/// anything else. A closed pipe raises SIGPIPE, which Rust programs ignore.
+/// Writes as much of `bytes` as there is room for, and blocks until there is some. For a socket or
+/// any other descriptor. A closed pipe raises SIGPIPE, which Rust programs ignore.
 pub(crate) fn write(fd: impl AsFd, bytes: &[u8]) -> Result<usize> {
     let fd = fd.as_fd().as_raw_fd();
     let start = bytes.as_ptr().cast();
@@ -110,12 +110,12 @@ pub(crate) fn write(fd: impl AsFd, bytes: &[u8]) -> Result<usize> {
     retry(|| check_size(unsafe { libc::write(fd, start, bytes.len()) }))
 }
 
-/// What is asked for as room for what is sent and not read. The system may give less. With much more,
-/// payloads that follow each other are out of the processor's caches when they are read.
+/// The requested size of a socket's send buffer. The system may grant less. With a much larger
+/// one, successive payloads have left the processor's caches before they are read.
 const WIDE: libc::c_int = 512 << 10;
 
-/// Makes room in a socket for large payloads: each part of one that does not fit is two context
-/// switches.
+/// Enlarges a socket's buffer for large payloads: each part of a payload that does not fit costs
+/// two context switches.
 pub(crate) fn widen(socket: impl AsFd) -> Result<()> {
     let (fd, wide) = (socket.as_fd().as_raw_fd(), WIDE);
     let (value, len) = (
@@ -126,7 +126,8 @@ pub(crate) fn widen(socket: impl AsFd) -> Result<()> {
     check(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, value, len) }).map(drop)
 }
 
-/// Ends one or both directions of a socket. That it is not connected any more is no error.
+/// Shuts down one or both directions of a socket. A socket that is no longer connected is not an
+/// error.
 pub(crate) fn shutdown(socket: impl AsFd, how: Shutdown) -> Result<()> {
     let how = match how {
         Shutdown::Read => libc::SHUT_RD,
@@ -140,7 +141,7 @@ pub(crate) fn shutdown(socket: impl AsFd, how: Shutdown) -> Result<()> {
     }
 }
 
-/// Makes reads and writes of a descriptor, and of all its duplicates, never wait.
+/// Makes a descriptor, and all its duplicates, non-blocking.
 pub(crate) fn set_nonblocking(fd: impl AsFd) -> Result<()> {
     let fd = fd.as_fd().as_raw_fd();
     // SAFETY: takes no pointers.
@@ -149,7 +150,7 @@ pub(crate) fn set_nonblocking(fd: impl AsFd) -> Result<()> {
     check(unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) }).map(drop)
 }
 
-/// Whether this is a socket that carries a stream of bytes.
+/// Whether this is a stream socket.
 pub(crate) fn is_stream_socket(fd: BorrowedFd<'_>) -> bool {
     let mut kind: libc::c_int = 0;
     let mut len = size_of_val(&kind) as libc::socklen_t;
@@ -160,23 +161,23 @@ pub(crate) fn is_stream_socket(fd: BorrowedFd<'_>) -> bool {
         && kind == libc::SOCK_STREAM
 }
 
-/// A close-on-exec duplicate with a number of at least `least`, out of the way of the small numbers
-/// that a child's descriptors are moved to.
+/// A close-on-exec duplicate with a number of at least `least`, so that it does not collide with
+/// the small numbers that a child's descriptors are moved to.
 pub(crate) fn duplicate_above(fd: impl AsFd, least: RawFd) -> Result<OwnedFd> {
     let fd = fd.as_fd().as_raw_fd();
     // SAFETY: takes no pointers.
     let new = check(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, least) })?;
-    // SAFETY: the descriptor was just made and nobody else has it.
+    // SAFETY: the descriptor was just created and has no other owner.
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
 /// A standard descriptor: 0, 1 or 2.
 ///
-/// `std::io::stdin()` and `stdout()` are that, too, but each comes with its buffer.
+/// `std::io::stdin()` and `stdout()` refer to these, too, but each allocates a buffer.
 pub(crate) fn standard(number: RawFd) -> BorrowedFd<'static> {
     assert_standard(number);
-    // SAFETY: these are open from the start, as the standard library sees to, and nobody owns
-    // them, so nobody closes them. Its own functions lend them the same way.
+    // SAFETY: the standard library makes sure that these are open from the start, and they have no
+    // owner that could close them. Its own functions lend them the same way.
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 
@@ -189,12 +190,12 @@ pub(crate) fn inode(fd: BorrowedFd<'_>) -> Result<u64> {
     Ok(stat.st_ino)
 }
 
-/// Makes the descriptor `number`, one of 0, 1 and 2, the same file as `fd`. It stays open in
-/// programs that are executed.
+/// Makes the descriptor `number`, one of 0, 1 and 2, refer to the same file as `fd`. It stays open
+/// across exec.
 pub(crate) fn replace(number: RawFd, fd: impl AsFd) -> Result<()> {
     assert_standard(number);
-    // SAFETY: takes no pointers; nobody owns the standard descriptors, so none is closed under
-    // its owner.
+    // SAFETY: takes no pointers; the standard descriptors have no owner, so none is closed that an
+    // owner still uses.
     retry(|| check(unsafe { libc::dup2(fd.as_fd().as_raw_fd(), number) }).map(drop))
 }
 
@@ -206,13 +207,13 @@ fn assert_standard(number: RawFd) {
 }
 
 /// Takes a descriptor that the process was started with, and makes it close-on-exec. `None` if
-/// there is none of that number.
+/// none has that number.
 ///
-/// To be called once for each number, before the program opens descriptors under it.
+/// To be called once for each number, before the program opens a descriptor that gets the number.
 pub(crate) fn take_inherited(number: RawFd) -> Option<OwnedFd> {
     // SAFETY: takes no pointers.
     check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }).ok()?;
-    // SAFETY: it is open, and was given to this process by its parent for the one who asks: the
+    // SAFETY: it is open, and this process inherited it from its parent for the caller to own: the
     // marker says so, and the marker is taken only once.
     Some(unsafe { OwnedFd::from_raw_fd(number) })
 }

@@ -9,13 +9,13 @@ const F_SETSIG: libc::c_int = 10;
 
 /// The reading end of a pipe whose writing end only the parent holds. Nothing is ever written.
 ///
-/// While it is armed, the kernel sends this process SIGKILL when the parent is gone, be it busy in
-/// whatever: the pipe hangs up, and `O_ASYNC` with `F_SETSIG` (fcntl(2)) makes a signal of that.
-/// Disarmed it does nothing, which lets an idle child see the end of its requests and exit in
-/// order. A handler that runs cannot be waited for, an idle child can.
+/// While it is armed, the kernel sends this process SIGKILL when the parent is gone, whatever the
+/// process is doing: the pipe hangs up, and `O_ASYNC` with `F_SETSIG` (fcntl(2)) turns that into
+/// the signal. Disarmed it does nothing, so that an idle child can read the end of its requests
+/// and exit cleanly. A running handler might never return, whereas an idle child exits promptly.
 ///
-/// Why not `PR_SET_PDEATHSIG`: it fires when the *thread* that started the child ends. Why not the
-/// connection itself: `O_ASYNC` there signals every request, too. Why not a thread: it costs every
+/// Rejected alternatives: `PR_SET_PDEATHSIG` fires when the *thread* that started the child ends.
+/// On the connection itself, `O_ASYNC` would signal every request, too. A thread would cost every
 /// child memory and start-up time.
 #[derive(Debug)]
 pub(crate) struct Lifeline {
@@ -35,8 +35,8 @@ impl Lifeline {
         Ok(Lifeline { pipe })
     }
 
-    /// From now on the process dies with its parent. Returns whether the parent is still there: if
-    /// it went before, no signal comes.
+    /// From now on the process dies with its parent. Returns whether the parent is still alive: if
+    /// it has already gone, no signal comes.
     pub(crate) fn arm(&self) -> Result<bool> {
         self.set_flags(libc::O_ASYNC)?;
         let fd = self.pipe.as_raw_fd();
@@ -57,7 +57,7 @@ impl Lifeline {
 
     fn set_flags(&self, flags: libc::c_int) -> Result<()> {
         // SAFETY: takes no pointers. The pipe has no other flags that could be lost: the parent
-        // made it, and this process has the only copy of its reading end.
+        // created it, and this process has the only copy of its reading end.
         check(unsafe { libc::fcntl(self.pipe.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
     }
 }

@@ -1,7 +1,7 @@
-//! Everything the standard library has no safe call for: each system call behind a function with a
-//! safe signature. All `unsafe` of the crate is here.
+//! Everything for which the standard library has no safe function: each system call is wrapped in a
+//! function with a safe signature. All `unsafe` code of the crate is here.
 //!
-//! What is safe elsewhere is not here: sockets, pipes and duplicated descriptors come from `std`.
+//! Sockets, pipes and duplicated descriptors come from `std`, where it has safe functions for them.
 
 mod clock;
 mod inline;
@@ -31,7 +31,7 @@ pub(crate) use waker::Waker;
 
 use std::io::{Error, ErrorKind, Result};
 
-/// A system call's result: -1 is `errno`. Retries nothing; see [`retry`].
+/// The result of a system call: -1 becomes the error in `errno`. Does not retry; see [`retry`].
 fn check(result: libc::c_int) -> Result<libc::c_int> {
     match result {
         -1 => Err(Error::last_os_error()),
@@ -39,12 +39,12 @@ fn check(result: libc::c_int) -> Result<libc::c_int> {
     }
 }
 
-/// As [`check`], for calls that return a size.
+/// Same as [`check`], for calls that return a size.
 fn check_size(result: libc::ssize_t) -> Result<usize> {
     usize::try_from(result).map_err(|_| Error::last_os_error())
 }
 
-/// Repeats a call that a signal handler of the program interrupted.
+/// Repeats a call that was interrupted by one of the program's signal handlers.
 fn retry<T>(mut call: impl FnMut() -> Result<T>) -> Result<T> {
     loop {
         match call() {

@@ -1,4 +1,4 @@
-//! Waiting for descriptors: in a poller, or for one alone.
+//! Waiting for descriptors: with a poller, or directly with ppoll(2).
 
 use super::{check, retry};
 use polling::{Event, PollMode, Poller};
@@ -8,8 +8,8 @@ use std::ptr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A descriptor that a poller watches. Its existence is the proof that the descriptor is open, and
-/// dropping it ends the watch: what `Poller::add` asks for.
+/// A descriptor that is registered with a poller. Its existence proves that the descriptor is open,
+/// and dropping it removes the registration, as `Poller::add` requires.
 #[derive(Debug)]
 pub(crate) struct Registration {
     poller: Arc<Poller>,
@@ -17,7 +17,7 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    /// Watches `fd`, level-triggered.
+    /// Registers `fd`, level-triggered.
     pub(crate) fn new(poller: &Arc<Poller>, fd: &Arc<OwnedFd>, interest: Event) -> Result<Self> {
         // SAFETY: the descriptor stays open as long as `self` has it, and `drop` deletes it.
         unsafe { poller.add_with_mode(fd.as_raw_fd(), interest, PollMode::Level)? };
@@ -27,7 +27,7 @@ impl Registration {
         })
     }
 
-    /// Watches for something else. For nothing, a hang-up is still told, once.
+    /// Changes the interest. With none, a hang-up is still reported, once.
     pub(crate) fn modify(&self, interest: Event) -> Result<()> {
         let mode = if interest.readable || interest.writable {
             PollMode::Level
@@ -46,12 +46,12 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // It can only fail for a descriptor that is not watched, and then nothing is to be done.
+        // This only fails for a descriptor that is not registered, and then there is nothing to do.
         let _ = self.poller.delete(self.fd.as_fd());
     }
 }
 
-/// What to wait for.
+/// The condition to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Interest {
     Readable,
@@ -67,22 +67,22 @@ impl Interest {
     }
 }
 
-/// Waits until a descriptor is ready, or its other end is gone, however long it takes.
+/// Blocks until a descriptor is ready or its other end is gone.
 pub(crate) fn wait_for(fd: impl AsFd, interest: Interest) -> Result<()> {
     let mut set = PollSet::default();
     set.add(fd.as_fd().as_raw_fd(), interest);
     set.wait(None).map(drop)
 }
 
-/// As [`wait_for`], for this long at most. Returns whether it is ready.
+/// Same as [`wait_for`], but for at most `time`. Returns whether the descriptor is ready.
 pub(crate) fn wait_at_most(fd: impl AsFd, interest: Interest, time: Duration) -> Result<bool> {
     let mut set = PollSet::default();
     set.add(fd.as_fd().as_raw_fd(), interest);
     set.wait(Some(time)).map(|ready| ready > 0)
 }
 
-/// Descriptors to wait for with ppoll(2): a system call, and nothing to be set up or torn down for
-/// it. What a child's loop has is few, and changes often.
+/// Descriptors to wait for with ppoll(2), which needs no set-up or tear-down: a child's loop has
+/// few descriptors, and they change often.
 #[derive(Debug, Default)]
 pub(crate) struct PollSet(Vec<libc::pollfd>);
 
@@ -91,7 +91,7 @@ impl PollSet {
         self.0.clear();
     }
 
-    /// Adds a descriptor by number: one that is closed counts as ready. Returns its place.
+    /// Adds a descriptor by number: a closed one counts as ready. Returns its place.
     pub(crate) fn add(&mut self, fd: RawFd, interest: Interest) -> usize {
         self.0.push(libc::pollfd {
             fd,
@@ -101,7 +101,7 @@ impl PollSet {
         self.0.len() - 1
     }
 
-    /// Waits until one of them is ready, or for this long. Returns how many are.
+    /// Waits until one of them is ready, at most for `timeout`. Returns how many are ready.
     pub(crate) fn wait(&mut self, timeout: Option<Duration>) -> Result<usize> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         retry(|| {
@@ -118,7 +118,7 @@ impl PollSet {
         })
     }
 
-    /// Whether the descriptor at this place is ready, or has an error to tell.
+    /// Whether the descriptor at this place is ready, or has an error to report.
     pub(crate) fn is_ready(&self, place: usize) -> bool {
         self.0[place].revents != 0
     }

@@ -1,4 +1,4 @@
-//! Child processes by pidfd: no process id is trusted after it may have been reused.
+//! Child processes by pidfd: a process id is not used once it may have been reused.
 
 use super::{check, retry};
 use std::ffi::CStr;
@@ -11,12 +11,13 @@ use std::process::ExitStatus;
 ///
 /// # Errors
 ///
-/// `ESRCH` if the process has ended and somebody else reaped it, `ENOSYS` before Linux 5.3.
+/// `ESRCH` if the process has ended and was reaped by other code, `ENOSYS` before Linux 5.3.
 pub(crate) fn open_pidfd(pid: u32) -> Result<OwnedFd> {
     // SAFETY: takes no pointers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
     let fd = check(fd as libc::c_int)?;
-    // SAFETY: the descriptor was just made and nobody else has it. The kernel makes it close-on-exec.
+    // SAFETY: the descriptor was just created and has no other owner. The kernel makes it
+    // close-on-exec.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
@@ -24,7 +25,7 @@ pub(crate) fn open_pidfd(pid: u32) -> Result<OwnedFd> {
 ///
 /// # Errors
 ///
-/// `ECHILD` if somebody else took it, or the program ignores SIGCHLD.
+/// `ECHILD` if other code took it, or the program ignores SIGCHLD.
 pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Result<Option<ExitStatus>> {
     let id = pidfd.as_raw_fd() as libc::id_t;
     let flags = libc::WEXITED | libc::WNOHANG;
@@ -38,7 +39,7 @@ pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Result<Option<ExitStatus>> {
     }
     // SAFETY: waitid fills this field for every child that has ended.
     let status = unsafe { info.si_status() };
-    // How wait(2) packs what waitid(2) tells apart.
+    // The encoding of wait(2) for what waitid(2) returns separately.
     Ok(Some(ExitStatus::from_raw(match info.si_code {
         libc::CLD_EXITED => (status & 0xff) << 8,
         libc::CLD_DUMPED => status | 0x80,
@@ -51,10 +52,10 @@ pub(crate) const SIGTERM: i32 = libc::SIGTERM;
 /// The number of SIGKILL.
 pub(crate) const SIGKILL: i32 = libc::SIGKILL;
 
-/// Signals a child that has not been reaped, and its process group, which has its number.
+/// Signals a child that has not been reaped, and its process group, whose id is the child's.
 ///
-/// The child goes first and by pidfd: only if it is there, if only as a zombie, the group's number
-/// is certain to be still its own.
+/// The child is signalled first, and by pidfd: only if it exists, if only as a zombie, the group id
+/// is certain to be its own.
 pub(crate) fn signal(pid: u32, pidfd: BorrowedFd<'_>, number: i32) -> Result<()> {
     let info: *const libc::siginfo_t = std::ptr::null();
     let (call, fd) = (libc::SYS_pidfd_send_signal, pidfd.as_raw_fd());
@@ -65,7 +66,7 @@ pub(crate) fn signal(pid: u32, pidfd: BorrowedFd<'_>, number: i32) -> Result<()>
     check(unsafe { libc::kill(-(pid as libc::pid_t), number) })
         .map(drop)
         .or_else(|error| {
-            // A child that changed its group has been signalled itself.
+            // The child has changed its group, but has itself been signalled.
             if error.raw_os_error() == Some(libc::ESRCH) {
                 Ok(())
             } else {
@@ -74,19 +75,19 @@ pub(crate) fn signal(pid: u32, pidfd: BorrowedFd<'_>, number: i32) -> Result<()>
         })
 }
 
-/// Kills a child that nobody has reaped, and reaps it.
+/// Kills and reaps a child that was not reaped yet.
 pub(crate) fn kill_and_reap(pid: u32) {
     let pid = pid as libc::pid_t;
-    // SAFETY: takes no pointers. The number is still the child's own.
+    // SAFETY: takes no pointers. The process id is still the child's.
     let _ = unsafe { libc::kill(pid, libc::SIGKILL) };
     let status = std::ptr::null_mut();
-    // SAFETY: a null pointer means that the status is not wanted. It fails if the program ignores
+    // SAFETY: a null pointer means that the status is not wanted. This fails if the program ignores
     // SIGCHLD, and then there is nothing to reap.
     let _ = retry(|| check(unsafe { libc::waitpid(pid, status, 0) }));
 }
 
-/// Sets the name that `ps` and `top` show, if the caller is the process's first thread: a program
-/// executed through `/proc/self/exe` would otherwise be called `exe`. Only 15 bytes of it count.
+/// Sets the name that `ps` and `top` show, if called on the process's first thread: a program
+/// executed through `/proc/self/exe` would otherwise be called `exe`. Truncated to 15 bytes.
 pub(crate) fn rename_process(name: &CStr) {
     // SAFETY: takes no pointers.
     if unsafe { libc::syscall(libc::SYS_gettid) } != libc::c_long::from(std::process::id() as i32) {
@@ -101,8 +102,9 @@ pub(crate) fn is_no_process(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(libc::ESRCH)
 }
 
-/// Has a function called when the process exits in order, by exit(3); see atexit(3).
+/// Registers a function to be called when the process exits by exit(3); see atexit(3).
 pub(crate) fn at_exit(function: extern "C" fn()) {
-    // SAFETY: any function may be registered. It fails if there is no memory, and then is not called.
+    // SAFETY: any function may be registered. This fails if there is no memory, and then the
+    // function is not called.
     let _ = unsafe { libc::atexit(function) };
 }

@@ -1,6 +1,6 @@
-//! Signals by name.
+//! Names of signals.
 
-/// `SIGSEGV`, or `signal 40` for one that has no name.
+/// The name of a signal, such as `SIGSEGV`, or `signal 40` for one without a name.
 pub(crate) fn signal_name(number: i32) -> String {
     let name = match number {
         libc::SIGHUP => "SIGHUP",

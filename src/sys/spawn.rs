@@ -1,8 +1,8 @@
 //! Starting a program with posix_spawn(3).
 //!
-//! Not `std::process::Command`: it resets no ignored signals, cannot close what the program has
-//! open without close-on-exec, and to do either in a `pre_exec` hook would make it `fork`, which
-//! from a parent of 10 GB takes as long as copying its page tables.
+//! Not `std::process::Command`: it does not reset ignored signals, cannot close the program's
+//! descriptors that are not close-on-exec, and doing either in a `pre_exec` hook would make it
+//! `fork`, which for a parent of 10 GB takes as long as copying its page tables.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_short, c_void};
 use std::io::{Error, ErrorKind, Result};
@@ -12,28 +12,29 @@ use std::ptr;
 
 /// What to start.
 pub(crate) struct Spawn<'a> {
-    /// The program; searched for in `PATH` if it has no slash.
+    /// The program; searched for in `PATH` if it contains no slash.
     pub(crate) program: &'a CStr,
-    /// Its arguments, the first being its own name.
+    /// Its arguments; the first is its own name.
     pub(crate) args: &'a [CString],
-    /// Its whole environment, each `NAME=value`.
+    /// Its whole environment, each entry as `NAME=value`.
     pub(crate) env: &'a [CString],
     /// The directory it starts in.
     pub(crate) dir: Option<&'a CStr>,
-    /// Its descriptors: which of ours, and the number it gets. Ours must have numbers above all of
-    /// those, see [`super::duplicate_above`]. 0, 1 and 2 are inherited if not named here.
+    /// Its descriptors: one of this process's, and the number it gets in the child. The former must
+    /// be above all of the latter, see [`super::duplicate_above`]. 0, 1 and 2 are inherited if not
+    /// listed here.
     pub(crate) fds: &'a [(BorrowedFd<'a>, RawFd)],
-    /// All other descriptors below this number are closed, and all from it on where the system can
-    /// (glibc 2.34). Elsewhere the ones that are not close-on-exec are inherited.
+    /// All other descriptors below this number are closed, and all from it on if the C library
+    /// can (glibc 2.34). Otherwise those that are not close-on-exec are inherited.
     pub(crate) close_from: RawFd,
 }
 
-/// Starts a program in a process group of its own, with default signal dispositions and no signal
+/// Starts a program in its own process group, with default signal dispositions and no signal
 /// blocked. Returns its process id.
 ///
 /// # Errors
 ///
-/// Whatever kept it from being executed: the C library reports errors of the new process, too.
+/// Whatever prevented its execution: the C library reports errors of the new process, too.
 pub(crate) fn spawn(what: &Spawn<'_>) -> Result<u32> {
     let mut actions = FileActions::new()?;
     if let Some(dir) = what.dir {
@@ -42,7 +43,7 @@ pub(crate) fn spawn(what: &Spawn<'_>) -> Result<u32> {
     for &(fd, number) in what.fds {
         assert!(
             fd.as_raw_fd() >= what.close_from,
-            "a descriptor is in the way of another"
+            "a descriptor's number collides with the child's"
         );
         actions.duplicate(fd, number)?;
     }
@@ -55,7 +56,7 @@ pub(crate) fn spawn(what: &Spawn<'_>) -> Result<u32> {
     let attributes = SpawnAttributes::new()?;
     let (args, env) = (pointers(what.args), pointers(what.env));
     let mut pid: libc::pid_t = 0;
-    // SAFETY: `program` is a C string; `args` and `env` are arrays of C strings that end with null;
+    // SAFETY: `program` is a C string; `args` and `env` are null-terminated arrays of C strings;
     // actions and attributes are initialised. All outlive the call, which returns after the
     // program is executed.
     check(unsafe {
@@ -71,7 +72,7 @@ pub(crate) fn spawn(what: &Spawn<'_>) -> Result<u32> {
     Ok(pid as u32)
 }
 
-/// An array of C strings as execve(2) wants it.
+/// An array of C strings in the form that execve(2) needs.
 fn pointers(strings: &[CString]) -> Vec<*mut c_char> {
     strings
         .iter()
@@ -88,7 +89,7 @@ fn check(result: c_int) -> Result<()> {
     }
 }
 
-/// What the new process does before it executes the program.
+/// The new process's actions before it executes the program.
 struct FileActions(libc::posix_spawn_file_actions_t);
 
 impl FileActions {
@@ -116,7 +117,7 @@ impl FileActions {
         type AddChdir =
             unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, *const c_char) -> c_int;
         let Some(function) = symbol(c"posix_spawn_file_actions_addchdir_np") else {
-            let why = "a directory for the child needs glibc 2.29 or musl 1.1.24";
+            let why = "setting the child's directory needs glibc 2.29 or musl 1.1.24";
             return Err(Error::new(ErrorKind::Unsupported, why));
         };
         // SAFETY: the function of that name has this signature in every C library that has it.
@@ -145,7 +146,7 @@ impl Drop for FileActions {
     }
 }
 
-/// What else is different about the new process.
+/// The new process's signal state and process group.
 struct SpawnAttributes(libc::posix_spawnattr_t);
 
 impl SpawnAttributes {
@@ -183,7 +184,7 @@ impl Drop for SpawnAttributes {
     }
 }
 
-/// A function that not every C library has.
+/// A function of the C library that not every version has.
 fn symbol(name: &CStr) -> Option<*mut c_void> {
     // SAFETY: the name is a C string.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };

@@ -4,7 +4,8 @@ use super::{check, check_size, retry};
 use std::io::{ErrorKind, Result};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-/// A descriptor that is readable once rung, until it is silenced; see eventfd(2).
+/// A descriptor that is readable from [`wake`](Waker::wake) until [`reset`](Waker::reset); see
+/// eventfd(2).
 #[derive(Debug)]
 pub(crate) struct Waker(OwnedFd);
 
@@ -12,14 +13,14 @@ impl Waker {
     pub(crate) fn new() -> Result<Self> {
         // SAFETY: takes no pointers.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
-        // SAFETY: the descriptor was just made and nobody else has it.
+        // SAFETY: the descriptor was just created and has no other owner.
         Ok(Waker(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
     pub(crate) fn wake(&self) {
         let one = 1u64.to_ne_bytes();
         let (fd, start) = (self.0.as_raw_fd(), one.as_ptr().cast());
-        // It only fails if it was rung 2^64 - 2 times before, and so is heard anyway.
+        // Fails only after 2^64 - 2 calls without a reset, and then the descriptor is readable.
         // SAFETY: `start` points to eight bytes.
         let _ = retry(|| check_size(unsafe { libc::write(fd, start, one.len()) }));
     }
