@@ -1,4 +1,4 @@
-//! What a function is called with and answers with.
+//! The types of a function.
 
 use crate::codec::{Codec, Octets, Strings};
 use crate::error::BoxError;
@@ -7,15 +7,15 @@ use std::fmt::{Debug, Display};
 /// A function's name, types and codec, known to both sides.
 ///
 /// A plain name, as in `process.rpc("resize")`, is a service of octet strings. For other types,
-/// implement this for a unit struct and use it in the name's place on both sides: [`Rpc`] and
-/// [`Caller`] then take and give those types.
+/// implement this for a unit struct and use it instead of the name on both sides: [`Rpc`] and
+/// [`Caller`] then accept and return those types.
 ///
 /// [`Rpc`]: crate::Rpc
 /// [`Caller`]: crate::Caller
 ///
 /// # Examples
 ///
-/// A service of numbers, with a codec of its own; see [`Codec`] for how to write one.
+/// A service of numbers, with its own codec; see [`Codec`] for how to write one.
 ///
 /// ```
 /// use offspring::{Codec, CodecError, Input, Output, Service};
@@ -56,36 +56,36 @@ use std::fmt::{Debug, Display};
 /// }
 /// ```
 pub trait Service: Clone + Send + Sync + 'static {
-    /// Writes and reads all the types below.
+    /// Encodes and decodes all the types below.
     type Codec: Codec<Self::Request>
         + Codec<Self::Reply>
         + Codec<Self::Error>
         + Codec<Self::Event>
         + Codec<Self::Progress>;
-    /// What a call sends.
+    /// The argument of a call.
     type Request: Send + 'static;
-    /// What a call gets if the function succeeds.
+    /// The result of a call if the function succeeds.
     type Reply: Send + 'static;
-    /// What a call gets if the function fails.
+    /// The result of a call if the function fails.
     type Error: Display + Debug + Send + 'static;
-    /// What the child sends on its own.
+    /// What the child sends as an event, at any time.
     type Event: Send + 'static;
-    /// What a function sends about one call while it works on it.
+    /// What a function sends about a call while it runs.
     type Progress: Send + 'static;
 
-    /// The function's name in the child's table. For a plain peer, only a name for messages.
+    /// The function's name in the child's table. For a plain peer, used only in messages.
     fn name(&self) -> &str;
 
-    /// The version of the types. A child whose version is another refuses to start.
+    /// The version of the types. A child with another version refuses to start. Default: 0.
     fn version(&self) -> u32 {
         0
     }
 
-    /// The event that tells an `on_event` handler of an error, for handles with no `on_error`; and of a
-    /// panic on a child's [`Loop`](crate::Loop) that belongs to no call.
+    /// The event that reports an error to the `on_event` handler of a handle without `on_error`, or
+    /// a panic on a child's [`Loop`](crate::Loop) that belongs to no call.
     ///
     /// Default: none. The handle's error then goes to the log, or to standard error if the feature
-    /// `log` is off, and of the panic nobody is told but the child's panic hook.
+    /// `log` is off, and the panic is reported by the child's panic hook only.
     fn error_event(&self, message: &str) -> Option<Self::Event> {
         let _ = message;
         None

@@ -1,20 +1,20 @@
-//! What may be passed where a value is sent.
+//! Values that can be passed as the argument of a call, reply, event or progress report.
 
 use super::{Codec, CodecError, Octets, Output, Strings};
 use crate::wire::octets;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// A value that can be sent as a `T` by the codec `C`: a `T`, a `&T`, and for octet strings
-/// whatever is made of [them](OctetString).
+/// A value that can be sent as a `T` by the codec `C`: a `T` or a `&T`. For octet strings also
+/// anything made of [`OctetString`]s:
 ///
-/// | for [`Strings`] | is |
+/// | argument | is sent as |
 /// |---|---|
 /// | `()` | no string |
 /// | `"text"`, `String`, `&String` | one string |
-/// | `["rmdir", path]`, `[bytes]`, `&[..]`, `Vec` | one string an element |
-/// | `("rmdir", path, &bytes[..])` | strings of different types, up to six |
-/// | `strings.into_iter().collect::<Strings>()` | anything else |
+/// | `["rmdir", path]`, `[bytes]`, `&[..]`, `Vec` | one string per element |
+/// | `("rmdir", path, &bytes[..])` | one string per element, up to six of different types |
+/// | `strings.into_iter().collect::<Strings>()` | the strings of any iterator |
 ///
 /// # Examples
 ///
@@ -38,11 +38,11 @@ use std::sync::Arc;
             those, or `Strings` collected from an iterator; one byte string is `[bytes]`"
 )]
 pub trait Argument<T, C> {
-    /// Appends the value as the codec writes it.
+    /// Appends the encoded value to `output`.
     ///
     /// # Errors
     ///
-    /// Those of [`Codec::encode`].
+    /// Same as [`Codec::encode`].
     fn encode_to(self, output: &mut Output) -> Result<(), CodecError>;
 }
 
@@ -58,11 +58,11 @@ impl<T, C: Codec<T>> Argument<T, C> for &T {
     }
 }
 
-/// What is one octet string in a request or reply: bytes and text, owned or borrowed, and a reference to
-/// whatever is `AsRef<[u8]>`.
+/// A value that is sent as one octet string: bytes or text, owned or borrowed, or a reference to
+/// anything that is `AsRef<[u8]>`.
 ///
-/// A long `Vec<u8>` or `String` that is given away in a request, reply or event is not copied: it is
-/// written from where it lies.
+/// A long `Vec<u8>` or `String` that is passed by value in a request, reply or event is not copied:
+/// it is written to the socket directly.
 ///
 /// # Examples
 ///
@@ -75,12 +75,12 @@ impl<T, C: Codec<T>> Argument<T, C> for &T {
 /// assert_eq!(output.len(), 5 + 3 + (1 << 20));
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no octet string",
-    note = "those are `&str`, `String`, `Vec<u8>`, `[u8; N]`, `Cow`, `Box` and `Arc` of `[u8]`, and a \
-            reference to anything that is `AsRef<[u8]>`"
+    message = "`{Self}` is not an octet string",
+    note = "octet strings are: `&str`, `String`, `Vec<u8>`, `[u8; N]`, `Cow`, `Box` and `Arc` of \
+            `[u8]`, and a reference to anything that is `AsRef<[u8]>`"
 )]
 pub trait OctetString {
-    /// Appends it, behind its length.
+    /// Appends the string, preceded by its length.
     fn push_to(self, output: &mut Output);
 }
 
@@ -132,7 +132,7 @@ impl<const N: usize> OctetString for [u8; N] {
     }
 }
 
-/// Implements it for lists of octet strings.
+/// Implements [`Argument`] for lists of octet strings.
 macro_rules! lists {
     ($([$($generics:tt)*] $type:ty, $self:ident => $strings:expr;)*) => {$(
         impl<$($generics)*> Argument<Strings, Octets> for $type {
@@ -158,7 +158,7 @@ lists! {
     [A: AsRef<[u8]>] &Vec<A>, self => self;
 }
 
-/// Implements it for tuples of octet strings.
+/// Implements [`Argument`] for tuples of octet strings.
 macro_rules! tuples {
     ($(($($name:ident $n:tt),+))*) => {$(
         impl<$($name: OctetString),+> Argument<Strings, Octets> for ($($name,)+) {
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_an_octet_string_is_written_as_that() {
+    fn every_type_of_octet_string_is_encoded_as_one_string() {
         let (bytes, text) = (b"ab".to_vec(), "ab".to_owned());
         let borrowed: Cow<'_, [u8]> = Cow::Borrowed(&bytes);
         let owned: Cow<'_, [u8]> = Cow::Owned(bytes.clone());
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn long_bytes_that_are_given_away_are_not_copied() {
+    fn long_bytes_passed_by_value_are_not_copied() {
         let long = || vec![7; 100_000];
         let all = [vec![], long(), vec![1; 3], long(), vec![]];
         let at = [1, 3].map(|n: usize| all[n].as_ptr());

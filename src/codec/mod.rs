@@ -1,7 +1,7 @@
-//! How requests, replies, errors and events become bytes. No I/O.
+//! Encoding of requests, replies, errors and events. No I/O.
 //!
-//! Below the codec a payload is opaque: the connection neither looks into it nor copies it more
-//! than it must. A [`Codec`] is a type that is never made, only named, by a [`Service`].
+//! Below the codec a payload is opaque: the connection does not inspect it, nor copy it more than
+//! necessary. A [`Codec`] is a type without values, named by a [`Service`].
 //!
 //! [`Service`]: crate::Service
 
@@ -24,7 +24,7 @@ use std::ops::Deref;
 /// A way to write a `T` as bytes and to read it back.
 ///
 /// One marker type implements it for every type a [`Service`](crate::Service) uses. The bytes come
-/// from another process: `decode` must take any.
+/// from another process: `decode` must return an error for invalid ones, whatever they are.
 ///
 /// # Examples
 ///
@@ -56,31 +56,31 @@ use std::ops::Deref;
 /// # Ok::<(), CodecError>(())
 /// ```
 pub trait Codec<T> {
-    /// The codec's name, which both processes must agree on. The same for every `T`.
+    /// The codec's name. It must be the same in both processes, and for every `T`.
     const NAME: &'static str;
 
     /// Appends `value` to `output`.
     ///
     /// # Errors
     ///
-    /// If the value has no encoding. The call it belongs to fails and nothing is sent.
+    /// If the value cannot be encoded. Its call fails, and the value is not sent.
     fn encode(value: &T, output: &mut Output) -> Result<(), CodecError>;
 
-    /// As [`encode`](Codec::encode), for a value that is not needed any more: one that is mostly bytes can
-    /// [give](Output::push) them away instead of having them copied.
+    /// Same as [`encode`](Codec::encode), but takes ownership: a value that consists mostly of
+    /// bytes can [move](Output::push) them instead of copying them. Default: calls `encode`.
     ///
     /// # Errors
     ///
-    /// Those of `encode`, which it calls unless it is implemented.
+    /// Same as `encode`.
     fn encode_owned(value: T, output: &mut Output) -> Result<(), CodecError> {
         Self::encode(&value, output)
     }
 
-    /// Reads a value that takes up the whole input.
+    /// Decodes a value, which must take up the whole input.
     ///
     /// # Errors
     ///
-    /// If the bytes are not such a value. The call they belong to fails.
+    /// If the bytes are not a valid encoding. Their call fails.
     fn decode(input: Input<'_>) -> Result<T, CodecError>;
 }
 
@@ -89,7 +89,7 @@ pub trait Codec<T> {
 pub struct CodecError(BoxError);
 
 impl CodecError {
-    /// An error with this cause, which may be a text.
+    /// An error with this cause, which may be a string.
     pub fn new(cause: impl Into<BoxError>) -> Self {
         CodecError(cause.into())
     }
@@ -107,7 +107,8 @@ impl std::error::Error for CodecError {
     }
 }
 
-/// Where a [`Codec`] writes to. Also an [`io::Write`] that never fails, for serialisers that want one.
+/// The buffer a [`Codec`] writes to. Also an [`io::Write`] that never fails, for serialisers that
+/// need one.
 #[derive(Debug, Default)]
 pub struct Output {
     body: Body,
@@ -120,37 +121,37 @@ impl Output {
         self.vec().extend_from_slice(bytes);
     }
 
-    /// Appends bytes that are not needed any more. If they are many, and of a request, reply or event, they
-    /// are not copied: they go from where they lie into the socket.
+    /// Appends bytes by value. Long ones, if they are part of a request, reply or event, are not
+    /// copied: they are written to the socket directly.
     pub fn push(&mut self, bytes: Vec<u8>) {
         self.body.push(bytes);
     }
 
-    /// How many bytes were written.
+    /// The number of bytes written so far.
     #[must_use]
     pub fn len(&self) -> usize {
         self.body.len()
     }
 
-    /// Whether nothing was written.
+    /// Whether nothing was written yet.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The bytes that were written.
+    /// The written bytes.
     #[must_use]
     pub fn into_vec(self) -> Vec<u8> {
         self.body.into_vec()
     }
 
-    /// For code that appends in place.
+    /// The last piece, for code that appends in place.
     #[inline]
     pub(crate) fn vec(&mut self) -> &mut Vec<u8> {
         self.body.end()
     }
 
-    /// For who has it written.
+    /// The pieces, to be queued for writing.
     #[inline]
     pub(crate) fn body(&mut self) -> &mut Body {
         &mut self.body
@@ -168,7 +169,7 @@ impl io::Write for Output {
     }
 }
 
-/// What a [`Codec`] reads from: bytes, borrowed or owned.
+/// The bytes a [`Codec`] decodes, borrowed or owned.
 #[derive(Debug)]
 pub struct Input<'a>(Repr<'a>);
 
@@ -179,7 +180,7 @@ enum Repr<'a> {
 }
 
 impl Input<'_> {
-    /// The bytes as a `Vec`, copied only where they are borrowed or few. Large payloads are not.
+    /// The bytes as a `Vec`, copied only if they are borrowed or few. Large payloads are moved.
     #[must_use]
     pub fn into_vec(self) -> Vec<u8> {
         match self.0 {

@@ -3,8 +3,8 @@
 use super::{Codec, CodecError, Input, Output, Strings};
 use crate::BoxError;
 
-/// The codec of octet strings: what `AnyEvent::Fork::RPC` sends by default, Perl's
-/// `pack "(w/a*)*"`. An error travels as its text.
+/// The codec of octet strings, in the default encoding of `AnyEvent::Fork::RPC`: Perl's
+/// `pack "(w/a*)*"`. An error is sent as its text.
 #[derive(Debug)]
 pub enum Octets {}
 

@@ -1,4 +1,4 @@
-//! An output for each thread, for what is encoded and then copied on.
+//! An output for each thread, for values that are encoded and then copied to a queue.
 
 use super::Output;
 use crate::wire::REUSABLE;
@@ -9,18 +9,18 @@ thread_local! {
     static OUTPUT: Cell<Option<Box<Output>>> = const { Cell::new(None) };
 }
 
-/// An output that is empty at first: this thread's, or a new one if that is in use. Boxed, as it goes
-/// from hand to hand with every call, and a pointer is moved at once.
+/// An initially empty output: this thread's, or a new one if that is in use. Boxed, as it is moved
+/// several times in every call, and a pointer is cheap to move.
 #[derive(Debug)]
 pub(crate) struct Scratch {
-    /// `None` once it is dropped.
+    /// `None` only while it is dropped.
     output: Option<Box<Output>>,
 }
 
 impl Scratch {
     #[inline]
     pub(crate) fn take() -> Self {
-        // None is there while the thread's other values are dropped, which may call and answer.
+        // There is none while the thread's other locals are dropped, which may call and answer.
         let output = OUTPUT.try_with(Cell::take).ok().flatten();
         let output = output.unwrap_or_default();
         Scratch {
@@ -36,7 +36,7 @@ impl Drop for Scratch {
             return;
         };
         output.body().clear(REUSABLE);
-        // It is the thread's as long as there is one.
+        // Fails if the thread's local is gone already.
         let _ = OUTPUT.try_with(|place| place.set(Some(output)));
     }
 }
@@ -46,17 +46,13 @@ impl Deref for Scratch {
 
     #[inline]
     fn deref(&self) -> &Output {
-        self.output
-            .as_ref()
-            .expect("it is there until it is dropped")
+        self.output.as_ref().expect("present until it is dropped")
     }
 }
 
 impl DerefMut for Scratch {
     #[inline]
     fn deref_mut(&mut self) -> &mut Output {
-        self.output
-            .as_mut()
-            .expect("it is there until it is dropped")
+        self.output.as_mut().expect("present until it is dropped")
     }
 }

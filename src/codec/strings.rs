@@ -1,16 +1,15 @@
-//! The value that the default codec carries.
+//! The value type of the default codec.
 
 use super::{CodecError, Input};
 use crate::wire::{SmallBytes, octets};
 use std::fmt;
 use std::ops::Index;
 
-/// A list of octet strings: what a plain call sends, what it gets back, and what an event carries.
+/// A list of octet strings: the request and reply of a plain call, and the contents of an event.
 ///
-/// Kept the way it travels, one string behind the other, so that taking it in copies nothing and a
-/// short list allocates nothing. Access by index goes through the strings before it; lists are
-/// meant to be short. Strings are any bytes: [`texts`](Strings::texts) is for those that should
-/// be UTF-8.
+/// Stored in its encoded form, so that decoding a large list copies nothing and a short list needs
+/// no allocation. Access by index walks over the preceding strings; lists are meant to be short.
+/// Strings may be any bytes; [`texts`](Strings::texts) is for those that should be UTF-8.
 ///
 /// # Examples
 ///
@@ -28,12 +27,12 @@ use std::ops::Index;
 /// ```
 #[derive(Clone)]
 pub struct Strings {
-    /// Valid octet strings: checked by `decode`, made by `push`.
+    /// Valid octet strings: checked by `decode`, written by `push`.
     encoded: SmallBytes,
 }
 
 impl Strings {
-    /// No strings.
+    /// An empty list.
     #[must_use]
     pub fn new() -> Self {
         Strings {
@@ -41,7 +40,7 @@ impl Strings {
         }
     }
 
-    /// Takes the payload of a frame as it is, once it is known to be a list of octet strings.
+    /// Checks that the payload of a frame is a list of octet strings, and stores it as it is.
     #[inline(always)]
     pub(crate) fn decode(input: Input<'_>) -> Result<Self, CodecError> {
         for string in octets::iter(&input) {
@@ -58,23 +57,23 @@ impl Strings {
         self.encoded.append_to(out);
     }
 
-    /// Whether it is worth giving the payload away instead of copying it.
+    /// Whether moving the payload is cheaper than copying it.
     pub(crate) fn is_long(&self) -> bool {
         matches!(self.encoded, SmallBytes::Heap(_))
     }
 
-    /// The payload of a frame, given away.
+    /// The payload of a frame, by value.
     pub(crate) fn into_encoded(self) -> Vec<u8> {
         self.encoded.into_vec()
     }
 
-    /// How many strings there are.
+    /// The number of strings.
     #[must_use]
     pub fn len(&self) -> usize {
         self.iter().count()
     }
 
-    /// Whether there is no string at all. A list of one empty string is not empty.
+    /// Whether there are no strings. A list of one empty string is not empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.encoded.is_empty()
@@ -98,7 +97,7 @@ impl Strings {
     ///
     /// # Errors
     ///
-    /// If there are more or fewer; the error tells both numbers.
+    /// If there are more or fewer; the error states both numbers.
     pub fn array<const N: usize>(&self) -> Result<[&[u8]; N], CodecError> {
         let len = self.len();
         if len != N {
@@ -114,7 +113,7 @@ impl Strings {
     ///
     /// # Errors
     ///
-    /// If there are more or fewer, or one is not UTF-8; the error tells which.
+    /// If there are more or fewer, or one is not UTF-8; the error states which.
     pub fn texts<const N: usize>(&self) -> Result<[&str; N], CodecError> {
         let strings = self.array::<N>()?;
         let mut texts = [""; N];
@@ -146,11 +145,11 @@ impl Index<usize> for Strings {
     ///
     /// # Panics
     ///
-    /// If there are not that many.
+    /// If `index` is out of range.
     fn index(&self, index: usize) -> &[u8] {
         match self.get(index) {
             Some(string) => string,
-            None => panic!("string {index} of {} was asked for", self.len()),
+            None => panic!("index {index} out of range for {} strings", self.len()),
         }
     }
 }
@@ -164,11 +163,7 @@ impl<'a> Iterator for StringsIter<'a> {
 
     #[inline]
     fn next(&mut self) -> Option<&'a [u8]> {
-        Some(
-            self.0
-                .next()?
-                .expect("Strings are checked when they are made"),
-        )
+        Some(self.0.next()?.expect("checked on construction"))
     }
 }
 
@@ -199,7 +194,7 @@ impl<A: AsRef<[u8]>> FromIterator<A> for Strings {
     }
 }
 
-/// Equal if the strings are, however their lengths were written.
+/// Lists are equal if their strings are, however their lengths are encoded.
 impl PartialEq for Strings {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other)
@@ -220,7 +215,7 @@ impl<A: AsRef<[u8]>> PartialEq<Vec<A>> for Strings {
     }
 }
 
-/// The strings with spaces between them; what is not UTF-8 is replaced.
+/// The strings, separated by spaces; invalid UTF-8 is replaced.
 impl fmt::Display for Strings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (n, string) in self.iter().enumerate() {
@@ -249,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_empty_string_is_not_no_string() {
+    fn list_of_one_empty_string_is_not_empty() {
         let mut strings = Strings::new();
         assert!(strings.is_empty());
         strings.push("");
@@ -259,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_numbers_and_encodings_are_named() {
+    fn errors_state_the_numbers_and_the_invalid_string() {
         let strings: Strings = [&b"a"[..], b"\xff"].into_iter().collect();
         assert_eq!(
             strings.texts::<1>().unwrap_err().to_string(),
@@ -271,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn length_written_with_leading_zeros_is_equal() {
+    fn lists_with_differently_encoded_lengths_are_equal() {
         let strings = Strings::decode(Input::from(&b"\x80\x01a"[..])).unwrap();
         assert_eq!(strings, ["a"]);
         assert_eq!(strings, ["a"].into_iter().collect::<Strings>());
