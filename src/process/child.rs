@@ -1,4 +1,4 @@
-//! A child process that was started, until it is reaped.
+//! A child process, from its start until it is reaped.
 
 use crate::sys;
 use std::io::{PipeWriter, Result};
@@ -6,25 +6,26 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// A child process. Whoever has it last should have seen it reaped.
+/// A child process. It should be reaped before it is dropped.
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: u32,
-    /// Readable once the process has ended. `None` if it had, and somebody else had reaped it,
-    /// before it could be opened.
+    /// Readable once the process has ended. `None` if it had ended and was reaped by other code
+    /// before this could be opened.
     pidfd: Option<Arc<OwnedFd>>,
     /// Keeps the process from being killed: see [`sys::Lifeline`].
     lifeline: Mutex<Option<PipeWriter>>,
-    /// Whether it was reaped. Locked while it is signalled, so that its number is still its own.
+    /// Whether it was reaped. Locked while it is signalled, so that its pid cannot be reused
+    /// meanwhile.
     reaped: Mutex<bool>,
 }
 
 impl Child {
-    /// Takes charge of a process that was just started.
+    /// Takes ownership of a process that was just started.
     pub(crate) fn new(pid: u32, lifeline: Option<PipeWriter>) -> Result<Self> {
         let pidfd = match sys::open_pidfd(pid) {
             Ok(pidfd) => Some(Arc::new(pidfd)),
-            // It is gone, and so is its status: the program ignores SIGCHLD.
+            // The process and its status are gone: the program ignores SIGCHLD.
             Err(error) if sys::is_no_process(&error) => None,
             Err(error) => {
                 sys::kill_and_reap(pid);
@@ -43,22 +44,22 @@ impl Child {
         self.pid
     }
 
-    /// What becomes readable when the process ends, if it has not.
+    /// A descriptor that becomes readable when the process ends, unless it has long ended.
     pub(crate) fn pidfd(&self) -> Option<&Arc<OwnedFd>> {
         self.pidfd.as_ref()
     }
 
-    /// Signals the process and its group. Does nothing once it was reaped.
+    /// Signals the process and its group. Does nothing once it is reaped.
     pub(crate) fn signal(&self, number: i32) {
         let reaped = self.lock();
         if let (false, Some(pidfd)) = (*reaped, &self.pidfd) {
-            // It can only fail if somebody else reaped it, which the pidfd tells, too.
+            // It can only fail if other code reaped the process, which the pidfd reports as well.
             let _ = sys::signal(self.pid, pidfd.as_fd(), number);
         }
     }
 
-    /// Takes the exit status once the process has ended: `None` if it has not. The status is
-    /// `None` if somebody else took it.
+    /// Takes the exit status once the process has ended: `None` if it has not. The inner `None`
+    /// means that other code took the status.
     pub(crate) fn reap(&self) -> Option<Option<ExitStatus>> {
         let mut reaped = self.lock();
         let status = match &self.pidfd {

@@ -1,4 +1,4 @@
-//! Turning a description into a child.
+//! Starting a child from its description.
 
 use super::marker::{self, Inherited};
 use super::stdio::StdioKind;
@@ -13,18 +13,18 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-/// A child that was started, and what leads to it.
+/// A child that was started, and the parent's ends of its descriptors.
 pub(crate) struct Launched {
     /// The connection.
     pub(crate) socket: OwnedFd,
-    /// The process, unless there is only the connection.
+    /// The process, unless there is only a connection.
     pub(crate) child: Option<Child>,
-    /// Its standard error, if that is captured.
+    /// Its standard error, if captured.
     pub(crate) stderr: Option<PipeReader>,
 }
 
 impl Process {
-    /// Starts the child. It knows nothing of setups or functions yet.
+    /// Starts the child. Setups and functions are sent to it later.
     pub(crate) fn launch(&self) -> Result<Launched, Error> {
         if let Target::Stream(_, socket) = &self.target {
             let socket = socket
@@ -45,9 +45,9 @@ impl Process {
     fn adopt(&self, socket: Option<OwnedFd>) -> Result<Launched, Error> {
         let error = |message| Err(Error::new(ErrorKind::Spawn, message));
         match socket {
-            None => error("the stream was started before; a stream can be started once"),
+            None => error("the stream was already started; a stream can be started only once"),
             Some(socket) if !sys::is_stream_socket(socket.as_fd()) => {
-                error("Process::stream() takes a connected stream socket, and this is not one")
+                error("Process::stream() needs a connected stream socket")
             }
             Some(socket) => Ok(Launched {
                 socket,
@@ -59,27 +59,28 @@ impl Process {
 
     fn spawn(&self) -> io::Result<Launched> {
         let (near, far) = UnixStream::pair()?;
-        let mut fds = vec![(out_of_the_way(far)?, 0)];
+        let mut fds = vec![(duplicate(far)?, 0)];
         let mut lifeline = None;
         let mut marker = None;
         if self.plain().is_some() {
             fds.push((fds[0].0.try_clone()?, 1));
         } else {
             let stdout = matches!(self.target, Target::Test(_));
-            let given = Inherited {
+            let inherited = Inherited {
                 lifeline: !self.outlive,
                 stdout,
             };
-            marker = Some(given.marker(&fds[0].0)?);
-            if given.lifeline {
+            marker = Some(inherited.marker(&fds[0].0)?);
+            if inherited.lifeline {
                 let (reader, writer) = io::pipe()?;
-                fds.push((out_of_the_way(reader)?, marker::LIFELINE));
+                fds.push((duplicate(reader)?, marker::LIFELINE));
                 lifeline = Some(writer);
             }
-            if given.stdout {
-                // The harness announces the test it runs; the child's own output comes later.
+            if inherited.stdout {
+                // The harness prints the name of the test that it runs: discard that. The child
+                // restores its standard output later.
                 fds.push((null()?, 1));
-                fds.push((out_of_the_way(sys::standard(1))?, marker::STDOUT));
+                fds.push((duplicate(sys::standard(1))?, marker::STDOUT));
             }
         }
         let stderr = match &self.stderr.0 {
@@ -90,7 +91,7 @@ impl Process {
             }
             StdioKind::Capture(_) => {
                 let (reader, writer) = io::pipe()?;
-                fds.push((out_of_the_way(writer)?, 2));
+                fds.push((duplicate(writer)?, 2));
                 Some(reader)
             }
         };
@@ -119,11 +120,11 @@ impl Process {
         })
     }
 
-    /// What to execute: with a slash in it, unless `PATH` is to be searched.
+    /// The program to execute. It contains a slash, unless `PATH` is to be searched.
     fn program(&self) -> io::Result<OsString> {
         let absolute = |path: &Path| std::path::absolute(path).map(OsString::from);
         match &self.target {
-            // Not its path, which may have another program by now.
+            // Not its path, where there may be another program by now.
             Target::ThisProgram | Target::Test(_) => Ok("/proc/self/exe".into()),
             Target::Exe(path) => absolute(path),
             Target::Command(_, program) if program.as_bytes().contains(&b'/') => {
@@ -144,7 +145,7 @@ impl Process {
         };
         let mut all = vec![c_string(&name)?];
         if let Target::Test(test) = &self.target {
-            // What libtest and nextest understand alike.
+            // Options that both libtest and nextest understand.
             for arg in [test, "--exact", "--nocapture", "--include-ignored"] {
                 all.push(c_string(arg.as_ref())?);
             }
@@ -155,7 +156,7 @@ impl Process {
         Ok(all)
     }
 
-    /// The environment: each `NAME=value`.
+    /// The environment, each entry as `NAME=value`.
     fn environment(&self, marker: Option<String>) -> io::Result<Vec<CString>> {
         let mut all = Vec::new();
         let mut add = |name: &OsStr, value: &OsStr| -> io::Result<()> {
@@ -182,18 +183,18 @@ impl Process {
     }
 }
 
-/// A duplicate whose number is none of those that a child's descriptors get.
-fn out_of_the_way(fd: impl AsFd) -> io::Result<OwnedFd> {
+/// A duplicate whose number is above those that a child's descriptors get.
+fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
     sys::duplicate_above(fd, marker::LIMIT)
 }
 
 fn null() -> io::Result<OwnedFd> {
-    out_of_the_way(File::options().write(true).open("/dev/null")?)
+    duplicate(File::options().write(true).open("/dev/null")?)
 }
 
 fn c_string(string: &OsStr) -> io::Result<CString> {
     CString::new(string.as_bytes()).map_err(|_| {
-        let message = format!("{:?} has a NUL byte in it", string.to_string_lossy());
+        let message = format!("{:?} contains a NUL byte", string.to_string_lossy());
         io::Error::new(io::ErrorKind::InvalidInput, message)
     })
 }

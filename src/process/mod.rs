@@ -1,4 +1,4 @@
-//! Ways to get a child: a description that can be started any number of times.
+//! Ways to get a child, as a description that can be started any number of times.
 
 mod child;
 mod launch;
@@ -18,22 +18,23 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-/// A description of how to get a child, and what to do to it before it serves.
+/// A description of how to get a child, and how to set it up before it serves.
 ///
-/// [`Worker::run`](crate::Worker::run) returns the one of this very program. Nothing is started
-/// until [`rpc`](Process::rpc) is: any number of times, each a new child. Cloning clones the
-/// description.
+/// [`Worker::run`](crate::Worker::run) returns the description of the running program. Nothing is
+/// started until `start` is called on what [`rpc`](Process::rpc) returns; each start makes a new
+/// child. Cloning copies the description.
 ///
-/// Options that say nothing of a stream (arguments, environment, directory, standard error) are
-/// ignored where the child is a [`stream`](Process::stream).
+/// Options that do not apply to a [`stream`](Process::stream) (arguments, environment, directory,
+/// standard error) are ignored there.
 ///
 /// # What a child inherits
 ///
-/// Standard input is the connection, or `/dev/null` once it serves; standard output and error are
-/// the parent's unless told otherwise; no other descriptor is open. Signals have their default
-/// dispositions and none is blocked. It leads a process group of its own, so Ctrl-C reaches the
-/// parent only, which decides. When the parent is gone, however it went, the child goes too: an
-/// idle one exits, a busy one is killed, unless it may [outlive](Process::outlive_parent) it.
+/// Standard input is the connection, or `/dev/null` once the child serves; standard output and
+/// error are the parent's unless configured otherwise; no other descriptor is open. Signals have
+/// their default dispositions and none is blocked. The child leads its own process group, so
+/// Ctrl-C reaches only the parent, which decides what to do. When the parent ends, for whatever
+/// reason, the child ends too: an idle one exits, a busy one is killed, unless it may
+/// [outlive](Process::outlive_parent) the parent.
 ///
 /// # Examples
 ///
@@ -54,27 +55,27 @@ pub struct Process {
     target: Target,
     args: Vec<OsString>,
     env_clear: bool,
-    /// Changes to the inherited environment, by name; `None` takes a variable away.
+    /// Changes to the inherited environment, by name; `None` removes a variable.
     env: Vec<(OsString, Option<OsString>)>,
     dir: Option<PathBuf>,
     stderr: Stdio,
     outlive: bool,
-    /// Names, and arguments as they travel.
+    /// Names and encoded arguments.
     setups: Vec<(String, Vec<u8>)>,
 }
 
-/// What is started.
+/// What to start.
 #[derive(Debug, Clone)]
 enum Target {
-    /// The program that is running.
+    /// The running program.
     ThisProgram,
-    /// The program that is running is a test harness, and this the test to run.
+    /// The running program, which is a test harness, with this test.
     Test(String),
     /// A program that serves a [`Worker`](crate::Worker).
     Exe(PathBuf),
-    /// A program that speaks a plain mode.
+    /// A command that speaks a plain mode.
     Command(Plain, OsString),
-    /// Nothing: the other end of this, until it is taken.
+    /// No program: the peer is at the other end of this socket. `None` once started.
     Stream(Plain, Arc<Mutex<Option<OwnedFd>>>),
 }
 
@@ -92,33 +93,33 @@ impl Process {
         }
     }
 
-    /// This program. It runs from `main` again, up to [`Worker::run`](crate::Worker::run).
+    /// The running program. The child runs from `main` up to [`Worker::run`](crate::Worker::run).
     pub(crate) fn this_program() -> Self {
         Process::new(Target::ThisProgram)
     }
 
-    /// This program, which is a test harness, running this one test.
+    /// The running program, which is a test harness, running this one test.
     pub(crate) fn test(name: String) -> Self {
         Process::new(Target::Test(name))
     }
 
-    /// Another program, which serves a [`Worker`](crate::Worker). A relative path is taken from
-    /// the parent's current directory; `PATH` is not searched.
+    /// Another program, which serves a [`Worker`](crate::Worker). A relative path is resolved
+    /// against the parent's current directory; `PATH` is not searched.
     pub fn exe(path: impl AsRef<Path>) -> Self {
         Process::new(Target::Exe(path.as_ref().to_owned()))
     }
 
     /// Any command that speaks a plain mode on its standard input and output, which are one
-    /// socket. It is searched for in the parent's `PATH` if it has no slash.
+    /// socket. If `program` contains no slash, it is searched for in the parent's `PATH`.
     ///
-    /// Such a child knows nothing of setups, and is not killed if the parent is: it sees the end
-    /// of its input.
+    /// Such a child does not support setups, and is not killed when the parent ends: it reads the
+    /// end of its input.
     pub fn command(plain: Plain, program: impl AsRef<OsStr>) -> Self {
         Process::new(Target::Command(plain, program.as_ref().to_owned()))
     }
 
-    /// Whatever is at the other end of a connected stream socket, in a plain mode. There is one
-    /// such peer: this description can be started once, all its clones together.
+    /// The peer at the other end of a connected stream socket, in a plain mode. As there is only
+    /// one such peer, this description and all its clones can be started once in total.
     ///
     /// # Examples
     ///
@@ -165,40 +166,41 @@ impl Process {
         self
     }
 
-    /// Takes an environment variable away.
+    /// Removes an environment variable.
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Self {
         self.change_env(name.as_ref(), None);
         self
     }
 
-    /// Takes all environment variables away, also those set before.
+    /// Removes all environment variables, including those set before.
     pub fn env_clear(mut self) -> Self {
         self.env_clear = true;
         self.env.clear();
         self
     }
 
-    /// The directory the child starts in. Default: the parent's.
+    /// Sets the directory the child starts in. Default: the parent's.
     pub fn current_dir(mut self, dir: impl AsRef<Path>) -> Self {
         self.dir = Some(dir.as_ref().to_owned());
         self
     }
 
-    /// What becomes of the child's standard error. Default: [`Stdio::inherit`].
+    /// Sets where the child's standard error goes. Default: [`Stdio::inherit`].
     pub fn stderr(mut self, stderr: Stdio) -> Self {
         self.stderr = stderr;
         self
     }
 
-    /// Lets a busy child finish its work when the parent is gone, instead of being killed. It
-    /// exits when it looks for the next request. Default: it does not live on.
+    /// Lets a busy child finish its work when the parent ends, instead of being killed. It exits
+    /// when it next reads a request. Default: a busy child is killed.
     pub fn outlive_parent(mut self) -> Self {
         self.outlive = true;
         self
     }
 
-    /// Runs the setup of that name in the child, with these strings, before it serves; after the
-    /// ones added before. For what the original has as `init`, `eval`, `require` and `send_arg`.
+    /// Runs the setup called `name` in the child, with these strings, before it serves. Setups run
+    /// in the order in which they were added. They replace the original's `init`, `eval`, `require`
+    /// and `send_arg`.
     ///
     /// A setup that fails, or that the child does not have, is a start error of the kind
     /// [`Setup`](crate::ErrorKind::Setup).
@@ -215,7 +217,7 @@ impl Process {
         self
     }
 
-    /// The setups in order: names, and arguments as they travel.
+    /// The setups in order: names and encoded arguments.
     pub(crate) fn setups(&self) -> &[(String, Vec<u8>)] {
         &self.setups
     }
@@ -224,7 +226,7 @@ impl Process {
         self.stderr.callback()
     }
 
-    /// Where a variable is among the changes, or where it is to be put.
+    /// Where a variable is among the changes, or where it should be inserted.
     fn find_env(&self, name: &OsStr) -> Result<usize, usize> {
         self.env
             .binary_search_by(|(other, _)| other.as_os_str().cmp(name))
@@ -237,7 +239,7 @@ impl Process {
         }
     }
 
-    /// The plain mode of the peer, if it has one.
+    /// The plain mode of the peer, if it uses one.
     pub(crate) fn plain(&self) -> Option<Plain> {
         match self.target {
             Target::Command(plain, _) | Target::Stream(plain, _) => Some(plain),
@@ -246,7 +248,7 @@ impl Process {
     }
 }
 
-/// What is started, for messages.
+/// Names what is started, for messages.
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.target {

@@ -1,21 +1,20 @@
-//! What becomes of a child's standard error.
+//! Where a child's standard error goes.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A longer line is cut into several.
+/// A longer line is split.
 const LONGEST_LINE: usize = 8 << 10;
-/// How many lines are kept for errors, and how many bytes of them.
+/// How many lines are kept for errors, and how many bytes in total.
 const TAIL_LINES: usize = 20;
 const TAIL_BYTES: usize = 8 << 10;
 
-/// Called with the child's process id and a line without its end.
+/// Called with the child's process id and a line without its line break.
 pub(crate) type StderrCallback = Arc<dyn Fn(u32, &str) + Send + Sync>;
 
-/// What becomes of a child's standard error.
+/// Where a child's standard error goes.
 ///
-/// Where it is captured, [`Error::stderr`](crate::Error::stderr) has the last 20 lines, at most
-/// 8 KiB.
+/// If it is captured, [`Error::stderr`](crate::Error::stderr) has the last 20 lines, at most 8 KiB.
 #[derive(Clone, Default)]
 pub struct Stdio(pub(super) StdioKind);
 
@@ -28,27 +27,27 @@ pub(super) enum StdioKind {
 }
 
 impl Stdio {
-    /// It goes where the parent's goes. The default. Errors know nothing of it.
+    /// The child inherits the parent's standard error. The default. Errors do not contain it.
     #[must_use]
     pub fn inherit() -> Self {
         Stdio(StdioKind::Inherit)
     }
 
-    /// It goes nowhere.
+    /// Discards it.
     #[must_use]
     pub fn null() -> Self {
         Stdio(StdioKind::Null)
     }
 
-    /// It is captured: shown nowhere, the last lines kept for errors.
+    /// Captures it: it is shown nowhere, but its last lines are kept for errors.
     #[must_use]
     pub fn capture() -> Self {
         Stdio(StdioKind::Capture(None))
     }
 
-    /// It is captured, and each line given to `callback` with the child's process id; the last
-    /// lines are kept for errors. What is not UTF-8 is replaced, and a line above 8 KiB cut into
-    /// several. Called on the reactor's thread.
+    /// Captures it, and calls `callback` with the child's process id and each line; the last lines
+    /// are also kept for errors. Invalid UTF-8 is replaced, and a line above 8 KiB is split. The
+    /// callback runs on the reactor's thread.
     #[must_use]
     pub fn lines(callback: impl Fn(u32, &str) + Send + Sync + 'static) -> Self {
         Stdio(StdioKind::Capture(Some(Arc::new(callback))))
@@ -73,42 +72,42 @@ impl fmt::Debug for Stdio {
     }
 }
 
-/// Cuts bytes into lines, however they come.
+/// Splits bytes into lines, in whatever pieces they arrive.
 #[derive(Default)]
 pub(crate) struct Lines {
-    /// The start of a line whose end has not come.
-    begun: Vec<u8>,
+    /// The beginning of an incomplete line.
+    partial: Vec<u8>,
 }
 
 impl Lines {
-    /// Gives every line that `bytes` end to `line`.
+    /// Calls `line` with every line that `bytes` complete.
     pub(crate) fn push(&mut self, mut bytes: &[u8], mut line: impl FnMut(&str)) {
         while !bytes.is_empty() {
-            let room = LONGEST_LINE - self.begun.len();
+            let room = LONGEST_LINE - self.partial.len();
             let end = memchr::memchr(b'\n', &bytes[..room.min(bytes.len())]);
             let taken = end.unwrap_or(room.min(bytes.len()));
-            self.begun.extend_from_slice(&bytes[..taken]);
+            self.partial.extend_from_slice(&bytes[..taken]);
             bytes = &bytes[taken + usize::from(end.is_some())..];
-            if end.is_some() || self.begun.len() == LONGEST_LINE {
+            if end.is_some() || self.partial.len() == LONGEST_LINE {
                 self.finish_line(&mut line);
             }
         }
     }
 
-    /// Gives what came after the last end of a line to `line`.
+    /// Calls `line` with what came after the last line break, if anything.
     pub(crate) fn finish(&mut self, mut line: impl FnMut(&str)) {
-        if !self.begun.is_empty() {
+        if !self.partial.is_empty() {
             self.finish_line(&mut line);
         }
     }
 
     fn finish_line(&mut self, line: &mut impl FnMut(&str)) {
-        line(&String::from_utf8_lossy(&self.begun));
-        self.begun.clear();
+        line(&String::from_utf8_lossy(&self.partial));
+        self.partial.clear();
     }
 }
 
-/// The last lines.
+/// The last lines of a child's standard error.
 #[derive(Default)]
 pub(crate) struct Tail {
     /// The oldest first.
@@ -126,7 +125,7 @@ impl Tail {
         }
     }
 
-    /// The lines, each with its end.
+    /// The lines, each with a line break.
     pub(crate) fn text(&self) -> String {
         let mut text = String::with_capacity(self.bytes + self.lines.len());
         for line in &self.lines {
@@ -156,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn endless_line_is_cut() {
+    fn endless_line_is_split() {
         let (mut lines, mut got) = (Lines::default(), Vec::new());
         lines.push(&[b'x'; 3 * LONGEST_LINE + 1], |line| got.push(line.len()));
         lines.finish(|line| got.push(line.len()));
