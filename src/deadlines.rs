@@ -1,21 +1,23 @@
-//! Moments by key, and which comes first. Pure: the time is told.
+//! Deadlines by key, and which is the earliest. Pure: it never reads a clock.
 
 use crate::id_map::IdMap;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// At most one moment for each key. The first is at hand; of equal ones that with the smallest key.
+/// At most one moment for each key. The earliest is always available; of equal ones, that with the
+/// smallest key.
 ///
-/// What is removed stays queued until it comes first: a tree that looks for it takes longer, and is
+/// A removed moment stays queued until it comes first: removal from a tree takes longer, and is
 /// several times the code.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     moments: IdMap<Instant>,
-    /// Most moments come in order: these are sorted. Here and in `others` are all of `moments`, and
-    /// what was changed or removed since: that is passed over. The first of either is one of `moments`.
+    /// Most moments are set in ascending order: these are here, sorted. This and `others` contain
+    /// all of `moments`, and stale entries of moments that were changed or removed. The first entry
+    /// of either is never stale.
     queue: VecDeque<(Instant, u64)>,
-    /// Those that came out of order.
+    /// Those that were set out of order.
     others: BinaryHeap<Reverse<(Instant, u64)>>,
 }
 
@@ -24,45 +26,45 @@ pub(crate) fn after(now: Instant, time: Duration) -> Option<Instant> {
     now.checked_add(time)
 }
 
-/// So much may be queued that was removed, whatever there is beside it.
+/// This many stale entries are always allowed.
 const FEW: usize = 64;
 
 impl Deadlines {
-    /// Sets the moment of a key, which may have another.
+    /// Sets the moment of a key, and replaces the one it had.
     pub(crate) fn set(&mut self, key: u64, moment: Instant) {
         self.moments.insert(key, moment);
         match self.queue.back() {
             Some(last) if *last > (moment, key) => self.others.push(Reverse((moment, key))),
             _ => self.queue.push_back((moment, key)),
         }
-        self.tidy_up();
+        self.remove_stale();
     }
 
-    /// Takes a key's moment away, if it has one.
+    /// Removes a key's moment, if it has one.
     pub(crate) fn remove(&mut self, key: u64) {
         if self.moments.remove(key).is_some() {
-            self.tidy_up();
+            self.remove_stale();
         }
     }
 
-    /// Takes all moments away.
+    /// Removes all moments.
     pub(crate) fn clear(&mut self) {
         *self = Deadlines::default();
     }
 
-    /// The first moment, and its key.
+    /// The earliest moment, and its key.
     pub(crate) fn first(&self) -> Option<(Instant, u64)> {
         let other = self.others.peek().map(|Reverse(first)| *first);
         self.queue.front().copied().into_iter().chain(other).min()
     }
 
-    /// Whether there is room for many more than there are.
+    /// Whether the capacity is far more than needed.
     pub(crate) fn is_roomy(&self) -> bool {
         let room = self.queue.capacity() + self.others.capacity();
         room > 8 * self.enough() || self.moments.is_roomy()
     }
 
-    /// Gives most of that room back.
+    /// Frees most of the excess capacity.
     pub(crate) fn trim(&mut self) {
         if self.is_roomy() {
             for (key, moment) in std::mem::take(self).moments.iter() {
@@ -75,9 +77,8 @@ impl Deadlines {
         (self.queue.len() + self.others.len()).max(FEW)
     }
 
-    /// Removes what comes first and is no moment any more, and everything of that kind if it has become
-    /// more than the rest.
-    fn tidy_up(&mut self) {
+    /// Removes stale entries at the front, and all stale entries once they outnumber the others.
+    fn remove_stale(&mut self) {
         if self.queue.len() + self.others.len() > 2 * self.moments.len() + FEW {
             let moments = self.moments.iter();
             let moments = moments.map(|(key, moment)| Reverse((*moment, key)));
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_moments_come_by_key() {
+    fn equal_moments_are_ordered_by_key() {
         let now = Instant::now();
         let mut deadlines = Deadlines::default();
         for key in [3, 1, 2] {
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_removed_does_not_pile_up() {
+    fn removed_moments_do_not_pile_up() {
         let now = Instant::now();
         let mut deadlines = Deadlines::default();
         deadlines.set(0, now);
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn room_for_many_is_given_back() {
+    fn excess_capacity_is_freed() {
         let now = Instant::now();
         let mut deadlines = Deadlines::default();
         let all = 0..10_000u64;
@@ -182,7 +183,8 @@ mod tests {
         let mut random = 1u32;
         for _ in 0..100_000 {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            // Few of both, so that they meet; for a while more is set, and then more removed.
+            // Few keys and few moments, so that they collide; phases of mostly setting alternate
+            // with phases of mostly removing.
             let (key, moment) = (random >> 8 & 0xff, start + (random >> 16 & 0x3f) * MS);
             let key = u64::from(key);
             let growing = (random >> 28 == 0) != (model.len() < 100);

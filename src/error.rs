@@ -1,4 +1,4 @@
-//! What can go wrong with a child, and what with a call.
+//! Errors of children and of calls.
 
 use crate::codec::CodecError;
 use crate::sys;
@@ -7,13 +7,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
 
-/// Any error, as functions in a child return it: `?` and `"text".into()` make one.
+/// Any error, as returned by functions in a child. `?` and `"text".into()` convert to it.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What happened to a child, from its start to its end.
+/// An error of a child, at its start, in use or at its end.
 ///
-/// Cheap to clone: every call that was lost to it gets one. [`Display`](fmt::Display) tells all
-/// there is to tell; the methods are for programs that decide.
+/// Cheap to clone: every call that was lost with the child gets one. [`Display`](fmt::Display)
+/// includes everything that is known; the methods are for programs that act on it.
 #[derive(Clone)]
 pub struct Error(Arc<ErrorDetails>);
 
@@ -25,45 +25,46 @@ struct ErrorDetails {
     stderr: String,
 }
 
-/// What kind of thing an [`Error`] tells of.
+/// The kind of an [`Error`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The program could not be executed, or there were no means (memory, descriptors) to do so.
+    /// The program could not be executed, or resources (memory, descriptors) for that were lacking.
     Spawn,
     /// A process that was started as a child and has not reached [`Worker::run`] tried to start
-    /// children. Call `run` first: without this check such a program would start itself for ever.
+    /// children. Call `run` first: without this check, such a program would start itself forever.
     ///
     /// [`Worker::run`]: crate::Worker::run
     NotServing,
-    /// The child did not get ready within the start timeout, and was stopped.
+    /// The child was not ready within the start timeout, and was stopped.
     StartTimeout,
     /// The child exited, or closed its connection, before it was ready.
     Exited,
-    /// What came from the child is not this protocol: the program has no [`Worker`](crate::Worker).
+    /// The child's output is not this protocol: its program does not run a
+    /// [`Worker`](crate::Worker).
     NotWorker,
     /// The child speaks another version of the protocol.
     Version,
-    /// The child's table has no function of that name. The message lists those it has.
+    /// The child's table has no function of that name. The message lists the existing ones.
     NoFunction,
-    /// The child's function has another codec, or another version of its service.
+    /// The child's function has another codec, or another service version.
     Mismatch,
-    /// A setup failed in the child, or there is none of that name.
+    /// A setup failed in the child, or none has that name.
     Setup,
     /// The child exited, crashed or was killed, or closed its connection, while in use.
     Died,
     /// [`Rpc::kill`](crate::Rpc::kill) was called.
     Killed,
-    /// The stop ladder ended the child before it had answered: see
+    /// The stop ladder ended the child before it had answered all calls: see
     /// [`Rpc::finish_timeout`](crate::Rpc::finish_timeout).
     Stopped,
-    /// The child broke the protocol, and was stopped.
+    /// The child violated the protocol, and was stopped.
     Protocol,
-    /// An event came and there is no [`on_event`](crate::RpcBuilder::on_event).
+    /// An event arrived, but there is no [`on_event`](crate::RpcBuilder::on_event) handler.
     UnhandledEvent,
-    /// A method that waits was called in a callback, which would stop the reactor.
+    /// A blocking method was called in a callback, where it would stop the reactor.
     InCallback,
-    /// An operation on the parent's own side failed.
+    /// An operation in the parent failed.
     Io,
 }
 
@@ -79,7 +80,7 @@ impl Error {
         }))
     }
 
-    /// The same error with what is known of the process.
+    /// Adds what is known of the process.
     pub(crate) fn with_process(
         self,
         pid: Option<u32>,
@@ -96,25 +97,26 @@ impl Error {
         }))
     }
 
-    /// What kind of error it is.
+    /// The kind of error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The child's process id, unless it never had one or is no process of ours.
+    /// The child's process id. `None` if it was never started, or is not a child process.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.0.pid
     }
 
-    /// How the child ended, if it is known to have, and the status was not taken by somebody else.
+    /// The child's exit status. `None` if it is not known to have ended, or if other code took the
+    /// status.
     #[must_use]
     pub fn status(&self) -> Option<ExitStatus> {
         self.0.status
     }
 
-    /// The last lines the child wrote to standard error, if [`Stdio`](crate::Stderr) captures them.
+    /// The last lines the child wrote to standard error, if captured; see [`Stdio`](crate::Stdio).
     #[must_use]
     pub fn stderr(&self) -> &str {
         &self.0.stderr
@@ -138,7 +140,7 @@ impl fmt::Display for Error {
             write!(f, " (pid {pid})")?;
         }
         if !stderr.is_empty() {
-            write!(f, "; its last words: {}", stderr.trim_end())?;
+            write!(f, "; last lines of its stderr: {}", stderr.trim_end())?;
         }
         Ok(())
     }
@@ -168,9 +170,9 @@ pub(crate) fn describe_status(status: ExitStatus) -> String {
     }
 }
 
-/// How a call ended, if not with a reply.
+/// The reason why a call ended without a reply.
 ///
-/// The first four come from a child that lives on and takes further calls.
+/// After one of the first four, the child is still running and accepts further calls.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CallError<E = BoxError> {
@@ -178,50 +180,50 @@ pub enum CallError<E = BoxError> {
     Failed(E),
     /// The function panicked.
     Panicked(Panic),
-    /// The function took the call and dropped it without an answer.
+    /// The function dropped the call without answering it.
     Unanswered,
-    /// The request, the reply or the error could not be encoded or decoded. The error tells where.
+    /// The request, the reply or the error could not be encoded or decoded. The error states which.
     Malformed(CodecError),
     /// The call's timeout passed.
     TimedOut(Phase),
-    /// The child is lost, and the call with it.
+    /// The call was lost because of this error of the child.
     Lost(Error, Phase),
     /// The call was never queued.
     Refused(Refusal),
 }
 
-/// How far a call had come when it ended without an answer.
+/// How far a call had got when it ended without an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// Not a byte of it was given to the child: it is safe to make the call again.
+    /// No byte of it was sent to the child: it is safe to repeat the call.
     Queued,
     /// It was sent: the function may or may not have run.
     Sent,
 }
 
-/// Why a call was not even queued.
+/// The reason why a call was not queued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The queue limit is reached, and the call must not wait.
+    /// The queue limit is reached, and the call was not allowed to wait.
     Full,
     /// The handle was finished.
     Closed,
-    /// It would block inside a callback, which would stop the reactor. Use
+    /// It would have blocked inside a callback, which would stop the reactor. Use
     /// [`then`](crate::Call::then) there.
     InCallback,
-    /// The request is longer than `max_frame`; both in bytes.
+    /// The request is longer than `max_frame`.
     TooLarge {
-        /// The request's length.
+        /// The request's length in bytes.
         len: usize,
-        /// The limit.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// The outcome was taken before.
+    /// The outcome was already taken.
     Taken,
 }
 
-/// What is known of a panic in the child.
+/// A panic in the child.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Panic {
     message: String,
@@ -239,7 +241,7 @@ impl Panic {
         &self.message
     }
 
-    /// Where it happened: `src/main.rs:7:13`.
+    /// Where it happened, such as `src/main.rs:7:13`.
     #[must_use]
     pub fn location(&self) -> &str {
         &self.location
@@ -253,7 +255,7 @@ impl fmt::Display for Panic {
 }
 
 impl<E> CallError<E> {
-    /// How far the call had come, if it ended without an answer from the child.
+    /// How far the call had got, if it ended without an answer from the child.
     #[must_use]
     pub fn phase(&self) -> Option<Phase> {
         match self {
@@ -308,7 +310,7 @@ impl fmt::Display for Refusal {
                 f,
                 "refused: a request of {len} bytes is above the limit (max_frame) of {limit}"
             ),
-            Refusal::Taken => f.write_str("refused: the outcome was taken before"),
+            Refusal::Taken => f.write_str("refused: the outcome was already taken"),
         }
     }
 }

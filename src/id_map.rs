@@ -1,20 +1,20 @@
-//! A map by numbers that are counted up: ids of calls, keys of links. Pure.
+//! A map for sequential numbers: ids of calls, keys of links. Pure.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 /// Values by id.
 ///
-/// The table is the same for all kinds of values, which are in a list beside it: one that has the
-/// values itself is written out for each kind, in about 2 KiB, and a tree in 5.
+/// The hash table maps ids to places in a list of values, so it has the same type for all values:
+/// one that contains the values is instantiated for each type, at about 2 KiB, and a tree at 5.
 #[derive(Debug)]
 pub(crate) struct IdMap<V> {
-    /// Where the value of an id is in the list.
+    /// The place in the list of the value of an id.
     places: HashMap<u64, usize, BuildHasherDefault<IdHasher>>,
     list: Vec<(u64, V)>,
 }
 
-/// Room for eight times so many is always kept.
+/// Capacity for eight times this many is always kept.
 const FEW: usize = 64;
 
 impl<V> Default for IdMap<V> {
@@ -27,7 +27,7 @@ impl<V> Default for IdMap<V> {
 }
 
 impl<V> IdMap<V> {
-    /// Puts a value in. One that the id had is dropped.
+    /// Inserts a value. Drops the one that the id had.
     pub(crate) fn insert(&mut self, id: impl Into<u64>, value: V) {
         let id = id.into();
         match self.places.insert(id, self.list.len()) {
@@ -39,7 +39,7 @@ impl<V> IdMap<V> {
         }
     }
 
-    /// Takes the value of an id out. Its place is kept for others, until there is a [`trim`](ById::trim).
+    /// Removes the value of an id. The capacity is kept until [`trim`](IdMap::trim) is called.
     pub(crate) fn remove(&mut self, id: impl Into<u64>) -> Option<V> {
         let place = self.places.remove(&id.into())?;
         let (_, value) = self.list.swap_remove(place);
@@ -49,13 +49,13 @@ impl<V> IdMap<V> {
         Some(value)
     }
 
-    /// Whether there is room for many more than there are.
+    /// Whether the capacity is far more than needed.
     #[inline]
     pub(crate) fn is_roomy(&self) -> bool {
         self.list.capacity() > 8 * self.list.len().max(FEW)
     }
 
-    /// Gives most of that room back.
+    /// Frees most of the excess capacity.
     pub(crate) fn trim(&mut self) {
         if self.is_roomy() {
             let enough = 2 * self.list.len().max(FEW);
@@ -97,8 +97,8 @@ impl<V> IdMap<V> {
     }
 }
 
-/// Spreads numbers that are close to each other, or far apart in equal steps. The program itself
-/// counts them, or the parent that it works for: nobody gains by choosing them badly.
+/// Spreads numbers that are consecutive, or in equal steps. They are assigned by the program
+/// itself, or by the parent that it serves: nobody gains by choosing colliding ones.
 #[derive(Debug, Default)]
 struct IdHasher(u64);
 
@@ -114,7 +114,7 @@ impl Hasher for IdHasher {
 
     #[inline]
     fn write_u64(&mut self, id: u64) {
-        // The high bits of the product depend on all of the id, and a map looks at the low ones.
+        // The high bits of the product depend on all bits of the id, and a map uses the low ones.
         self.0 = (self.0 ^ id).wrapping_mul(FACTOR).rotate_left(32);
     }
 
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn room_for_many_is_given_back() {
+    fn excess_capacity_is_freed() {
         let mut map = IdMap::default();
         for id in 0..10_000u32 {
             map.insert(id, id);
@@ -172,7 +172,7 @@ mod tests {
         }
     }
 
-    /// Whatever the step between the ids, no place of a table of 4096 has many of 2048.
+    /// Whatever the step between 2048 ids, no place of a table of 4096 gets many of them.
     #[test]
     fn equal_steps_are_spread() {
         for step in (0..32).map(|n| 1 << n).chain([3, 10, 100, 1000]) {
