@@ -409,12 +409,12 @@ impl Batch {
     }
 
     /// The bytes that are not written.
-    #[cfg(any(fuzzing, test))]
+    #[cfg(test)]
     pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.chunks().concat().split_off(self.written)
     }
 
-    #[cfg(any(fuzzing, test))]
+    #[cfg(test)]
     fn chunks(&self) -> Vec<&[u8]> {
         let all = std::iter::once(&self.first).chain(&self.rest);
         all.map(|chunk| &chunk[..]).collect()
