@@ -3,9 +3,9 @@ use crate::wire::Plain;
 use crate::wire::{DecodeError, MAX_ID};
 use crate::worker::{ParentViolation, Session, Step};
 
-/// A step, on its own.
+/// An owned copy of a step.
 #[derive(Debug, PartialEq, Eq)]
-enum Owned {
+enum OwnedStep {
     Setup(String, Vec<u8>),
     Run(String, u32, u32),
     Request(u32, Vec<u8>),
@@ -14,13 +14,13 @@ enum Owned {
 
 /// The steps of a session, how it ended, and whether it may end there.
 type Observed = (
-    Vec<Owned>,
+    Vec<OwnedStep>,
     Result<(), ParentViolation>,
     Result<(), DecodeError>,
 );
 
-/// The child's session, in every mode: any split of what the parent sends gives the same steps and
-/// the same error, each step comes when it may, and memory stays within the limit.
+/// The child's session, in every mode: any split of the input gives the same steps and the same
+/// error, each step comes only when it is allowed, and memory stays within the limit.
 pub fn child(data: &[u8]) {
     let mut script = Script(data);
     let plain = script.mode();
@@ -30,38 +30,39 @@ pub fn child(data: &[u8]) {
     let split = session(plain, buflen, &stream, true);
     assert_eq!((&split.0, &split.1), (&whole.0, &whole.1));
     if whole.1.is_ok() {
-        // After an error it is of no use how much more had arrived.
+        // After an error, it does not matter how much more had arrived.
         assert_eq!(split.2, whole.2);
     }
     check(plain, &whole.0);
 }
 
-/// With `short` requests are taken in the shorter way, where that can be.
+/// With `short`, requests are taken by the shorter path where possible.
 fn session(plain: Option<Plain>, buflen: usize, stream: &Stream, short: bool) -> Observed {
     let mut session = Session::new(plain, buflen);
     let mut steps = Vec::new();
     let result = stream.feed(
         &mut session,
-        // Until the parent has said how much is too much, nothing is; a start size it asks for is
-        // granted within reason.
+        // There is no limit until the parent has sent one; a start size is clamped.
         |arrived| allowed(usize::MAX, usize::MAX, arrived),
         Session::space,
         |session| {
             loop {
                 if short && let Some(request) = session.request() {
-                    steps.push(Owned::Request(request.id, request.payload.to_vec()));
+                    steps.push(OwnedStep::Request(request.id, request.payload.to_vec()));
                     continue;
                 }
                 let Some(step) = session.next()? else {
                     break;
                 };
                 let step = match step {
-                    Step::Setup { name, strings } => Owned::Setup(name.into(), strings.to_vec()),
-                    Step::Run(run) => Owned::Run(run.name.into(), run.buflen, run.max_frame),
-                    Step::Request { id, payload } => Owned::Request(id, payload.to_vec()),
-                    Step::Cancel { id } => Owned::Cancel(id),
+                    Step::Setup { name, strings } => {
+                        OwnedStep::Setup(name.into(), strings.to_vec())
+                    }
+                    Step::Run(run) => OwnedStep::Run(run.name.into(), run.buflen, run.max_frame),
+                    Step::Request { id, payload } => OwnedStep::Request(id, payload.to_vec()),
+                    Step::Cancel { id } => OwnedStep::Cancel(id),
                 };
-                if let Owned::Run(_, buflen, max_frame) = step {
+                if let OwnedStep::Run(_, buflen, max_frame) = step {
                     session.serve(buflen as usize, max_frame as usize);
                 }
                 steps.push(step);
@@ -73,15 +74,15 @@ fn session(plain: Option<Plain>, buflen: usize, stream: &Stream, short: bool) ->
     (steps, result, end)
 }
 
-fn check(plain: Option<Plain>, steps: &[Owned]) {
+fn check(plain: Option<Plain>, steps: &[OwnedStep]) {
     let mut limit = plain.map(|_| u32::MAX);
     let mut count = 0;
     for step in steps {
         match step {
-            Owned::Setup(..) => assert_eq!(limit, None, "a setup after `run`"),
-            Owned::Run(_, _, max_frame) => assert_eq!(limit.replace(*max_frame), None),
-            Owned::Cancel(_) => assert!(plain.is_none() && limit.is_some(), "too early"),
-            Owned::Request(id, payload) => {
+            OwnedStep::Setup(..) => assert_eq!(limit, None, "a setup after `run`"),
+            OwnedStep::Run(_, _, max_frame) => assert_eq!(limit.replace(*max_frame), None),
+            OwnedStep::Cancel(_) => assert!(plain.is_none() && limit.is_some(), "too early"),
+            OwnedStep::Request(id, payload) => {
                 let limit = limit.expect("a request before `run`");
                 assert!(payload.len() <= limit as usize);
                 match plain {

@@ -2,19 +2,19 @@ use super::Script;
 use crate::wire::{ControlError, Failure, Run, ToChild, ToParent, octets};
 use std::fmt::Debug;
 
-/// Control messages and failed replies: any bytes are read or refused, what was read is written so
-/// that it reads back the same, and so is what is made up from the bytes.
+/// Control messages and failed replies: any bytes are decoded or refused, and both decoded messages
+/// and ones constructed from the bytes survive a round trip.
 pub fn control(data: &[u8]) {
-    if let Ok(message) = told(ToChild::decode(data)) {
+    if let Ok(message) = checked(ToChild::decode(data)) {
         if let ToChild::Setup { strings, .. } = message {
             assert!(octets::iter(strings).all(|string| string.is_ok()));
         }
         assert_eq!(ToChild::decode(&message.encode()), Ok(message));
     }
-    if let Ok(message) = told(ToParent::decode(data)) {
+    if let Ok(message) = checked(ToParent::decode(data)) {
         assert_eq!(ToParent::decode(&message.encode()), Ok(message));
     }
-    if let Ok(failure) = told(Failure::decode(data)) {
+    if let Ok(failure) = checked(Failure::decode(data)) {
         assert_eq!(Failure::decode(&failure.encode()), Ok(failure));
     }
 
@@ -70,7 +70,7 @@ pub fn control(data: &[u8]) {
     }
 }
 
-/// The same result; an error can be told.
-fn told<T: Debug>(result: Result<T, ControlError>) -> Result<T, ControlError> {
+/// Returns the result, and checks that an error can be displayed.
+fn checked<T: Debug>(result: Result<T, ControlError>) -> Result<T, ControlError> {
     result.inspect_err(|error| assert!(!error.to_string().is_empty()))
 }

@@ -4,9 +4,9 @@ use crate::wire::{DecodeError, Decoder, Framing, LARGE, Payload};
 /// The frames of a stream, how it ended, and at which offset.
 type Decoded = (Vec<(u32, Vec<u8>)>, Result<(), DecodeError>, u64);
 
-/// The frame decoder: any split of any bytes yields the frames and the error that a decoder finds
-/// that sees all at once, and memory stays within the limit. Frames may be put back and taken again,
-/// and asked for by their id, at any time.
+/// The frame decoder: any split of any bytes yields the same frames and error as a naive decoder of
+/// the whole stream, and memory stays within the limit. Frames may be put back and taken again, and
+/// be taken by their id, at any time.
 pub fn frames(data: &[u8]) {
     let mut script = Script(data);
     let framing = script.pick(&[Framing::Tagged, Framing::Counted]);
@@ -19,8 +19,8 @@ pub fn frames(data: &[u8]) {
 }
 
 fn decode(framing: Framing, max_frame: usize, buflen: usize, stream: &Stream) -> Decoded {
-    // What decides how it arrives decides as well how it is taken.
-    let mut tricks = stream.pieces.iter().cycle();
+    // The sizes of the pieces also choose how frames are taken.
+    let mut choices = stream.pieces.iter().cycle();
     let mut decoder = Decoder::new(framing, buflen, max_frame);
     let mut frames = Vec::new();
     let result = stream.feed(
@@ -28,7 +28,7 @@ fn decode(framing: Framing, max_frame: usize, buflen: usize, stream: &Stream) ->
         |arrived| allowed(buflen, max_frame, arrived),
         Decoder::space,
         |decoder| {
-            while let Some((id, payload)) = next(decoder, tricks.next().copied())? {
+            while let Some((id, payload)) = next(decoder, choices.next().copied())? {
                 let payload = match payload {
                     Payload::At(at) => decoder.bytes(at).to_vec(),
                     Payload::Owned(bytes) => bytes,
@@ -42,24 +42,24 @@ fn decode(framing: Framing, max_frame: usize, buflen: usize, stream: &Stream) ->
     (frames, end, decoder.offset())
 }
 
-/// The next frame, taken in one way or another.
+/// The next frame, taken in the way that `choice` chooses.
 fn next(
     decoder: &mut Decoder,
-    trick: Option<usize>,
+    choice: Option<usize>,
 ) -> Result<Option<(u32, Payload)>, DecodeError> {
-    let trick = trick.unwrap_or(0);
+    let choice = choice.unwrap_or(0);
     let offset = decoder.offset();
-    if trick & 1 != 0 {
-        // Never what is not wanted.
+    if choice & 1 != 0 {
+        // An unwanted frame is never returned.
         assert!(decoder.next_if(|_| false).is_none());
         let has_whole = decoder.has_whole();
-        if let Some((id, at)) = decoder.next_if(|_| trick & 2 != 0) {
-            assert!(has_whole && trick & 2 != 0);
+        if let Some((id, at)) = decoder.next_if(|_| choice & 2 != 0) {
+            assert!(has_whole && choice & 2 != 0);
             return Ok(Some((id, Payload::At(at))));
         }
         assert_eq!(decoder.offset(), offset);
     }
-    for _ in 0..trick & 3 {
+    for _ in 0..choice & 3 {
         let Some((id, payload)) = decoder.next()? else {
             return Ok(None);
         };

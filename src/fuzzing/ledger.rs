@@ -3,9 +3,9 @@ use crate::wire::SmallBytes;
 use crate::worker::{CallLimits, CallState, Duplicate, Ledger, MainCall};
 use std::collections::VecDeque;
 
-/// A child's calls: whatever arrives and is done, in whatever order, what starts, waits and is refused
-/// is as in a model that keeps plain lists, and every request that was taken in starts or is
-/// cancelled, once.
+/// A child's calls: whatever arrives and happens, in whatever order, requests start, wait and are
+/// refused as in a model made of plain lists, and every accepted request starts or is cancelled
+/// exactly once.
 pub fn ledger(data: &[u8]) {
     let mut script = Script(data);
     let limits = CallLimits {
@@ -31,23 +31,23 @@ pub fn ledger(data: &[u8]) {
     child.finish();
 }
 
-/// One of few, near each other and far apart.
+/// One of a few ids, close to each other and far apart.
 fn id(byte: u8) -> u32 {
     let (number, place) = (u32::from(byte % 8), byte / 8 % 4);
     number + [0, 60, 100_000, u32::MAX - 7][usize::from(place)]
 }
 
-/// A ledger, and what it should be like. Each request has a number of its own: its payload.
+/// A ledger and its model. Each request has a unique number as its payload.
 struct ChildModel {
     ledger: Ledger,
-    turn: MainCall,
+    main_call: MainCall,
     limits: CallLimits,
     unsent: usize,
     closed: bool,
     waiting: VecDeque<(u32, Vec<u8>)>,
     /// Ids, and whether they were cancelled.
     running: Vec<(u32, bool)>,
-    /// How many requests were taken in, and what became of them.
+    /// The numbers of requests that were accepted, started and withdrawn.
     taken: usize,
     started: usize,
     withdrawn: usize,
@@ -59,7 +59,7 @@ impl ChildModel {
         ledger.set_limits(limits);
         ChildModel {
             ledger,
-            turn: MainCall::default(),
+            main_call: MainCall::default(),
             limits,
             unsent: 0,
             closed: false,
@@ -71,12 +71,12 @@ impl ChildModel {
         }
     }
 
-    /// A request that may start at once, on the main thread, while other threads answer.
+    /// A request that may start immediately, on the main thread, while other threads answer.
     fn arrive(&mut self, id: u32, script: &mut Script) {
         let may_start = self.waiting.is_empty() && self.running.len() < self.limits.running;
-        let got = match self.turn.begin(id) {
+        let got = match self.main_call.begin(id) {
             true => Ok(true),
-            false => self.turn.begin_by(&self.ledger, id),
+            false => self.main_call.begin_by(&self.ledger, id),
         };
         if self.is_running(id) {
             assert_eq!(got, Err(Duplicate));
@@ -89,7 +89,7 @@ impl ChildModel {
         self.taken += 1;
         self.starts(id);
         for _ in 0..script.byte() % 4 {
-            assert!(self.turn.is_at(id) == self.is_running(id) && !self.turn.is_open());
+            assert!(self.main_call.is_at(id) == self.is_running(id) && !self.main_call.is_open());
             match script.byte() % 4 {
                 0 => self.answered(id),
                 1 => self.answer_first(),
@@ -99,8 +99,8 @@ impl ChildModel {
                 break;
             }
         }
-        self.turn.leave(&mut self.ledger, id, self.unsent);
-        assert!(!self.turn.is_at(id));
+        self.main_call.leave(&mut self.ledger, id, self.unsent);
+        assert!(!self.main_call.is_at(id));
     }
 
     /// A request that waits.
@@ -112,12 +112,12 @@ impl ChildModel {
             return;
         }
         assert_eq!(got, Ok(()));
-        self.turn.wait(id);
+        self.main_call.wait(id);
         self.taken += 1;
         self.waiting.push_back((id, request));
     }
 
-    /// Starts what is to start next. Returns whether anything was.
+    /// Starts the next request. Returns whether there was one.
     fn next(&mut self) -> bool {
         let full = self.running.len() >= self.limits.running;
         let first = self.waiting.front().map(|(id, _)| *id);
@@ -149,9 +149,9 @@ impl ChildModel {
     }
 
     fn answered(&mut self, id: u32) {
-        let was_at = self.turn.is_at(id);
+        let was_at = self.main_call.is_at(id);
         self.running.retain(|(runs, _)| *runs != id);
-        let answered = self.turn.answered(&mut self.ledger, id, self.unsent);
+        let answered = self.main_call.answered(&mut self.ledger, id, self.unsent);
         assert_eq!(answered, was_at);
     }
 
@@ -166,7 +166,7 @@ impl ChildModel {
         self.ledger.close();
     }
 
-    /// All is answered, and there is no more.
+    /// Everything is answered, and no more requests arrive.
     fn finish(mut self) {
         while !self.running.is_empty() || !self.waiting.is_empty() {
             self.answer_first();
@@ -194,7 +194,7 @@ impl ChildModel {
         let has_turn = self.waiting.is_empty() && self.running.len() < self.limits.running;
         assert_eq!(ledger.has_turn(), has_turn);
         assert!(
-            has_turn || !self.turn.is_open(),
+            has_turn || !self.main_call.is_open(),
             "a call would begin that must not"
         );
         let busy = !self.running.is_empty() || !self.waiting.is_empty();

@@ -1,8 +1,8 @@
-//! What the fuzz targets in `fuzz/` check: functions of any bytes that panic if the code is wrong.
+//! The fuzz targets of `fuzz/`: functions that take any bytes and panic if the code is wrong.
 //!
-//! Not part of the library: compiled with `--cfg fuzzing` and into its tests, which feed the
-//! functions the seeds in `fuzz/corpus/` and a few thousand random inputs. Each function reads its
-//! options from the first bytes and compares the real thing with a naive one.
+//! Not part of the library: compiled with `--cfg fuzzing` and into its tests, which run the
+//! functions on the seeds in `fuzz/corpus/` and a few thousand random inputs. Each function reads
+//! its options from the first bytes and compares the real implementation with a naive one.
 
 mod child;
 mod control;
@@ -23,10 +23,10 @@ pub use timers::timers;
 use crate::wire::Plain;
 use crate::wire::{BUFFER, Space};
 
-/// The most that a decoder may reserve before the bytes arrive.
+/// The most that a decoder may reserve before bytes arrive.
 const RESERVE: usize = 1 << 20;
 
-/// Input as a list of decisions. Past its end there are zeros.
+/// The input as a list of decisions. Past its end, it reads as zeros.
 struct Script<'a>(&'a [u8]);
 
 impl<'a> Script<'a> {
@@ -34,14 +34,14 @@ impl<'a> Script<'a> {
         self.bytes(1).first().copied().unwrap_or(0)
     }
 
-    /// At most `n` bytes: what is left of them.
+    /// The next `n` bytes, or fewer at the end.
     fn bytes(&mut self, n: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(n.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
-    /// At most 255 bytes, behind their number.
+    /// At most 255 bytes, preceded by their number.
     fn string(&mut self) -> &'a [u8] {
         let n = self.byte();
         self.bytes(n.into())
@@ -59,14 +59,14 @@ impl<'a> Script<'a> {
 /// A stream of bytes, and the pieces in which it arrives.
 struct Stream {
     bytes: Vec<u8>,
-    /// How much of the end is there only to fill large frames: it comes in larger pieces.
+    /// The length of the part at the end that only fills large frames: it arrives in larger pieces.
     filler: usize,
-    /// Sizes of the pieces, over and over. Empty: all that fits.
+    /// The sizes of the pieces, cycled. Empty: as much as fits.
     pieces: Vec<usize>,
 }
 
 impl Stream {
-    /// The rest of the script, which says first how to split it and how much to put behind it.
+    /// The rest of the script, which begins with the sizes of the pieces and the amount of filler.
     fn read(script: &mut Script<'_>) -> Self {
         let pieces = script.string().iter().map(|n| usize::from(*n) + 1);
         let pieces = pieces.collect();
@@ -80,7 +80,7 @@ impl Stream {
         }
     }
 
-    /// The same stream in as few pieces as a decoder takes.
+    /// The same stream in as few pieces as the decoder allows.
     fn whole(&self) -> Self {
         Stream {
             bytes: self.bytes.clone(),
@@ -89,8 +89,7 @@ impl Stream {
         }
     }
 
-    /// Feeds something that decodes, until it fails or all has arrived. `step` gets the decoder
-    /// after each piece.
+    /// Feeds a decoder until it fails or everything has arrived. Calls `step` after each piece.
     fn feed<D, E>(
         &self,
         decoder: &mut D,
@@ -107,12 +106,12 @@ impl Stream {
                 None => usize::MAX,
             };
             let mut space = space(decoder);
-            assert!(space.limit > 0, "no room");
+            assert!(space.limit > 0, "no space to read into");
             let first = (&*space.buf, space.limit);
             let behind = space.behind.as_ref().map(|(buf, limit)| (&**buf, *limit));
             for (buf, limit) in [first].into_iter().chain(behind) {
                 let memory = buf.capacity();
-                assert!(memory - buf.len() >= limit, "no room");
+                assert!(memory - buf.len() >= limit, "no space to read into");
                 assert!(memory <= allowed(at), "{memory} bytes of memory");
             }
             let rest = &self.bytes[at..];
@@ -123,7 +122,7 @@ impl Stream {
     }
 }
 
-/// The largest buffer that a decoder may have when so much has arrived.
+/// The largest buffer that a decoder may have when `arrived` bytes have arrived.
 fn allowed(buflen: usize, max_frame: usize, arrived: usize) -> usize {
     let shared = buflen.clamp(BUFFER, RESERVE) + 8;
     let large = max_frame.min(2 * arrived + RESERVE);
@@ -147,7 +146,7 @@ mod tests {
         ("timers", super::timers),
     ];
 
-    /// The seeds of a target. None outside of the repository: the package has no `fuzz/`.
+    /// The seeds of a target. None outside the repository: the package does not include `fuzz/`.
     fn seeds(name: &str) -> Vec<Vec<u8>> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let Ok(files) = fs::read_dir(root.join("fuzz/corpus").join(name)) else {
@@ -163,13 +162,13 @@ mod tests {
         for (name, target) in TARGETS {
             for seed in seeds(name) {
                 target(&seed);
-                // What is cut short is another input.
+                // Every prefix is an input, too.
                 (0..seed.len()).for_each(|n| target(&seed[..n]));
             }
         }
     }
 
-    /// Seeds with bytes changed at random; the same ones each time.
+    /// Seeds with random changes, which are the same in every run.
     #[test]
     fn changed_seeds_pass() {
         let mut state = 0x9e37_79b9_7f4a_7c15_u64;

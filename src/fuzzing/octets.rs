@@ -3,8 +3,8 @@ use crate::Strings;
 use crate::codec::Input;
 use crate::wire::octets::{self, OctetsError};
 
-/// Octet strings: bytes are read as a naive decoder reads them, with the same error at the same
-/// place, and what is written reads back the same.
+/// Octet strings: bytes are decoded as by a naive decoder, with the same error at the same offset,
+/// and encoded strings survive a round trip.
 pub fn octets(data: &[u8]) {
     let got: Vec<_> = octets::iter(data).collect();
     assert_eq!(got, naive(data));
@@ -15,11 +15,11 @@ pub fn octets(data: &[u8]) {
     match got.iter().copied().collect::<Result<Vec<_>, _>>() {
         Ok(strings) => round_trip(&strings, data),
         Err(error) => {
-            let told = Strings::decode(Input::from(data)).unwrap_err();
-            assert_eq!(told.to_string(), error.to_string());
+            let got = Strings::decode(Input::from(data)).unwrap_err();
+            assert_eq!(got.to_string(), error.to_string());
         }
     }
-    // Also as strings that are to be written.
+    // Also use the input as strings to encode.
     let mut script = Script(data);
     let mut strings = Vec::new();
     while !script.0.is_empty() {
@@ -28,7 +28,7 @@ pub fn octets(data: &[u8]) {
     round_trip(&strings, &octets::encode(&strings));
 }
 
-/// `encoded` is one way to write these strings, and may have longer lengths than ours.
+/// `encoded` is one possible encoding of these strings; its lengths may be longer than ours.
 fn round_trip(strings: &[&[u8]], encoded: &[u8]) {
     let ours = octets::encode(strings);
     assert!(ours.len() <= encoded.len());

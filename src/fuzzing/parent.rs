@@ -7,8 +7,8 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The parent's connection, in every mode: whatever the child sends and the program does, in
-/// whatever order, each call's note comes back exactly once, and everything is as in a model that
-/// keeps plain lists.
+/// whatever order, each call's completion is returned exactly once, and everything is as in a model
+/// made of plain lists.
 pub fn parent(data: &[u8]) {
     let mut script = Script(data);
     let plain = script.mode();
@@ -43,7 +43,7 @@ pub fn parent(data: &[u8]) {
     assert!(parent.returned.iter().all(|returned| *returned));
 }
 
-/// A connection, and what it should be like.
+/// A connection and its model.
 struct ParentModel {
     connection: Connection<usize, u32>,
     decoder: Decoder,
@@ -51,22 +51,22 @@ struct ParentModel {
     limits: QueueLimits,
     ready: bool,
     closed: bool,
-    /// The child broke the protocol: nothing more is read.
+    /// The child violated the protocol: nothing more is read.
     broken: bool,
     now: Instant,
     /// The id of the last call.
     last: u32,
     /// Calls whose id is not free, in order.
-    calls: Vec<Made>,
-    /// What is not written, frame by frame: the call, and the bytes that are left.
+    calls: Vec<ModelCall>,
+    /// Unwritten frames: the call, and the bytes that are left.
     queue: VecDeque<(Option<u32>, VecDeque<u8>)>,
-    /// Whether each note that was taken has come back.
+    /// Whether each accepted completion was returned.
     returned: Vec<bool>,
 }
 
-struct Made {
+struct ModelCall {
     id: u32,
-    note: usize,
+    completion: usize,
     deadline: Option<Instant>,
     /// Whether progress is wanted.
     progress: bool,
@@ -114,13 +114,13 @@ impl ParentModel {
 
     fn call(&mut self, size: u8, time: u8) {
         let len = match usize::from(size) {
-            // Up to 56 kB: some are above what shares a chunk with others.
+            // Up to 56 kB: some are too large to share a chunk with others.
             long @ 200.. => (long - 199) * 1000,
             short => short,
         };
-        let note = self.returned.len();
-        let request = vec![note as u8; len];
-        // In pieces, of which the second may be long enough not to be copied.
+        let completion = self.returned.len();
+        let request = vec![completion as u8; len];
+        // In two pieces, of which the second may be long enough not to be copied.
         let mut body = Body::default();
         let (head, tail) = request.split_at(len / 2 * usize::from(len % 3 != 0));
         body.push(head.to_vec());
@@ -128,22 +128,22 @@ impl ParentModel {
         let deadline =
             (!time.is_multiple_of(4)).then(|| self.now + Duration::from_millis(time.into()));
         let progress = size.is_multiple_of(2);
-        let mut told = progress.then_some(self.last + 1);
-        let mut taken = Some(note);
+        let mut wants_progress = progress.then_some(self.last + 1);
+        let mut taken = Some(completion);
         let result = self
             .connection
-            .call(&mut body, deadline, &mut told, &mut taken);
+            .call(&mut body, deadline, &mut wants_progress, &mut taken);
         if let Err(refusal) = self.admit(len) {
-            assert_eq!((result, taken), (Err(refusal), Some(note)));
+            assert_eq!((result, taken), (Err(refusal), Some(completion)));
             return;
         }
         assert_eq!(taken, None);
         self.last += 1;
         assert_eq!(result, Ok(self.last));
         self.returned.push(false);
-        self.calls.push(Made {
+        self.calls.push(ModelCall {
             id: self.last,
-            note,
+            completion,
             deadline,
             progress,
             ended: false,
@@ -169,10 +169,16 @@ impl ParentModel {
                 break;
             }
         }
-        assert!(taken.len() >= limit.min(self.queued()), "too little");
+        assert!(
+            taken.len() >= limit.min(self.queued()),
+            "too few bytes were taken"
+        );
         let mut taken = taken.into_iter();
         while taken.len() > 0 {
-            let (id, frame) = self.queue.front_mut().expect("more than was queued");
+            let (id, frame) = self
+                .queue
+                .front_mut()
+                .expect("more was taken than was queued");
             for call in self.calls.iter_mut().filter(|call| Some(call.id) == *id) {
                 call.sent = true;
             }
@@ -199,7 +205,7 @@ impl ParentModel {
         self.arrive(&frame(wire::CONTROL_TO_PARENT, &payload));
     }
 
-    /// Bytes come from the child.
+    /// Bytes arrive from the child.
     fn arrive(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && !self.broken {
             let n = self.decoder.space().fill(bytes);
@@ -225,7 +231,9 @@ impl ParentModel {
         let got = self.connection.receive(id, payload);
         assert_eq!(got, want);
         match got {
-            Ok(Delivery::Reply(note) | Delivery::Failed(note)) => self.comes_back(note),
+            Ok(Delivery::Reply(completion) | Delivery::Failed(completion)) => {
+                self.is_returned(completion)
+            }
             Ok(_) => {}
             Err(violation) => {
                 assert!(!violation.to_string().is_empty());
@@ -234,7 +242,7 @@ impl ParentModel {
         }
     }
 
-    /// What a frame should be.
+    /// The delivery that the model expects for a frame.
     fn deliver(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<usize, u32>, ChildViolation> {
         let control = id == wire::CONTROL_TO_PARENT && self.plain.is_none();
         if !self.ready && !control {
@@ -246,7 +254,7 @@ impl ParentModel {
                 ToParent::Progress { .. } if !self.ready => Err(ChildViolation::NotReady { id }),
                 ToParent::Progress { id, .. } => match self.position(id) {
                     Some(call) if self.calls[call].sent => {
-                        let Made {
+                        let ModelCall {
                             progress, ended, ..
                         } = self.calls[call];
                         Ok(match progress && !ended {
@@ -293,11 +301,13 @@ impl ParentModel {
                 _ => ChildViolation::UnknownId { id },
             });
         }
-        let Made { note, ended, .. } = self.calls.remove(call);
+        let ModelCall {
+            completion, ended, ..
+        } = self.calls.remove(call);
         Ok(match ended {
             true => Delivery::Late,
-            false if id & wire::FAILED != 0 => Delivery::Failed(note),
-            false => Delivery::Reply(note),
+            false if id & wire::FAILED != 0 => Delivery::Failed(completion),
+            false => Delivery::Reply(completion),
         })
     }
 
@@ -309,7 +319,7 @@ impl ParentModel {
         self.now += Duration::from_millis(milliseconds.into());
     }
 
-    /// Ends one call whose time is up.
+    /// Ends one call whose deadline has passed.
     fn expire(&mut self) {
         let live = self.calls.iter().filter(|call| !call.ended);
         let due = live.filter(|call| call.deadline.is_some_and(|deadline| deadline <= self.now));
@@ -318,23 +328,28 @@ impl ParentModel {
         self.ends(first, got);
     }
 
-    /// Ends one call that nobody waits for.
+    /// Cancels one call.
     fn cancel(&mut self, id: u32) {
         let live = self.position(id).is_some_and(|at| !self.calls[at].ended);
         let got = self.connection.cancel(id);
         self.ends(live.then_some(id), got);
     }
 
-    /// The call of this id has ended, if there was one: it is withdrawn, or the child is told.
+    /// The call with this id has ended, if there was one: it is withdrawn, or the child is notified.
     fn ends(&mut self, id: Option<u32>, got: Option<(usize, Phase)>) {
         let Some(at) = id.and_then(|id| self.position(id)) else {
             assert_eq!(got, None);
             return;
         };
-        let Made { id, note, sent, .. } = self.calls[at];
+        let ModelCall {
+            id,
+            completion,
+            sent,
+            ..
+        } = self.calls[at];
         let phase = if sent { Phase::Sent } else { Phase::Queued };
-        assert_eq!(got, Some((note, phase)));
-        self.comes_back(note);
+        assert_eq!(got, Some((completion, phase)));
+        self.is_returned(completion);
         if !sent {
             self.calls.remove(at);
             self.queue.retain(|(call, _)| *call != Some(id));
@@ -358,7 +373,7 @@ impl ParentModel {
         let want: Vec<(usize, Phase)> = live
             .map(|call| {
                 (
-                    call.note,
+                    call.completion,
                     if call.sent {
                         Phase::Sent
                     } else {
@@ -368,21 +383,25 @@ impl ParentModel {
             })
             .collect();
         assert_eq!(self.connection.drain(), want);
-        want.into_iter().for_each(|(note, _)| self.comes_back(note));
+        want.into_iter()
+            .for_each(|(completion, _)| self.is_returned(completion));
         self.queue.clear();
         self.closed = true;
     }
 
-    fn comes_back(&mut self, note: usize) {
-        assert!(!self.returned[note], "a note came back twice");
-        self.returned[note] = true;
+    fn is_returned(&mut self, completion: usize) {
+        assert!(
+            !self.returned[completion],
+            "a completion was returned twice"
+        );
+        self.returned[completion] = true;
     }
 
     fn queued(&self) -> usize {
         self.queue.iter().map(|(_, frame)| frame.len()).sum()
     }
 
-    /// Whether a call should be taken.
+    /// Whether a call should be accepted.
     fn admit(&self, len: usize) -> Result<(), Refusal> {
         let (queued, limit) = (self.queued(), self.limits.max_frame);
         let over = queued > 0 && queued.saturating_add(len) > self.limits.bytes;

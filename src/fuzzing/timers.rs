@@ -2,8 +2,8 @@ use super::Script;
 use crate::worker::Timers;
 use std::time::{Duration, Instant};
 
-/// A loop's timers: whatever is set, set again and taken away, and however time passes, those fire that
-/// a plain list says, in its order.
+/// A loop's timers: whatever is set, set again and removed, and however time passes, the same
+/// timers fire as in a plain list, in the same order.
 pub fn timers(data: &[u8]) {
     let mut script = Script(data);
     let mut clock = Clock {
@@ -36,7 +36,7 @@ fn duration(script: &mut Script<'_>) -> Duration {
     unit.saturating_mul(script.byte().into())
 }
 
-/// Timers, and a list of them: ids, and when they are due, if ever.
+/// Timers and their model: ids, and when they are due, if ever.
 struct Clock {
     timers: Timers<u64>,
     now: Instant,
@@ -69,13 +69,13 @@ impl Clock {
         Some((id, due))
     }
 
-    /// As [`expire`](Clock::expire), and sets it again.
+    /// Same as [`expire`](Clock::expire), and sets the timer again.
     fn repeat(&mut self, every: Duration) {
         let Some((id, due)) = self.expire() else {
             return;
         };
         self.timers.repeat(id, due, self.now, every, id);
-        // Zero is as soon as time passes.
+        // Zero means as soon as time passes.
         let every = every.max(Duration::from_nanos(1));
         let next = due.checked_add(every);
         let missed = next.is_some_and(|next| next <= self.now);
@@ -88,7 +88,7 @@ impl Clock {
         self.all.push((id, next));
     }
 
-    /// Time passes, unless it is too much for a clock.
+    /// Time passes, unless that would overflow the clock.
     fn pass(&mut self, time: Duration) {
         self.now = self.now.checked_add(time).unwrap_or(self.now);
     }
@@ -99,7 +99,7 @@ impl Clock {
         assert_eq!(self.timers.is_empty(), self.all.is_empty());
     }
 
-    /// Everything fires that ever does.
+    /// Lets everything fire that ever does.
     fn finish(mut self) {
         while let Some(due) = self.timers.deadline() {
             self.now = self.now.max(due);
