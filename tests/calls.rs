@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 #[test]
-fn octet_strings_return_as_they_are() {
+fn octet_strings_round_trip() {
     let me = worker().run_in_test();
     bounded(move || {
         let rpc = me.rpc("do").start().unwrap();
@@ -34,7 +34,7 @@ fn octet_strings_return_as_they_are() {
 }
 
 #[test]
-fn every_way_to_take_an_outcome_gets_it_once() {
+fn every_way_to_take_an_outcome_yields_it_once() {
     let me = worker().run_in_test();
     bounded(move || {
         let rpc = me.rpc("do").start().unwrap();
@@ -68,7 +68,7 @@ fn every_way_to_take_an_outcome_gets_it_once() {
 }
 
 #[test]
-fn abandoned_outcome_does_not_abandon_the_call() {
+fn dropping_an_outcome_does_not_cancel_the_call() {
     let me = worker().run_in_test();
     bounded(move || {
         let (builder, log) = logged(me.rpc("do"));
@@ -80,7 +80,7 @@ fn abandoned_outcome_does_not_abandon_the_call() {
 }
 
 #[test]
-fn call_that_is_dropped_unmade_is_never_sent() {
+fn call_that_is_dropped_before_it_is_made_is_never_sent() {
     let me = worker().run_in_test();
     bounded(move || {
         let (builder, log) = logged(me.rpc("do"));
@@ -92,7 +92,7 @@ fn call_that_is_dropped_unmade_is_never_sent() {
 }
 
 #[test]
-fn error_and_panic_end_their_call_and_the_child_lives_on() {
+fn error_and_panic_end_only_their_call() {
     let me = worker().run_in_test();
     bounded(move || {
         let rpc = me.rpc("do").start().unwrap();
@@ -102,7 +102,7 @@ fn error_and_panic_end_their_call_and_the_child_lives_on() {
         assert_eq!(error.to_string(), "no luck");
 
         let Err(CallError::Panicked(panic)) = rpc.call(["panic", "dear me"]).wait() else {
-            panic!("it panicked");
+            panic!("it should have panicked");
         };
         assert_eq!(panic.message(), "dear me");
         assert!(panic.location().contains("common/mod.rs:"), "{panic}");
@@ -117,7 +117,7 @@ fn timeout_ends_a_sent_call_and_its_late_reply_is_dropped() {
     bounded(move || {
         let rpc = me.rpc("do").start().unwrap();
         let gate = Gate::new();
-        // It is sent by the caller, before the reactor looks at the clock.
+        // The caller sends it before the reactor checks its deadline.
         let outcome = rpc
             .call(["gate", gate.name()])
             .timeout(Duration::from_millis(20))
@@ -137,7 +137,7 @@ fn timeout_fires_while_the_child_is_stopped() {
     let me = worker().run_in_test();
     bounded(move || {
         let (builder, log) = logged(me.rpc("do"));
-        // Where one byte waits to be written, the next call waits, too.
+        // While a single byte is queued, the next call waits, too.
         let rpc = builder.max_queue(usize::MAX, 1).start().unwrap();
         rpc.call("echo").wait().unwrap();
         let pid = rpc.pid().unwrap();
@@ -147,7 +147,7 @@ fn timeout_fires_while_the_child_is_stopped() {
             rpc.call(["event", "sent"]).timeout(short).wait(),
             Err(CallError::TimedOut(Phase::Sent))
         ));
-        // More than the socket takes: the rest of it, and what comes behind it, stays here.
+        // More than the socket takes: the rest of it, and what follows it, stays here.
         let large = rpc.call([b"size".to_vec(), vec![0; 16 << 20]]).start();
         assert!(matches!(
             rpc.call(["event", "never"]).timeout(short).wait(),
@@ -157,8 +157,8 @@ fn timeout_fires_while_the_child_is_stopped() {
         assert_eq!(large.wait().unwrap(), [(16 << 20).to_string()]);
         assert_eq!(rpc.call(["echo", "on"]).wait().unwrap(), ["on"]);
         rpc.finish().unwrap();
-        // What timed out before it was sent never ran. What was sent may have: that depends on whether
-        // the child saw the request together with its cancellation.
+        // A call that timed out before it was sent never ran. One that was sent may have: that
+        // depends on whether the child read the request together with its cancellation.
         let lines = log.lines();
         assert!(!lines.contains(&"event: never".to_owned()), "{lines:?}");
         assert_eq!(lines.last().map(String::as_str), Some("destroy"));
@@ -166,7 +166,7 @@ fn timeout_fires_while_the_child_is_stopped() {
 }
 
 #[test]
-fn blocking_in_a_callback_is_refused_at_once() {
+fn blocking_in_a_callback_is_refused_immediately() {
     let me = worker().run_in_test();
     bounded(move || {
         let gate = Gate::new();
@@ -298,7 +298,7 @@ fn one_reactor_serves_many_children() {
         assert!(replies.iter().all(|reply| reply.1 == thread));
         replies.sort_by_key(|reply| reply.0.parse::<usize>().unwrap());
         assert_eq!(replies.len(), 10);
-        // One that is killed is of no concern to the others.
+        // Killing one does not affect the others.
         handles[3].kill();
         for (n, rpc) in handles.into_iter().enumerate() {
             match n {
@@ -306,7 +306,7 @@ fn one_reactor_serves_many_children() {
                 _ => assert_eq!(rpc.call(["echo", "on"]).wait().unwrap(), ["on"]),
             }
         }
-        // The thread outlives its children: the reactor may get more.
+        // The thread outlives its children, as the reactor may get more.
         let rpc = me.rpc("do").reactor(&reactor).start().unwrap();
         rpc.call("echo").wait().unwrap();
         rpc.finish().unwrap();

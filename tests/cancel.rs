@@ -1,4 +1,4 @@
-//! Calls that nobody waits for any more: not sent, not started, or told.
+//! Cancelled calls: never sent, never started, or their function is notified.
 
 mod common;
 
@@ -13,8 +13,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// `hold NAME` tells that it started and that it is cancelled; `answer NAME` answers it, and is
-/// answered whether it was cancelled; `names` are those that have started.
+/// `hold NAME` reports by events that it started and that it is cancelled; `answer NAME` answers
+/// it, and replies whether it was cancelled; `names` replies with the names of held calls.
 fn hold() -> impl FnMut(Strings, Caller, &Loop) {
     let mut held: BTreeMap<String, Caller> = BTreeMap::new();
     move |request, caller, _| {
@@ -23,8 +23,8 @@ fn hold() -> impl FnMut(Strings, Caller, &Loop) {
             b"hold" => {
                 let (name, parent) = (name(), caller.parent().clone());
                 caller.event(format!("started {name}"));
-                let told = format!("told {name}");
-                caller.cancellation().then(move || parent.event(told));
+                let notified = format!("notified {name}");
+                caller.cancellation().then(move || parent.event(notified));
                 held.insert(name, caller);
             }
             b"answer" => {
@@ -38,7 +38,7 @@ fn hold() -> impl FnMut(Strings, Caller, &Loop) {
     }
 }
 
-/// Has a call of this name begin, and gives it up.
+/// Starts a call of this name, and cancels it in some way.
 type GiveUp = fn(&Rpc, &str);
 
 const WAYS: &[(&str, GiveUp)] = &[
@@ -61,7 +61,7 @@ fn started(rpc: &Rpc) {
 }
 
 #[test]
-fn function_that_runs_is_told_and_its_late_answer_is_dropped() {
+fn running_function_is_notified_and_its_late_answer_is_dropped() {
     let me = Worker::new().deferred("do", hold()).run_in_test();
     bounded(move || {
         let (builder, log) = logged(me.rpc("do"));
@@ -70,23 +70,23 @@ fn function_that_runs_is_told_and_its_late_answer_is_dropped() {
         let kept = rpc.call(["hold", "kept"]).start();
         for (way, give_up) in WAYS {
             give_up(&rpc, way);
-            let told = format!("event: told {way}");
-            eventually("it is told", || log.lines().contains(&told));
-            // Its reply is on the way before this one's, and is nobody's.
+            let notified = format!("event: notified {way}");
+            eventually("it is notified", || log.lines().contains(&notified));
+            // Its reply is sent before this one's, and is dropped.
             assert_eq!(rpc.call(["answer", way]).wait().unwrap(), ["true"]);
             assert_eq!(rpc.call("names").wait().unwrap(), ["kept"]);
         }
         assert_eq!(rpc.call(["answer", "kept"]).wait().unwrap(), ["false"]);
         assert_eq!(kept.wait().unwrap(), ["late"]);
-        assert!(!log.lines().contains(&"event: told kept".to_owned()));
+        assert!(!log.lines().contains(&"event: notified kept".to_owned()));
         drop(rpc);
         assert_eq!(log.end(), "destroy");
     });
 }
 
 #[test]
-fn function_is_told_when_the_handle_is_gone() {
-    // It answers only if it is told.
+fn function_is_notified_when_the_handle_is_gone() {
+    // It answers only if it is notified.
     let me = Worker::new()
         .deferred("wait", |request: Strings, caller: Caller, events| {
             caller.progress("waits");
@@ -134,20 +134,20 @@ fn call_is_not_cancelled_by_dropping_or_by_taking_its_outcome() {
         assert_eq!(taken.wait().unwrap(), ["late"]);
         assert_eq!(polled.wait_timeout(FOREVER).unwrap().unwrap(), ["late"]);
         drop(polled);
-        // One that was answered cannot be cancelled any more.
+        // One that was answered can no longer be cancelled.
         let answered = rpc.call(["hold", "answered"]).cancel_on_drop().start();
         rpc.call(["answer", "answered"]).wait().unwrap();
         started(&rpc);
         answered.cancel();
         started(&rpc);
         rpc.finish().unwrap();
-        let told = log.lines().iter().any(|line| line.contains("told"));
-        assert!(!told, "{:?}", log.lines());
+        let notified = log.lines().iter().any(|line| line.contains("notified"));
+        assert!(!notified, "{:?}", log.lines());
     });
 }
 
 #[test]
-fn threaded_function_is_told() {
+fn threaded_function_is_notified() {
     let me = Worker::new()
         .threaded("wait", |_, caller: &Caller| {
             let (send, receive) = mpsc::channel();
@@ -156,7 +156,7 @@ fn threaded_function_is_told() {
             cancellation.then(move || send.send(()).unwrap());
             caller.progress("waits");
             receive.recv()?;
-            // What comes too late for that is done at once.
+            // A callback that is registered after the cancellation runs immediately.
             let (send, receive) = mpsc::channel();
             let me = thread::current().id();
             cancellation.then(move || send.send(thread::current().id() == me).unwrap());
@@ -190,7 +190,7 @@ fn threaded_function_is_told() {
     });
 }
 
-/// The reactor has just seen that there are no more deadlines, and is about to sleep.
+/// The reactor has just found that there are no more deadlines, and is about to block.
 #[test]
 fn call_that_is_made_while_another_times_out_has_its_timeout() {
     let mut kept = Vec::new();
@@ -218,8 +218,8 @@ fn call_that_is_made_while_another_times_out_has_its_timeout() {
     });
 }
 
-/// What is held in a child that may run one at a time is let go by its cancellation, so that whatever
-/// waits behind it is looked at after the cancellations that were sent before.
+/// In a child that runs one call at a time, cancelling the running call releases it, so that the
+/// calls that wait behind it are considered after the cancellations that were sent before.
 fn one_at_a_time(worker: Worker) {
     let me = worker.run_in_test();
     bounded(move || {
@@ -230,7 +230,7 @@ fn one_at_a_time(worker: Worker) {
         let cancelled = rpc.call("cancelled").start();
         let dropped = rpc.call("dropped").cancel_on_drop().start();
         let waits = rpc.call("waits").start();
-        // Everything before it has been sent now.
+        // Everything before it has been sent by now.
         time_out(|| rpc.call("timed out"));
         cancelled.cancel();
         drop(dropped);
@@ -292,7 +292,7 @@ fn call_that_waits_behind_a_large_request_never_starts() {
     behind(|gate| vec!["gate".into(), gate.into(), "x".repeat(200_000)]);
 }
 
-/// Cancels calls that wait behind one that is at a gate.
+/// Cancels calls that wait behind one that is held at a gate.
 fn behind(first: impl FnOnce(&str) -> Vec<String> + Send + 'static) {
     let me = Worker::new().function("do", obey).run_in_test();
     bounded(move || {
@@ -307,7 +307,7 @@ fn behind(first: impl FnOnce(&str) -> Vec<String> + Send + 'static) {
         time_out(|| rpc.call(["event", "timed out"]));
         cancelled.cancel();
         drop(dropped);
-        // This takes long enough for the child to see that time has passed since it looked.
+        // This takes long enough for the child to notice that time has passed since its last read.
         time_out(|| rpc.call(["event", "timed out, too"]));
         time_out(|| rpc.call("echo"));
         inside.open();
@@ -354,7 +354,7 @@ fn request(id: u32, text: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn plain_peer_gets_what_was_sent_and_no_word_of_cancellation() {
+fn plain_peer_gets_sent_requests_and_no_cancellations() {
     bounded(|| {
         let (near, mut far) = UnixStream::pair().unwrap();
         let rpc = Process::stream(Plain::Tagged, near).rpc("peer");
@@ -362,7 +362,7 @@ fn plain_peer_gets_what_was_sent_and_no_word_of_cancellation() {
         let cancel = |call: Pending| call.cancel();
         cancel_sent(&rpc, &mut far, cancel);
 
-        // Large enough to hold up what comes behind it.
+        // Large enough to hold up what follows it.
         let block = vec![b'x'; 32 << 20];
         let large = rpc.call([&block]).start();
         let held_up: Vec<Pending> = (0..10).map(|_| rpc.call("never").start()).collect();
@@ -387,11 +387,11 @@ fn plain_peer_gets_what_was_sent_and_no_word_of_cancellation() {
         large.wait().unwrap();
         last.wait().unwrap();
         drop(rpc);
-        assert_eq!(far.read(&mut got).unwrap(), 0, "there is no more");
+        assert_eq!(far.read(&mut got).unwrap(), 0, "nothing more was sent");
     });
 }
 
-/// An id is not used again before the late reply has come.
+/// An id is not reused before the late reply has arrived.
 fn cancel_sent(rpc: &Rpc, far: &mut UnixStream, cancel: impl Fn(Pending)) {
     let call = rpc.call("one").start();
     let mut got = [0; 12];
@@ -407,7 +407,7 @@ fn cancel_sent(rpc: &Rpc, far: &mut UnixStream, cancel: impl Fn(Pending)) {
 }
 
 #[test]
-fn thousands_of_calls_are_cancelled_and_all_are_told() {
+fn thousands_of_cancelled_calls_are_all_notified() {
     const CALLS: usize = 5000;
     let me = Worker::new().deferred("do", hold()).run_in_test();
     bounded(move || {
@@ -420,8 +420,8 @@ fn thousands_of_calls_are_cancelled_and_all_are_told() {
         for call in calls {
             call.cancel();
         }
-        eventually("all are told", || log.lines().len() == 2 * CALLS);
-        // Cancelled or not, they are to be answered.
+        eventually("all are notified", || log.lines().len() == 2 * CALLS);
+        // They must be answered although they are cancelled.
         let pid = rpc.pid().unwrap();
         await_sleep(pid);
         for n in 0..CALLS {
@@ -432,17 +432,17 @@ fn thousands_of_calls_are_cancelled_and_all_are_told() {
 }
 
 #[test]
-fn callback_that_panics_when_told_hurts_nobody() {
+fn panic_in_a_cancellation_callback_affects_nothing_else() {
     let me = Worker::new()
         .deferred("do", |request: Strings, caller: Caller, events| {
             if request == ["echo"] {
                 return caller.reply(request);
             }
-            let (told, poster) = (caller.parent().clone(), events.poster());
+            let (parent, poster) = (caller.parent().clone(), events.poster());
             let cancellation = caller.cancellation();
-            cancellation.then(|| panic!("told"));
+            cancellation.then(|| panic!("notified"));
             cancellation.then(move || {
-                told.event("told");
+                parent.event("notified");
                 poster.post(|_| drop(caller));
             });
         })
@@ -453,14 +453,16 @@ fn callback_that_panics_when_told_hurts_nobody() {
         let call = rpc.call(()).start();
         rpc.call("echo").wait().unwrap();
         call.cancel();
-        eventually("the second is told, too", || log.lines() == ["event: told"]);
+        eventually("the second runs, too", || {
+            log.lines() == ["event: notified"]
+        });
         assert_eq!(rpc.call("echo").wait().unwrap(), ["echo"]);
         rpc.finish().unwrap();
     });
 }
 
 #[test]
-fn what_waits_for_a_cancellation_may_answer_when_it_is_dropped() {
+fn cancellation_callback_may_answer_a_call_when_it_is_dropped() {
     let mut held = None;
     let me = Worker::new()
         .deferred("do", move |_: Strings, caller: Caller, _: &Loop| {
@@ -482,28 +484,28 @@ fn what_waits_for_a_cancellation_may_answer_when_it_is_dropped() {
 }
 
 /// Panics when it is dropped.
-struct Bomb;
+struct PanicsWhenDropped;
 
-impl Drop for Bomb {
+impl Drop for PanicsWhenDropped {
     fn drop(&mut self) {
-        panic!("a bomb was dropped");
+        panic!("in a destructor");
     }
 }
 
 #[test]
-fn panic_of_a_callback_that_is_not_needed_hurts_nobody() {
+fn panic_in_the_destructor_of_a_callback_affects_nothing_else() {
     let me = Worker::new()
         .deferred("do", |request: Strings, caller: Caller, _| {
-            if request == ["bomb"] {
-                let bomb = Bomb;
-                caller.cancellation().then(move || drop(bomb));
+            if request == ["panics"] {
+                let panics = PanicsWhenDropped;
+                caller.cancellation().then(move || drop(panics));
             }
             caller.reply(request);
         })
         .run_in_test();
     bounded(move || {
         let rpc = me.rpc("do").start().unwrap();
-        assert_eq!(rpc.call("bomb").wait().unwrap(), ["bomb"]);
+        assert_eq!(rpc.call("panics").wait().unwrap(), ["panics"]);
         assert_eq!(rpc.call("next").wait().unwrap(), ["next"]);
         rpc.finish().unwrap();
     });

@@ -1,7 +1,7 @@
-//! What a call costs, as `src/costs.md` says: allocations, system calls and context switches, counted.
-//! Bounds are generous, and yet such that the loss of a fast path goes beyond them. Nothing is timed.
+//! Counts what a call costs, see `src/costs.md`: allocations, system calls and context switches.
+//! Bounds are generous, but tight enough that losing a fast path exceeds them. Nothing is timed.
 //!
-//! What was counted is printed: `cargo test --test costs -- --nocapture --test-threads 1`.
+//! The counts are printed: `cargo test --test costs -- --nocapture --test-threads 1`.
 
 mod common;
 
@@ -19,7 +19,7 @@ use std::time::Duration;
 
 // ---- allocations ----
 
-/// Counts what is allocated, by all threads of this process.
+/// Counts the allocations of all threads of this process.
 struct Counting;
 
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
@@ -35,7 +35,7 @@ fn count(bytes: usize) {
 }
 
 #[expect(unsafe_code, reason = "there is no other way to count allocations")]
-// SAFETY: everything is left to the system's allocator.
+// SAFETY: everything is delegated to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
@@ -58,12 +58,12 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// How many allocations, and of how many bytes, there have been in this process.
+/// The number of allocations in this process so far, and of their bytes.
 fn allocated() -> [u64; 2] {
     [&ALLOCATIONS, &BYTES].map(|count| count.load(Ordering::Relaxed))
 }
 
-/// How many bytes are allocated in this process.
+/// The number of bytes that are allocated in this process now.
 fn in_use() -> u64 {
     let [_, allocated] = allocated();
     allocated.saturating_sub(FREED.load(Ordering::Relaxed))
@@ -73,8 +73,8 @@ fn echo(request: Strings) -> Result<Strings, BoxError> {
     Ok(request)
 }
 
-/// Echoes, as the tests need it, and says what it has allocated if it is asked nothing.
-fn echo_or_tell(request: Strings) -> Result<Strings, BoxError> {
+/// Echoes a request, and answers an empty one with what the child has allocated.
+fn echo_or_report(request: Strings) -> Result<Strings, BoxError> {
     if request.is_empty() {
         return Ok(allocated().map(|n| n.to_string()).into_iter().collect());
     }
@@ -83,23 +83,23 @@ fn echo_or_tell(request: Strings) -> Result<Strings, BoxError> {
 
 fn counting_worker() -> Worker {
     Worker::new()
-        .function("sync", |request, _| echo_or_tell(request))
+        .function("returning", |request, _| echo_or_report(request))
         .deferred("deferred", |request, caller, _: &Loop| {
-            caller.answer(echo_or_tell(request));
+            caller.answer(echo_or_report(request));
         })
-        .threaded("threaded", |request, _: &Caller| echo_or_tell(request))
+        .threaded("threaded", |request, _: &Caller| echo_or_report(request))
         .threads(1)
         .function("events", |request: Strings, caller| {
             if let Ok(n) = request.to_string().parse::<u32>() {
                 (0..n).for_each(|_| caller.event("an event"));
             }
-            echo_or_tell(Strings::new())
+            echo_or_report(Strings::new())
         })
         .function("progress", |request: Strings, caller| {
             if let Ok(n) = request.to_string().parse::<u32>() {
                 (0..n).for_each(|_| caller.progress("a step"));
             }
-            echo_or_tell(Strings::new())
+            echo_or_report(Strings::new())
         })
 }
 
@@ -109,10 +109,10 @@ fn allocated_by(child: &Rpc) -> [u64; 2] {
     reply.texts().unwrap().map(|n| n.parse().unwrap())
 }
 
-/// What `body` makes the parent and the child allocate: how often, and how many bytes.
+/// The allocations and allocated bytes that `body` causes in the parent and in the child.
 fn allocations(rpc: &Rpc, body: impl Fn()) -> [[u64; 2]; 2] {
     let less = |a: [u64; 2], b: [u64; 2]| [a[0].saturating_sub(b[0]), a[1].saturating_sub(b[1])];
-    // To ask costs something, too.
+    // Asking the child costs something, too.
     let idle = allocated_by(rpc);
     let before = allocated_by(rpc);
     let here = allocated();
@@ -122,7 +122,7 @@ fn allocations(rpc: &Rpc, body: impl Fn()) -> [[u64; 2]; 2] {
     [here, there]
 }
 
-/// So many calls at once, answered to callbacks.
+/// Makes this many calls with callbacks, without waiting in between.
 fn pipeline(rpc: &Rpc, calls: u64) {
     let (done, wait) = mpsc::sync_channel(1);
     for n in 1..=calls {
@@ -137,7 +137,7 @@ fn pipeline(rpc: &Rpc, calls: u64) {
     wait.recv().unwrap();
 }
 
-/// Fails if `count` is above `bound`, and shows it otherwise.
+/// Prints `count`, and fails if it is above `bound`.
 #[track_caller]
 fn at_most(what: &str, count: u64, bound: u64) {
     println!("{what}: {count}, bound {bound}");
@@ -149,7 +149,7 @@ fn small_pipelined_calls_allocate_nothing() {
     let me = counting_worker().run_in_test();
     alone(move || {
         const CALLS: u64 = 50_000;
-        for function in ["sync", "deferred"] {
+        for function in ["returning", "deferred"] {
             let rpc = me.rpc(function).start().unwrap();
             pipeline(&rpc, CALLS);
             let [here, there] = allocations(&rpc, || pipeline(&rpc, CALLS));
@@ -171,7 +171,8 @@ fn small_pipelined_calls_allocate_nothing() {
 fn waited_calls_allocate_nothing() {
     let me = counting_worker().run_in_test();
     alone(move || {
-        // There calls are dense for certain, or nearly so: others may get between them. Not every time.
+        // On one processor, calls are dense unless other threads run between them, which does not
+        // happen in every round.
         confine_to_one_cpu();
         const CALLS: u64 = 1000;
         let least = |rpc: &Rpc, calls: &dyn Fn()| {
@@ -179,14 +180,14 @@ fn waited_calls_allocate_nothing() {
             let rounds = (0..10).map(|_| allocations(rpc, calls).map(|[n, _]| n));
             rounds.min_by_key(|[here, _]| *here).unwrap()
         };
-        for function in ["sync", "deferred", "threaded"] {
+        for function in ["returning", "deferred", "threaded"] {
             let rpc = me.rpc(function).start().unwrap();
             let [here, there] = least(&rpc, &|| waits(&rpc, CALLS, Duration::ZERO));
             println!("{CALLS} times wait(), {function}:");
             at_most("allocations here", here, CALLS * 4 / 5);
             at_most("allocations there", there, CALLS / 10);
         }
-        let rpc = me.rpc("sync").start().unwrap();
+        let rpc = me.rpc("returning").start().unwrap();
         let [here, there] = least(&rpc, &|| {
             let all = (0..CALLS).map(|_| rpc.call("sixteen bytes ..").start());
             let all: Vec<_> = all.collect();
@@ -227,21 +228,25 @@ fn events_allocate_nothing_and_progress_little() {
     });
 }
 
-/// Whether callers read the answers or the reactor, with all that may belong to a call, and without
-/// another call.
+/// Whether callers or the reactor read the answers, with everything that may belong to a call, and
+/// without another call.
 #[test]
-fn room_of_many_calls_is_given_back() {
+fn memory_of_many_calls_is_freed() {
     let me = counting_worker().run_in_test();
     alone(move || {
-        // Buffers, and room for some hundred calls.
+        // Buffers, and memory for some hundred calls.
         const SOME: u64 = 1 << 20;
         for waits in [true, false] {
-            // Without it a caller may tell the reactor of something else.
-            let rpc = me.rpc("sync").event_delay(Duration::ZERO).start().unwrap();
+            // With a delay, a caller may wake the reactor for something else.
+            let rpc = me
+                .rpc("returning")
+                .event_delay(Duration::ZERO)
+                .start()
+                .unwrap();
             pipeline(&rpc, 100);
             let before = in_use();
             stop(rpc.pid().unwrap());
-            let (done, all_told) = mpsc::channel::<()>();
+            let (done, all_ended) = mpsc::channel::<()>();
             let mut calls = Vec::new();
             for _ in 0..50_000 {
                 let call = rpc.call("sixteen bytes ..");
@@ -256,30 +261,30 @@ fn room_of_many_calls_is_given_back() {
             }
             println!("waits {waits}: {} KiB", (in_use() - before) >> 10);
             let (pid, epoll) = (rpc.pid().unwrap(), epoll_of_the_reactor());
-            let go_on = thread::spawn(move || {
+            let resume = thread::spawn(move || {
                 if waits {
                     let reads = || !is_socket_watched(epoll);
                     eventually("the caller reads", reads);
                 }
                 signal(pid, "CONT");
             });
-            // Who waits for the last one reads all.
+            // The caller that waits for the last answer reads them all.
             for call in calls.into_iter().rev() {
                 call.wait().unwrap();
             }
-            go_on.join().unwrap();
+            resume.join().unwrap();
             drop(done);
-            assert!(all_told.recv().is_err());
-            eventually("the room is given back", || in_use() < before + SOME);
-            rpc.call("it goes on").wait().unwrap();
+            assert!(all_ended.recv().is_err());
+            eventually("the memory is freed", || in_use() < before + SOME);
+            rpc.call("one more").wait().unwrap();
             rpc.finish().unwrap();
         }
     });
 }
 
-/// A caller who waits for one answer reads those of others, and does not keep their room.
+/// A caller that waits for one answer reads those of others, and does not keep their memory.
 #[test]
-fn room_of_many_calls_is_given_back_while_another_is_waited_for() {
+fn memory_of_many_calls_is_freed_while_another_is_waited_for() {
     let me = Worker::new()
         .threaded("gate", |gate: Strings, _: &Caller| {
             if !gate.is_empty() {
@@ -297,18 +302,18 @@ fn room_of_many_calls_is_given_back_while_another_is_waited_for() {
         stop(rpc.pid().unwrap());
         let calls: Vec<Pending> = (0..50_000).map(|_| rpc.call(()).start()).collect();
         let (pid, epoll) = (rpc.pid().unwrap(), epoll_of_the_reactor());
-        let go_on = thread::spawn(move || {
+        let resume = thread::spawn(move || {
             let reads = || !is_socket_watched(epoll);
             eventually("the caller reads", reads);
             signal(pid, "CONT");
             for mut call in calls {
                 eventually("it is answered", || call.try_wait().is_some());
             }
-            eventually("the room is given back", || in_use() < before + (1 << 20));
+            eventually("the memory is freed", || in_use() < before + (1 << 20));
             inside.open();
         });
         slow.wait().unwrap();
-        go_on.join().unwrap();
+        resume.join().unwrap();
     });
 }
 
@@ -318,13 +323,16 @@ fn large_payload_is_allocated_where_it_arrives() {
     alone(move || {
         const CALLS: u64 = 20;
         const LEN: u64 = 4 << 20;
-        for function in ["sync", "deferred"] {
+        for function in ["returning", "deferred"] {
             let rpc = me.rpc(function).start().unwrap();
             let payload = [vec![7; LEN as usize]];
-            let lent = || rpc.call(&payload).wait().unwrap();
-            // Here the payload itself is counted.
-            let given = || rpc.call([vec![7; LEN as usize]]).wait().unwrap();
-            for (how, call) in [("lent", &lent as &dyn Fn() -> Strings), ("given", &given)] {
+            let borrowed = || rpc.call(&payload).wait().unwrap();
+            // The payload itself is counted here.
+            let owned = || rpc.call([vec![7; LEN as usize]]).wait().unwrap();
+            for (how, call) in [
+                ("borrowed", &borrowed as &dyn Fn() -> Strings),
+                ("owned", &owned),
+            ] {
                 let calls = || {
                     for _ in 0..CALLS {
                         assert_eq!(call()[0].len() as u64, LEN);
@@ -350,7 +358,7 @@ fn large_payload_is_allocated_where_it_arrives() {
 
 // ---- context switches ----
 
-/// How often the threads of a process that have this name, or any, have gone to sleep.
+/// How often threads of a process with this name, or all for an empty name, have gone to sleep.
 fn sleeps(pid: u32, name: &str) -> u64 {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let tasks = tasks.map(|task| task.unwrap().path());
@@ -366,13 +374,13 @@ fn sleeps(pid: u32, name: &str) -> u64 {
     tasks.filter(is_meant).map(sleeps).sum()
 }
 
-/// Confines this thread, and what it starts from now on, to one processor.
-#[expect(unsafe_code, reason = "std has no call for it")]
+/// Confines this thread, and the threads and processes it starts, to one processor.
+#[expect(unsafe_code, reason = "std has no function for it")]
 fn confine_to_one_cpu() {
     let size = size_of::<libc::cpu_set_t>();
     // SAFETY: a set is an array of integers, for which 0 is a value.
     let mut all: libc::cpu_set_t = unsafe { std::mem::zeroed() };
-    // SAFETY: `all` is as large as is said.
+    // SAFETY: `all` has this size.
     let result = unsafe { libc::sched_getaffinity(0, size, &raw mut all) };
     assert_eq!(result, 0);
     // SAFETY: as above.
@@ -383,7 +391,7 @@ fn confine_to_one_cpu() {
         .unwrap();
     // SAFETY: the number is within the set.
     unsafe { libc::CPU_SET(first, &mut one) };
-    // SAFETY: `one` is as large as is said.
+    // SAFETY: `one` has this size.
     let result = unsafe { libc::sched_setaffinity(0, size, &raw const one) };
     assert_eq!(result, 0);
 }
@@ -394,7 +402,7 @@ fn dense_calls_on_one_processor_switch_twice() {
     alone(move || {
         confine_to_one_cpu();
         const CALLS: u64 = 1000;
-        let rpc = me.rpc("sync").start().unwrap();
+        let rpc = me.rpc("returning").start().unwrap();
         let calls = || {
             for _ in 0..CALLS {
                 rpc.call("sixteen bytes ..").wait().unwrap();
@@ -412,7 +420,7 @@ fn dense_calls_on_one_processor_switch_twice() {
                 of(child, ""),
             ]
         };
-        // Others may get between the calls, which then are not dense. Not every time.
+        // Other threads may run between the calls, which then are not dense, but not every time.
         let rounds = (0..10).map(|_| {
             let before = sleeps();
             calls();
@@ -421,36 +429,36 @@ fn dense_calls_on_one_processor_switch_twice() {
         });
         let sleeps = rounds.min_by_key(|sleeps| sleeps.iter().sum::<u64>());
         let [caller, reactor, child] = sleeps.unwrap();
-        println!("of the reactor: {reactor}");
+        println!("sleeps of the reactor: {reactor}");
         at_most("sleeps here in 1000 calls", caller + reactor, CALLS * 7 / 4);
         at_most("sleeps there in 1000 calls", child, CALLS * 7 / 4);
     });
 }
 
-/// The reactor is not told to watch the socket after each of many calls, as two more system calls
-/// would do. `strace` cannot show that: with it, calls take too long to be dense.
+/// The socket is not registered for reading again after each of many calls, which would take two
+/// more system calls. `strace` cannot show that: with it, calls take too long to be dense.
 #[test]
 fn dense_calls_leave_the_socket_unwatched() {
     let me = counting_worker().run_in_test();
     alone(move || {
         confine_to_one_cpu();
-        let rpc = me.rpc("sync").start().unwrap();
+        let rpc = me.rpc("returning").start().unwrap();
         waits(&rpc, 100, Duration::ZERO);
         let epoll = epoll_of_the_reactor();
         let left_unwatched = || {
             waits(&rpc, 100, Duration::ZERO);
             let watched = is_socket_watched(epoll);
-            eventually("it is watched when all is quiet", || {
+            eventually("it is watched when nothing happens", || {
                 is_socket_watched(epoll)
             });
             !watched
         };
-        // Others may get between the last two calls, or before the look. Not every time.
+        // Other threads may run between the last two calls, or before the check. Not every time.
         assert!((0..1000).any(|_| left_unwatched()), "calls are never dense");
     });
 }
 
-/// The only one there is.
+/// The epoll instance of this process: there is only one.
 fn epoll_of_the_reactor() -> u32 {
     let all = descriptors(std::process::id());
     let epoll =
@@ -458,7 +466,7 @@ fn epoll_of_the_reactor() -> u32 {
     all.iter().find_map(epoll).unwrap()
 }
 
-/// Whether a socket is watched for something to read at this epoll instance.
+/// Whether this epoll instance watches a socket for reading.
 fn is_socket_watched(epoll: u32) -> bool {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{epoll}")).unwrap();
     info.lines()
@@ -476,7 +484,7 @@ fn is_socket_watched(epoll: u32) -> bool {
 /// How often each system call was made.
 type Counts = BTreeMap<String, u64>;
 
-/// A test that runs under strace, too.
+/// A test that runs itself under strace.
 struct Traced {
     name: String,
 }
@@ -486,8 +494,8 @@ const BEGIN: &str = "/offspring/begin";
 const END: &str = "/offspring/end/";
 
 impl Traced {
-    /// Runs the scenario if this process is under strace, and returns `None` then. Also if there is no
-    /// strace: then nothing can be tested, which is an error only where CI is set.
+    /// If this process runs under strace, runs the scenario and returns `None`. Also returns `None`
+    /// if strace cannot be used: then nothing can be tested, which is an error only if CI is set.
     fn new(scenario: impl FnOnce()) -> Option<Self> {
         let name = thread::current().name().unwrap().to_owned();
         if std::env::var(VARIABLE).is_ok_and(|traced| traced == name) {
@@ -499,13 +507,13 @@ impl Traced {
         let status = strace.stdout(Stdio::null()).stderr(Stdio::null()).status();
         if !status.is_ok_and(|status| status.success()) {
             assert!(std::env::var_os("CI").is_none(), "strace cannot be used");
-            println!("note: not tested, as strace cannot be used");
+            println!("skipped: strace cannot be used");
             return None;
         }
         Some(Traced { name })
     }
 
-    /// The system calls that parent and child made in each section that is measured.
+    /// The system calls that parent and child made in each measured section.
     fn count(&self) -> Vec<[Counts; 2]> {
         let id = std::process::id();
         let path = std::env::temp_dir().join(format!("offspring-costs-{id}-{}", self.name));
@@ -523,14 +531,14 @@ impl Traced {
         sections(&String::from_utf8_lossy(&fs::read(&trace.0).unwrap()))
     }
 
-    /// As `count`, if there is one section.
+    /// Same as `count`, for a single section.
     fn count_one(&self) -> [Counts; 2] {
         let [counts] = self.count().try_into().unwrap();
         counts
     }
 }
 
-/// A file, for as long as it is needed.
+/// A trace file, removed when dropped.
 struct Trace(PathBuf);
 
 impl Drop for Trace {
@@ -539,8 +547,8 @@ impl Drop for Trace {
     }
 }
 
-/// Marks the section in which system calls are counted: in the trace, by names of files that are not
-/// there. The body returns the child's threads.
+/// Marks the section in which system calls are counted: in the trace, by the names of files that do
+/// not exist. The body returns the child's threads.
 fn measured(body: impl FnOnce() -> Vec<String>) {
     let _ = fs::metadata(BEGIN);
     let threads = body();
@@ -554,7 +562,7 @@ fn threads(rpc: &Rpc) -> Vec<String> {
     tasks.map(|task| name(task.unwrap())).collect()
 }
 
-/// Counts the lines between the marks: those of the child's threads, and all others.
+/// Counts the lines between the marks: all others, and those of the child's threads.
 fn sections(trace: &str) -> Vec<[Counts; 2]> {
     let mut sections = Vec::new();
     let mut lines = trace.lines();
@@ -572,7 +580,7 @@ fn sections(trace: &str) -> Vec<[Counts; 2]> {
             let (thread, event) = line.split_once(' ').unwrap();
             let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
             let name = event.trim_start().split(|c| !is_part(c)).next().unwrap();
-            // Not the second half of an interrupted line, nor signals and exits.
+            // Skips the second halves of interrupted lines, signals and exits.
             if !name.is_empty() {
                 let counts = &mut counts[usize::from(child.contains(&thread))];
                 *counts.entry(name.to_owned()).or_default() += 1;
@@ -592,7 +600,7 @@ fn waits(rpc: &Rpc, calls: u64, pause: Duration) {
     }
 }
 
-/// Counts what `body` does with a child that has settled down.
+/// Measures what `body` does with a child after a few calls.
 fn scenario(me: &Process, function: &'static str, body: impl FnOnce(&Rpc)) {
     let rpc = me.rpc(function).on_event(drop).start().unwrap();
     waits(&rpc, 10, Duration::ZERO);
@@ -602,7 +610,7 @@ fn scenario(me: &Process, function: &'static str, body: impl FnOnce(&Rpc)) {
     });
 }
 
-/// Of the system calls of these names.
+/// The number of system calls with these names.
 fn of(counts: &Counts, names: &[&str]) -> u64 {
     names.iter().filter_map(|name| counts.get(*name)).sum()
 }
@@ -611,7 +619,7 @@ fn all(counts: &Counts) -> u64 {
     counts.values().sum()
 }
 
-/// A caller who looks for the answer instead of sleeping receives nothing many times.
+/// A caller that polls for the answer instead of sleeping often receives nothing.
 const SEND: &[&str] = &["sendto", "sendmsg"];
 const RECEIVE: &[&str] = &["read", "recvfrom"];
 
@@ -620,7 +628,7 @@ fn waited_calls_send_and_receive_once() {
     let me = counting_worker().run_in_test();
     let traced = Traced::new(|| {
         confine_to_one_cpu();
-        scenario(&me, "sync", |rpc| waits(rpc, 1000, Duration::ZERO));
+        scenario(&me, "returning", |rpc| waits(rpc, 1000, Duration::ZERO));
     });
     let Some(traced) = traced else { return };
     let [here, there] = traced.count_one();
@@ -629,14 +637,14 @@ fn waited_calls_send_and_receive_once() {
         assert_eq!(of(counts, SEND), 1000);
         assert!(of(counts, RECEIVE) >= 1000);
     }
-    // Traced calls take so long that they are not dense: two that tell the poller are among these.
+    // Traced calls take so long that they are not dense: each makes two more to update the poller.
     at_most(
-        "calls here but receiving",
+        "calls here except receiving",
         all(&here) - of(&here, RECEIVE),
         3500,
     );
     at_most(
-        "calls there but receiving",
+        "calls there except receiving",
         all(&there) - of(&there, RECEIVE),
         1250,
     );
@@ -647,7 +655,7 @@ fn timeouts_of_waited_calls_do_not_wake_the_reactor() {
     let me = counting_worker().run_in_test();
     let traced = Traced::new(|| {
         confine_to_one_cpu();
-        scenario(&me, "sync", |rpc| {
+        scenario(&me, "returning", |rpc| {
             for _ in 0..1000 {
                 let call = rpc
                     .call("sixteen bytes ..")
@@ -665,12 +673,12 @@ fn timeouts_of_waited_calls_do_not_wake_the_reactor() {
         100,
     );
     at_most(
-        "calls here but receiving",
+        "calls here except receiving",
         all(&here) - of(&here, RECEIVE),
         4500,
     );
     at_most(
-        "calls there but receiving",
+        "calls there except receiving",
         all(&there) - of(&there, RECEIVE),
         1250,
     );
@@ -695,19 +703,21 @@ fn rare_waited_calls() {
     let me = counting_worker().run_in_test();
     let traced = Traced::new(|| {
         confine_to_one_cpu();
-        scenario(&me, "sync", |rpc| waits(rpc, 5, Duration::from_millis(400)));
+        scenario(&me, "returning", |rpc| {
+            waits(rpc, 5, Duration::from_millis(400))
+        });
     });
     let Some(traced) = traced else { return };
     let [here, there] = traced.count_one();
     println!("5 rare calls: {here:?}, {there:?}");
     let nap = of(&here, &["clock_nanosleep"]);
     at_most(
-        "calls here but receiving",
+        "calls here except receiving",
         all(&here) - of(&here, RECEIVE) - nap,
         5 * 5,
     );
     at_most(
-        "calls there but receiving",
+        "calls there except receiving",
         all(&there) - of(&there, RECEIVE),
         5 * 7,
     );
@@ -744,12 +754,12 @@ fn waited_calls_beside_another() {
 }
 
 #[test]
-fn pipelined_calls_go_in_batches() {
-    pipelined("sync");
+fn pipelined_calls_are_batched() {
+    pipelined("returning");
 }
 
 #[test]
-fn pipelined_calls_to_a_deferred_function_go_in_batches() {
+fn pipelined_calls_to_a_deferred_function_are_batched() {
     pipelined("deferred");
 }
 
@@ -757,7 +767,7 @@ fn pipelined(function: &'static str) {
     let me = counting_worker().run_in_test();
     let traced = Traced::new(|| scenario(&me, function, |rpc| pipeline(rpc, 10_000)));
     let Some(traced) = traced else { return };
-    // Who writes while others work may write more often than is needed.
+    // A writer that runs beside other threads may write more often than necessary.
     let runs = (0..3).map(|_| traced.count_one());
     let [here, there] = runs
         .min_by_key(|[here, there]| all(here).max(all(there)))
@@ -768,7 +778,7 @@ fn pipelined(function: &'static str) {
 }
 
 #[test]
-fn events_go_in_batches() {
+fn events_are_batched() {
     let me = counting_worker().run_in_test();
     let traced = Traced::new(|| {
         scenario(&me, "events", |rpc| {
@@ -783,10 +793,10 @@ fn events_go_in_batches() {
 }
 
 #[test]
-fn large_payloads_go_in_what_a_socket_takes() {
+fn large_payloads_are_sent_in_large_parts() {
     let me = counting_worker().run_in_test();
     let traced = Traced::new(|| {
-        scenario(&me, "sync", |rpc| {
+        scenario(&me, "returning", |rpc| {
             let payload = [vec![7; 1 << 20]];
             (0..10).for_each(|_| drop(rpc.call(&payload).wait().unwrap()));
         });
@@ -803,7 +813,7 @@ fn start_one_call_and_finish() {
     let me = counting_worker().run_in_test();
     let traced = Traced::new(|| {
         let reactor = Reactor::new().unwrap();
-        let start = || me.rpc("sync").reactor(&reactor).start().unwrap();
+        let start = || me.rpc("returning").reactor(&reactor).start().unwrap();
         waits(&start(), 1, Duration::ZERO);
         let other = start();
         waits(&other, 1, Duration::ZERO);
@@ -819,7 +829,7 @@ fn start_one_call_and_finish() {
     let [here, there] = traced.count_one();
     println!("start, one call and finish: {here:?}, {there:?}");
     at_most("calls here", all(&here), 200);
-    // The loader's, the runtime's and the test harness's are among them.
+    // This includes the loader's, the runtime's and the test harness's.
     at_most("calls there", all(&there), 800);
 }
 
@@ -831,7 +841,7 @@ fn nothing_happens_when_idle() {
         })
         .run_in_test();
     let traced = Traced::new(|| {
-        for function in ["sync", "deferred", "threaded"] {
+        for function in ["returning", "deferred", "threaded"] {
             let rpc = me.rpc(function).start().unwrap();
             waits(&rpc, 100, Duration::ZERO);
             thread::sleep(Duration::from_millis(500));
@@ -855,7 +865,7 @@ fn nothing_happens_when_idle() {
     let Some(traced) = traced else { return };
     for [here, there] in traced.count() {
         println!("idle: {here:?}, {there:?}");
-        // The thread that sleeps is the test's.
+        // The test's thread sleeps.
         assert_eq!(all(&here) - of(&here, &["clock_nanosleep"]), 0, "{here:?}");
         assert_eq!(all(&there), 0, "{there:?}");
     }

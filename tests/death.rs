@@ -1,4 +1,4 @@
-//! How children die, and what is told of it.
+//! How children die, and how that is reported.
 
 mod common;
 
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Every way for a child to go, or for a call to end, and whether the handle then ends in an error.
+/// Every way for a child or a call to end, and whether the handle then ends with an error.
 const ENDS: &[(&[&str], bool)] = &[
     (&["echo", "all is well"], false),
     (&["fail", "no luck"], false),
@@ -23,7 +23,7 @@ const ENDS: &[(&[&str], bool)] = &[
     (&["exit", "3"], true),
 ];
 
-/// How the parent goes on after the calls.
+/// What the parent does after the calls.
 #[derive(Debug, Clone, Copy)]
 enum Goodbye {
     Finish,
@@ -33,12 +33,12 @@ enum Goodbye {
 }
 
 #[test]
-fn every_call_ends_once_however_it_all_ends() {
+fn every_call_ends_exactly_once() {
     let me = worker().run_in_test();
     bounded(move || {
         let reactor = Reactor::new().unwrap();
         let me = me.stderr(Stdio::null());
-        for (request, deadly) in ENDS {
+        for (request, fatal) in ENDS {
             for goodbye in [Goodbye::Finish, Goodbye::Drop, Goodbye::Kill, Goodbye::Stop] {
                 let situation = format!("{request:?} {goodbye:?}");
                 let (builder, log) = logged(me.rpc("do").reactor(&reactor));
@@ -67,7 +67,7 @@ fn every_call_ends_once_however_it_all_ends() {
                 }
                 let answered = pending.wait().is_ok();
                 let end = log.end();
-                if *deadly {
+                if *fatal {
                     assert!(!answered, "{situation}");
                     assert!(end.starts_with("error: "), "{situation}: {end}");
                 } else if let Goodbye::Finish | Goodbye::Drop = goodbye {
@@ -84,7 +84,7 @@ fn every_call_ends_once_however_it_all_ends() {
 }
 
 #[test]
-fn crash_is_told_with_pid_signal_and_last_words() {
+fn crash_is_reported_with_pid_signal_and_last_stderr() {
     let me = worker().run_in_test();
     bounded(move || {
         for (request, what, signal) in [
@@ -95,29 +95,29 @@ fn crash_is_told_with_pid_signal_and_last_words() {
         ] {
             let rpc = me.clone().stderr(Stdio::capture()).rpc("do");
             let rpc = rpc.on_error(drop).start().unwrap();
-            rpc.call(["stderr", "famous last words"]).wait().unwrap();
+            rpc.call(["stderr", "about to crash"]).wait().unwrap();
             let error = lost(rpc.call(&request).wait());
             assert_eq!(error.kind(), ErrorKind::Died, "{error}");
             assert_eq!(error.pid(), rpc.pid());
             assert_eq!(error.status().and_then(|s| s.signal()), Some(signal));
-            assert!(error.stderr().contains("famous last words\n"), "{error:?}");
+            assert!(error.stderr().contains("about to crash\n"), "{error:?}");
             let text = error.to_string();
             for part in [
                 what,
-                "famous last words",
+                "about to crash",
                 &format!("pid {}", rpc.pid().unwrap()),
                 "with 1 call unanswered",
             ] {
                 assert!(text.contains(part), "no `{part}` in: {text}");
             }
             let again = rpc.finish().unwrap_err();
-            assert_eq!(again.to_string(), text, "all are told the same");
+            assert_eq!(again.to_string(), text, "everything reports the same error");
         }
     });
 }
 
 #[test]
-fn exit_in_a_call_is_told_with_status_and_last_words() {
+fn exit_in_a_call_is_reported_with_status_and_last_stderr() {
     let me = worker().run_in_test();
     bounded(move || {
         let rpc = me.stderr(Stdio::capture()).rpc("do");
@@ -133,7 +133,7 @@ fn exit_in_a_call_is_told_with_status_and_last_words() {
 }
 
 #[test]
-fn standard_error_is_told_line_by_line() {
+fn standard_error_is_reported_line_by_line() {
     let me = worker().run_in_test();
     bounded(move || {
         let log = Log::default();
@@ -148,7 +148,7 @@ fn standard_error_is_told_line_by_line() {
 }
 
 #[test]
-fn phase_tells_what_was_never_sent() {
+fn phase_states_what_was_never_sent() {
     let me = worker().run_in_test();
     bounded(move || {
         let rpc = me.rpc("do").on_error(drop).max_queue(usize::MAX, 1);
@@ -158,7 +158,7 @@ fn phase_tells_what_was_never_sent() {
         let _inside = gate.entered();
         // The child does not read, and this is more than the socket takes.
         let large = rpc.call([b"size".to_vec(), vec![0; 16 << 20]]).start();
-        // It waits until the other one is on its way.
+        // It waits until the other one is being sent.
         let behind = rpc.call("echo").start();
         common::signal(rpc.pid().unwrap(), "KILL");
         for (call, phase) in [
@@ -169,17 +169,17 @@ fn phase_tells_what_was_never_sent() {
             let outcome = call.wait();
             assert_eq!(outcome.as_ref().unwrap_err().phase(), Some(phase));
             let error = outcome.unwrap_err();
-            let told = error.to_string();
-            assert!(told.ends_with(&format!("the call was {phase}")), "{told}");
+            let text = error.to_string();
+            assert!(text.ends_with(&format!("the call was {phase}")), "{text}");
         }
-        // What is called now cannot have been sent.
+        // A call that is made now cannot have been sent.
         let late = rpc.call("echo").wait();
         assert!(matches!(late, Err(CallError::Lost(_, Phase::Queued))));
     });
 }
 
 #[test]
-fn what_was_written_before_the_death_comes_before_it() {
+fn output_written_before_a_death_is_delivered_before_it() {
     let me = worker().run_in_test();
     bounded(move || {
         let (builder, log) = logged(me.rpc("do"));
@@ -199,7 +199,7 @@ fn what_was_written_before_the_death_comes_before_it() {
 }
 
 #[test]
-fn child_that_is_killed_while_it_writes_did_not_break_the_protocol() {
+fn kill_during_a_write_is_not_a_protocol_error() {
     let me = worker().run_in_test();
     bounded(move || {
         let (began, begin) = mpsc::channel();
@@ -207,7 +207,7 @@ fn child_that_is_killed_while_it_writes_did_not_break_the_protocol() {
         let rpc = me
             .rpc("do")
             .on_event(move |_| {
-                // Nobody reads until the other end of this is dropped.
+                // Nothing is read until the other end of this is dropped.
                 let _ = began.send(());
                 let _ = held.recv();
             })
@@ -217,7 +217,7 @@ fn child_that_is_killed_while_it_writes_did_not_break_the_protocol() {
         let call = rpc.call(["flood", "40"]).start();
         begin.recv().unwrap();
         let pid = rpc.pid().unwrap();
-        // It has written what the socket takes of the next event.
+        // It has written as much of the next event as the socket takes.
         common::eventually("it waits", || common::all_threads(pid, "S"));
         common::signal(pid, "KILL");
         common::eventually("it is dead", || common::state(pid).as_deref() == Some("Z"));
@@ -229,7 +229,7 @@ fn child_that_is_killed_while_it_writes_did_not_break_the_protocol() {
 }
 
 #[test]
-fn kill_ends_calls_and_is_no_error_without_them() {
+fn kill_ends_calls_and_is_not_an_error_without_them() {
     let me = worker().run_in_test();
     bounded(move || {
         let (builder, log) = logged(me.rpc("do"));
@@ -241,7 +241,7 @@ fn kill_ends_calls_and_is_no_error_without_them() {
         assert_eq!(lost_kind(call.wait()), ErrorKind::Killed);
         assert_eq!(log.end(), "error: Killed");
 
-        // Often, as it must not see the end of its requests and exit before.
+        // Repeatedly, as the child must not read the end of its requests and exit first.
         for _ in 0..30 {
             let (builder, log) = logged(me.rpc("do"));
             let rpc = builder.start().unwrap();
@@ -289,9 +289,9 @@ fn error_without_on_error_goes_to_on_event() {
             .start()
             .unwrap();
         let error = lost(rpc.call(["exit", "7"]).wait());
-        let told = log.end();
-        assert_eq!(told, format!("error: {error}"));
-        assert!(told.contains("exited with status 7"), "{told}");
+        let end = log.end();
+        assert_eq!(end, format!("error: {error}"));
+        assert!(end.contains("exited with status 7"), "{end}");
     });
 }
 
@@ -304,7 +304,7 @@ fn error_without_any_handler_goes_to_standard_error() {
             let me = worker().run_in_test();
             let rpc = me.rpc("do").start()?;
             let error = lost(rpc.call(["exit", "7"]).wait());
-            // It has been told when this returns.
+            // It has been reported when this returns.
             let _ = rpc.finish();
             Ok(error.to_string())
         })
@@ -325,7 +325,7 @@ fn event_without_a_handler_is_an_error() {
     let me = worker().run_in_test();
     bounded(move || {
         let rpc = me.rpc("do").on_error(drop).start().unwrap();
-        // The reply may have come along with the event, or be lost to it.
+        // The reply may have arrived with the event, or be lost because of it.
         drop(rpc.call(["event", "1"]).start());
         let error = rpc.finish().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::UnhandledEvent);
@@ -353,8 +353,8 @@ fn children_die_with_a_parent_that_is_killed() {
         let (idle, busy) = (Gate::new(), Gate::new());
         let middle = rpc.call([idle.name(), busy.name()]).start();
         let mut inside = idle.entered();
-        assert!(inside.knock());
-        // The other one loops for ever by now.
+        assert!(inside.is_waiting());
+        // The other one loops forever by now.
         drop(busy.entered());
         let pids = common::children_of(rpc.pid().unwrap());
         assert_eq!(pids.len(), 2, "{pids:?}");
@@ -380,9 +380,9 @@ fn child_that_may_outlive_its_parent_finishes_its_work() {
         common::signal(rpc.pid().unwrap(), "KILL");
         assert_eq!(lost_kind(middle.wait()), ErrorKind::Died);
         // The middle one is reaped, its end of the connection closed.
-        assert!(inside.knock(), "the busy child lives on");
+        assert!(inside.is_waiting(), "the busy child is still running");
         inside.open();
-        // One exits when it looks for more work, the other never looks.
+        // One exits when it next reads requests, the other never reads.
         let gone = || pids.iter().filter(|pid| common::is_gone(**pid)).count();
         common::eventually("the one that can exit does", || gone() > 0);
         assert_eq!(gone(), 1);
@@ -391,7 +391,7 @@ fn child_that_may_outlive_its_parent_finishes_its_work() {
     });
 }
 
-/// A worker whose function `middle` starts two children: one stands at the gate of the first
+/// A worker whose function `middle` starts two children: one waits at the gate of the first
 /// string, the other announces itself at the second and loops.
 fn with_grandchild(how: fn(Process) -> Process) -> offspring::Worker {
     worker().function("middle", move |request, _| {
@@ -405,7 +405,7 @@ fn with_grandchild(how: fn(Process) -> Process) -> offspring::Worker {
 }
 
 #[test]
-fn status_that_somebody_else_took_is_unknown() {
+fn status_that_other_code_took_is_unknown() {
     let me = worker().run_in_test();
     alone(move || {
         ignore_children();
@@ -422,9 +422,9 @@ fn status_that_somebody_else_took_is_unknown() {
     });
 }
 
-/// Has the kernel reap this process's children.
+/// Makes the kernel reap this process's children.
 #[expect(unsafe_code, reason = "a system call")]
 fn ignore_children() {
-    // SAFETY: nobody has a handler for it that could be lost.
+    // SAFETY: there is no handler for it that could be lost.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
 }

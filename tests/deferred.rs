@@ -1,4 +1,4 @@
-//! Functions that answer later: on a timer, a descriptor, another thread, or not at all.
+//! Functions that answer later: from a timer, a descriptor, another thread, or not at all.
 
 mod common;
 
@@ -11,8 +11,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A function that keeps its calls until it is called with `answer`: then it answers them all, the
-/// last one first, each with its request and how many there were.
+/// A function that keeps its calls until it is called with `answer`. Then it answers them all, the
+/// last one first, each with its request and the number of calls.
 fn keeper() -> impl FnMut(Strings, Caller, &Loop) {
     let mut kept: Vec<(Strings, Caller)> = Vec::new();
     move |request, caller, _| {
@@ -29,7 +29,7 @@ fn keeper() -> impl FnMut(Strings, Caller, &Loop) {
 }
 
 #[test]
-fn all_calls_start_at_once_and_are_answered_in_any_order() {
+fn all_calls_start_immediately_and_are_answered_in_any_order() {
     let me = Worker::new().deferred("keep", keeper()).run_in_test();
     bounded(move || {
         let rpc = me.rpc("keep").start().unwrap();
@@ -63,16 +63,16 @@ fn ten_thousand_calls_may_be_outstanding() {
     });
 }
 
-/// Answers from wherever the request says.
+/// Answers from the place that the request names.
 fn answer_from(request: Strings, caller: Caller, events: &Loop) {
     match &request[0] {
         b"function" => caller.reply("function"),
         b"timer" => drop(events.after(Duration::from_millis(1), |_| caller.reply("timer"))),
         b"repeating timer" => {
-            let mut beats = 0;
+            let mut ticks = 0;
             events.every(Duration::from_millis(1), caller, move |caller, _| {
-                beats += 1;
-                if beats < 5 {
+                ticks += 1;
+                if ticks < 5 {
                     return Some(caller);
                 }
                 caller.reply("repeating timer");
@@ -120,7 +120,7 @@ fn answers_come_from_timers_descriptors_and_threads() {
             "post",
             "offload",
         ];
-        // One at a time, with a loop that sleeps, and then all at once.
+        // One at a time, with a loop that blocks in between, and then all simultaneously.
         for place in places {
             assert_eq!(rpc.call(place).wait().unwrap(), [place]);
         }
@@ -137,7 +137,7 @@ fn answers_come_from_timers_descriptors_and_threads() {
 }
 
 #[test]
-fn answer_of_a_thread_wakes_a_loop_that_sleeps() {
+fn answer_from_a_thread_wakes_a_blocked_loop() {
     let me = Worker::new()
         .deferred("thread", |request, caller: Caller, _| {
             thread::spawn(move || {
@@ -159,7 +159,7 @@ fn answer_of_a_thread_wakes_a_loop_that_sleeps() {
         assert_eq!(call.wait().unwrap(), ["answered"]);
         assert_eq!(log.lines(), ["event: from the thread"]);
 
-        // The last answer is given when requests have ended: the loop hears of that, too.
+        // The last answer comes when requests have ended: it wakes the loop, too.
         let call = rpc.call(gate.name()).start();
         let inside = gate.entered();
         let pid = rpc.pid().unwrap();
@@ -171,7 +171,7 @@ fn answer_of_a_thread_wakes_a_loop_that_sleeps() {
     });
 }
 
-/// Drops the call where the request says.
+/// Drops the call in the place that the request names.
 fn drop_in(request: Strings, caller: Caller, events: &Loop) {
     match &request[0] {
         b"function" => drop(caller),
@@ -255,7 +255,7 @@ fn panic_in_a_function_fails_its_call_only() {
                 }
                 "panic and keep" => {
                     kept.replace(Some(caller));
-                    panic!("with the call in a safe place");
+                    panic!("while the call is kept");
                 }
                 what => panic!("{what}"),
             }
@@ -270,7 +270,7 @@ fn panic_in_a_function_fails_its_call_only() {
         let rpc = rpc.start().unwrap();
         let kept = rpc.call("keep").start();
         let Err(CallError::Panicked(panic)) = rpc.call("dear me").wait() else {
-            panic!("it panicked");
+            panic!("it should have panicked");
         };
         assert_eq!(panic.message(), "dear me");
         assert!(
@@ -282,7 +282,7 @@ fn panic_in_a_function_fails_its_call_only() {
         assert_eq!(kept.wait().unwrap(), ["kept"]);
         assert_eq!(log.lines(), [""; 0]);
 
-        // A call that survives its function's panic is not failed by it; the parent hears of it.
+        // A call that survives its function's panic does not fail; the panic is reported.
         let kept = rpc.call("panic and keep").start();
         rpc.call("answer").wait().unwrap();
         assert_eq!(kept.wait().unwrap(), ["kept"]);
@@ -292,10 +292,7 @@ fn panic_in_a_function_fails_its_call_only() {
             lines[0].starts_with("error a callback panicked at "),
             "{lines:?}"
         );
-        assert!(
-            lines[0].ends_with("with the call in a safe place"),
-            "{lines:?}"
-        );
+        assert!(lines[0].ends_with("while the call is kept"), "{lines:?}");
         rpc.finish().unwrap();
     });
 }
@@ -324,9 +321,9 @@ fn call_that_is_answered_while_the_process_exits_ends_once() {
     });
 }
 
-/// Another thread gives the answer that a request waits for while the loop is about to sleep.
+/// Another thread gives the answer that a request waits for while the loop is about to block.
 #[test]
-fn request_that_waits_for_an_answer_of_another_thread_starts() {
+fn request_starts_when_another_thread_answers_the_one_before() {
     let me = Worker::new()
         .max_running(3)
         .deferred("do", |request: Strings, caller: Caller, _| {
@@ -351,7 +348,7 @@ fn request_that_waits_for_an_answer_of_another_thread_starts() {
     });
 }
 
-/// Takes so many microseconds, and no wake-up.
+/// Takes this many microseconds, and no wake-up.
 fn spin(microseconds: u64) {
     let start = Instant::now();
     while start.elapsed() < Duration::from_micros(microseconds) {}
@@ -378,7 +375,7 @@ fn call_is_answered_at_the_end_of_a_thread() {
         .deferred("do", |_: Strings, caller: Caller, _| {
             thread::spawn(move || {
                 LATE.with(|late| late.0.replace(Some(caller)));
-                // What this thread has of the library's own is made after it, and gone before it.
+                // The library's locals of this thread are created after it, and dropped before.
                 LATE.with(|late| late.0.borrow().as_ref().unwrap().event("it begins"));
             });
         })

@@ -1,9 +1,9 @@
-//! Children with many calls at once, killed at random moments: `kill_storm.rs` for functions that
-//! answer later, on timers and threads, with cancellations, timeouts and progress in between.
+//! Children with many simultaneous calls, killed at random moments: `kill_storm.rs` for functions
+//! that answer later, from timers and threads, mixed with cancellations, timeouts and progress.
 //!
-//! What is hunted: a call that ends twice or never, progress after the outcome, a cancellation that
-//! races with the answer or the death, a loop that sleeps through an answer of another thread, and
-//! whatever is left behind. Runs for a second, or for `OFFSPRING_STORM_SECONDS`.
+//! Looks for: a call that ends twice or never, progress after the outcome, a cancellation that
+//! races with the answer or the death, a loop that misses an answer of another thread, and
+//! anything left behind. Runs for one second, or for `OFFSPRING_STORM_SECONDS`.
 
 mod common;
 
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// What the deferred function does: `obey`, where and when the request says.
+/// The deferred function: `obey`, in the place that the request names.
 fn later(request: Strings, caller: Caller, events: &Loop) {
     match &request[0] {
         b"timer" => {
@@ -28,7 +28,7 @@ fn later(request: Strings, caller: Caller, events: &Loop) {
                 answer(caller, request);
             },
         ),
-        // Only its cancellation, or the end, makes it go.
+        // Only its cancellation, or the child's end, ends it.
         b"hold" => {
             let (cancellation, poster) = (caller.cancellation(), events.poster());
             cancellation.then(move || poster.post(|_| drop(caller)));
@@ -69,7 +69,7 @@ fn killed_children_lose_nothing_and_leave_nothing() {
         let (mut rounds, mut calls) = (0, Vec::new());
         let storm = Storm::new(&me, "later");
         let mut reactor = Reactor::new().unwrap();
-        while storm.goes_on(rounds) {
+        while storm.continues(rounds) {
             if rounds % 10 == 0 {
                 reactor = Reactor::new().unwrap();
             }
@@ -112,17 +112,17 @@ fn killed_children_lose_nothing_and_leave_nothing() {
                     1 => vec![how.to_vec(), b"panic".to_vec(), b"dear me".to_vec()],
                     _ => vec![how.to_vec(), b"echo".to_vec(), vec![7; size]],
                 };
-                // One that is never answered may only be left where something ends it.
+                // A call that is never answered needs something else that ends it.
                 let held = random.below(20) == 0;
                 let request = match held && function == "later" {
                     true => vec![b"hold".to_vec()],
                     false => request,
                 };
                 let end = Arc::new(End::default());
-                let told = Arc::clone(&end);
+                let progressed = Arc::clone(&end);
                 let mut call = rpc.call(request).on_progress(move |_| {
-                    told.late_progress
-                        .fetch_add(told.ended.load(Ordering::SeqCst), Ordering::SeqCst);
+                    let ended = progressed.ended.load(Ordering::SeqCst);
+                    progressed.late_progress.fetch_add(ended, Ordering::SeqCst);
                 });
                 let timeout = Duration::from_micros(random.below(3000) as u64);
                 let times_out = random.below(10) == 0;
@@ -152,7 +152,7 @@ fn killed_children_lose_nothing_and_leave_nothing() {
                     call.cancel();
                 }
             }
-            // A moment that has nothing to do with what the child is at.
+            // A delay that is unrelated to what the child is doing.
             (0..delay).for_each(|_| std::hint::spin_loop());
             cancelled.into_iter().for_each(offspring::Pending::cancel);
             match goodbye {
@@ -185,11 +185,11 @@ fn killed_children_lose_nothing_and_leave_nothing() {
         }
         let answered = |call: &Arc<End>| call.answered.load(Ordering::SeqCst);
         let answers: usize = calls.iter().map(answered).sum();
-        storm.leaves_nothing();
+        storm.assert_nothing_left();
         println!(
-            "{rounds} rounds, {} calls to an end, {answers} of them answered",
+            "{rounds} rounds, {} calls ended, {answers} of them answered",
             calls.len()
         );
-        assert!(answers > 0, "children answered nothing at all");
+        assert!(answers > 0, "no call was answered");
     });
 }

@@ -1,4 +1,5 @@
-//! Events, progress and replies of timers, threads and flushes arrive in the order they were made.
+//! Events, progress and replies from timers and threads, with flushes, arrive in the order in which
+//! they were made.
 
 mod common;
 
@@ -8,10 +9,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// How many calls are made. What each does depends on its number.
+/// The number of calls. What each does depends on its number.
 const CALLS: usize = 600;
 
-/// Numbers what is made in the child, and lets nothing get between the numbering and the making.
+/// Numbers what the child makes. The lock keeps the numbering and the making together.
 fn make<T>(make: impl FnOnce(String) -> T) -> T {
     static COUNT: Mutex<usize> = Mutex::new(0);
     let mut count = COUNT.lock().unwrap();
@@ -37,8 +38,8 @@ fn deferred(request: Strings, caller: Caller, events: &Loop) {
         0 => end(caller),
         1 => {
             let mut left = 5;
-            let beat = Duration::from_micros(n as u64 % 50);
-            events.every(beat, caller, move |caller, _| {
+            let interval = Duration::from_micros(n as u64 % 50);
+            events.every(interval, caller, move |caller, _| {
                 make(|n| caller.progress(n));
                 left -= 1;
                 if left > 0 {

@@ -1,4 +1,4 @@
-//! How children that answer later, or on threads, come to their end.
+//! How children that answer later, or on threads, end.
 
 mod common;
 
@@ -13,14 +13,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-/// What the function `do` does: as on threads, but nothing in it blocks the loop, apart from `spin`.
+/// Same as `obey`, but nothing blocks the loop except `spin`.
 fn later(request: Strings, caller: Caller, events: &Loop) {
     match &request[0] {
         b"gate" => {
             let [_, gate] = request.texts().unwrap();
             Gate::enter_on(events, gate, |_| caller.reply("opened"));
         }
-        // Held by a thread, and nothing on the loop to wait for.
+        // Held by a thread, with nothing for the loop to wait for.
         b"gate on a thread" => drop(thread::spawn(move || {
             let [_, gate] = request.texts().unwrap();
             Gate::enter(gate);
@@ -41,7 +41,7 @@ fn shapes() -> Worker {
 }
 
 #[test]
-fn child_exits_with_0_when_all_is_answered() {
+fn child_exits_with_0_when_everything_is_answered() {
     let me = shapes().run_in_test();
     bounded(move || {
         for function in ["deferred", "threaded"] {
@@ -83,7 +83,7 @@ fn end_of_requests_lets_outstanding_work_finish_first() {
             let mut inside = gate.entered();
             drop(rpc);
             await_sleep(pid);
-            assert!(inside.knock(), "it goes on");
+            assert!(inside.is_waiting(), "it continues");
             assert_eq!(log.lines(), [""; 0]);
             inside.open();
             call.wait().unwrap();
@@ -93,7 +93,7 @@ fn end_of_requests_lets_outstanding_work_finish_first() {
 }
 
 #[test]
-fn timers_and_descriptors_alone_do_not_keep_a_child() {
+fn timers_and_descriptors_alone_do_not_keep_a_child_alive() {
     let me = Worker::new()
         .deferred("do", |_, caller: Caller, events| {
             events.after(FOREVER * 60, |_| ());
@@ -113,7 +113,7 @@ fn timers_and_descriptors_alone_do_not_keep_a_child() {
 }
 
 #[test]
-fn done_is_called_when_all_is_answered_and_may_run_on() {
+fn done_is_called_when_everything_is_answered_and_may_run_on() {
     let me = shapes()
         .done(|events| {
             let gate = std::env::var(DONE_AT).unwrap();
@@ -142,8 +142,8 @@ fn done_is_called_when_all_is_answered_and_may_run_on() {
             first.open();
             let mut second = gate.entered();
             assert!(
-                second.knock(),
-                "it runs on for as long as it waits for something"
+                second.is_waiting(),
+                "it runs as long as it waits for something"
             );
             second.open();
             assert_eq!(log.end(), "destroy");
@@ -152,7 +152,7 @@ fn done_is_called_when_all_is_answered_and_may_run_on() {
 }
 
 #[test]
-fn panic_in_done_ends_the_child_in_order() {
+fn panic_in_done_still_ends_the_child_cleanly() {
     let me = shapes().done(|_| panic!("done with it")).run_in_test();
     bounded(move || {
         let (builder, log) = logged(me.rpc("deferred"));
@@ -165,8 +165,9 @@ fn panic_in_done_ends_the_child_in_order() {
     });
 }
 
-/// Those functions, and `middle`, which starts a child that serves the function that it is told, tells
-/// its process id, and calls it with the rest. What is done at the end stands at a gate.
+/// Those functions, and `middle`, which starts a child that serves the function in its first
+/// string, sends the child's process id as an event, and calls it with the rest. With `done`, the
+/// child waits at a gate at the end.
 fn with_grandchild(done: bool) -> Worker {
     let build = move || match done {
         false => shapes(),
@@ -188,10 +189,10 @@ fn with_grandchild(done: bool) -> Worker {
     })
 }
 
-/// The environment variable with the gate for what is done at the end.
+/// The environment variable with the gate for the end.
 const DONE_AT: &str = "OFFSPRING_TEST_DONE_AT";
 
-/// A middle process and its child, which is at what it was told when `gate` was entered.
+/// A middle process and its child, which has reached `gate`.
 fn middle(me: &Process, request: [&str; 4], gate: &Gate) -> (Rpc, Pending, u32, Entered, Log) {
     let (builder, log) = logged(me.rpc("middle"));
     let rpc = builder.start().unwrap();
@@ -202,7 +203,7 @@ fn middle(me: &Process, request: [&str; 4], gate: &Gate) -> (Rpc, Pending, u32, 
     (rpc, call, pid, inside, log)
 }
 
-/// What a child may be at when its parent dies.
+/// What a child may be doing when its parent dies.
 const BUSY: [(&str, &str); 5] = [
     ("deferred", "gate"),
     ("deferred", "gate on a thread"),
@@ -222,8 +223,8 @@ fn busy_children_die_with_their_parent() {
                 let (rpc, call, pid, _inside, log) = middle(&me, request, &gate);
                 if long && verb != "spin" {
                     await_sleep(pid);
-                    // After a while without requests an idle child lets go of its parent. It would
-                    // not be wrong if it were not given the time.
+                    // After a while without requests, an idle child disarms its lifeline. The test
+                    // would also pass without this delay.
                     thread::sleep(Duration::from_millis(120));
                 }
                 common::signal(rpc.pid().unwrap(), "KILL");
@@ -237,7 +238,7 @@ fn busy_children_die_with_their_parent() {
 }
 
 #[test]
-fn child_that_is_done_lives_on_without_its_parent() {
+fn child_that_is_done_runs_on_without_its_parent() {
     let me = with_grandchild(true).run_in_test();
     bounded(move || {
         for (function, verb) in [("deferred", "gate"), ("threaded", "gate")] {
@@ -246,11 +247,11 @@ fn child_that_is_done_lives_on_without_its_parent() {
             let (rpc, call, pid, inside, log) = middle(&me, request, &gate);
             inside.open();
             call.wait().unwrap();
-            // The middle process lets its child go, and is killed: it does not see it off.
+            // The middle process closes its handle, and is killed before its child ends.
             let mut done = done_at.entered();
             common::signal(rpc.pid().unwrap(), "KILL");
             assert_eq!(log.end(), "error: Died");
-            assert!(done.knock(), "it runs on");
+            assert!(done.is_waiting(), "it runs on");
             done.open();
             eventually("it is gone", || common::is_gone(pid));
         }
@@ -258,7 +259,7 @@ fn child_that_is_done_lives_on_without_its_parent() {
 }
 
 #[test]
-fn child_that_would_be_done_finishes_its_work_without_its_parent() {
+fn child_with_done_finishes_its_work_without_its_parent() {
     let me = with_grandchild(true).run_in_test();
     bounded(move || {
         for (function, verb) in [
@@ -271,9 +272,9 @@ fn child_that_would_be_done_finishes_its_work_without_its_parent() {
             let (rpc, call, pid, mut inside, _) = middle(&me, request, &gate);
             common::signal(rpc.pid().unwrap(), "KILL");
             assert_eq!(lost_kind(call.wait()), ErrorKind::Died);
-            assert!(inside.knock(), "it goes on");
+            assert!(inside.is_waiting(), "it continues");
             inside.open();
-            // The answer cannot be written: that is an error, and nothing is done after it.
+            // The answer cannot be written: that is an error, and `done` is not called after it.
             eventually("it is gone", || common::is_gone(pid));
         }
     });
@@ -324,7 +325,7 @@ fn crash_is_every_outstanding_calls_error() {
                 let gate = Gate::new();
                 let calls = [(); 2].map(|()| rpc.call([verb, gate.name()]).start());
                 let _inside = [(); 2].map(|()| gate.entered());
-                rpc.call(["event", "last words"]).wait().unwrap();
+                rpc.call(["event", "before the crash"]).wait().unwrap();
                 let crashed = rpc.call(&crash).start();
                 for call in calls.into_iter().chain([crashed]) {
                     let Err(CallError::Lost(error, _)) = call.wait() else {
@@ -336,7 +337,7 @@ fn crash_is_every_outstanding_calls_error() {
                     assert_eq!(killed_by, Some(signal));
                 }
                 assert_eq!(log.end(), "error: Died");
-                assert_eq!(log.lines(), ["event: last words", "error: Died"]);
+                assert_eq!(log.lines(), ["event: before the crash", "error: Died"]);
             }
         }
     });

@@ -1,10 +1,10 @@
-//! Processes that children start and leave behind.
+//! Processes that children start and leave running.
 
 use offspring::{CallError, ErrorKind, Plain, Process, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
-/// The end of the pipe never comes, and there is always more in it than has been read.
+/// The pipe is never closed, and always contains more than has been read.
 #[test]
 fn endless_standard_error_of_a_grandchild_does_not_hide_the_childs_death() {
     let shell = r#"line=$(printf %01000d 0)
@@ -13,7 +13,7 @@ fn endless_standard_error_of_a_grandchild_does_not_hide_the_childs_death() {
         exit 3"#;
     let rpc = Process::command(Plain::Tagged, "sh")
         .args(["-c", shell])
-        // Slower than what writes, so that reading it all would never end.
+        // Slower than the writer, so that reading everything would never end.
         .stderr(Stdio::lines(|_, _| sleep(Duration::from_millis(1))))
         .rpc("nothing")
         .on_error(drop)

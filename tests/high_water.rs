@@ -1,5 +1,5 @@
-//! Memory of children that answer later, or on threads, is bounded: they read no more requests while
-//! too much waits to be written, or to be started.
+//! The memory of children that answer later, or on threads, is bounded: they stop reading requests
+//! while too much waits to be written or to be started.
 
 mod common;
 
@@ -17,13 +17,13 @@ const MIB: usize = 1 << 20;
 const HIGH_WATER: usize = 512 << 10;
 const REPLY: usize = 256 << 10;
 
-/// Counts, in a child, the calls that have started, where its parent sees it without its help.
+/// Counts, in a child, the calls that have started. Its parent can read the count at any time.
 struct Started {
     path: PathBuf,
 }
 
 impl Started {
-    /// A file for both: what the child inherits from the environment tells which.
+    /// The file that both use; the child gets its path from the environment.
     fn new() -> Self {
         let own = std::env::temp_dir().join(format!(
             "offspring-test-{}-{}",
@@ -56,7 +56,7 @@ impl Drop for Started {
 
 const COUNT_IN: &str = "OFFSPRING_TEST_COUNT_IN";
 
-/// Calls made to a child while its parent does not read.
+/// Calls a child while its parent does not read.
 fn parent_that_does_not_read(function: &'static str) {
     const CALLS: usize = 1000;
     let (deferred, threaded) = (Arc::new(Started::new()), Arc::new(Started::new()));
@@ -77,7 +77,7 @@ fn parent_that_does_not_read(function: &'static str) {
     bounded(move || {
         let rpc = me.env(COUNT_IN, &seen.path).rpc(function).start().unwrap();
         let pid = rpc.pid().unwrap();
-        // A callback holds up the reactor.
+        // A callback blocks the reactor.
         let (blocked, is_blocked) = mpsc::channel();
         let (release, released) = mpsc::channel::<()>();
         rpc.call(()).then(move |_| {
@@ -93,7 +93,7 @@ fn parent_that_does_not_read(function: &'static str) {
                 answered.fetch_add(1, Ordering::SeqCst);
             });
         }
-        // A caller that waits writes himself, and what is before his own request.
+        // A blocking caller writes its own request, and everything before it.
         let waits = rpc.clone();
         let waits = thread::spawn(move || waits.call(()).wait());
         eventually("some have started", || seen.seen() > 3);
@@ -103,10 +103,7 @@ fn parent_that_does_not_read(function: &'static str) {
         assert_eq!(answered.load(Ordering::SeqCst), 0);
         let memory = status_field(pid, "VmRSS");
         let memory: usize = memory.trim_end_matches(" kB").parse().unwrap();
-        assert!(
-            memory << 10 < 40 * MIB,
-            "{memory} kB for what would be 64 MB"
-        );
+        assert!(memory << 10 < 40 * MIB, "{memory} kB instead of 64 MB");
         drop(release);
         waits.join().unwrap().unwrap();
         rpc.finish().unwrap();
@@ -124,7 +121,7 @@ fn threaded_calls_are_not_started_while_replies_wait() {
     parent_that_does_not_read("threaded");
 }
 
-/// Has requests of 1 MiB wait in the child, and tells how many it does not even read.
+/// Sends requests of 1 MiB that wait in the child, and checks that it leaves most of them unread.
 fn unread(rpc: &Rpc, hold: impl FnOnce()) {
     const CALLS: usize = 60;
     let (send, phases) = mpsc::channel();
@@ -140,7 +137,7 @@ fn unread(rpc: &Rpc, hold: impl FnOnce()) {
     }
     drop(send);
     let pid = rpc.pid().unwrap();
-    // Until it has read all that it wants: nothing changes while everybody sleeps.
+    // Until it has read as much as it wants: nothing changes while every thread sleeps.
     for _ in 0..20 {
         await_sleep(pid);
         thread::yield_now();
@@ -220,14 +217,14 @@ fn requests_that_were_held_up_are_all_answered() {
             for (n, call) in calls.into_iter().enumerate() {
                 assert_eq!(call.wait().unwrap(), [(n * 100).to_string()]);
             }
-            // Nothing at all may wait.
+            // Nothing may be left waiting.
             rpc.finish().unwrap();
         }
     });
 }
 
 #[test]
-fn so_many_deferred_calls_run_and_never_more() {
+fn at_most_max_running_deferred_calls_run() {
     let running = Arc::new(AtomicUsize::new(0));
     let me = Worker::new()
         .deferred("gate", move |request: Strings, caller: Caller, events| {
@@ -244,14 +241,14 @@ fn so_many_deferred_calls_run_and_never_more() {
         let rpc = me.rpc("gate").start().unwrap();
         for reply in Gate::new().pass_in_threes(&rpc) {
             let now = reply.to_string().parse::<usize>().unwrap();
-            assert!(now <= 3, "{now} at once");
+            assert!(now <= 3, "{now} simultaneously");
         }
         rpc.finish().unwrap();
     });
 }
 
 #[test]
-fn much_both_ways_at_once_does_not_deadlock() {
+fn large_transfers_both_ways_do_not_deadlock() {
     const CALLS: usize = 40;
     let me = Worker::new()
         .deferred("deferred", |request: Strings, caller: Caller, _| {

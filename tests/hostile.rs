@@ -1,4 +1,4 @@
-//! Peers that break the protocol: a clear error, all calls ended, nothing allocated for them.
+//! Peers that violate the protocol: a clear error, all calls ended, nothing allocated for them.
 
 mod common;
 
@@ -7,7 +7,7 @@ use offspring::{CallError, Error, ErrorKind, Plain, Process, Rpc};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-/// A handle to a peer that the test plays.
+/// A handle to a peer that the test impersonates.
 fn peer(plain: Plain) -> (Rpc, UnixStream, common::Log) {
     let (near, far) = UnixStream::pair().unwrap();
     let (builder, log) = logged(Process::stream(plain, near).rpc("peer"));
@@ -19,11 +19,11 @@ fn frame(id: u32, payload: &[u8]) -> Vec<u8> {
     [&id.to_be_bytes()[..], &len.to_be_bytes(), payload].concat()
 }
 
-/// Lets a peer that was called twice write these bytes, and returns the error that comes of it.
+/// Calls a peer twice, which then writes these bytes, and returns the resulting error.
 fn error_of(plain: Plain, bytes: &[u8]) -> Error {
     let (rpc, mut far, log) = peer(plain);
     let calls = [rpc.call("one").start(), rpc.call("two").start()];
-    // Requests that were not sent cannot have been answered.
+    // Requests that were not sent cannot be answered.
     let mut requests = vec![
         0;
         match plain {
@@ -50,7 +50,7 @@ fn error_of(plain: Plain, bytes: &[u8]) -> Error {
 }
 
 #[test]
-fn violations_are_told_with_offset_and_expectation() {
+fn violations_are_reported_with_offset_and_expectation() {
     bounded(|| {
         let ok = frame(1, b"\x02ok");
         let also = frame(2, b"\x02ok");
@@ -118,7 +118,7 @@ fn violations_are_told_with_offset_and_expectation() {
                 assert!(text.contains(part), "no `{part}` in: {text}");
             }
         }
-        // These are none: the connection ends between two frames.
+        // These are not violations: the connection ends between two frames.
         assert_eq!(error_of(Plain::Tagged, &ok).kind(), ErrorKind::Died);
         let (rpc, mut far, log) = peer(Plain::Tagged);
         let calls = [rpc.call("one").start(), rpc.call("two").start()];
@@ -139,7 +139,7 @@ fn reply_to_a_call_that_was_not_sent_is_a_violation() {
         let (near, mut far) = UnixStream::pair().unwrap();
         let rpc = Process::stream(Plain::Tagged, near).rpc("peer");
         let rpc = rpc.on_error(drop).max_queue(usize::MAX, 1).start().unwrap();
-        // More than the socket takes, and one behind it, whose id can be guessed.
+        // More than the socket takes, and a call behind it, whose id can be guessed.
         let large = rpc.call([vec![0; 16 << 20]]).start();
         let behind = rpc.call("two").start();
         far.write_all(&frame(2, b"\x02ok")).unwrap();
@@ -204,18 +204,24 @@ fn claimed_length_is_not_allocated() {
                 .unwrap();
             drop(far);
             let text = lost(call.wait()).to_string();
-            assert!(text.contains("100008 of 4294967303 bytes came"), "{text}");
+            assert!(
+                text.contains("100008 of 4294967303 bytes arrived"),
+                "{text}"
+            );
         }
-        // Other tests of this process, and stacks of threads, need some.
+        // Other tests in this process, and thread stacks, need some.
         let grown = peak() - before;
-        assert!(grown < 2 << 30, "12 GiB were claimed, {grown} bytes taken");
+        assert!(
+            grown < 2 << 30,
+            "12 GiB were claimed, {grown} bytes allocated"
+        );
     });
 }
 
 #[test]
-fn event_without_end_is_not_kept_beyond_the_limit() {
+fn endless_event_is_not_buffered_beyond_the_limit() {
     bounded(|| {
-        // It writes as long as somebody reads.
+        // It writes as long as its output is read.
         let yes = Process::command(Plain::Tagged, "yes");
         let (builder, log) = logged(yes.rpc("any"));
         let rpc = builder.start().unwrap();
@@ -226,7 +232,7 @@ fn event_without_end_is_not_kept_beyond_the_limit() {
 }
 
 #[test]
-fn worker_that_breaks_the_protocol_is_killed() {
+fn worker_that_violates_the_protocol_is_killed() {
     bounded(|| {
         for (text, part) in [
             ("ready; ready; exec cat >/dev/null", "only once"),
@@ -234,7 +240,7 @@ fn worker_that_breaks_the_protocol_is_killed() {
                 "ready; send '\\0\\0\\0\\007\\0\\0\\0\\0'; exec cat >/dev/null",
                 "outstanding call",
             ),
-            // A control message that nobody knows.
+            // An unknown control message.
             (
                 "ready; send '\\0200\\0\\0\\0\\0\\0\\0\\006\\005dance'; exec cat >/dev/null",
                 "dance",
@@ -268,7 +274,7 @@ fn failed_reply_of_an_unknown_kind_fails_its_call_only() {
 }
 
 #[test]
-fn bytes_one_by_one_are_frames_all_the_same() {
+fn bytes_that_arrive_one_by_one_are_decoded() {
     bounded(|| {
         let (rpc, mut far, log) = peer(Plain::Tagged);
         let call = rpc.call("one").start();
@@ -296,7 +302,7 @@ fn random_bytes_end_every_call_once() {
             let calls: Vec<_> = (0..5).map(|_| rpc.call("x").start()).collect();
             let mut bytes = Vec::new();
             for _ in 0..random.below(20) {
-                // Mostly frames, with ids and lengths that are nearly right.
+                // Mostly frames, with ids and lengths that are nearly valid.
                 let payload = vec![random.below(4) as u8; random.below(6)];
                 bytes.extend(frame(random.below(7) as u32, &payload));
                 if random.below(10) == 0 {

@@ -1,4 +1,4 @@
-//! What a child inherits, and what not.
+//! What a child inherits and what it does not.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::io::Read;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::process;
 
-/// What is open in a child, apart from the standard descriptors: one word each.
+/// The kinds of a child's open descriptors, except the standard ones.
 fn extra(pid: u32) -> Vec<String> {
     let all = descriptors(pid).into_iter();
     all.filter(|(number, _)| *number > 2)
@@ -18,11 +18,11 @@ fn extra(pid: u32) -> Vec<String> {
 }
 
 #[test]
-fn child_has_only_the_descriptors_it_was_given() {
+fn child_has_only_its_own_descriptors() {
     let me = worker().run_in_test();
     alone(move || {
-        // The parent is careless: these stay open in programs that it executes.
-        let careless: Vec<i32> = (0..3)
+        // The parent leaks these into the programs that it executes.
+        let leaked: Vec<i32> = (0..3)
             .map(|_| inherited(OpenOptions::new().write(true).open("/dev/null").unwrap()))
             .collect();
         let rpc = me.rpc("do").start().unwrap();
@@ -47,7 +47,7 @@ fn child_has_only_the_descriptors_it_was_given() {
         assert!(all[0].1.starts_with("socket:") && all[0].1 == all[1].1);
         assert_eq!(all[2].1, "/dev/null");
         rpc.finish().unwrap();
-        assert_eq!(careless.len(), 3);
+        assert_eq!(leaked.len(), 3);
     });
 }
 
@@ -55,7 +55,7 @@ fn child_has_only_the_descriptors_it_was_given() {
 fn handles_are_not_inherited_by_other_programs() {
     let me = worker().run_in_test();
     alone(move || {
-        // What is open in a program that is started by other means.
+        // The open descriptors of a program that is started by other means.
         let other = || {
             let mut shell = std::process::Command::new("sh")
                 .args(["-c", "echo; read line"])
@@ -78,7 +78,7 @@ fn handles_are_not_inherited_by_other_programs() {
 }
 
 #[test]
-fn signals_of_a_child_are_as_new() {
+fn signals_of_a_child_are_reset() {
     let me = worker().run_in_test();
     alone(move || {
         let before = signals(std::process::id(), "SigCgt");
@@ -90,11 +90,11 @@ fn signals_of_a_child_are_as_new() {
             assert_eq!(signals(shell.pid().unwrap(), field), 0, "{field}");
         }
         let pid = rpc.pid().unwrap();
-        // The C library blocks signals for moments.
+        // The C library blocks signals briefly.
         eventually("none is blocked", || signals(pid, "SigBlk") == 0);
-        // A Rust program ignores SIGPIPE, as its runtime begins.
+        // The runtime of a Rust program ignores SIGPIPE.
         assert_eq!(signals(pid, "SigIgn"), 1 << (libc::SIGPIPE - 1));
-        // Nor has the library set a handler here or there.
+        // The library has set no handlers, neither here nor there.
         assert_eq!(signals(pid, "SigCgt"), before);
         assert_eq!(signals(std::process::id(), "SigCgt"), before);
         for rpc in [shell, rpc] {
@@ -105,7 +105,7 @@ fn signals_of_a_child_are_as_new() {
     });
 }
 
-/// A command that has started whole, and does nothing until the end of its input.
+/// A command that has fully started, and does nothing until the end of its input.
 fn quiet_command() -> (Rpc, Log) {
     let shell = Process::command(Plain::Tagged, "sh");
     let shell = shell.args(["-c", r"printf '\0\0\0\0\0\0\0\0'; read line"]);
@@ -115,13 +115,13 @@ fn quiet_command() -> (Rpc, Log) {
     (rpc, log)
 }
 
-/// A set of signals of a process, without those that glibc keeps for itself.
+/// A signal set of a process, without the signals that glibc reserves.
 fn signals(pid: u32, field: &str) -> u64 {
     let own = 0b11 << (32 - 1);
     u64::from_str_radix(&status_field(pid, field), 16).unwrap() & !own
 }
 
-/// Leaves a file open in programs that are executed.
+/// Makes a file stay open across exec.
 #[expect(unsafe_code, reason = "a system call")]
 fn inherited(file: File) -> i32 {
     // SAFETY: takes no pointers.
@@ -130,12 +130,11 @@ fn inherited(file: File) -> i32 {
     file.into_raw_fd()
 }
 
-/// Ignores and blocks signals: the first are inherited by the whole process, the others by this
-/// thread.
+/// Ignores some signals in the whole process, and blocks all in this thread.
 #[expect(unsafe_code, reason = "system calls")]
 fn disturb_signals() {
     for signal in [libc::SIGUSR1, libc::SIGTERM, libc::SIGHUP] {
-        // SAFETY: nobody has a handler for it that could be lost.
+        // SAFETY: there is no handler for it that could be lost.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     let mut set = std::mem::MaybeUninit::uninit();

@@ -1,8 +1,8 @@
 //! Children killed at random moments under load.
 //!
-//! What is hunted: a call that is answered and lost at once, one that is never told, a timeout that
-//! races with a reply or with the death, a process that is signalled after it was reaped, and
-//! whatever is left behind. Runs for a second, or for `OFFSPRING_STORM_SECONDS`.
+//! Looks for: a call that is both answered and lost, one that never ends, a timeout that races with
+//! a reply or with the death, a process that is signalled after it was reaped, and anything left
+//! behind. Runs for one second, or for `OFFSPRING_STORM_SECONDS`.
 
 mod common;
 
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// How calls of a round ended.
+/// How the calls of a round ended.
 #[derive(Default)]
 struct Counts {
     answered: AtomicUsize,
@@ -43,7 +43,7 @@ fn killed_children_lose_nothing_and_leave_nothing() {
         let (mut rounds, mut calls, mut ended) = (0, 0, Vec::new());
         let storm = Storm::new(&me, "do");
         let mut reactor = Reactor::new().unwrap();
-        while storm.goes_on(rounds) {
+        while storm.continues(rounds) {
             if rounds % 10 == 0 {
                 reactor = Reactor::new().unwrap();
             }
@@ -94,7 +94,7 @@ fn killed_children_lose_nothing_and_leave_nothing() {
                     }
                 }
             }
-            // A moment that has nothing to do with what the child is at.
+            // A delay that is unrelated to what the child is doing.
             (0..delay).for_each(|_| std::hint::spin_loop());
             match random.below(4) {
                 0 => drop(rpc),
@@ -109,7 +109,7 @@ fn killed_children_lose_nothing_and_leave_nothing() {
                 counts.count(&pending.wait());
             }
             log.end();
-            // What was called after the end is told after it.
+            // Calls made after the end are refused after it.
             eventually("all calls have ended", || counts.ended() >= n);
             ended.push((counts, n));
             assert_eq!(children(), [], "round {rounds}: zombies");
@@ -118,12 +118,12 @@ fn killed_children_lose_nothing_and_leave_nothing() {
         }
         drop(reactor);
         for (counts, n) in &ended {
-            assert_eq!(counts.ended(), *n, "calls made, and ended");
+            assert_eq!(counts.ended(), *n, "all calls ended once");
         }
         let answered = |(counts, _): &(Arc<Counts>, usize)| counts.answered.load(Ordering::Relaxed);
         let answers: usize = ended.iter().map(answered).sum();
-        storm.leaves_nothing();
+        storm.assert_nothing_left();
         println!("{rounds} rounds, {calls} calls, {answers} of them answered");
-        assert!(answers > 0, "children answered nothing at all");
+        assert!(answers > 0, "no call was answered");
     });
 }

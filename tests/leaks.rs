@@ -1,4 +1,4 @@
-//! Nothing is left: no process, no descriptor, no thread.
+//! Nothing is leaked: no process, no descriptor, no thread.
 
 mod common;
 
@@ -12,7 +12,7 @@ fn open() -> usize {
 }
 
 #[test]
-fn nothing_is_left_however_it_ends() {
+fn nothing_is_leaked_however_it_ends() {
     let me = worker().run_in_test();
     alone(move || {
         let short = Duration::from_millis(20);
@@ -51,7 +51,7 @@ fn nothing_is_left_however_it_ends() {
             ("missing", &|| {
                 start(&Process::exe("/nowhere/to/be/found")).unwrap_err();
             }),
-            ("no worker", &|| {
+            ("not a worker", &|| {
                 let rpc = start(&Process::exe("/bin/true")).unwrap();
                 rpc.finish().unwrap_err();
             }),
@@ -69,12 +69,12 @@ fn nothing_is_left_however_it_ends() {
                 drop(far);
                 drop(rpc.finish());
             }),
-            ("a stream that is no use", &|| {
+            ("not a stream socket", &|| {
                 let file = std::fs::File::open("/dev/null").unwrap();
                 start(&Process::stream(Plain::Tagged, file)).unwrap_err();
             }),
         ];
-        // Whatever is opened once and for all is opened now.
+        // Everything that is opened only once is opened now.
         ways[0].1();
         let before = open();
         for (what, way) in ways {
@@ -86,7 +86,7 @@ fn nothing_is_left_however_it_ends() {
             }
         }
 
-        // Those that are dropped end by themselves.
+        // Dropped handles end by themselves.
         for request in [&["echo"][..], &["exit", "3"]] {
             let (builder, log) = logged(me.rpc("do"));
             let rpc = builder.start().unwrap();
@@ -101,12 +101,12 @@ fn nothing_is_left_however_it_ends() {
 }
 
 #[test]
-fn shared_reactor_has_one_thread_and_ends_with_the_last() {
+fn shared_reactor_has_one_thread_and_ends_with_its_last_handle() {
     let me = worker().run_in_test();
     alone(move || {
         let before = open();
         let reactor = Reactor::new().unwrap();
-        assert_eq!(reactors(), 0, "there is nothing to do yet");
+        assert_eq!(reactors(), 0, "it has nothing to do yet");
         let start = || me.rpc("do").reactor(&reactor).start().unwrap();
         let handles: Vec<_> = (0..10).map(|_| start()).collect();
         for rpc in &handles {
@@ -125,14 +125,14 @@ fn shared_reactor_has_one_thread_and_ends_with_the_last() {
 }
 
 #[test]
-fn handles_of_their_own_reactors_have_a_thread_each() {
+fn each_handle_with_its_own_reactor_has_a_thread() {
     let me = worker().run_in_test();
     alone(move || {
         let handles: Vec<_> = (0..5).map(|_| me.rpc("do").start().unwrap()).collect();
         for rpc in &handles {
             rpc.call("echo").wait().unwrap();
         }
-        // A thread has its name when it has run for the first time.
+        // A thread gets its name when it first runs.
         eventually("five threads", || reactors() == 5);
         let mut left = 5;
         for rpc in handles {

@@ -1,4 +1,4 @@
-//! Bounds on memory, and much at once without a deadlock.
+//! Bounds on memory, and large transfers both ways without a deadlock.
 
 mod common;
 
@@ -14,12 +14,12 @@ const MIB: usize = 1 << 20;
 fn refusal<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Refusal {
     match outcome {
         Err(CallError::Refused(refusal)) => refusal,
-        other => panic!("it should be refused, and ended with {other:?}"),
+        other => panic!("it should be refused, but ended with {other:?}"),
     }
 }
 
 #[test]
-fn full_queue_refuses_try_call_and_holds_call() {
+fn full_queue_refuses_try_call_and_blocks_call() {
     let me = worker().run_in_test();
     bounded(move || {
         let rpc = me.rpc("do").max_queue(2, usize::MAX).start().unwrap();
@@ -63,7 +63,7 @@ fn one_call_may_always_be_queued() {
 }
 
 #[test]
-fn room_for_one_call_is_room() {
+fn room_for_one_call_wakes_a_waiting_call() {
     let me = Worker::new()
         .deferred("gate", |request, caller, events| {
             let name = request.to_string();
@@ -82,7 +82,7 @@ fn room_for_one_call_is_room() {
             waits.call(&name).wait()
         });
         begin.recv().unwrap();
-        // Three stay; where the fourth was, there is room.
+        // Three stay; the fourth leaves room.
         inside.remove(0).open();
         inside.push(gate.entered());
         drop(inside);
@@ -101,17 +101,17 @@ fn call_that_times_out_while_it_is_waited_for_makes_room() {
         let rpc = me.rpc("do").max_queue(2, usize::MAX).start().unwrap();
         rpc.call("echo").wait().unwrap();
         common::stop(rpc.pid().unwrap());
-        // More than the socket takes: what is called next stays here.
+        // More than the socket takes: the next calls stay here.
         let large = rpc.call([b"size".to_vec(), vec![0; 10 * MIB]]).start();
         let (second, third) = (rpc.clone(), rpc.clone());
         let second = std::thread::spawn(move || {
             let call = second.call("echo").timeout(Duration::from_millis(300));
             call.wait()
         });
-        // Each look that finds room makes a call, and takes it back.
+        // Each attempt that finds room makes a call, and cancels it.
         eventually("the queue is full", || {
-            let mut look = rpc.try_call("echo").cancel_on_drop().start();
-            look.try_wait().is_some()
+            let mut attempt = rpc.try_call("echo").cancel_on_drop().start();
+            attempt.try_wait().is_some()
         });
         // Waits for room, and is then queued.
         let third = third.call(["echo", "third"]).start();
@@ -125,7 +125,7 @@ fn call_that_times_out_while_it_is_waited_for_makes_room() {
 }
 
 #[test]
-fn full_queue_in_a_callback_is_refused_at_once() {
+fn full_queue_in_a_callback_is_refused_immediately() {
     let me = worker().run_in_test();
     bounded(move || {
         let rpc = me.rpc("do").max_queue(2, usize::MAX).start().unwrap();
@@ -139,7 +139,7 @@ fn full_queue_in_a_callback_is_refused_at_once() {
                 inner.call("echo").start(),
             );
             let mut pending = inner.call("echo").start();
-            let outcome = pending.try_wait().expect("it ended at once");
+            let outcome = pending.try_wait().expect("it ended immediately");
             send.send((refusal(outcome), held, more)).unwrap();
         });
         let (refusal, held, more) = receive.recv().unwrap();
@@ -152,7 +152,7 @@ fn full_queue_in_a_callback_is_refused_at_once() {
 }
 
 #[test]
-fn full_queue_lets_go_when_the_child_dies() {
+fn full_queue_releases_waiting_calls_when_the_child_dies() {
     let me = worker().run_in_test();
     bounded(move || {
         let rpc = me.rpc("do").max_queue(1, usize::MAX);
@@ -177,7 +177,7 @@ fn bytes_in_the_queue_are_bounded() {
         common::stop(rpc.pid().unwrap());
         let block = || [b"size".to_vec(), vec![0; MIB]];
         let mut calls = Vec::new();
-        // The socket takes some, a batch is under way, the rest is queued.
+        // The socket takes some, a batch is being written, the rest is queued.
         let full = loop {
             let mut call = rpc.try_call(block()).start();
             match call.try_wait() {
@@ -188,12 +188,12 @@ fn bytes_in_the_queue_are_bounded() {
         };
         assert_eq!(full, Refusal::Full);
         common::signal(rpc.pid().unwrap(), "CONT");
-        // There is room again, if one waits for it.
+        // A call that waits for room gets some.
         calls.push(rpc.call(block()).start());
         for call in calls {
             assert_eq!(call.wait().unwrap(), [MIB.to_string()]);
         }
-        // One is always taken, however large.
+        // One call is always accepted, however large.
         let large = rpc.call([b"size".to_vec(), vec![0; 10 * MIB]]).wait();
         assert_eq!(large.unwrap(), [(10 * MIB).to_string()]);
         rpc.finish().unwrap();
@@ -220,7 +220,7 @@ fn frames_above_the_limit_fail_their_call_only() {
         assert!(want.to_string().contains("max_frame"), "{want}");
         let outcome = rpc.call(["blob", "1000"]).wait();
         let Err(CallError::Malformed(error)) = outcome else {
-            panic!("a reply of 1002 bytes: {outcome:?}");
+            panic!("a reply of 1002 bytes is too large: {outcome:?}");
         };
         assert!(error.to_string().contains("limit (max_frame) of 1000"));
         assert_eq!(rpc.call(["blob", "998"]).wait().unwrap(), [[7; 998]]);
@@ -230,7 +230,7 @@ fn frames_above_the_limit_fail_their_call_only() {
 
         let rpc = me.rpc("large event").max_frame(1000).start().unwrap();
         let Err(CallError::Panicked(panic)) = rpc.call(()).wait() else {
-            panic!("the function sends what it cannot");
+            panic!("the function sends an event that is too large");
         };
         assert!(panic.message().contains("max_frame"), "{panic}");
         rpc.finish().unwrap();
@@ -238,7 +238,7 @@ fn frames_above_the_limit_fail_their_call_only() {
 }
 
 #[test]
-fn hundred_mebibytes_both_ways_at_once_do_not_deadlock() {
+fn hundred_mebibytes_both_ways_do_not_deadlock() {
     let me = worker().run_in_test();
     bounded(move || {
         let received = Arc::new(AtomicUsize::new(0));
@@ -293,7 +293,7 @@ fn million_calls_queued_to_a_slow_child_are_all_answered() {
                 assert_eq!(expected, n, "replies come in order");
             });
         }
-        // Not one of them could be answered so far.
+        // None of them can have been answered so far.
         assert_eq!(next.load(Ordering::Relaxed), 0);
         inside.open();
         rpc.finish().unwrap();

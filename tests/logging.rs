@@ -1,4 +1,4 @@
-//! Log records of a child come out of its parent's logger.
+//! A child's log records go to its parent's logger.
 
 #![cfg(feature = "log")]
 
@@ -11,7 +11,7 @@ use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::Duration;
 
-/// A record, as the parent's logger gets it.
+/// A record as the parent's logger received it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Got {
     level: Level,
@@ -22,7 +22,7 @@ struct Got {
     message: String,
 }
 
-/// The parent's logger. All tests of a process share it: each looks for its own children.
+/// The parent's logger. All tests in a process share it; each selects its own children.
 #[derive(Default)]
 struct Logger {
     got: Mutex<Vec<Got>>,
@@ -56,11 +56,11 @@ impl Log for Logger {
 }
 
 thread_local! {
-    /// Where else records go that come on this thread: a reactor's.
+    /// A second destination for records that arrive on this thread, which is a reactor's.
     static ORDER: std::cell::RefCell<Option<Lines>> = const { std::cell::RefCell::new(None) };
 }
 
-/// Sets the parent's logger. To be called behind `run_in_test`: the child sets its own there.
+/// Sets the parent's logger. To be called after `run_in_test`, where the child sets its own.
 fn logger() -> &'static Logger {
     LOGGER.get_or_init(Logger::default);
     let logger = LOGGER.get().unwrap();
@@ -71,7 +71,7 @@ fn logger() -> &'static Logger {
 }
 
 impl Logger {
-    /// What came from a child, without what says so.
+    /// The records of a child, without the prefix that names it.
     fn of(&self, pid: u32) -> Vec<Got> {
         let prefix = format!("[pid {pid}] ");
         let got = self.got.lock().unwrap();
@@ -134,7 +134,7 @@ fn worker() -> Worker {
                     info!("{}", "\u{e9}".repeat(1 << 20));
                     Ok(Strings::new())
                 }
-                b"last words" => {
+                b"log and abort" => {
                     error!("all is lost");
                     std::process::abort()
                 }
@@ -172,7 +172,7 @@ fn start(me: &Process) -> (Rpc, u32) {
 }
 
 #[test]
-fn records_keep_all_they_have() {
+fn records_keep_all_their_fields() {
     let me = worker().run_in_test();
     let logger = logger();
     bounded(move || {
@@ -191,7 +191,7 @@ fn records_keep_all_they_have() {
 }
 
 #[test]
-fn level_is_that_of_the_worker() {
+fn worker_sets_the_level() {
     let me = worker().run_in_test();
     let logger = logger();
     bounded(move || {
@@ -214,7 +214,7 @@ fn level_is_that_of_the_worker() {
 }
 
 #[test]
-fn parents_logger_has_its_say() {
+fn parents_logger_filters_records() {
     let me = worker().run_in_test();
     let logger = logger();
     bounded(move || {
@@ -238,7 +238,7 @@ fn records_of_setups_come_before_the_child_is_ready() {
         assert_eq!(logger.messages(pid), want);
         rpc.finish().unwrap();
 
-        // One that does not get ready has its say, too.
+        // A child that fails to start logs, too.
         let (rpc, pid) = start(&me.setup("fail", ()));
         let error = rpc.wait_ready().unwrap_err();
         assert!(error.to_string().contains("no luck"), "{error}");
@@ -254,7 +254,7 @@ fn records_come_in_order_with_everything_else() {
         let log = Lines::default();
         let events = log.clone();
         let rpc = me.rpc("do").on_event(move |event| {
-            // From the first event on, records on this thread go to the same place.
+            // From the first event on, records on this thread are added to the same log.
             ORDER.replace(Some(events.clone()));
             events.add(format!("event: {event}"));
         });
@@ -351,7 +351,7 @@ fn panic_is_a_record_and_the_calls_error() {
         let (rpc, pid) = start(&me);
         let outcome = rpc.call(["panic", "dear me"]).wait();
         let Err(CallError::Panicked(panic)) = outcome else {
-            panic!("it panicked: {outcome:?}");
+            panic!("it should have panicked: {outcome:?}");
         };
         let got = logger.of(pid);
         assert_eq!(got.len(), 1, "{got:?}");
@@ -371,7 +371,7 @@ fn panic_is_a_record_and_the_calls_error() {
         let pid = rpc.pid().unwrap();
         assert!(rpc.call("owned").wait().is_err());
         assert_eq!(logger.of(pid).len(), 1);
-        // The call was dropped before that; the panic is nobody's.
+        // The call was dropped before the panic, which then belongs to no call.
         assert!(rpc.call("not owned").wait().is_err());
         eventually("the event", || log.lines().len() == 1);
         assert_eq!(logger.of(pid).len(), 2);
@@ -380,7 +380,7 @@ fn panic_is_a_record_and_the_calls_error() {
 }
 
 #[test]
-fn last_words_come_along_with_a_crash() {
+fn records_before_a_crash_arrive() {
     let me = worker()
         .deferred("deferred", |_, _, _| panic_twice())
         .threaded("threaded", |_, _| -> Result<(), _> { panic_twice() })
@@ -389,7 +389,7 @@ fn last_words_come_along_with_a_crash() {
     bounded(move || {
         let me = me.stderr(Stdio::null());
         let (rpc, pid) = start(&me);
-        lost(rpc.call("last words").wait());
+        lost(rpc.call("log and abort").wait());
         assert_eq!(logger.messages(pid), ["all is lost"]);
 
         for function in ["do", "deferred", "threaded"] {
@@ -403,11 +403,11 @@ fn last_words_come_along_with_a_crash() {
 }
 
 #[test]
-fn long_record_is_cut() {
+fn long_record_is_truncated() {
     let me = worker().run_in_test();
     let logger = logger();
     bounded(move || {
-        // Even above what the parent takes of anything else.
+        // Even far above the parent's limit for everything else.
         let rpc = me.rpc("do").max_frame(100).start().unwrap();
         rpc.call("long").wait().unwrap();
         let messages = logger.messages(rpc.pid().unwrap());
@@ -444,7 +444,7 @@ fn thread_that_outlives_its_call_still_logs() {
 #[test]
 fn logger_that_was_set_before_is_a_start_error() {
     let me = {
-        // The child comes here, too.
+        // The child executes this, too.
         logger();
         worker().run_in_test()
     };
@@ -466,9 +466,9 @@ fn error_without_any_handler_goes_to_the_log() {
         let again = rpc.finish().unwrap_err();
         assert_eq!(error.to_string(), again.to_string());
         let got = logger.got.lock().unwrap();
-        let told = got.iter().find(|got| got.message == error.to_string());
-        let told = told.expect("it is in the log");
-        assert_eq!(told.level, Level::Error);
-        assert_eq!(told.target, "offspring");
+        let record = got.iter().find(|got| got.message == error.to_string());
+        let record = record.expect("it is in the log");
+        assert_eq!(record.level, Level::Error);
+        assert_eq!(record.target, "offspring");
     });
 }

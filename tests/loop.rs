@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Has a child run `function`, which answers, and checks the answer.
+/// Calls `function` in a child, and checks its answer.
 fn answers(function: impl FnMut(Strings, Caller, &Loop) + 'static, want: &'static [&'static str]) {
     let me = Worker::new().deferred("do", function).run_in_test();
     bounded(move || {
@@ -32,11 +32,11 @@ fn answers(function: impl FnMut(Strings, Caller, &Loop) + 'static, want: &'stati
     });
 }
 
-/// What callbacks in a child said, in order: the answer to a call.
+/// Lines that callbacks in a child added, in order: the answer to a call.
 #[derive(Clone, Default)]
-struct Said(Rc<RefCell<Vec<String>>>);
+struct Transcript(Rc<RefCell<Vec<String>>>);
 
-impl Said {
+impl Transcript {
     fn add(&self, what: impl Into<String>) {
         self.0.borrow_mut().push(what.into());
     }
@@ -47,15 +47,15 @@ impl Said {
 }
 
 #[test]
-fn timers_of_the_same_time_fire_by_age() {
+fn timers_with_the_same_time_fire_by_age() {
     answers(
         |_, caller, events| {
-            let said = Said::default();
+            let transcript = Transcript::default();
             for name in ["one", "two", "three"] {
-                let said = said.clone();
-                events.after(MS * 3, move |_| said.add(name));
+                let transcript = transcript.clone();
+                events.after(MS * 3, move |_| transcript.add(name));
             }
-            events.after(MS * 3, move |_| said.answer(caller));
+            events.after(MS * 3, move |_| transcript.answer(caller));
         },
         &["one", "two", "three"],
     );
@@ -81,7 +81,7 @@ fn zero_timers_leave_room_for_everything_else() {
             if request == ["echo"] {
                 return caller.reply(request);
             }
-            // Two that repeat as often as they can, and one that sets itself again.
+            // Two that repeat as often as possible, and one that sets itself again.
             let rounds = Rc::new(Cell::new(0));
             for _ in 0..2 {
                 let rounds = Rc::clone(&rounds);
@@ -108,7 +108,7 @@ fn zero_timers_leave_room_for_everything_else() {
         for _ in 0..100 {
             assert_eq!(rpc.call("echo").wait().unwrap(), ["echo"]);
         }
-        // It exits all the same.
+        // The child exits nevertheless.
         rpc.finish().unwrap();
     });
 }
@@ -117,9 +117,9 @@ fn zero_timers_leave_room_for_everything_else() {
 fn time_that_overflows_the_clock_is_never() {
     answers(
         |_, caller, events| {
-            events.after(Duration::MAX, |_| panic!("for ever has passed"));
-            events.every(Duration::MAX, (), |(), _| panic!("for ever has passed"));
-            let never = events.after(Duration::MAX - MS, |_| panic!("for ever has passed"));
+            events.after(Duration::MAX, |_| panic!("forever has passed"));
+            events.every(Duration::MAX, (), |(), _| panic!("forever has passed"));
+            let never = events.after(Duration::MAX - MS, |_| panic!("forever has passed"));
             never.cancel();
             events.after(MS, |_| caller.reply("soon"));
         },
@@ -132,7 +132,7 @@ fn thousands_of_timers_fire_in_order() {
     const TIMERS: u32 = 5000;
     answers(
         |_, caller, events| {
-            // Between which moments each that fired was due.
+            // For each timer that fired, the earliest and latest time at which it was due.
             let fired: Rc<RefCell<Vec<[Instant; 2]>>> = Rc::default();
             let mut watches = Vec::new();
             for n in 0..TIMERS {
@@ -161,18 +161,18 @@ fn thousands_of_timers_fire_in_order() {
 }
 
 #[test]
-fn repeating_timer_does_not_make_up_for_what_it_missed() {
+fn repeating_timer_skips_missed_ticks() {
     answers(
         |_, caller, events| {
-            let (mut beats, mut late) = (0, Instant::now());
+            let (mut ticks, mut late) = (0, Instant::now());
             events.every(MS, caller, move |caller, _| {
-                if beats == 0 {
-                    // Twenty beats are missed.
+                if ticks == 0 {
+                    // Twenty ticks are missed.
                     thread::sleep(MS * 20);
                     late = Instant::now();
                 }
-                beats += 1;
-                if beats < 5 {
+                ticks += 1;
+                if ticks < 5 {
                     return Some(caller);
                 }
                 caller.reply((late.elapsed() >= MS * 4).to_string());
@@ -184,25 +184,25 @@ fn repeating_timer_does_not_make_up_for_what_it_missed() {
 }
 
 #[test]
-fn watch_that_is_cancelled_does_not_fire_any_more() {
+fn cancelled_watch_does_not_fire() {
     answers(
         |_, caller, events| {
-            let said = Said::default();
+            let transcript = Transcript::default();
             // From the callback itself.
-            let (own, mine) = (Rc::new(RefCell::new(None::<Watch>)), said.clone());
+            let (own, mine) = (Rc::new(RefCell::new(None::<Watch>)), transcript.clone());
             let watch = events.every(MS, Rc::clone(&own), move |own, _| {
                 mine.add("once");
                 own.borrow().as_ref().unwrap().cancel();
                 Some(own)
             });
             *own.borrow_mut() = Some(watch);
-            // From another one that is due in the same round.
+            // From another timer that is due in the same round.
             let same = |name: &'static str| {
-                let said = said.clone();
-                events.after(MS * 3, move |_| said.add(name))
+                let transcript = transcript.clone();
+                events.after(MS * 3, move |_| transcript.add(name))
             };
             let victims: Rc<RefCell<Vec<Watch>>> = Rc::default();
-            let (killed, killer) = (Rc::clone(&victims), said.clone());
+            let (killed, killer) = (Rc::clone(&victims), transcript.clone());
             events.after(MS * 3, move |_| {
                 thread::sleep(MS * 3);
                 killer.add("killer");
@@ -211,11 +211,11 @@ fn watch_that_is_cancelled_does_not_fire_any_more() {
             victims.borrow_mut().push(same("a victim"));
             same("beside them");
             victims.borrow_mut().push(same("another victim"));
-            // Before it was ever due, twice, and by a clone.
+            // Before it is due, twice, and by a clone.
             let early = same("early");
             early.clone().cancel();
             early.cancel();
-            events.after(MS * 20, move |_| said.answer(caller));
+            events.after(MS * 20, move |_| transcript.answer(caller));
         },
         &["once", "killer", "beside them"],
     );
@@ -225,19 +225,20 @@ fn watch_that_is_cancelled_does_not_fire_any_more() {
 fn descriptor_that_is_cancelled_in_the_same_round_does_not_fire() {
     answers(
         |_, caller, events| {
-            let (said, caller) = (Said::default(), Rc::new(Cell::new(Some(caller))));
+            let (transcript, caller) = (Transcript::default(), Rc::new(Cell::new(Some(caller))));
             let all: Rc<RefCell<Vec<Watch>>> = Rc::default();
-            // They become readable at once. Whichever is first ends the others.
+            // They become readable simultaneously. Whichever is first cancels the others.
             let mut far_ends = Vec::new();
             for _ in 0..3 {
                 let (near, far) = UnixStream::pair().unwrap();
                 far_ends.push(far);
-                let (said, caller, others) = (said.clone(), Rc::clone(&caller), Rc::clone(&all));
+                let (transcript, caller, others) =
+                    (transcript.clone(), Rc::clone(&caller), Rc::clone(&all));
                 let watch = events.readable(near, (), move |_, (), events| {
-                    said.add("first");
+                    transcript.add("first");
                     others.borrow().iter().for_each(Watch::cancel);
-                    let (said, caller) = (said.clone(), caller.take());
-                    events.after(Duration::ZERO, move |_| said.answer(caller.unwrap()));
+                    let (transcript, caller) = (transcript.clone(), caller.take());
+                    events.after(Duration::ZERO, move |_| transcript.answer(caller.unwrap()));
                     Some(())
                 });
                 all.borrow_mut().push(watch);
@@ -264,7 +265,7 @@ fn watch_is_cancelled_from_another_thread_while_the_loop_sleeps() {
             thread::spawn(move || {
                 Gate::enter(&gate);
                 watch.cancel();
-                // It may have heard of that before.
+                // The parent may have got the answer before this.
                 parent.event("cancelled");
             });
         })
@@ -278,7 +279,7 @@ fn watch_is_cancelled_from_another_thread_while_the_loop_sleeps() {
             let inside = gate.entered();
             await_sleep(rpc.pid().unwrap());
             inside.open();
-            // What the callback owned is dropped at once, not when it would have fired.
+            // The callback's captures are dropped immediately, not when it would have fired.
             assert!(matches!(call.wait(), Err(CallError::Unanswered)), "{verb}");
         }
         rpc.finish().unwrap();
@@ -292,7 +293,7 @@ fn descriptors_are_readable_and_writable() {
             let (near, far) = UnixStream::pair().unwrap();
             near.set_nonblocking(true).unwrap();
             far.set_nonblocking(true).unwrap();
-            // Much is written as there is room, and read as it comes.
+            // Much is written whenever there is room, and read as it arrives.
             const BYTES: usize = 3 << 20;
             let block = vec![7; 1 << 16];
             events.writable(near, BYTES, move |near, left, _| {
@@ -305,7 +306,7 @@ fn descriptors_are_readable_and_writable() {
             let mut read = 0;
             let mut buffer = vec![0; 1000];
             events.readable(far, caller, move |far, caller, _| {
-                // It comes again for what is left.
+                // The callback runs again for the rest.
                 let n = far.read(&mut buffer).unwrap();
                 read += n;
                 if n > 0 {
@@ -320,27 +321,31 @@ fn descriptors_are_readable_and_writable() {
 }
 
 #[test]
-fn same_descriptor_is_watched_for_both() {
+fn same_file_is_watched_for_both() {
     answers(
         |_, caller, events| {
             let (near, far) = UnixStream::pair().unwrap();
-            let said = Said::default();
-            let writable = said.clone();
+            let transcript = Transcript::default();
+            let writable = transcript.clone();
             let other = near.try_clone().unwrap();
             events.writable(other, (), move |other, (), _| {
                 writable.add("writable");
                 other.write_all(b"x").unwrap();
                 None
             });
-            events.readable(near, (said, caller), |near, (said, caller), _| {
-                let n = near.read(&mut [0; 9]).unwrap();
-                said.add(format!("{n} readable"));
-                if n > 0 {
-                    return Some((said, caller));
-                }
-                said.answer(caller);
-                None
-            });
+            events.readable(
+                near,
+                (transcript, caller),
+                |near, (transcript, caller), _| {
+                    let n = near.read(&mut [0; 9]).unwrap();
+                    transcript.add(format!("{n} readable"));
+                    if n > 0 {
+                        return Some((transcript, caller));
+                    }
+                    transcript.answer(caller);
+                    None
+                },
+            );
             events.readable(far, (), |far, (), _| {
                 let n = far.read(&mut [0; 9]).unwrap();
                 far.write_all(&b"reply"[..n]).unwrap();
@@ -351,31 +356,31 @@ fn same_descriptor_is_watched_for_both() {
     );
 }
 
-/// A descriptor that somebody else owns.
+/// A descriptor that is owned elsewhere.
 struct Number(RawFd);
 
 impl AsFd for Number {
     #[expect(unsafe_code, reason = "a program that breaks the rules")]
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: it is not closed while the number is asked for.
+        // SAFETY: it is not closed while the number is requested.
         unsafe { BorrowedFd::borrow_raw(self.0) }
     }
 }
 
 #[test]
-fn descriptor_that_is_closed_behind_its_owners_back_is_told_and_dropped() {
+fn descriptor_that_is_closed_elsewhere_is_reported_and_dropped() {
     answers(
         |_, caller, events| {
             let (near, far) = UnixStream::pair().unwrap();
             let number = Number(near.as_raw_fd());
-            let (said, mut caller) = (Said::default(), Some(caller));
+            let (transcript, mut caller) = (Transcript::default(), Some(caller));
             events.readable(number, far, move |number, far, events| {
                 let open = std::fs::exists(format!("/proc/self/fd/{}", number.0)).unwrap();
-                said.add(format!("open: {open}"));
-                // Once, to tell, and not again and again until then.
+                transcript.add(format!("open: {open}"));
+                // Called once, to report it, and not repeatedly until the timer fires.
                 if let Some(caller) = caller.take() {
-                    let said = said.clone();
-                    events.after(MS * 5, move |_| said.answer(caller));
+                    let transcript = transcript.clone();
+                    events.after(MS * 5, move |_| transcript.answer(caller));
                 }
                 Some(far)
             });
@@ -395,7 +400,7 @@ fn call_that_waits_on_a_closed_descriptor_is_unanswered() {
             if request == ["readable"] {
                 events.readable(number, keep, |_, keep, _| Some(keep));
             } else {
-                // Its buffer is full, or it would be writable before.
+                // With its buffer full, so that it is not writable before.
                 near.set_nonblocking(true).unwrap();
                 while (&near).write(&[0; 1000]).is_ok() {}
                 events.writable(number, keep, |_, keep, _| Some(keep));
@@ -418,7 +423,7 @@ fn posts_run_on_the_loop_in_order() {
     answers(
         |_, caller, events| {
             thread_local! {
-                static SAID: Said = Said::default();
+                static TRANSCRIPT: Transcript = Transcript::default();
             }
             let poster: Poster = events.poster();
             let main = thread::current().id();
@@ -426,14 +431,16 @@ fn posts_run_on_the_loop_in_order() {
                 for n in 0..3 {
                     poster.post(move |_| {
                         assert_eq!(thread::current().id(), main);
-                        SAID.with(|said| said.add(n.to_string()));
+                        TRANSCRIPT.with(|transcript| transcript.add(n.to_string()));
                     });
                 }
                 let last = poster.clone();
                 poster.post(move |events| {
-                    // One that posts, and one that sets a timer.
-                    last.post(|_| SAID.with(|said| said.add("nested")));
-                    events.after(MS, |_| SAID.with(|said| said.answer(caller)));
+                    // A post from a post, and a timer from a post.
+                    last.post(|_| TRANSCRIPT.with(|transcript| transcript.add("nested")));
+                    events.after(MS, |_| {
+                        TRANSCRIPT.with(|transcript| transcript.answer(caller))
+                    });
                 });
             });
         },
@@ -449,7 +456,7 @@ fn offloaded_work_runs_beside_the_loop() {
                 return caller.reply(request);
             }
             let main = thread::current().id();
-            // Not Send, and it need not be.
+            // Not Send, and need not be.
             let here = Rc::new("here");
             events.offload(
                 move || {
@@ -477,7 +484,7 @@ fn offloaded_work_runs_beside_the_loop() {
     });
 }
 
-/// Panics where the request says, with the call in hand or without.
+/// Panics in the place that the request names, in a callback that owns the call or does not.
 fn panics(request: Strings, caller: Caller, events: &Loop) {
     let [place, owner] = request.texts().unwrap();
     let owned = match owner {
@@ -571,7 +578,7 @@ fn panicked(outcome: Result<Strings, CallError>) -> Panic {
 }
 
 #[test]
-fn panic_in_a_callback_fails_the_call_that_it_owns_and_no_other() {
+fn panic_in_a_callback_fails_only_the_call_that_it_owns() {
     let me = Worker::new().deferred("do", panics).run_in_test();
     bounded(move || {
         let (builder, log) = logged(me.rpc("do"));
@@ -587,7 +594,7 @@ fn panic_in_a_callback_fails_the_call_that_it_owns_and_no_other() {
         }
         drop(rpc);
         assert_eq!(log.end(), "destroy");
-        assert_eq!(log.lines(), ["destroy"], "they belong to calls");
+        assert_eq!(log.lines(), ["destroy"], "the panics belong to calls");
     });
 }
 
@@ -613,32 +620,36 @@ fn panic_that_belongs_to_no_call_is_an_error_event() {
             rpc.finish().unwrap();
             let lines = log.lines();
             assert_eq!(lines.len(), 1, "{lines:?}");
-            let told = lines[0].strip_prefix("error: a callback panicked at ");
-            let told = told.unwrap_or_else(|| panic!("{lines:?}"));
-            assert!(told.contains("loop.rs:"), "{told}");
-            assert!(told.ends_with(&format!(": in a {place}")), "{told}");
+            let text = lines[0].strip_prefix("error: a callback panicked at ");
+            let text = text.unwrap_or_else(|| panic!("{lines:?}"));
+            assert!(text.contains("loop.rs:"), "{text}");
+            assert!(text.ends_with(&format!(": in a {place}")), "{text}");
         }
     });
 }
 
 #[test]
-fn callbacks_set_others_while_they_run() {
+fn callbacks_register_others_while_they_run() {
     answers(
         |_, caller, events| {
-            let said = Said::default();
+            let transcript = Transcript::default();
             events.after(Duration::ZERO, move |events| {
-                said.add("timer");
+                transcript.add("timer");
                 let (near, far) = UnixStream::pair().unwrap();
                 drop(far);
-                events.readable(near, (said, caller), |_, (said, caller), events| {
-                    said.add("descriptor");
-                    events.poster().post(|_| ());
-                    events.after(Duration::ZERO, move |_| {
-                        said.add("timer in a descriptor");
-                        said.answer(caller);
-                    });
-                    None
-                });
+                events.readable(
+                    near,
+                    (transcript, caller),
+                    |_, (transcript, caller), events| {
+                        transcript.add("descriptor");
+                        events.poster().post(|_| ());
+                        events.after(Duration::ZERO, move |_| {
+                            transcript.add("timer in a descriptor");
+                            transcript.answer(caller);
+                        });
+                        None
+                    },
+                );
             });
         },
         &["timer", "descriptor", "timer in a descriptor"],

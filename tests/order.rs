@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 #[test]
-fn events_and_replies_come_in_the_order_they_were_made() {
+fn events_and_replies_arrive_in_the_order_they_were_made() {
     let mut count = 0;
     let me = Worker::new()
         .function("mix", move |_, caller| {
@@ -52,7 +52,7 @@ fn events_and_replies_come_in_the_order_they_were_made() {
 }
 
 #[test]
-fn wait_returns_after_the_callbacks_of_all_that_came_before() {
+fn wait_returns_after_the_callbacks_of_everything_that_came_before() {
     let me = worker().run_in_test();
     bounded(move || {
         let seen = Arc::new(AtomicUsize::new(0));
@@ -67,7 +67,7 @@ fn wait_returns_after_the_callbacks_of_all_that_came_before() {
         for round in 1..=100 {
             let replies = Arc::clone(&replies);
             rpc.call("echo").then(move |_| {
-                // Long enough for a wait() that does not wait for this to be seen.
+                // Gives a wait() that returns too early the time to do so.
                 std::thread::yield_now();
                 replies.fetch_add(1, Ordering::Relaxed);
             });
@@ -92,7 +92,7 @@ fn reply_is_written_before_the_next_call_begins() {
         let mut inside = gate.entered();
         assert_eq!(first.wait().unwrap(), ["first"]);
         // One at a time: the third does not run beside the second.
-        assert!(inside.knock());
+        assert!(inside.is_waiting());
         assert_eq!(log.lines(), [""; 0]);
         inside.open();
         held.wait().unwrap();
@@ -103,7 +103,7 @@ fn reply_is_written_before_the_next_call_begins() {
 }
 
 #[test]
-fn events_of_many_threads_stay_whole() {
+fn events_of_many_threads_are_not_interleaved() {
     let me = Worker::new()
         .function("threads", |_, caller| {
             std::thread::scope(|scope| {

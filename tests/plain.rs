@@ -1,5 +1,5 @@
-//! The parent in the plain modes, bit for bit what `AnyEvent::Fork::RPC` 2.0 writes and reads.
-//! `tests/plain_child.rs` has the child.
+//! The parent in the plain modes, byte for byte what `AnyEvent::Fork::RPC` 2.0 writes and reads.
+//! `tests/plain_child.rs` tests the child.
 
 mod common;
 
@@ -8,7 +8,7 @@ use offspring::{ErrorKind, Plain, Process, Stdio, Strings};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-/// What a parent writes for two calls, and reads.
+/// The bytes that a parent writes for three calls, and reads.
 #[test]
 fn bytes_are_those_of_the_original() {
     bounded(|| {
@@ -53,7 +53,7 @@ fn bytes_are_those_of_the_original() {
                 Plain::Tagged => assert_eq!(replies, ["2", "0", "1"]),
                 Plain::Ordered => assert_eq!(replies, ["0", "1", "2"]),
             }
-            // The end of the requests is the end of what the parent writes.
+            // After the last request, the parent shuts its writing side down.
             drop(rpc);
             assert_eq!(far.read_to_end(&mut got).unwrap(), 0);
             drop(far);
@@ -67,7 +67,7 @@ fn bytes_are_those_of_the_original() {
 }
 
 #[test]
-fn ordered_call_that_timed_out_keeps_its_place() {
+fn ordered_call_that_timed_out_keeps_its_place_in_the_order() {
     bounded(|| {
         let (near, mut far) = UnixStream::pair().unwrap();
         let rpc = Process::stream(Plain::Ordered, near).rpc("peer");
@@ -82,7 +82,7 @@ fn ordered_call_that_timed_out_keeps_its_place() {
     });
 }
 
-/// A worker as somebody who only knows the manual writes it. Its first argument is the mode.
+/// A worker written only from the original's manual. Its first argument is the mode.
 const PERL: &str = r##"
     use strict;
     my $tagged = shift eq "tagged";
@@ -105,8 +105,8 @@ const PERL: &str = r##"
 fn worker_in_another_language_is_called() {
     let found = std::process::Command::new("perl").arg("-v").output();
     if found.is_err() {
-        assert!(std::env::var_os("CI").is_none(), "there is no perl");
-        println!("skipped: there is no perl");
+        assert!(std::env::var_os("CI").is_none(), "perl is missing");
+        println!("skipped: perl is missing");
         return;
     }
     bounded(|| {

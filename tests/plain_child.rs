@@ -1,7 +1,7 @@
-//! The child in the plain modes, bit for bit what `AnyEvent::Fork::RPC` 2.0 reads and writes.
+//! The child in the plain modes, byte for byte what `AnyEvent::Fork::RPC` 2.0 reads and writes.
 //!
-//! Has no test harness, which would print to the standard output before the child can take it. The
-//! program is the child if its first argument says so; otherwise it is the one test there is.
+//! Has no test harness, which would print to standard output before the child can take it over. The
+//! program is the child if its first argument says so; otherwise it is the single test.
 
 mod common;
 
@@ -21,11 +21,11 @@ fn main() {
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         [CHILD, "tagged"] => child(Plain::Tagged, "do"),
         [CHILD, "ordered"] => child(Plain::Ordered, "do"),
-        [CHILD, "tagged", shape] => child(Plain::Tagged, shape),
-        [CHILD, "ordered", shape] => child(Plain::Ordered, shape),
+        [CHILD, "tagged", kind] => child(Plain::Tagged, kind),
+        [CHILD, "ordered", kind] => child(Plain::Ordered, kind),
         _ => {}
     }
-    // What cargo-nextest asks of a program without a harness.
+    // Options that cargo-nextest passes to a program without a harness.
     let has = |wanted: &str| args.iter().any(|arg| arg == wanted);
     if has("--list") {
         if !has("--ignored") {
@@ -49,19 +49,22 @@ fn main() {
 
 const CHECKS: &[(&str, fn())] = &[
     ("bytes_are_those_of_the_original", bytes),
-    ("prints_do_not_get_between_the_frames", prints),
+    ("prints_do_not_corrupt_the_stream", prints),
     ("failures_end_the_child_with_a_message", failures),
     (
         "broken_requests_end_the_child_with_a_message",
         broken_requests,
     ),
     ("child_exits_when_its_parent_is_gone", parent_gone),
-    ("parent_and_child_understand_each_other", both),
-    ("later_answers_come_in_their_order", later_answers),
+    ("parent_and_child_work_together", both),
+    ("later_answers_arrive_in_order", later_answers),
     ("later_failures_end_the_child", later_failures),
     ("threads_answer_plain_requests", threads),
-    ("later_answers_need_a_parent", later_parent_gone),
-    ("parent_does_not_know_that_it_is_later", both_later),
+    (
+        "child_that_answers_later_exits_without_a_parent",
+        later_parent_gone,
+    ),
+    ("parent_works_with_every_kind_of_function", both_later),
 ];
 
 fn child(plain: Plain, function: &str) -> ! {
@@ -88,8 +91,8 @@ thread_local! {
     static HELD: RefCell<Vec<(Strings, Caller)>> = RefCell::default();
 }
 
-/// `after MICROSECONDS VERB ..`, `hold VERB ..` until something is done after a while, `thread VERB ..`,
-/// or a verb that is done at once.
+/// `after MICROSECONDS VERB ..`, `hold VERB ..` until the next `after` is done, `thread VERB ..`,
+/// or a verb that is done immediately.
 fn later(request: Strings, caller: Caller, events: &Loop) {
     fn end(request: Strings, caller: Caller, skip: usize) {
         caller.progress("plain peers have none");
@@ -119,7 +122,7 @@ fn me(mode: &str) -> Command {
     command
 }
 
-/// What a child makes of its whole input.
+/// The output of a child that reads this whole input.
 fn run(mode: &str, input: &[u8]) -> Output {
     run_command(&mut me(mode), input)
 }
@@ -134,7 +137,7 @@ fn run_command(command: &mut Command, input: &[u8]) -> Output {
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
     let writer = std::thread::spawn(move || {
-        // It need not read all of it.
+        // The child may stop reading before the end.
         let _ = stdin.write_all(&input);
     });
     let output = child.wait_with_output().unwrap();
@@ -142,7 +145,7 @@ fn run_command(command: &mut Command, input: &[u8]) -> Output {
     output
 }
 
-/// Octet strings below 128 bytes.
+/// Encodes octet strings below 128 bytes.
 fn strings(strings: &[&str]) -> Vec<u8> {
     let all = strings
         .iter()
@@ -181,7 +184,7 @@ fn bytes() {
         assert_eq!(output.stdout, want.concat(), "{mode}");
         assert_eq!(String::from_utf8_lossy(&output.stderr), "");
         assert!(output.status.success());
-        // No request at all is in order, too.
+        // No requests at all is valid, too.
         let output = run(mode, b"");
         assert_eq!((output.stdout, output.status.code()), (vec![], Some(0)));
     }
@@ -194,7 +197,7 @@ fn prints() {
             request(mode, 1, &["echo", "on"]),
         ];
         let output = run(mode, &input.concat());
-        // What it would read are requests: it gets the end of /dev/null instead.
+        // Standard input is /dev/null, so the child cannot read requests from it.
         let want = [reply(1, &["0"]), reply(1, &["on"])].concat();
         assert_eq!(output.stdout, want);
         assert_eq!(output.stderr, b"a stray print\n");
@@ -215,9 +218,9 @@ fn failures() {
             let output = run(mode, &input.concat());
             assert_eq!(output.stdout, reply(1, &["before"]));
             assert_eq!(output.status.code(), Some(1));
-            let told = String::from_utf8_lossy(&output.stderr);
+            let text = String::from_utf8_lossy(&output.stderr);
             for part in parts {
-                assert!(told.contains(part), "no `{part}` in: {told}");
+                assert!(text.contains(part), "no `{part}` in: {text}");
             }
         }
     }
@@ -244,8 +247,8 @@ fn broken_requests() {
         let output = run(mode, &input);
         assert_eq!(output.stdout, b"", "{mode} {input:?}");
         assert_eq!(output.status.code(), Some(1));
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(told.contains(part), "no `{part}` in: {told}");
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert!(text.contains(part), "no `{part}` in: {text}");
     }
 }
 
@@ -257,8 +260,8 @@ fn parent_gone() {
 
 fn later_parent_gone() {
     for mode in ["tagged", "ordered"] {
-        for shape in ["deferred", "threaded"] {
-            needs_a_parent(mode, me(mode).arg(shape));
+        for kind in ["deferred", "threaded"] {
+            needs_a_parent(mode, me(mode).arg(kind));
         }
     }
 }
@@ -276,15 +279,15 @@ fn needs_a_parent(mode: &str, command: &mut Command) {
     let mut answer = [0; 11];
     near.read_exact(&mut answer).unwrap();
     assert_eq!(answer[..], reply(1, &["on"]));
-    // More than the socket takes: it is writing, or about to, when the parent goes.
+    // More than the socket takes: it is writing, or about to, when the parent goes away.
     near.write_all(&request(mode, 2, &["blob", "10000000"]))
         .unwrap();
     near.read_exact(&mut answer).unwrap();
     drop(near);
     assert_eq!(child.wait().unwrap().code(), Some(1));
-    let mut told = String::new();
-    child.stderr.unwrap().read_to_string(&mut told).unwrap();
-    assert!(told.contains("the parent is gone"), "{told}");
+    let mut text = String::new();
+    child.stderr.unwrap().read_to_string(&mut text).unwrap();
+    assert!(text.contains("the parent is gone"), "{text}");
 }
 
 fn both() {
@@ -323,7 +326,7 @@ fn later_answers() {
         ];
         all.concat()
     };
-    // The third is answered at once, the others when it is time. Not one is lost at the end.
+    // The third is answered immediately, the others later. None is lost at the end.
     let input = requests("tagged", &["hold", "echo", "first"]);
     let output = run_command(me("tagged").arg("deferred"), &input);
     let want = [
@@ -335,7 +338,7 @@ fn later_answers() {
     assert_eq!(output.stdout, want.concat());
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert!(output.status.success());
-    // In order there is one at a time, in any shape.
+    // In the ordered mode one runs at a time, whatever the kind of function.
     let input = requests("ordered", &["after", "1000", "echo", "first"]);
     let output = run_command(me("ordered").arg("deferred"), &input);
     let want = [
@@ -346,9 +349,9 @@ fn later_answers() {
     ];
     assert_eq!(output.stdout, want.concat());
     assert!(output.status.success());
-    for shape in ["deferred", "threaded"] {
+    for kind in ["deferred", "threaded"] {
         for mode in ["tagged", "ordered"] {
-            let output = run_command(me(mode).arg(shape), b"");
+            let output = run_command(me(mode).arg(kind), b"");
             assert_eq!((output.stdout, output.status.code()), (vec![], Some(0)));
         }
     }
@@ -369,8 +372,8 @@ fn later_failures() {
             let output = run_command(me(mode).arg("deferred"), &input.concat());
             assert_eq!(output.stdout, reply(1, &["before"]), "{mode} {list:?}");
             assert_eq!(output.status.code(), Some(1), "{mode} {list:?}");
-            let told = String::from_utf8_lossy(&output.stderr);
-            assert!(told.contains(part), "no `{part}` in: {told}");
+            let text = String::from_utf8_lossy(&output.stderr);
+            assert!(text.contains(part), "no `{part}` in: {text}");
         }
     }
 }
@@ -403,9 +406,9 @@ fn threads() {
 
 fn both_later() {
     for (plain, mode) in [(Plain::Tagged, "tagged"), (Plain::Ordered, "ordered")] {
-        for shape in ["deferred", "threaded"] {
+        for kind in ["deferred", "threaded"] {
             let me = Process::command(plain, std::env::current_exe().unwrap());
-            let (builder, log) = logged(me.args([CHILD, mode, shape]).rpc("do"));
+            let (builder, log) = logged(me.args([CHILD, mode, kind]).rpc("do"));
             let rpc = builder.start().unwrap();
             let calls: Vec<_> = (0..500)
                 .map(|n| {

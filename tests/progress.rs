@@ -1,4 +1,4 @@
-//! How far a call has got, told while it goes on.
+//! Progress reports of calls while they run.
 
 mod common;
 
@@ -7,14 +7,14 @@ use offspring::{CallError, Caller, Strings, Worker};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// `hold NAME`, `tell NAME WHAT`, `answer NAME`; the latter two are answered `ok`.
+/// `hold NAME`, `report NAME WHAT`, `answer NAME`; the latter two are answered `ok`.
 fn holder() -> Worker {
     let mut held: BTreeMap<String, Caller> = BTreeMap::new();
     Worker::new().deferred("do", move |request, caller, _| {
         let text = |at: usize| str::from_utf8(&request[at]).unwrap().to_owned();
         match text(0).as_str() {
             "hold" => drop(held.insert(text(1), caller)),
-            "tell" => {
+            "report" => {
                 held[&text(1)].progress(text(2));
                 caller.reply("ok");
             }
@@ -39,16 +39,22 @@ fn progress_goes_to_its_call_in_order_and_ends_with_it() {
                 .on_progress(move |what| progress.add(format!("{name} {what}")))
                 .then(move |outcome| reply.add(format!("{name} {}", outcome.unwrap())));
         }
-        // Nobody wants to know of this one.
-        let deaf = rpc.call(["hold", "deaf"]).start();
-        for (name, what) in [("a", "1"), ("b", "1"), ("deaf", "1"), ("a", "2"), ("b", "")] {
-            rpc.call(["tell", name, what]).wait().unwrap();
+        // This one has no `on_progress`.
+        let ignored = rpc.call(["hold", "ignored"]).start();
+        for (name, what) in [
+            ("a", "1"),
+            ("b", "1"),
+            ("ignored", "1"),
+            ("a", "2"),
+            ("b", ""),
+        ] {
+            rpc.call(["report", name, what]).wait().unwrap();
         }
         rpc.call(["answer", "a"]).wait().unwrap();
-        rpc.call(["tell", "b", "3"]).wait().unwrap();
+        rpc.call(["report", "b", "3"]).wait().unwrap();
         rpc.call(["answer", "b"]).wait().unwrap();
-        rpc.call(["answer", "deaf"]).wait().unwrap();
-        assert_eq!(deaf.wait().unwrap(), ["answer"]);
+        rpc.call(["answer", "ignored"]).wait().unwrap();
+        assert_eq!(ignored.wait().unwrap(), ["answer"]);
         let want = ["a 1", "b 1", "a 2", "b ", "a answer", "b 3", "b answer"];
         assert_eq!(log.lines(), want);
         rpc.finish().unwrap();
@@ -56,7 +62,7 @@ fn progress_goes_to_its_call_in_order_and_ends_with_it() {
 }
 
 #[test]
-fn there_is_no_progress_after_the_outcome() {
+fn progress_is_not_reported_after_the_outcome() {
     let me = holder().run_in_test();
     bounded(move || {
         let rpc = me.rpc("do").start().unwrap();
@@ -71,11 +77,11 @@ fn there_is_no_progress_after_the_outcome() {
             .call(["hold", "cancelled"])
             .on_progress(move |what| progress.add(what.to_string()))
             .start();
-        rpc.call(["tell", "cancelled", "before"]).wait().unwrap();
+        rpc.call(["report", "cancelled", "before"]).wait().unwrap();
         cancelled.cancel();
         for _ in 0..10 {
-            rpc.call(["tell", "timed out", "late"]).wait().unwrap();
-            rpc.call(["tell", "cancelled", "late"]).wait().unwrap();
+            rpc.call(["report", "timed out", "late"]).wait().unwrap();
+            rpc.call(["report", "cancelled", "late"]).wait().unwrap();
         }
         for name in ["timed out", "cancelled"] {
             rpc.call(["answer", name]).wait().unwrap();
@@ -86,7 +92,7 @@ fn there_is_no_progress_after_the_outcome() {
 }
 
 #[test]
-fn callback_that_panics_is_not_called_again_and_hurts_nobody() {
+fn callback_that_panics_is_not_called_again_and_affects_nothing_else() {
     let me = holder().run_in_test();
     bounded(move || {
         let rpc = me.rpc("do").start().unwrap();
@@ -105,8 +111,8 @@ fn callback_that_panics_is_not_called_again_and_hurts_nobody() {
             .on_progress(move |what| progress.add(format!("other {what}")))
             .start();
         for what in ["1", "2"] {
-            rpc.call(["tell", "panics", what]).wait().unwrap();
-            rpc.call(["tell", "other", what]).wait().unwrap();
+            rpc.call(["report", "panics", what]).wait().unwrap();
+            rpc.call(["report", "other", what]).wait().unwrap();
         }
         for (name, call) in [("panics", panics), ("other", other)] {
             rpc.call(["answer", name]).wait().unwrap();
@@ -118,7 +124,7 @@ fn callback_that_panics_is_not_called_again_and_hurts_nobody() {
 }
 
 #[test]
-fn every_shape_of_function_has_progress() {
+fn every_kind_of_function_has_progress() {
     let me = Worker::new()
         .function("one", |_, caller| {
             (0..1000).for_each(|n| caller.progress(n.to_string()));
@@ -166,7 +172,7 @@ fn progress_that_is_too_long_fails_its_call() {
     bounded(move || {
         let rpc = me.rpc("large").max_frame(1000).start().unwrap();
         let Err(CallError::Panicked(panic)) = rpc.call(()).wait() else {
-            panic!("the function sends what it cannot");
+            panic!("the function sends progress that is too long");
         };
         assert!(panic.message().contains("max_frame"), "{panic}");
         assert!(panic.location().contains("progress.rs:"), "{panic}");
@@ -175,10 +181,10 @@ fn progress_that_is_too_long_fails_its_call() {
 }
 
 #[test]
-fn progress_comes_while_the_call_goes_on() {
+fn progress_arrives_while_the_call_runs() {
     let me = Worker::new()
         .threaded("gate", |request, caller| {
-            caller.progress("here I stand");
+            caller.progress("at the gate");
             common::Gate::enter(request.texts::<1>()?[0]);
             Ok(())
         })
@@ -191,13 +197,13 @@ fn progress_comes_while_the_call_goes_on() {
             .call(gate.name())
             .on_progress(move |what| progress.add(what.to_string()))
             .start();
-        eventually("progress", || log.lines() == ["here I stand"]);
+        eventually("progress", || log.lines() == ["at the gate"]);
         gate.entered().open();
         call.wait().unwrap();
     });
 }
 
-/// Calls when it is dropped, as a handle does that is the last.
+/// Makes a call when it is dropped.
 struct CallsWhenDropped(offspring::Rpc, Log);
 
 impl Drop for CallsWhenDropped {
@@ -209,7 +215,7 @@ impl Drop for CallsWhenDropped {
 }
 
 #[test]
-fn what_a_callback_holds_may_call_when_it_is_dropped() {
+fn captures_of_a_callback_may_call_when_they_are_dropped() {
     let me = Worker::new()
         .function("do", |request: Strings, _: &Caller| match &request[0] {
             b"exit" => std::process::exit(3),
@@ -224,20 +230,20 @@ fn what_a_callback_holds_may_call_when_it_is_dropped() {
             let held = CallsWhenDropped(rpc.clone(), log.clone());
             move |_: Strings| drop(held.1.lines())
         };
-        let told = |n: usize| eventually("dropped", || log.lines().len() == n);
+        let dropped = |n: usize| eventually("dropped", || log.lines().len() == n);
         rpc.call("hello").on_progress(callback()).wait().unwrap();
-        told(1);
+        dropped(1);
         rpc.call("hello").on_progress(callback()).then(|_| {});
-        told(2);
+        dropped(2);
         let call = rpc.call("hello").on_progress(callback()).start();
         call.cancel();
-        told(3);
+        dropped(3);
         let call = rpc.call("hello").on_progress(callback());
         drop(call.timeout(Duration::ZERO).wait());
-        told(4);
+        dropped(4);
         let call = rpc.call([vec![0; 200_000]]).on_progress(callback());
         call.wait().unwrap_err();
-        told(5);
+        dropped(5);
         let lines = log.lines();
         assert!(
             lines.iter().all(|line| line == "dropped, true"),
@@ -246,7 +252,7 @@ fn what_a_callback_holds_may_call_when_it_is_dropped() {
         rpc.call("exit").on_progress(callback()).wait().unwrap_err();
         eventually("dropped", || log.last().unwrap() == "dropped, false");
 
-        // The last handle.
+        // The callback holds the last handle.
         let rpc = start();
         let held = rpc.clone();
         let call = rpc

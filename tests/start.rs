@@ -1,4 +1,4 @@
-//! Starting children, and what is told when that fails.
+//! Starting children, and the errors when that fails.
 
 mod common;
 
@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A start timeout for children that would never get ready.
+/// A start timeout for children that are never ready.
 const SHORT: Duration = Duration::from_millis(50);
 
 /// Checks that calls, handlers and `wait_ready` all get the same start error, and returns it.
@@ -21,8 +21,8 @@ fn start_error(process: &Process, timeout: Duration) -> Error {
     let calls: Vec<_> = (0..3).map(|_| rpc.call("echo").start()).collect();
     let error = rpc.wait_ready().unwrap_err();
     for call in calls {
-        let told = lost(call.wait());
-        assert_eq!(told.to_string(), error.to_string());
+        let lost = lost(call.wait());
+        assert_eq!(lost.to_string(), error.to_string());
     }
     assert_eq!(lost(rpc.call("late").wait()).kind(), error.kind());
     let end = rpc.finish().unwrap_err();
@@ -136,7 +136,7 @@ fn arguments_environment_and_directory_reach_the_child() {
 }
 
 #[test]
-fn missing_program_is_told_at_once() {
+fn missing_program_is_reported_immediately() {
     bounded(|| {
         let missing = Process::exe("/nowhere/to/be/found");
         let error = missing.rpc("do").start().unwrap_err();
@@ -159,19 +159,19 @@ fn missing_program_is_told_at_once() {
 }
 
 #[test]
-fn program_that_is_not_executable_is_told_at_once() {
+fn program_that_is_not_executable_is_reported_immediately() {
     bounded(|| {
         let file = Temporary::new("not-executable");
         fs::write(&file.0, "#!/bin/sh\n").unwrap();
         let error = Process::exe(&file.0).rpc("do").start().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Spawn);
         assert!(error.to_string().contains("Permission denied"), "{error}");
-        // Nor is what is executable, and no program.
+        // An executable file need not be a program.
         fs::write(&file.0, [0; 100]).unwrap();
         fs::set_permissions(&file.0, fs::Permissions::from_mode(0o755)).unwrap();
         match Process::exe(&file.0).rpc("do").on_error(drop).start() {
             Err(error) => assert_eq!(error.kind(), ErrorKind::Spawn),
-            // posix_spawnp(3) gives what the kernel cannot execute to a shell.
+            // posix_spawnp(3) runs files that the kernel cannot execute with a shell.
             Ok(rpc) => assert_eq!(rpc.finish().unwrap_err().kind(), ErrorKind::Exited),
         }
         drop(File::open(&file.0).unwrap());
@@ -179,7 +179,7 @@ fn program_that_is_not_executable_is_told_at_once() {
 }
 
 #[test]
-fn program_that_exits_at_once_is_told_with_its_status() {
+fn program_that_exits_immediately_is_reported_with_its_status() {
     bounded(|| {
         let error = start_error(&Process::exe("/bin/true"), Duration::MAX);
         assert_eq!(error.kind(), ErrorKind::Exited);
@@ -197,15 +197,15 @@ fn program_that_exits_at_once_is_told_with_its_status() {
 }
 
 #[test]
-fn program_that_is_no_worker_is_told_as_such() {
+fn program_that_is_not_a_worker_is_reported_as_such() {
     bounded(|| {
-        // It echoes the frames it gets, to a connection that is its standard input only.
+        // It would echo the frames, but the connection is only its standard input.
         let error = start_error(&Process::exe("/bin/cat"), SHORT);
         assert_eq!(error.kind(), ErrorKind::StartTimeout);
         for junk in [
-            // As a length this is above the limit, ...
+            // Decoded as a length, this is above the limit, ...
             "send 'hello, this is a shell'; exec cat >/dev/null",
-            // ... this is a frame that comes too early, and this no frame at all.
+            // ... this is a frame that comes too early, and this is not a whole frame.
             "cat >&0",
             "send 'hello'",
         ] {
@@ -216,7 +216,7 @@ fn program_that_is_no_worker_is_told_as_such() {
 }
 
 #[test]
-fn child_that_is_never_ready_is_given_up() {
+fn child_that_is_never_ready_is_stopped() {
     let me = worker()
         .setup("stuck", |name| {
             Gate::enter(name.texts::<1>()?[0]);
@@ -234,7 +234,7 @@ fn child_that_is_never_ready_is_given_up() {
 }
 
 #[test]
-fn setup_that_fails_is_told_with_its_message() {
+fn setup_that_fails_is_reported_with_its_message() {
     let me = worker()
         .setup("fail", |_| Err("no such luck".into()))
         .setup("panic", |_| panic!("dear me"))
@@ -264,7 +264,7 @@ fn setup_that_fails_is_told_with_its_message() {
 }
 
 #[test]
-fn unknown_function_is_told_with_those_there_are() {
+fn unknown_function_is_reported_with_the_existing_ones() {
     let me = worker().function("other", |_, _| Ok(())).run_in_test();
     bounded(move || {
         let rpc = me.rpc("missing").on_error(drop).start().unwrap();
@@ -279,7 +279,7 @@ fn unknown_function_is_told_with_those_there_are() {
 }
 
 #[test]
-fn other_version_of_the_protocol_is_told() {
+fn other_version_of_the_protocol_is_reported() {
     bounded(|| {
         // ready, 2
         let future = script(r"send '\0200\0\0\0\0\0\0\0010\0005ready\00012'; exec cat >/dev/null");
@@ -291,7 +291,7 @@ fn other_version_of_the_protocol_is_told() {
 }
 
 #[test]
-fn child_may_refuse_in_its_own_words() {
+fn refusal_of_a_child_is_passed_on() {
     bounded(|| {
         // refused, KIND, no
         for (kind, want) in [
@@ -313,7 +313,7 @@ fn child_may_refuse_in_its_own_words() {
 }
 
 #[test]
-fn process_that_does_not_serve_yet_starts_no_children() {
+fn process_that_does_not_serve_yet_cannot_start_children() {
     // In the parent this succeeds; in the child it comes before its run().
     let early = Process::exe("/bin/true").rpc("do").on_error(drop).start();
     let early = early.map(drop).map_err(|error| error.kind());
@@ -359,7 +359,7 @@ fn stream_can_be_started_once_and_must_be_a_stream() {
 }
 
 #[test]
-fn program_that_was_removed_still_starts_its_children() {
+fn program_whose_file_was_removed_can_start_children() {
     const VARIABLE: &str = "OFFSPRING_TEST_COPY";
     let me = worker().run_in_test();
     if std::env::var_os(VARIABLE).is_some() {
@@ -382,7 +382,7 @@ fn program_that_was_removed_still_starts_its_children() {
 }
 
 #[test]
-fn no_descriptors_left_is_a_clear_error() {
+fn lack_of_descriptors_is_a_clear_error() {
     let me = worker().run_in_test();
     alone(move || {
         limit_descriptors(100);
@@ -400,7 +400,7 @@ fn no_descriptors_left_is_a_clear_error() {
     });
 }
 
-/// Has this process get no more than so many descriptors.
+/// Limits the number of this process's descriptors.
 #[expect(unsafe_code, reason = "a system call")]
 fn limit_descriptors(count: libc::rlim_t) {
     let limit = libc::rlimit {

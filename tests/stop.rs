@@ -1,4 +1,4 @@
-//! Stopping children: the ladder, and how far it had to go.
+//! Stopping children, and which stages that took.
 
 mod common;
 
@@ -11,11 +11,11 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// A grace for children that would never go.
+/// A grace period for children that never exit by themselves.
 const SHORT: Duration = Duration::from_millis(20);
 
 #[test]
-fn finish_waits_until_all_is_answered_and_the_child_has_exited() {
+fn finish_waits_until_everything_is_answered_and_the_child_has_exited() {
     let me = worker().run_in_test();
     bounded(move || {
         let (builder, log) = logged(me.rpc("do"));
@@ -36,7 +36,7 @@ fn finish_waits_until_all_is_answered_and_the_child_has_exited() {
     });
 }
 
-/// Whatever a call of another clone is at when the handle is closed.
+/// Whatever the state of another clone's call when the handle is closed.
 #[test]
 fn finish_ends_while_other_threads_call() {
     let me = worker().run_in_test();
@@ -44,7 +44,7 @@ fn finish_ends_while_other_threads_call() {
         let mut random = Random::new();
         let storm = Storm::new(&me, "do");
         let mut rounds = 0;
-        while storm.goes_on(rounds) {
+        while storm.continues(rounds) {
             rounds += 1;
             let rpc = me.rpc("do").start().unwrap();
             let waits = random.below(2) == 0;
@@ -52,11 +52,11 @@ fn finish_ends_while_other_threads_call() {
                 if waits {
                     return rpc.call("echo").wait().is_ok();
                 }
-                // So long that the caller writes it.
-                let (send, told) = mpsc::channel();
-                let tell = move |reply: Result<_, _>| send.send(reply.is_ok()).unwrap();
-                rpc.call(["echo", &"x".repeat(66_000)]).then(tell);
-                told.recv().unwrap()
+                // Long enough that the caller writes it.
+                let (send, receive) = mpsc::channel();
+                let report = move |reply: Result<_, _>| send.send(reply.is_ok()).unwrap();
+                rpc.call(["echo", &"x".repeat(66_000)]).then(report);
+                receive.recv().unwrap()
             };
             let others = [rpc.clone(), rpc.clone()].map(|rpc| {
                 thread::spawn(move || {
@@ -81,49 +81,49 @@ fn no_callback_runs_on_the_thread_that_finishes() {
     let me = worker().run_in_test();
     bounded(move || {
         let here = thread::current().id();
-        let (send, told) = mpsc::channel();
-        let tell = |what| {
+        let (send, receive) = mpsc::channel();
+        let report = |what| {
             let send = send.clone();
             move || send.send((what, thread::current().id() == here)).unwrap()
         };
-        // What is left to be told: the answer, an event that comes before, the end, or nothing.
+        // The callbacks that are left: of the answer, of an event before it, of the end, or none.
         let rpc = me.rpc("do").start().unwrap();
-        let answered = tell("answer");
+        let answered = report("answer");
         rpc.call("echo").then(move |_| answered());
         rpc.finish().unwrap();
-        let event = tell("event");
+        let event = report("event");
         let rpc = me.rpc("do").on_event(move |_| event()).start().unwrap();
         rpc.call(["event", "one"]).start().cancel();
         rpc.finish().unwrap();
-        let rpc = me.rpc("do").on_destroy(tell("end")).start().unwrap();
+        let rpc = me.rpc("do").on_destroy(report("end")).start().unwrap();
         rpc.wait_ready().unwrap();
         rpc.finish().unwrap();
         let (error, lost) = (
-            tell("error"),
+            report("error"),
             script("ready; cat > /dev/null; send garbage"),
         );
         let rpc = lost.rpc("any").on_error(move |_| error()).start().unwrap();
         rpc.wait_ready().unwrap();
         rpc.finish().unwrap_err();
-        let told: Vec<_> = told.try_iter().collect();
-        assert!(told.iter().all(|(_, here)| !here), "{told:?}");
-        let mut told: Vec<_> = told.into_iter().map(|(what, _)| what).collect();
-        // A call that was cancelled before it was sent makes none.
-        told.retain(|what| *what != "event");
-        assert_eq!(told, ["answer", "end", "error"]);
+        let calls: Vec<_> = receive.try_iter().collect();
+        assert!(calls.iter().all(|(_, here)| !here), "{calls:?}");
+        let mut calls: Vec<_> = calls.into_iter().map(|(what, _)| what).collect();
+        // A call that was cancelled before it was sent causes no event.
+        calls.retain(|what| *what != "event");
+        assert_eq!(calls, ["answer", "end", "error"]);
     });
 }
 
 #[test]
-fn finish_without_callbacks_goes_as_far_as_it_has_to() {
+fn finish_without_callbacks_goes_through_the_stages_it_needs() {
     let me = worker().run_in_test();
     bounded(move || {
         let rpc = me.rpc("do").start().unwrap();
         assert_eq!(rpc.call("echo").wait().unwrap().len(), 0);
         assert_eq!(rpc.finish().unwrap().stage(), StopStage::Closed);
 
-        let deaf = script("trap '' TERM; ready; while :; do sleep 1000; done");
-        let rpc = deaf.rpc("any").grace(SHORT).start().unwrap();
+        let stubborn = script("trap '' TERM; ready; while :; do sleep 1000; done");
+        let rpc = stubborn.rpc("any").grace(SHORT).start().unwrap();
         rpc.wait_ready().unwrap();
         assert_eq!(rpc.finish().unwrap().stage(), StopStage::Killed);
 
@@ -137,13 +137,16 @@ fn finish_without_callbacks_goes_as_far_as_it_has_to() {
         let rpc = me.rpc("do").start().unwrap();
         rpc.wait_ready().unwrap();
         common::signal(rpc.pid().unwrap(), "KILL");
-        assert!(rpc.call("echo").wait().is_err(), "its end is known");
+        assert!(
+            rpc.call("echo").wait().is_err(),
+            "the handle knows that it died"
+        );
         assert_eq!(rpc.finish().unwrap_err().kind(), ErrorKind::Died);
     });
 }
 
 #[test]
-fn drop_of_the_last_clone_lets_the_child_answer_and_go() {
+fn drop_of_the_last_clone_lets_the_child_answer_and_exit() {
     let me = worker().run_in_test();
     bounded(move || {
         let (builder, log) = logged(me.rpc("do"));
@@ -168,7 +171,7 @@ fn drop_of_the_last_clone_lets_the_child_answer_and_go() {
 }
 
 #[test]
-fn handle_dropped_in_its_own_callback_ends_in_order() {
+fn handle_dropped_in_its_own_callback_ends_cleanly() {
     let me = worker().run_in_test();
     bounded(move || {
         let (builder, log) = logged(me.rpc("do"));
@@ -181,14 +184,14 @@ fn handle_dropped_in_its_own_callback_ends_in_order() {
 }
 
 #[test]
-fn finish_in_a_callback_is_refused_and_the_child_goes_all_the_same() {
+fn finish_in_a_callback_is_refused_but_the_child_exits() {
     let me = worker().run_in_test();
     bounded(move || {
         let (builder, log) = logged(me.rpc("do"));
         let rpc = builder.start().unwrap();
-        let (inner, told) = (rpc.clone(), log.clone());
+        let (inner, outcome) = (rpc.clone(), log.clone());
         rpc.call("echo")
-            .then(move |_| told.add(format!("{:?}", inner.finish().unwrap_err().kind())));
+            .then(move |_| outcome.add(format!("{:?}", inner.finish().unwrap_err().kind())));
         common::eventually("the end", || log.last().as_deref() == Some("destroy"));
         assert_eq!(log.lines(), ["InCallback", "destroy"]);
         let late = rpc.call("echo").wait();
@@ -216,10 +219,10 @@ fn calls_on_other_clones_are_refused_after_finish() {
 }
 
 #[test]
-fn child_that_exits_on_sigterm_gets_no_further() {
+fn child_that_exits_on_sigterm_is_not_killed() {
     bounded(|| {
         for (text, code, signal) in [
-            // With a command in the loop the shell might begin to wait for it just after the signal.
+            // With a command in the loop, the shell might start waiting for it after the signal.
             (
                 "trap 'exit 7' TERM; ready; while :; do :; done",
                 Some(7),
@@ -241,14 +244,14 @@ fn child_that_exits_on_sigterm_gets_no_further() {
 #[test]
 fn child_that_ignores_sigterm_is_killed() {
     bounded(|| {
-        let deaf = script("trap '' TERM; ready; while :; do sleep 1000; done");
-        let (builder, log) = logged(deaf.rpc("any").grace(SHORT));
+        let stubborn = script("trap '' TERM; ready; while :; do sleep 1000; done");
+        let (builder, log) = logged(stubborn.rpc("any").grace(SHORT));
         let rpc = builder.start().unwrap();
         rpc.wait_ready().unwrap();
         let exit = rpc.finish().unwrap();
         assert_eq!(exit.stage(), StopStage::Killed);
         assert_eq!(exit.status().and_then(|status| status.signal()), Some(9));
-        assert_eq!(log.end(), "destroy", "that is no error");
+        assert_eq!(log.end(), "destroy", "that is not an error");
     });
 }
 
@@ -286,7 +289,7 @@ fn finish_timeout_stops_a_child_that_does_not_answer() {
 }
 
 #[test]
-fn finish_timeout_that_is_not_needed_is_no_error() {
+fn finish_timeout_that_is_not_reached_is_not_an_error() {
     let me = worker().run_in_test();
     bounded(move || {
         for timeout in [common::FOREVER, Duration::MAX] {
@@ -299,7 +302,7 @@ fn finish_timeout_that_is_not_needed_is_no_error() {
 }
 
 #[test]
-fn plain_child_that_does_not_go_at_the_end_of_its_input_is_ended() {
+fn plain_child_that_ignores_the_end_of_its_input_is_stopped() {
     bounded(|| {
         let sleep = offspring::Process::command(offspring::Plain::Tagged, "sleep").arg("1000");
         let rpc = sleep.rpc("any").grace(SHORT).start().unwrap();
@@ -309,23 +312,23 @@ fn plain_child_that_does_not_go_at_the_end_of_its_input_is_ended() {
         let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
         let stream = offspring::Process::stream(offspring::Plain::Tagged, near);
         let rpc = stream.rpc("any").grace(SHORT).start().unwrap();
-        // The other end stays open, and says nothing.
+        // The other end stays open and silent.
         let exit = rpc.finish().unwrap();
         assert_eq!(exit.status(), None);
         drop(far);
     });
 }
 
-/// A plain peer is told before it has answered that nothing more comes. The last answer is read by
-/// the one who waits for it, and starts the grace all the same.
+/// A plain peer gets the end of its input before it has answered. The caller that waits for the
+/// last answer reads it, and that starts the grace period, too.
 #[test]
-fn plain_peer_that_stays_after_its_last_answer_is_given_up() {
+fn plain_peer_that_stays_after_its_last_answer_is_abandoned() {
     bounded(|| {
         let (near, mut far) = UnixStream::pair().unwrap();
         let builder = Process::stream(Plain::Tagged, near).rpc("peer");
         let builder = builder.grace(Duration::from_millis(20));
         let rpc = builder.start().unwrap();
-        // A handle that is dropped tells the reactor, too.
+        // Dropping a handle would wake the reactor, too.
         let kept = rpc.clone();
         let caller = rpc.clone();
         let call = thread::spawn(move || caller.call("hello").wait());

@@ -1,11 +1,11 @@
-//! Everything at once, from many threads, on handles of one shared reactor and of their own.
+//! Everything simultaneously, from many threads, on handles of a shared reactor and of their own.
 //!
-//! Moves of a thread: a call that blocks; one that is waited for in short waits; one with a callback,
-//! which calls again; each of them with a timeout that may fire, or cancelled; with small and large
-//! payloads, and with events of the child before the answer. Meanwhile children are killed, exit, or
-//! are finished. What is hunted: a call that ends twice or never, an event or a reply that overtakes
-//! another, a caller who sleeps through his answer, and whatever is left behind. Runs for a second,
-//! or for `OFFSPRING_STORM_SECONDS`.
+//! Operations of a thread: a call that blocks; one that is waited for in short waits; one with a
+//! callback, which calls again; each with a timeout that may fire, or cancelled; with small and
+//! large payloads, and with events from the child before the answer. Meanwhile children are killed,
+//! exit, or are finished. Looks for: a call that ends twice or never, an event or a reply that
+//! overtakes another, a caller that misses its answer, and anything left behind. Runs for one
+//! second, or for `OFFSPRING_STORM_SECONDS`.
 
 mod common;
 
@@ -16,16 +16,16 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// How many threads use the handles of a round, and how many of these there are.
+/// The number of threads that use the handles of a round, and of the handles.
 const THREADS: usize = 4;
 const CHILDREN: usize = 3;
 
-/// How many events and replies the child has made, and how many events: it makes them under this
-/// lock, so their numbers say in which order the parent is to get them.
+/// The number of events and replies that the child has made, and of events only. It makes them
+/// under this lock, so their numbers are the order in which the parent must get them.
 static MADE: Mutex<(usize, usize)> = Mutex::new((0, 0));
 
-/// Sends so many events, and returns the reply: its number, the number of the last event, and the
-/// padding. `exit` as padding is obeyed.
+/// Sends the requested number of events, and returns the reply: its number, the number of the last
+/// event, and the padding. Exits if the padding is `exit`.
 fn serve(request: &Strings, caller: &Caller, made: &mut (usize, usize)) -> Strings {
     if &request[1] == b"exit" {
         std::process::exit(3);
@@ -62,20 +62,20 @@ fn workers() -> Worker {
         }
     };
     Worker::new()
-        .function("sync", now)
+        .function("returning", now)
         .deferred("deferred", later)
         .threaded("threaded", now)
         .threads(3)
         .high_water(50_000)
 }
 
-/// What a child's parent has seen of it.
+/// What a parent has received from a child.
 #[derive(Default)]
 struct Seen {
-    /// The number of the last that was delivered on the reactor's thread, and of the last event.
+    /// The last number that was delivered on the reactor's thread, and that of the last event.
     last: AtomicUsize,
     events: AtomicUsize,
-    /// What was not as it should be: a panic in a callback would not fail the test.
+    /// Errors found by callbacks: a panic there would not fail the test.
     wrong: Mutex<Vec<String>>,
 }
 
@@ -89,8 +89,8 @@ impl Seen {
         }
     }
 
-    /// A call ended. In callbacks all is told in the order in which it was made, except that
-    /// threads make their replies after they have numbered them.
+    /// A call ended. Callbacks run in the order in which the child made events and replies, except
+    /// that threads make their replies after they have numbered them.
     fn end(&self, outcome: &Outcome, size: usize, ordered: bool) -> bool {
         let reply = match outcome {
             Ok(reply) => reply,
@@ -124,13 +124,13 @@ type Outcome = Result<Strings, CallError>;
 struct Child {
     rpc: Rpc,
     seen: Arc<Seen>,
-    /// Whether its callbacks are told in the order of the numbers.
+    /// Whether its callbacks run in the order of the numbers.
     ordered: bool,
 }
 
 impl Child {
     fn start(me: &Process, reactor: &Reactor, random: &mut Random) -> Child {
-        let function = ["sync", "deferred", "threaded"][random.below(3)];
+        let function = ["returning", "deferred", "threaded"][random.below(3)];
         let seen = Arc::new(Seen::default());
         let sees = Arc::clone(&seen);
         let mut builder = me.rpc(function).on_event(move |event| sees.event(&event));
@@ -151,7 +151,7 @@ impl Child {
         }
     }
 
-    /// Makes one call in one of the ways there are.
+    /// Makes one call in a random way.
     fn call(&self, random: &mut Random, calls: &mut Vec<Arc<End>>) {
         let size = match random.below(20) {
             0 => 300_000,
@@ -174,7 +174,7 @@ impl Child {
                 let then = move |outcome: Outcome| {
                     let answered = child.seen.end(&outcome, size, child.ordered);
                     if answered && again {
-                        // The call that counts is this one.
+                        // This call is the one that is counted.
                         let seen = Arc::clone(&child.seen);
                         let call = child.rpc.call(["0", ""]);
                         return call.then(move |outcome| {
@@ -188,8 +188,8 @@ impl Child {
             3 | 4 => {
                 let mut pending = call.start();
                 loop {
-                    let patience = Duration::from_micros(random.below(300) as u64);
-                    if let Some(outcome) = pending.wait_timeout(patience) {
+                    let timeout = Duration::from_micros(random.below(300) as u64);
+                    if let Some(outcome) = pending.wait_timeout(timeout) {
                         break outcome;
                     }
                 }
@@ -200,7 +200,7 @@ impl Child {
     }
 }
 
-/// How often a call ended, and with a reply.
+/// How often a call ended, and how often with a reply.
 #[derive(Default)]
 struct End {
     ended: AtomicUsize,
@@ -215,12 +215,12 @@ impl End {
     }
 }
 
-/// What one thread of a round does. Returns its calls.
-fn move_about(children: &[Child], mut random: Random) -> Vec<Arc<End>> {
+/// The operations of one thread in a round. Returns its calls.
+fn operate(children: &[Child], mut random: Random) -> Vec<Arc<End>> {
     let mut calls = Vec::new();
-    let moves = random.below(60);
+    let operations = random.below(60);
     let strikes_at = random.below(200);
-    for count in 0..moves {
+    for count in 0..operations {
         let child = &children[random.below(children.len())];
         if count == strikes_at {
             match random.below(3) {
@@ -229,7 +229,7 @@ fn move_about(children: &[Child], mut random: Random) -> Vec<Arc<End>> {
                 _ => drop(child.rpc.clone().finish_timeout(Duration::from_millis(1))),
             }
         }
-        // Dense series on one child are what the reader's role is given back late for.
+        // The reader's role is given back late for the sake of dense series on one child.
         for _ in 0..[1, 1, 5][random.below(3)] {
             child.call(&mut random, &mut calls);
         }
@@ -244,14 +244,14 @@ fn everything_at_once_ends_once_and_in_order() {
         let me = me.stderr(Stdio::capture());
         let mut random = Random::new();
         let (mut rounds, mut calls) = (0, Vec::new());
-        let storm = Storm::new(&me, "sync");
-        while storm.goes_on(rounds) {
+        let storm = Storm::new(&me, "returning");
+        while storm.continues(rounds) {
             let reactor = Reactor::new().unwrap();
             let round = (0..CHILDREN).map(|_| Child::start(&me, &reactor, &mut random));
             let round: Vec<Child> = round.collect();
             let first = calls.len();
             thread::scope(|scope| {
-                let start = |random| scope.spawn(|| move_about(&round, random));
+                let start = |random| scope.spawn(|| operate(&round, random));
                 let threads: Vec<_> = (0..THREADS).map(|_| start(random.fork())).collect();
                 for thread in threads {
                     calls.extend(thread.join().expect("no thread panics"));
@@ -274,13 +274,13 @@ fn everything_at_once_ends_once_and_in_order() {
             }
             rounds += 1;
         }
-        storm.leaves_nothing();
+        storm.assert_nothing_left();
         for call in &calls {
             assert_eq!(call.ended.load(Ordering::SeqCst), 1, "it ended once");
         }
         let answered = |call: &Arc<End>| call.answered.load(Ordering::SeqCst);
         let answers: usize = calls.iter().map(answered).sum();
         println!("{rounds} rounds, {} calls, {answers} answered", calls.len());
-        assert!(answers > 0, "children answered nothing at all");
+        assert!(answers > 0, "no call was answered");
     });
 }

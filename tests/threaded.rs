@@ -11,7 +11,7 @@ use std::sync::mpsc;
 use std::thread;
 
 #[test]
-fn so_many_calls_run_at_once_and_never_more() {
+fn as_many_calls_run_as_there_are_threads() {
     let (running, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let threads = Mutex::new(BTreeSet::new());
     let me = Worker::new()
@@ -56,7 +56,7 @@ fn one_thread_runs_calls_in_the_order_they_were_made() {
         for n in 0..100 {
             rpc.call(["event", &n.to_string()]).then(|_| {});
         }
-        assert!(inside.knock());
+        assert!(inside.is_waiting());
         assert_eq!(log.lines(), [""; 0], "one at a time");
         inside.open();
         rpc.finish().unwrap();
@@ -66,7 +66,7 @@ fn one_thread_runs_calls_in_the_order_they_were_made() {
 }
 
 #[test]
-fn events_and_replies_stay_whole() {
+fn events_and_replies_are_not_interleaved() {
     let me = Worker::new()
         .threaded("blocks", |request: Strings, caller: &Caller| {
             let [n] = request.texts()?;
@@ -96,7 +96,7 @@ fn events_and_replies_stay_whole() {
             .collect();
         for (n, call) in calls {
             assert_eq!(call.wait().unwrap(), [vec![n; 30_000]]);
-            // Those of one call come in order, and before its reply.
+            // The events of one call arrive in order, and before its reply.
             let (number, lines) = (format!("{n} "), log.lines());
             let its = lines.iter().filter_map(|line| line.strip_prefix(&number));
             assert!(its.eq(["1", "70000", "100", "20000"]), "{n}");
@@ -117,7 +117,7 @@ fn panic_or_error_in_one_thread_fails_its_call_only() {
         for n in 0..20 {
             let text = format!("no luck {n}");
             let Err(CallError::Panicked(panic)) = rpc.call(["panic", &text]).wait() else {
-                panic!("it panicked");
+                panic!("it should have panicked");
             };
             assert_eq!(panic.message(), text);
             assert!(
@@ -133,12 +133,12 @@ fn panic_or_error_in_one_thread_fails_its_call_only() {
         held.wait().unwrap();
         drop(rpc);
         assert_eq!(log.end(), "destroy");
-        assert_eq!(log.lines(), ["destroy"], "they belong to calls");
+        assert_eq!(log.lines(), ["destroy"], "the panics belong to calls");
     });
 }
 
 #[test]
-fn work_that_waits_is_done_at_the_end_of_requests() {
+fn waiting_calls_are_run_after_the_end_of_requests() {
     let me = Worker::new().threaded("do", obey).threads(2).run_in_test();
     bounded(move || {
         let (builder, log) = logged(me.rpc("do"));
@@ -161,7 +161,7 @@ fn work_that_waits_is_done_at_the_end_of_requests() {
 }
 
 #[test]
-fn hundreds_of_calls_of_many_callers_are_each_answered() {
+fn hundreds_of_calls_of_many_callers_are_answered() {
     let me = Worker::new().threaded("do", obey).threads(8).run_in_test();
     bounded(move || {
         let rpc = me.rpc("do").start().unwrap();
@@ -211,7 +211,7 @@ fn flush_waits_for_what_another_thread_is_writing() {
             .start()
             .unwrap();
         rpc.wait_ready().unwrap();
-        // Nothing is read while a callback holds up the reactor. Callers that wait write themselves.
+        // Nothing is read while a callback blocks the reactor. Blocking callers write themselves.
         let (blocked, is_blocked) = mpsc::channel();
         let (release, released) = mpsc::channel::<()>();
         rpc.call("malformed").then(move |_| {

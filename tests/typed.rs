@@ -1,4 +1,4 @@
-//! A service of its own types, with a codec of its own: what octet strings are built on.
+//! A service with its own types and codec.
 
 mod common;
 
@@ -8,15 +8,15 @@ use offspring::{
 };
 use std::fmt;
 
-/// What is sent: a list of numbers. Some are special to the codec.
+/// The request: a list of numbers. Some are special to the codec.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Numbers(Vec<u32>);
 
-/// What comes back if all is well.
+/// The reply.
 #[derive(Debug, PartialEq, Eq)]
 struct Sum(u64);
 
-/// What comes back if not.
+/// The error.
 #[derive(Debug, PartialEq, Eq)]
 enum Bad {
     Empty,
@@ -32,26 +32,26 @@ impl fmt::Display for Bad {
     }
 }
 
-/// What is told meanwhile.
+/// The event, and the progress report.
 #[derive(Debug, PartialEq, Eq)]
 enum Note {
     Number(u32),
     Failed(String),
 }
 
-/// Cannot be encoded.
+/// Fails to encode.
 const UNENCODABLE: u32 = 1001;
-/// Cannot be decoded.
+/// Fails to decode.
 const UNDECODABLE: u32 = 1002;
 /// Panics when it is encoded.
 const PANICS_ENCODED: u32 = 1003;
 /// Panics when it is decoded.
 const PANICS_DECODED: u32 = 1004;
 
-/// Numbers as four bytes, little endian.
+/// Encodes numbers as four bytes, little endian.
 enum Little {}
 
-fn put(number: u32, output: &mut Output) -> Result<(), CodecError> {
+fn encode_number(number: u32, output: &mut Output) -> Result<(), CodecError> {
     match number {
         UNENCODABLE => Err(CodecError::new("unencodable")),
         PANICS_ENCODED => panic!("the encoder panics"),
@@ -62,7 +62,7 @@ fn put(number: u32, output: &mut Output) -> Result<(), CodecError> {
     }
 }
 
-fn get(bytes: &[u8]) -> Result<u32, CodecError> {
+fn decode_number(bytes: &[u8]) -> Result<u32, CodecError> {
     let bytes = bytes.try_into().map_err(|_| CodecError::new("cut"))?;
     match u32::from_le_bytes(bytes) {
         UNDECODABLE => Err(CodecError::new("undecodable")),
@@ -75,13 +75,16 @@ impl Codec<Numbers> for Little {
     const NAME: &'static str = "little";
 
     fn encode(value: &Numbers, output: &mut Output) -> Result<(), CodecError> {
-        value.0.iter().try_for_each(|number| put(*number, output))
+        value
+            .0
+            .iter()
+            .try_for_each(|number| encode_number(*number, output))
     }
 
     fn decode(input: Input<'_>) -> Result<Numbers, CodecError> {
         input
             .chunks(4)
-            .map(get)
+            .map(decode_number)
             .collect::<Result<_, _>>()
             .map(Numbers)
     }
@@ -91,11 +94,11 @@ impl Codec<Sum> for Little {
     const NAME: &'static str = "little";
 
     fn encode(value: &Sum, output: &mut Output) -> Result<(), CodecError> {
-        put(value.0 as u32, output)
+        encode_number(value.0 as u32, output)
     }
 
     fn decode(input: Input<'_>) -> Result<Sum, CodecError> {
-        Ok(Sum(get(&input)?.into()))
+        Ok(Sum(decode_number(&input)?.into()))
     }
 }
 
@@ -105,14 +108,14 @@ impl Codec<Bad> for Little {
     fn encode(value: &Bad, output: &mut Output) -> Result<(), CodecError> {
         match value {
             Bad::Empty => Ok(()),
-            Bad::Special(number) => put(*number, output),
+            Bad::Special(number) => encode_number(*number, output),
         }
     }
 
     fn decode(input: Input<'_>) -> Result<Bad, CodecError> {
         match input.is_empty() {
             true => Ok(Bad::Empty),
-            false => Ok(Bad::Special(get(&input)?)),
+            false => Ok(Bad::Special(decode_number(&input)?)),
         }
     }
 }
@@ -122,13 +125,13 @@ impl Codec<Note> for Little {
 
     fn encode(value: &Note, output: &mut Output) -> Result<(), CodecError> {
         match value {
-            Note::Number(number) => put(*number, output),
+            Note::Number(number) => encode_number(*number, output),
             Note::Failed(_) => Err(CodecError::new("only the parent makes it")),
         }
     }
 
     fn decode(input: Input<'_>) -> Result<Note, CodecError> {
-        Ok(Note::Number(get(&input)?))
+        Ok(Note::Number(decode_number(&input)?))
     }
 }
 
@@ -160,7 +163,8 @@ impl Service for Add {
     }
 }
 
-/// Adds; one number alone goes where the next says: 0 to the reply, 1 to the error, 2 to an event.
+/// Adds. Of two numbers, the second is the destination of the first: 0 the reply, 1 the error, 2 an
+/// event.
 fn add(request: Numbers, caller: &Caller<Add>) -> Result<Sum, Bad> {
     match request.0[..] {
         [] => Err(Bad::Empty),
@@ -174,7 +178,7 @@ fn add(request: Numbers, caller: &Caller<Add>) -> Result<Sum, Bad> {
     }
 }
 
-/// Special numbers get through the request 2000 too large.
+/// To survive the request's encoding, special numbers are sent with 2000 added.
 fn unspecial(number: u32) -> u32 {
     if number > 3000 { number - 2000 } else { number }
 }
@@ -190,12 +194,12 @@ fn call(numbers: &[u32]) -> Numbers {
 fn malformed<T: fmt::Debug>(outcome: Result<T, CallError<Bad>>) -> String {
     match outcome {
         Err(CallError::Malformed(error)) => error.to_string(),
-        other => panic!("it should be malformed, and is {other:?}"),
+        other => panic!("it should be malformed, but is {other:?}"),
     }
 }
 
 #[test]
-fn types_travel_both_ways() {
+fn values_of_all_types_are_sent_both_ways() {
     let me = worker().run_in_test();
     bounded(move || {
         let log = Log::default();
@@ -206,15 +210,15 @@ fn types_travel_both_ways() {
             .start()
             .unwrap();
         assert_eq!(rpc.call(call(&[1, 2, 3])).wait().unwrap(), Sum(6));
-        // By reference it is the same.
+        // A request can be passed by reference.
         let request = call(&[4, 5, 6]);
         assert_eq!(rpc.call(&request).wait().unwrap(), Sum(15));
         assert_eq!(request, call(&[4, 5, 6]));
         let Err(CallError::Failed(Bad::Empty)) = rpc.call(call(&[])).wait() else {
-            panic!("an error is a value");
+            panic!("the function should have failed");
         };
         let Err(CallError::Failed(Bad::Special(7))) = rpc.call(call(&[7, 1])).wait() else {
-            panic!("with what is in it");
+            panic!("the function should have failed with its argument");
         };
         rpc.call(call(&[9, 2])).wait().unwrap();
         assert_eq!(log.lines(), ["Number(9)"]);
@@ -227,7 +231,7 @@ fn failing_codec_fails_the_call_only() {
     let me = worker().run_in_test();
     bounded(move || {
         let rpc = me.rpc(ADD).start().unwrap();
-        // In the parent, the request is never sent.
+        // It fails in the parent, and the request is never sent.
         let text = malformed(rpc.call(call(&[UNENCODABLE])).wait());
         assert_eq!(text, "unencodable");
         let (send, receive) = std::sync::mpsc::channel();
@@ -241,7 +245,7 @@ fn failing_codec_fails_the_call_only() {
                 vec![2000 + UNENCODABLE, 1],
                 "the error (1001 is special): unencodable",
             ),
-            // These are back in the parent.
+            // These fail in the parent.
             (vec![2000 + UNDECODABLE, 0], "undecodable"),
             (vec![2000 + UNDECODABLE, 1], "undecodable"),
         ] {
@@ -292,7 +296,7 @@ fn event_that_cannot_be_encoded_fails_its_call() {
         let rpc = me.rpc(ADD).on_event(|_| {}).start().unwrap();
         let outcome = rpc.call(call(&[2000 + UNENCODABLE, 2])).wait();
         let Err(CallError::Panicked(panic)) = outcome else {
-            panic!("there is no such event: {outcome:?}");
+            panic!("the event cannot be encoded: {outcome:?}");
         };
         assert!(panic.message().contains("unencodable"), "{panic}");
         assert_eq!(rpc.call(call(&[1, 2, 3])).wait().unwrap(), Sum(6));

@@ -1,8 +1,8 @@
-//! What the tests of all files share: a worker that does as it is told, bounds against hangs, and
-//! a look at processes from outside.
+//! Shared by all test files: a worker that executes commands, bounds against hangs, and functions
+//! that inspect processes from outside.
 
-#![allow(dead_code, reason = "each file of tests uses its own share of this")]
-#![expect(unreachable_pub, reason = "each file of tests is a crate")]
+#![allow(dead_code, reason = "each test file uses a part of this")]
+#![expect(unreachable_pub, reason = "each test file is a crate")]
 
 use offspring::{
     BoxError, Call, CallError, Caller, Error, ErrorKind, Loop, Phase, Process, Rpc, RpcBuilder,
@@ -19,10 +19,10 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Nothing takes that long, however busy the machine is: what does, hangs.
+/// Nothing takes this long, however busy the machine is: what does is hung.
 pub const FOREVER: Duration = Duration::from_secs(60);
 
-/// Runs a test's body on a thread of its own. If it hangs, the test fails.
+/// Runs a test's body on its own thread. If it hangs, the test fails.
 pub fn bounded(body: impl FnOnce() + Send + 'static) {
     let (done, wait) = mpsc::channel::<()>();
     let thread = thread::spawn(move || {
@@ -30,7 +30,7 @@ pub fn bounded(body: impl FnOnce() + Send + 'static) {
         body();
     });
     // Nothing is ever sent; the channel closes when the body has returned or panicked. A condition
-    // that never comes to be is reported by the body, and before.
+    // that never becomes true is reported by the body, before this limit.
     let limit = FOREVER + Duration::from_secs(10);
     if wait.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
         panic!("the test hangs: not done after {limit:?}");
@@ -41,12 +41,12 @@ pub fn bounded(body: impl FnOnce() + Send + 'static) {
 }
 
 /// Runs a test's body in a process without other tests, where descriptors, threads and children
-/// can be counted and signals be changed.
+/// can be counted and signal dispositions can be changed.
 pub fn alone(body: impl FnOnce() + Send + 'static) {
     const VARIABLE: &str = "OFFSPRING_TEST_ALONE";
     let name = thread::current()
         .name()
-        .expect("a test's thread has its name")
+        .expect("a test's thread is named after it")
         .to_owned();
     if std::env::var(VARIABLE).is_ok_and(|alone| alone == name) {
         return bounded(body);
@@ -56,10 +56,11 @@ pub fn alone(body: impl FnOnce() + Send + 'static) {
         .env(VARIABLE, &name)
         .status()
         .unwrap();
-    assert!(status.success(), "alone, the test ended with {status}");
+    assert!(status.success(), "run alone, the test ended with {status}");
 }
 
-/// How long a test goes on with its rounds of random moves, and what was there before them.
+/// How long a test continues with its rounds of random operations, and which descriptors were open
+/// before them.
 pub struct Storm {
     descriptors: usize,
     start: Instant,
@@ -67,8 +68,8 @@ pub struct Storm {
 }
 
 impl Storm {
-    /// Starts and finishes one child, so that what is opened once is open, and starts the clock: for
-    /// a second, or for `OFFSPRING_STORM_SECONDS`.
+    /// Starts and finishes one child, so that everything that is opened only once is open, and
+    /// starts the clock: for one second, or for `OFFSPRING_STORM_SECONDS`.
     pub fn new(me: &Process, function: &'static str) -> Self {
         let seconds = std::env::var("OFFSPRING_STORM_SECONDS").unwrap_or("1".into());
         me.rpc(function).start().unwrap().finish().unwrap();
@@ -79,13 +80,13 @@ impl Storm {
         }
     }
 
-    /// Whether there is to be another round: the first always is.
-    pub fn goes_on(&self, rounds: usize) -> bool {
+    /// Whether there should be another round. There is always a first one.
+    pub fn continues(&self, rounds: usize) -> bool {
         rounds == 0 || self.start.elapsed() < self.duration
     }
 
     /// Waits until there are no more threads and descriptors than before.
-    pub fn leaves_nothing(&self) {
+    pub fn assert_nothing_left(&self) {
         eventually("no thread is left", || reactors() == 0);
         let open = || descriptors(std::process::id()).len();
         eventually("no descriptor is left", || open() == self.descriptors);
@@ -96,18 +97,18 @@ impl Storm {
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let start = Instant::now();
     while !condition() {
-        assert!(start.elapsed() < FOREVER, "never came to be: {what}");
-        // Only to leave the processor to those who are waited for.
+        assert!(start.elapsed() < FOREVER, "never became true: {what}");
+        // Only to leave the processor to what is waited for.
         thread::sleep(Duration::from_millis(1));
     }
 }
 
-/// The worker of most tests: its function `do` does what the first string says.
+/// The worker of most tests: its function `do` executes the command in the first string.
 pub fn worker() -> Worker {
     Worker::new().function("do", obey)
 }
 
-/// What the function `do` does.
+/// The function `do`.
 pub fn obey(request: Strings, caller: &Caller) -> Result<Strings, BoxError> {
     let rest = || request.iter().skip(1).collect::<Strings>();
     let one = |text: String| Ok([text].into_iter().collect::<Strings>());
@@ -125,7 +126,7 @@ pub fn obey(request: Strings, caller: &Caller) -> Result<Strings, BoxError> {
             (0..n).for_each(|n| caller.event(n.to_string()));
             one(n.to_string())
         }
-        // So many events of 1 MiB.
+        // This many events of 1 MiB.
         b"flood" => {
             let block = [vec![7; 1 << 20]];
             (0..text()?.parse()?).for_each(|_: usize| caller.event(&block));
@@ -138,7 +139,7 @@ pub fn obey(request: Strings, caller: &Caller) -> Result<Strings, BoxError> {
         b"segv" => segv(),
         b"signal" => {
             signal(std::process::id(), &text()?);
-            // Only if the signal is not deadly.
+            // Only reached if the signal is not fatal.
             Ok(Strings::new())
         }
         b"stderr" => {
@@ -160,11 +161,11 @@ pub fn obey(request: Strings, caller: &Caller) -> Result<Strings, BoxError> {
         }
         b"gate and panic" => {
             Gate::enter(&text()?);
-            panic!("behind the gate");
+            panic!("after the gate");
         }
         b"spin" => {
             Gate::announce(&text()?);
-            // Endless for every test, and not for the machine if nobody kills it.
+            // Longer than any test, but it ends even if nothing kills it.
             let start = Instant::now();
             while start.elapsed() < 2 * FOREVER {}
             std::process::exit(4)
@@ -174,15 +175,15 @@ pub fn obey(request: Strings, caller: &Caller) -> Result<Strings, BoxError> {
     }
 }
 
-#[expect(unsafe_code, reason = "what else would crash?")]
+#[expect(unsafe_code, reason = "nothing safe crashes")]
 fn segv() -> ! {
     let nowhere = std::ptr::without_provenance_mut::<u8>(8);
-    // SAFETY: it is not. The test wants the signal.
+    // SAFETY: it is not sound. The test needs the signal.
     unsafe { nowhere.write_volatile(1) };
     unreachable!("nothing is mapped there")
 }
 
-/// Holds a function in a child until the test lets it go on.
+/// Holds a function in a child until the test lets it continue.
 pub struct Gate {
     name: String,
     listener: UnixListener,
@@ -198,18 +199,18 @@ impl Gate {
         Gate { name, listener }
     }
 
-    /// What a function needs to know.
+    /// The name that a function needs.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Waits until a function stands at the gate.
+    /// Waits until a function is at the gate.
     pub fn entered(&self) -> Entered {
         Entered(self.listener.accept().unwrap().0)
     }
 
-    /// Makes ten calls that stand at the gate, of which a child runs three at once: each that goes
-    /// makes room for another, and three are there to the end. Returns their replies.
+    /// Makes ten calls that wait at the gate, of which a child runs three simultaneously: each
+    /// that leaves makes room for another, and three wait to the end. Returns their replies.
     pub fn pass_in_threes(&self, rpc: &Rpc) -> Vec<Strings> {
         let calls: Vec<_> = (0..10).map(|_| rpc.call(self.name()).start()).collect();
         let mut inside: Vec<_> = (0..3).map(|_| self.entered()).collect();
@@ -217,28 +218,28 @@ impl Gate {
             inside.remove(0).open();
             inside.push(self.entered());
         }
-        assert!(inside.iter_mut().all(|one| one.knock()));
+        assert!(inside.iter_mut().all(|one| one.is_waiting()));
         drop(inside);
         let replies = calls.into_iter().map(|call| call.wait().unwrap());
         replies.collect()
     }
 
-    /// For the child: stands at the gate until it opens. Answers knocks meanwhile.
+    /// For the child: waits at the gate until it opens. Echoes the test's probes meanwhile.
     pub fn enter(name: &str) {
         let mut stream = Gate::connect(name);
-        let mut knock = [0];
-        while stream.read(&mut knock).is_ok_and(|n| n > 0) {
-            stream.write_all(&knock).unwrap();
+        let mut probe = [0];
+        while stream.read(&mut probe).is_ok_and(|n| n > 0) {
+            stream.write_all(&probe).unwrap();
         }
     }
 
-    /// For the child: stands at the gate while its loop goes on. `then` is called when it opens.
+    /// For the child: waits at the gate while its loop continues. `then` is called when it opens.
     pub fn enter_on(events: &Loop, name: &str, then: impl FnOnce(&Loop) + 'static) -> Watch {
         let stream = Gate::connect(name);
         events.readable(stream, then, |stream, then, events| {
-            let mut knock = [0];
-            if stream.read(&mut knock).is_ok_and(|n| n > 0) {
-                stream.write_all(&knock).unwrap();
+            let mut probe = [0];
+            if stream.read(&mut probe).is_ok_and(|n| n > 0) {
+                stream.write_all(&probe).unwrap();
                 return Some(then);
             }
             then(events);
@@ -246,7 +247,7 @@ impl Gate {
         })
     }
 
-    /// For the child: tells that it got here, and goes on.
+    /// For the child: reports that it got here, and continues.
     pub fn announce(name: &str) {
         drop(Gate::connect(name));
     }
@@ -257,37 +258,37 @@ impl Gate {
     }
 }
 
-/// A function that stands at the gate. Dropped, the gate opens.
+/// A function that waits at the gate. The gate opens when this is dropped.
 pub struct Entered(UnixStream);
 
 impl Entered {
-    /// Whether the function still stands there.
-    pub fn knock(&mut self) -> bool {
+    /// Whether the function is still waiting there.
+    pub fn is_waiting(&mut self) -> bool {
         let mut answer = [0];
         self.0.write_all(b"?").is_ok() && self.0.read(&mut answer).is_ok_and(|n| n > 0)
     }
 
-    /// Lets it go on.
+    /// Lets it continue.
     pub fn open(self) {}
 }
 
-/// Signals a process: `STOP`, `CONT`, `KILL`.
+/// Sends a signal to a process: `STOP`, `CONT`, `KILL`.
 pub fn signal(pid: u32, name: &str) {
     let status = Command::new("sh")
         .args(["-c", r#"kill -s "$1" "$2""#, "kill", name, &pid.to_string()])
         .status()
         .unwrap();
-    // A process that signals itself may not get to see it.
+    // A process that signals itself may not get this far.
     assert!(status.success(), "kill -s {name} {pid}: {status}");
 }
 
-/// Stops a process, and waits until no thread of it runs.
+/// Stops a process, and waits until none of its threads runs.
 pub fn stop(pid: u32) {
     signal(pid, "STOP");
     eventually("all threads are stopped", || all_threads(pid, "T"));
 }
 
-/// Whether all threads of a process are in this state: `S` is waiting.
+/// Whether all threads of a process are in this state: `S` is sleeping.
 pub fn all_threads(pid: u32, state: &str) -> bool {
     let mut tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
     tasks.all(|task| {
@@ -296,7 +297,7 @@ pub fn all_threads(pid: u32, state: &str) -> bool {
     })
 }
 
-/// Waits until no thread of a process has anything to do.
+/// Waits until all threads of a process are blocked.
 pub fn await_sleep(pid: u32) {
     eventually("all threads sleep", || {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
@@ -306,12 +307,12 @@ pub fn await_sleep(pid: u32) {
     });
 }
 
-/// Whether a process is gone, or a zombie that is no child of ours.
+/// Whether a process is gone, or a zombie that is not our child.
 pub fn is_gone(pid: u32) -> bool {
     stat(pid).is_none_or(|fields| fields[0] == "Z" && fields[1] != std::process::id().to_string())
 }
 
-/// The state of a process as one letter, if there is such a process.
+/// The state of a process as one letter, if the process exists.
 pub fn state(pid: u32) -> Option<String> {
     Some(stat(pid)?[0].clone())
 }
@@ -321,15 +322,15 @@ pub fn group(pid: u32) -> Option<u32> {
     stat(pid)?[2].parse().ok()
 }
 
-/// `/proc/PID/stat` behind the name: state, parent, group, and so on.
+/// The fields of `/proc/PID/stat` after the name: state, parent, group, and so on.
 fn stat(pid: u32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, fields) = stat.rsplit_once(") ")?;
     Some(fields.split(' ').map(str::to_owned).collect())
 }
 
-/// A child that is a shell script instead of a worker. `ready` in it says what a worker says first,
-/// and `send OCTAL-ESCAPES` writes to the parent.
+/// A child that is a shell script instead of a worker. In it, `ready` sends a worker's first
+/// message, and `send OCTAL-ESCAPES` writes to the parent.
 pub fn script(text: &str) -> Process {
     let prelude = r#"send() { printf '%b' "$1" >&0; }
         ready() { send '\0200\0000\0000\0000\0000\0000\0000\0010\0005ready\00011'; }
@@ -337,12 +338,12 @@ pub fn script(text: &str) -> Process {
     Process::exe("/bin/sh").args(["-c", &format!("{prelude}{text}")])
 }
 
-/// The children of this process, zombies included.
+/// The children of this process, including zombies.
 pub fn children() -> Vec<u32> {
     children_of(std::process::id())
 }
 
-/// The children of a process, zombies included.
+/// The children of a process, including zombies.
 pub fn children_of(parent: u32) -> Vec<u32> {
     let parent = parent.to_string();
     fs::read_dir("/proc")
@@ -352,13 +353,13 @@ pub fn children_of(parent: u32) -> Vec<u32> {
         .collect()
 }
 
-/// The descriptors of a process: numbers, and what they are.
+/// The descriptors of a process: their numbers and targets.
 pub fn descriptors(pid: u32) -> Vec<(u32, String)> {
     let mut all: Vec<(u32, String)> = fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
         .filter_map(|entry| {
             let path = entry.ok()?.path();
-            // The one that reads the directory is gone by now.
+            // The one that the directory was read with is closed by now.
             let what = fs::read_link(&path).ok()?;
             let number = path.file_name()?.to_str()?.parse().ok()?;
             Some((number, what.to_str()?.to_owned()))
@@ -369,7 +370,7 @@ pub fn descriptors(pid: u32) -> Vec<(u32, String)> {
     all
 }
 
-/// How many reactor threads this process has.
+/// The number of reactor threads of this process.
 pub fn reactors() -> usize {
     fs::read_dir("/proc/self/task")
         .unwrap()
@@ -387,7 +388,7 @@ pub fn status_field(pid: u32, name: &str) -> String {
     line.expect("every process has it").trim().to_owned()
 }
 
-/// What callbacks said, in order.
+/// Lines that callbacks added, in order.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -404,7 +405,7 @@ impl Log {
         self.lines().pop()
     }
 
-    /// Waits for the callback that is the last of all, and checks that it came once, and last.
+    /// Waits for the handle's final callback, and checks that it ran once and after all others.
     pub fn end(&self) -> String {
         let is_end = |line: &String| line == "destroy" || line.starts_with("error: ");
         eventually("on_error or on_destroy", || self.lines().iter().any(is_end));
@@ -417,7 +418,7 @@ impl Log {
     }
 }
 
-/// Logs all that a handle tells: `event: ..`, `error: Kind`, `destroy`.
+/// Logs everything that a handle reports: `event: ..`, `error: Kind`, `destroy`.
 pub fn logged(builder: RpcBuilder<&'static str>) -> (RpcBuilder<&'static str>, Log) {
     let log = Log::default();
     let (events, errors, destroyed) = (log.clone(), log.clone(), log.clone());
@@ -428,32 +429,32 @@ pub fn logged(builder: RpcBuilder<&'static str>) -> (RpcBuilder<&'static str>, L
     (builder, log)
 }
 
-/// Makes a call that is not answered, and has it time out after it was sent.
+/// Makes a call that is not answered, so that it times out after it was sent.
 pub fn time_out<'a>(mut call: impl FnMut() -> Call<'a, &'static str>) {
     loop {
         match call().timeout(Duration::from_millis(20)).wait() {
             Err(CallError::TimedOut(Phase::Sent)) => return,
-            // It was busy here.
+            // This process was too busy to send it in time.
             Err(CallError::TimedOut(Phase::Queued)) => {}
-            other => panic!("the call should time out, and ended with {other:?}"),
+            other => panic!("the call should time out, but ended with {other:?}"),
         }
     }
 }
 
-/// The error that a call was lost to.
+/// The error that a call was lost with.
 pub fn lost<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> Error {
     match outcome {
         Err(CallError::Lost(error, _)) => error,
-        other => panic!("the call should be lost, and ended with {other:?}"),
+        other => panic!("the call should be lost, but ended with {other:?}"),
     }
 }
 
-/// The kind of error that a call was lost to.
+/// The kind of error that a call was lost with.
 pub fn lost_kind<T: std::fmt::Debug>(outcome: Result<T, CallError>) -> ErrorKind {
     lost(outcome).kind()
 }
 
-/// Numbers that look random. The seed is printed, and can be given.
+/// Pseudo-random numbers. The seed is printed, and can be set.
 pub struct Random(u64);
 
 impl Random {
@@ -469,7 +470,7 @@ impl Random {
         Random(seed | 1)
     }
 
-    /// Other numbers, for another thread.
+    /// An independent generator, for another thread.
     pub fn fork(&mut self) -> Random {
         Random((self.below(usize::MAX) as u64) << 1 | 1)
     }
