@@ -1,5 +1,5 @@
-//! Ordinary blocking functions, many at a time, on threads of one child: the third example of
-//! `AnyEvent::Fork::RPC`. Which function is called is the first string of the request.
+//! Ordinary blocking functions, several simultaneously, on threads of one child: the third example
+//! of `AnyEvent::Fork::RPC`. The first string of a request names the function.
 
 use offspring::{BoxError, Caller, Strings, Worker};
 use std::thread;
@@ -13,7 +13,7 @@ fn mul(a: i64, b: i64) -> Option<i64> {
     a.checked_mul(b)
 }
 
-/// Takes its time, and nobody else's.
+/// Blocks its own thread only.
 fn slow_add(a: i64, b: i64) -> Option<i64> {
     thread::sleep(Duration::from_millis(500));
     a.checked_add(b)

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Starts the command, makes the call `N` times without waiting in between, and prints each reply
-//! as a line: its strings, with tabs between them. Events go to standard error. Exits with status
-//! 1 on any error, 2 if called wrongly.
+//! as a line: its strings, separated by tabs. Events go to standard error. Exits with status 1 on
+//! any error, 2 on wrong usage.
 
 use offspring::{BoxError, CallError, Error, Pending, Plain, Process, Strings};
 use std::collections::VecDeque;
@@ -19,7 +19,7 @@ use std::time::Duration;
 const USAGE: &str = "usage: call [--tagged|--ordered] [--repeat N] [--timeout SECONDS] \
                      COMMAND [ARG...] -- STRING...";
 
-/// At most so many calls are outstanding, however often the call is repeated.
+/// The most calls outstanding, however often the call is repeated.
 const IN_FLIGHT: usize = 1000;
 
 struct Options {
@@ -70,12 +70,12 @@ fn parse(mut args: VecDeque<OsString>) -> Result<Options, BoxError> {
     options.command = args.drain(..end).collect();
     options.strings = args.drain(..).skip(1).collect();
     if options.command.is_empty() {
-        return Err("there is no command".into());
+        return Err("no command given".into());
     }
     Ok(options)
 }
 
-/// The strings on one line; what is not printable is escaped.
+/// The strings on one line; unprintable ones are escaped.
 fn line(strings: &Strings) -> String {
     let printable = |string| match str::from_utf8(string) {
         Ok(text) if !text.contains(|c: char| c.is_control() || c == '\\') => text.to_owned(),
@@ -86,13 +86,13 @@ fn line(strings: &Strings) -> String {
 
 fn run(options: &Options) -> Result<(), BoxError> {
     let [program, args @ ..] = &options.command[..] else {
-        unreachable!("parse() wants a command");
+        unreachable!("parse() requires a command");
     };
     let mut rpc = Process::command(options.plain, program)
         .args(args)
         .rpc("call")
         .on_event(|event| eprintln!("event: {}", line(&event)))
-        .on_error(drop); // the calls and finish() tell it, too
+        .on_error(drop); // the calls and finish() return it, too
     if let Some(timeout) = options.timeout {
         rpc = rpc.call_timeout(timeout);
     }
@@ -116,7 +116,7 @@ fn run(options: &Options) -> Result<(), BoxError> {
     let exit = rpc.finish()?;
     match exit.status() {
         Some(status) if !status.success() => {
-            Err(format!("afterwards the command: {status}").into())
+            Err(format!("after its last reply, the command ended with {status}").into())
         }
         _ => Ok(()),
     }

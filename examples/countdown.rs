@@ -1,13 +1,13 @@
-//! Three count-downs at once in one child, by repeating timers: the second example of
-//! `AnyEvent::Fork::RPC`. The one started last is finished first.
+//! Three simultaneous countdowns in one child, with repeating timers: the second example of
+//! `AnyEvent::Fork::RPC`. The one that starts last finishes first.
 
 use offspring::{BoxError, Caller, Loop, Strings, Worker};
 use std::time::Duration;
 
-/// Runs in the child, and returns at once: the timer owns the call and answers it.
+/// Runs in the child, and returns immediately: the timer owns the call and answers it.
 fn count(request: Strings, caller: Caller, events: &Loop) {
     let Ok(to) = request.to_string().parse::<u32>() else {
-        return caller.fail(format!("`{request}` is no number").into());
+        return caller.fail(format!("`{request}` is not a number").into());
     };
     caller.event(format!("starting to count up to {to}"));
     let mut n = 0;

@@ -9,10 +9,10 @@
 //! | request | reply |
 //! |---|---|
 //! | `echo STRING...` | the strings |
-//! | `event STRING...` | their number, after one event of them |
+//! | `event STRING...` | the number of strings, after one event with the strings |
 //! | `events N` | `N`, after the events `1` to `N` |
-//! | `sleep MS` | nothing, after so many milliseconds |
-//! | `blob N` | `N` bytes, 0x00 to 0xff over and over |
+//! | `sleep MS` | nothing, after `MS` milliseconds |
+//! | `blob N` | `N` bytes, counting from 0x00 to 0xff repeatedly |
 //! | `pid` | the child's process id |
 //! | `fail MESSAGE`, `panic MESSAGE` | none: the child ends with that message |
 //! | `exit CODE`, `abort` | none |
@@ -58,7 +58,7 @@ fn main() {
         None | Some("--tagged") => Plain::Tagged,
         Some("--ordered") => Plain::Ordered,
         Some(other) => {
-            eprintln!("usage: echo [--tagged|--ordered]; what is `{other}`?");
+            eprintln!("echo: unknown argument `{other}`\nusage: echo [--tagged|--ordered]");
             process::exit(2);
         }
     };

@@ -6,12 +6,12 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::rc::Rc;
 
-/// Runs in the child: `listen` answers with the address, `count` with how many have connected.
+/// Runs in the child: `listen` replies with the address, `count` with the number of connections.
 fn serve(request: Strings, caller: Caller, events: &Loop, connected: &Rc<Cell<u32>>) {
     match request.to_string().as_str() {
         "listen" => caller.answer(listen(events, Rc::clone(connected))),
         "count" => caller.reply(connected.get().to_string()),
-        other => caller.fail(format!("there is no `{other}`").into()),
+        other => caller.fail(format!("unknown request `{other}`").into()),
     }
 }
 
@@ -24,15 +24,15 @@ fn listen(events: &Loop, connected: Rc<Cell<u32>>) -> Result<String, BoxError> {
             connected.set(connected.get() + 1);
             greet(events, stream, connected.get());
         }
-        Some(()) // go on
+        Some(()) // keep listening
     });
     Ok(address)
 }
 
-/// Sends a line as soon as there is room for it, and hangs up.
+/// Sends a line as soon as the socket is writable, and closes the connection.
 fn greet(events: &Loop, stream: TcpStream, number: u32) {
     events.writable(stream, (), move |stream, (), _| {
-        // A peer that has gone away needs no greeting.
+        // If the peer has gone away, the greeting is not needed.
         let _ = writeln!(stream, "you are number {number}");
         None
     });

@@ -1,4 +1,4 @@
-//! Log records and panics of a child come out of the parent's logger: the fourth example of
+//! A child's log records and panics go to the parent's logger: the fourth example of
 //! `AnyEvent::Fork::RPC`.
 //!
 //! ```text
@@ -39,7 +39,7 @@ fn main() -> Result<(), BoxError> {
             let [a, b] = request.texts()?;
             let (a, b): (i64, i64) = (a.parse()?, b.parse()?);
             if a % b != 0 {
-                warn!("{a} / {b} leaves a rest");
+                warn!("{a} / {b} has a remainder");
             }
             Ok((a / b).to_string())
         })

@@ -1,5 +1,4 @@
-//! Several calls at once, each of which reports how far it has got: as progress bars on a terminal, as
-//! lines elsewhere.
+//! Several simultaneous calls that report progress: as bars on a terminal, otherwise as lines.
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use offspring::{BoxError, Caller, Strings, Worker};
@@ -26,7 +25,7 @@ fn primes(request: Strings, caller: &Caller) -> Result<String, BoxError> {
         if caller.is_cancelled() {
             return Err("cancelled".into());
         }
-        // Or there would be nothing to see.
+        // Slow enough to watch.
         thread::sleep(Duration::from_millis(20));
     }
     Ok(count.to_string())

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cargo run --example unlink              # makes a small tree, and removes most of it
-//! cargo run --example unlink -- PATH...   # removes these
+//! cargo run --example unlink -- PATH...   # removes these paths
 //! ```
 //!
 //! Exits with status 1 if anything could not be removed.
@@ -89,7 +89,7 @@ impl Tree {
 
 impl Drop for Tree {
     fn drop(&mut self) {
-        // What is left of it, in the parent's own way.
+        // Removes the rest in the parent.
         let _ = fs::remove_dir_all(&self.0);
     }
 }
