@@ -1,5 +1,5 @@
-//! Speaks the protocol of the comparison kit, `CMD WORKLOAD N`: does the work, prints one line of
-//! JSON. See `benches/README.md`.
+//! A program for the comparison kit, called as `CMD WORKLOAD N`: does the work and prints one line
+//! of JSON. See `benches/README.md`.
 //!
 //! ```text
 //! kit [returning|deferred] [octets|bytes] [shared] [unbounded] WORKLOAD N
@@ -28,14 +28,14 @@ const USAGE: &str = "usage: kit [returning|deferred] [octets|bytes] [shared] [un
 
 fn main() -> ExitCode {
     let me = work::worker();
-    // A wrong reply is found in a callback, where a panic does not end the program by itself.
+    // Wrong replies are detected in callbacks, where a panic alone does not end the program.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
         process::exit(101);
     }));
 
-    // Cargo adds this one.
+    // Cargo adds this argument.
     let args: Vec<String> = std::env::args()
         .skip(1)
         .filter(|arg| arg != "--bench")
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A little of each workload, to see that they work.
+/// Runs a little of each workload, to check that they work.
 fn try_all(me: &Process) -> Result<(), BoxError> {
     for workload in [
         "pingpong", "threads", "pipeline", "bulk1m", "bulk64k", "events", "spawn",
@@ -69,7 +69,7 @@ fn try_all(me: &Process) -> Result<(), BoxError> {
 
 fn run(me: &Process, args: &[impl AsRef<str>]) -> Result<(), BoxError> {
     let [variants @ .., workload, n] = args else {
-        return Err("no workload and number".into());
+        return Err("workload and number are missing".into());
     };
     let (workload, n) = (workload.as_ref(), n.as_ref().parse()?);
     let mut variant = Variant::default();
@@ -81,7 +81,7 @@ fn run(me: &Process, args: &[impl AsRef<str>]) -> Result<(), BoxError> {
             "bytes" => variant.bytes = true,
             "shared" => variant.shared = true,
             "unbounded" => variant.unbounded = true,
-            other => return Err(format!("there is no variant {other}").into()),
+            other => return Err(format!("unknown variant {other}").into()),
         }
         peer = format!("{peer}-{word}");
     }
@@ -96,13 +96,13 @@ fn run(me: &Process, args: &[impl AsRef<str>]) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Says who is idle, and stays so for `n` seconds: all else is read from outside.
+/// Prints the ids of the idle processes, and waits for `n` seconds: they are measured from outside.
 fn hold(peer: &str, workload: &str, n: u32, child: u32) {
     let parent = process::id();
     println!(
         r#"{{"peer":"{peer}","workload":"{workload}","n":{n},"parent":{parent},"children":[{child}]}}"#
     );
-    std::io::stdout().flush().expect("somebody reads this");
+    std::io::stdout().flush().expect("the output is read");
     thread::sleep(Duration::from_secs(n.into()));
 }
 

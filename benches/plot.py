@@ -30,7 +30,7 @@ def points():
 
 
 def run(command, size, in_flight, n):
-    """Microseconds per call."""
+    """Returns the microseconds per call."""
     words = [*shlex.split(command), f"echo-{size}-{in_flight}", str(n)]
     output = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True)
     result = json.loads(output.stdout)
@@ -38,7 +38,7 @@ def run(command, size, in_flight, n):
 
 
 def calibrate(command, size, in_flight, seconds):
-    """How many calls take about so long, and no fewer than fill the window twice."""
+    """Returns how many calls take about this long, but at least enough to fill the window twice."""
     n = least = max(2 * in_flight, 5)
     while True:
         took = run(command, size, in_flight, n) * n / 1e6
@@ -52,7 +52,7 @@ def measure(args):
     rows = []
     for size, in_flight in points():
         counts = {name: calibrate(cmd, size, in_flight, args.seconds) for name, cmd in peers.items()}
-        # Interleaved, so that what disturbs the machine disturbs all.
+        # Interleaved, so that disturbances affect all programs.
         rounds = [
             {name: run(cmd, size, in_flight, counts[name]) for name, cmd in peers.items()}
             for _ in range(args.rounds)
@@ -70,7 +70,7 @@ def measure(args):
 
 WIDTH, HEIGHT = 720, 440
 LEFT, RIGHT, TOP, BOTTOM = 70, 130, 44, 56
-# Told apart by people who see colours differently, too.
+# Distinguishable with colour vision deficiencies.
 COLOURS = ["#0072b2", "#666666", "#d55e00", "#009e73", "#cc79a7", "#e69f00"]
 PREFIXES = ["", "Ki", "Mi", "Gi"]
 
@@ -122,7 +122,7 @@ def chart(title, x_title, lines, x_ticks, x_text):
         out.append(f'<path d="M{at:.1f} {TOP}V{HEIGHT - BOTTOM}" stroke="#eee"/>')
         text = x_text(tick)
         out.append(f'<text x="{at:.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="middle">{text}</text>')
-    # Names stand at the ends of their lines, and give way to each other.
+    # Names are at the ends of their lines, moved apart where they would overlap.
     below = -math.inf
     names = sorted(lines, key=lambda name: y.at(lines[name][-1][1]))
     label_at = {}
@@ -151,7 +151,7 @@ def draw(args):
         by_peer = {}
         for row in sorted(filter(keep, rows), key=key):
             by_peer.setdefault(row[0], []).append((key(row), row[3]))
-        # In the order of the file, so that a peer has one colour in all charts.
+        # In the order of the file, so that a peer has the same colour in all charts.
         return {name: by_peer[name] for name in dict.fromkeys(row[0] for row in rows)}
 
     with open(args.payload, "w") as file:

@@ -1,8 +1,8 @@
-//! The library beside a bare socket pair that does the same work: figures of both and their ratio,
-//! from one run. See `benches/README.md`.
+//! Compares the library with a bare socket pair that does the same work: figures of both and their
+//! ratio, from one run. See `benches/README.md`.
 //!
-//! Each measurement is a process of its own (this very program), and a round makes all of them once:
-//! ratios are taken within a round, so that what slows a whole round down cancels out.
+//! Each measurement runs in its own process (of this program), and each round makes all of them
+//! once: ratios are taken within a round, so that what slows a whole round down cancels out.
 
 #[path = "support/builds.rs"]
 mod builds;
@@ -22,7 +22,7 @@ mod raw;
 mod rows;
 #[path = "support/strace.rs"]
 mod strace;
-#[expect(unsafe_code, reason = "system calls that std has none for")]
+#[expect(unsafe_code, reason = "system calls that std has no functions for")]
 #[path = "support/sys.rs"]
 mod sys;
 #[path = "support/table.rs"]
@@ -40,13 +40,13 @@ use table::Table;
 const USAGE: &str = "usage: ratios [--rounds N] [--rows ROW,...] [--all] [--quick] [--list]\n\
     or: ratios raw WORKLOAD N";
 
-/// The first argument of a process that measures.
+/// The first argument of a measuring process.
 const MEASURE: &str = "measure";
 
-/// How often each figure is taken, unless told otherwise.
+/// The default number of rounds.
 const ROUNDS: usize = 3;
 
-/// What [`MEASURE`] prints: names and values.
+/// The output of [`MEASURE`]: names and values.
 type Values = HashMap<String, f64>;
 
 fn main() -> ExitCode {
@@ -73,7 +73,7 @@ fn main() -> ExitCode {
 // ---- one measurement ----
 
 fn measure(me: &Process, args: &[String]) -> Result<(), BoxError> {
-    // A wrong reply is found in a callback, where a panic does not end the program by itself.
+    // Wrong replies are detected in callbacks, where a panic alone does not end the program.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
@@ -95,7 +95,7 @@ fn measure(me: &Process, args: &[String]) -> Result<(), BoxError> {
         }),
         "hold" => idle(me, run.side, |child| {
             println!("{} {child}", process::id());
-            // Until whoever started this has seen enough.
+            // Until the process that started this has finished.
             let _ = std::io::stdin().read(&mut [0]);
         }),
         "outstanding" => value("bytes", outstanding::bytes_per_call(me, run.n)),
@@ -148,7 +148,7 @@ fn idle(me: &Process, side: Side, then: impl FnOnce(u32)) {
     }
 }
 
-/// What pipelined calls make parent and child do, without what starting and ending does.
+/// The system calls of parent and child for pipelined calls, without those of start and end.
 fn syscalls(run: Run) -> Result<[strace::Counts; 2], BoxError> {
     let count = |n| {
         let this = std::env::current_exe()?;
@@ -160,7 +160,7 @@ fn syscalls(run: Run) -> Result<[strace::Counts; 2], BoxError> {
         let args = run.to_args();
         let this = this
             .to_str()
-            .ok_or("the path of this program is not text")?;
+            .ok_or("the path of this program is not UTF-8")?;
         let mut command = vec![this, MEASURE];
         command.extend(args.iter().map(String::as_str));
         Ok::<_, BoxError>(strace::count(&command)?)
@@ -195,7 +195,7 @@ fn traced_idle(side: Side) -> Result<u32, BoxError> {
     Ok(calls)
 }
 
-/// The bare socket pair as a peer of the comparison kit.
+/// Runs the bare socket pair as a program of the comparison kit.
 fn raw_line(workload: &str, n: &str) -> Result<(), BoxError> {
     let measured = raw::measure(false, workload, n.parse()?)?;
     let (n, seconds, mean) = (measured.n, measured.took.as_secs_f64(), measured.mean());
@@ -205,12 +205,12 @@ fn raw_line(workload: &str, n: &str) -> Result<(), BoxError> {
     Ok(())
 }
 
-// ---- all of them ----
+// ---- all measurements ----
 
 struct Options {
     rounds: usize,
     rows: Vec<&'static Row>,
-    /// By what each measurement is shortened.
+    /// The factor by which each measurement is shortened.
     divisor: u32,
 }
 
@@ -220,7 +220,7 @@ fn parse(args: &[String]) -> Result<Option<Options>, BoxError> {
         rows: ROWS.iter().filter(|row| !row.slow).collect(),
         divisor: 1,
     };
-    // Cargo adds `--bench` when it benches. When it tests, all that is asked is whether it works.
+    // `cargo bench` adds `--bench`. `cargo test` does not, and only needs to know whether it works.
     let is_bench = args.iter().any(|arg| arg == "--bench");
     let mut args: Vec<&str> = args.iter().map(String::as_str).collect();
     args.retain(|arg| *arg != "--bench");
@@ -235,7 +235,7 @@ fn parse(args: &[String]) -> Result<Option<Options>, BoxError> {
             "--rows" => {
                 let find = |key| {
                     let row = ROWS.iter().find(|row| row.key == key);
-                    row.ok_or(format!("there is no row {key}; see --list"))
+                    row.ok_or(format!("unknown row {key}; see --list"))
                 };
                 options.rows = value()?.split(',').map(find).collect::<Result<_, _>>()?;
             }
@@ -251,7 +251,7 @@ fn parse(args: &[String]) -> Result<Option<Options>, BoxError> {
                 }
                 return Ok(None);
             }
-            other => return Err(format!("what is {other}?\n{USAGE}").into()),
+            other => return Err(format!("unknown argument {other}\n{USAGE}").into()),
         }
     }
     Ok(Some(options))
@@ -261,8 +261,8 @@ fn compare(args: &[String]) -> Result<(), BoxError> {
     let Some(mut options) = parse(args)? else {
         return Ok(());
     };
-    if !strace::is_there() && options.rows.iter().any(|row| row.needs_strace()) {
-        eprintln!("note: no strace, so nothing is counted by it");
+    if !strace::is_available() && options.rows.iter().any(|row| row.needs_strace()) {
+        eprintln!("note: strace cannot be used; skipping the rows that need it");
         options.rows.retain(|row| !row.needs_strace());
     }
     let mut rounds: Vec<HashMap<Run, Values>> = Vec::new();
@@ -270,12 +270,15 @@ fn compare(args: &[String]) -> Result<(), BoxError> {
     for round in 0..options.rounds {
         let rows = options.rows.iter().filter(|row| round == 0 || !row.once);
         let mut runs: Vec<Run> = Vec::new();
-        for run in rows.flat_map(|row| [Some(row.ours), row.beside]).flatten() {
+        for run in rows
+            .flat_map(|row| [Some(row.ours), row.baseline])
+            .flatten()
+        {
             if !runs.contains(&run) {
                 runs.push(run);
             }
         }
-        // What comes first suffers from what was before: not always the same.
+        // Measurements are affected by those before them: alternate the order.
         if round % 2 == 1 {
             runs.reverse();
         }
@@ -299,7 +302,7 @@ fn compare(args: &[String]) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Measures in a process of its own.
+/// Measures in a separate process.
 fn run_alone(run: Run, divisor: u32, notes: &mut Vec<String>) -> Result<Values, BoxError> {
     let shortened = Run {
         n: (run.n / divisor).max(1),
@@ -319,7 +322,7 @@ fn run_alone(run: Run, divisor: u32, notes: &mut Vec<String>) -> Result<Values, 
         match line.strip_prefix("# ") {
             Some(note) => notes.push(note.to_owned()),
             None => {
-                let (name, value) = line.split_once(' ').ok_or("a line without a value")?;
+                let (name, value) = line.split_once(' ').ok_or("a line has no value")?;
                 values.insert(name.to_owned(), value.parse()?);
             }
         }

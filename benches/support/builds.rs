@@ -1,4 +1,4 @@
-//! What the library costs to build, and what it adds to a program.
+//! The library's build time, and what it adds to the size of a program.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,17 +19,17 @@ fn main() -> Result<(), offspring::BoxError> {
 }
 "#;
 
-/// The package whose bench this is.
+/// The package that this bench belongs to.
 const LIBRARY: &str = env!("CARGO_MANIFEST_DIR");
 
-/// KiB of a program that calls itself, and of one that does nothing, both stripped and optimised
-/// for size.
+/// The sizes in KiB of a program that calls itself, and of one that does nothing, both stripped and
+/// optimised for size.
 ///
 /// # Errors
 ///
 /// If they cannot be built.
 pub(crate) fn sizes() -> Result<[f64; 2], String> {
-    let dir = Scratch::new("sizes")?;
+    let dir = TempDir::new("sizes")?;
     let calls = format!("offspring = {{ path = {LIBRARY:?} }}");
     let size = |name, main, dependency| {
         let root = dir.0.join(name);
@@ -51,13 +51,13 @@ pub(crate) fn sizes() -> Result<[f64; 2], String> {
     ])
 }
 
-/// Seconds that a clean release build of the library takes, with its dependencies.
+/// The seconds that a clean release build of the library and its dependencies takes.
 ///
 /// # Errors
 ///
 /// If it fails.
 pub(crate) fn seconds() -> Result<f64, String> {
-    let dir = Scratch::new("build")?;
+    let dir = TempDir::new("build")?;
     let start = Instant::now();
     build(Path::new(LIBRARY), &dir.0)?;
     Ok(start.elapsed().as_secs_f64())
@@ -84,19 +84,19 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
         .map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// A directory of its own, removed with what is in it.
-struct Scratch(PathBuf);
+/// A temporary directory, removed with its contents.
+struct TempDir(PathBuf);
 
-impl Scratch {
+impl TempDir {
     fn new(name: &str) -> Result<Self, String> {
         let name = format!("offspring-{name}-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         fs::create_dir_all(&path).map_err(|error| format!("{}: {error}", path.display()))?;
-        Ok(Scratch(path))
+        Ok(TempDir(path))
     }
 }
 
-impl Drop for Scratch {
+impl Drop for TempDir {
     fn drop(&mut self) {
         // What cannot be removed stays.
         let _ = fs::remove_dir_all(&self.0);

@@ -1,4 +1,4 @@
-//! Two ways to send opaque bytes: as one octet string, and by a codec that copies them through.
+//! Two ways to send opaque bytes: as one octet string, and with a codec that passes them unchanged.
 
 use crate::payload::{self, Large};
 use offspring::{
@@ -6,10 +6,10 @@ use offspring::{
 };
 use std::sync::Mutex;
 
-/// Buffers that may be used again.
+/// Buffers to reuse.
 pub(crate) type Pool = Mutex<Vec<Vec<u8>>>;
 
-/// A service whose requests, replies and events are nothing but bytes.
+/// A service whose requests, replies and events are plain bytes.
 pub(crate) trait Carrier:
     Service<
         Request = <Self as Carrier>::Data,
@@ -23,15 +23,15 @@ pub(crate) trait Carrier:
     fn named(name: &'static str) -> Self;
     fn wrap(bytes: &[u8]) -> impl Argument<Self::Data, Self::Codec>;
     fn bytes(data: &Self::Data) -> &[u8];
-    /// A large payload in a buffer of its own, or in one that a reply left in `pool`.
+    /// A large payload in a new buffer, or in one that a reply left in `pool`.
     fn large(payload: &mut Large, i: u32, pool: &Pool) -> impl Argument<Self::Data, Self::Codec>;
-    /// Puts the buffer of a reply into the pool, where a request can be made of it.
+    /// Puts the buffer of a reply into the pool, to be reused for a request.
     fn reuse(data: Self::Data, pool: &Pool);
-    /// Echoes a large payload, and returns one for the next time: without a copy where that can be.
+    /// Echoes a large payload, and returns one for the next call, without a copy where possible.
     fn echo(rpc: &Rpc<Self>, payload: Vec<u8>, check: impl FnOnce(&[u8])) -> Vec<u8>;
 }
 
-/// What a program does that has no codec of its own.
+/// The default codec.
 impl Carrier for &'static str {
     type Data = Strings;
 
@@ -59,7 +59,7 @@ impl Carrier for &'static str {
     }
 }
 
-/// A service of bytes without any structure.
+/// A service of unstructured bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct Bytes(&'static str);
 
@@ -110,7 +110,7 @@ impl Codec<BoxError> for Verbatim {
     }
 }
 
-/// Borrowed bytes, so that a request need not be a `Vec` first.
+/// Borrowed bytes, so that a request need not be a `Vec`.
 struct Slice<'a>(&'a [u8]);
 
 impl Argument<Vec<u8>, Verbatim> for Slice<'_> {
@@ -136,14 +136,16 @@ impl Carrier for Bytes {
     }
 
     fn large(payload: &mut Large, i: u32, pool: &Pool) -> impl Argument<Vec<u8>, Verbatim> {
-        let left = pool.lock().expect("nobody panics with it").pop();
+        let left = pool.lock().expect("nothing panics under this lock").pop();
         let mut bytes = left.unwrap_or_else(|| payload.stamp(i).to_vec());
         payload::stamp(&mut bytes, i);
         bytes
     }
 
     fn reuse(bytes: Vec<u8>, pool: &Pool) {
-        pool.lock().expect("nobody panics with it").push(bytes);
+        pool.lock()
+            .expect("nothing panics under this lock")
+            .push(bytes);
     }
 
     fn echo(rpc: &Rpc<Self>, payload: Vec<u8>, check: impl FnOnce(&[u8])) -> Vec<u8> {

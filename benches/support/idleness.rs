@@ -1,4 +1,4 @@
-//! What idle processes cost.
+//! The costs of idle processes.
 
 use std::fs;
 use std::path::Path;
@@ -6,13 +6,13 @@ use std::process;
 use std::thread;
 use std::time::Duration;
 
-/// Until all is quiet.
+/// How long to wait until all processes are idle.
 const SETTLE: Duration = Duration::from_millis(400);
 
-/// For how long it is watched.
+/// How long to watch them.
 const WATCH: Duration = Duration::from_secs(2);
 
-/// KiB of memory that the child has for itself.
+/// The child's private memory in KiB.
 pub(crate) fn private_memory(child: u32) -> f64 {
     thread::sleep(SETTLE);
     let all = fs::read_to_string(format!("/proc/{child}/smaps_rollup")).expect("Linux 4.14");
@@ -22,8 +22,8 @@ pub(crate) fn private_memory(child: u32) -> f64 {
         .sum()
 }
 
-/// How often a thread of the child, or of this process apart from the one that calls this, went to
-/// sleep within two seconds: what runs must stop running, so this is how often one ran.
+/// How often a thread of the child, or of this process except the calling thread, went to sleep
+/// within two seconds. A thread that woke up goes to sleep again, so this counts wake-ups.
 pub(crate) fn wake_ups(child: u32) -> f64 {
     thread::sleep(SETTLE);
     let before = switches(child);
@@ -37,8 +37,8 @@ fn switches(child: u32) -> f64 {
     let this_thread = Path::new("/proc").join(this_thread);
     [me, child]
         .into_iter()
-        .flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).expect("it has not ended"))
-        .map(|task| task.expect("it has not ended").path())
+        .flat_map(|pid| fs::read_dir(format!("/proc/{pid}/task")).expect("it is running"))
+        .map(|task| task.expect("it is running").path())
         .filter(|task| *task != this_thread)
         .map(|task| {
             let status = fs::read_to_string(task.join("status")).unwrap_or_default();

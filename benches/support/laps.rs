@@ -1,17 +1,17 @@
-//! What a measurement yields.
+//! The result of a measurement.
 
 use std::time::{Duration, Instant};
 
-/// `n` things took so long.
+/// How long `n` operations took.
 pub(crate) struct Measured {
     pub(crate) n: u32,
     pub(crate) took: Duration,
-    /// How long each of them took, in order of length, if they were timed one by one.
+    /// How long each took, sorted, if they were timed individually.
     laps: Vec<Duration>,
 }
 
 impl Measured {
-    /// Times `work`, which does `n` things.
+    /// Times `work`, which does `n` operations.
     pub(crate) fn all(n: u32, work: impl FnOnce()) -> Self {
         let start = Instant::now();
         work();
@@ -22,7 +22,7 @@ impl Measured {
         }
     }
 
-    /// Times each of `n` calls, after some that warm up.
+    /// Times each of `n` calls, after some to warm up.
     pub(crate) fn each(n: u32, mut call: impl FnMut(u32)) -> Self {
         (0..(n / 20).clamp(10, 1000)).for_each(&mut call);
         let mut laps = Vec::with_capacity(n as usize);
@@ -38,19 +38,19 @@ impl Measured {
         measured
     }
 
-    /// The time in microseconds that this part of the laps were shorter than.
+    /// The quantile `part` of the times, in microseconds.
     pub(crate) fn quantile(&self, part: f64) -> Option<f64> {
         let last = self.laps.len().checked_sub(1)?;
         let at = (self.laps.len() as f64 * part) as usize;
         Some(self.laps[at.min(last)].as_secs_f64() * 1e6)
     }
 
-    /// Microseconds for each.
+    /// Microseconds per operation.
     pub(crate) fn mean(&self) -> f64 {
         self.took.as_secs_f64() * 1e6 / f64::from(self.n)
     }
 
-    /// Things in a second.
+    /// Operations per second.
     pub(crate) fn rate(&self) -> f64 {
         f64::from(self.n) / self.took.as_secs_f64()
     }

@@ -1,4 +1,4 @@
-//! What a call costs in memory while it is not answered.
+//! The memory that an unanswered call needs.
 
 use crate::payload::{check_small, small};
 use crate::sys;
@@ -6,8 +6,8 @@ use offspring::Process;
 use std::fs;
 use std::sync::mpsc;
 
-/// Makes `n` calls to a child that is stopped, and returns by how many bytes a call the memory of
-/// this process grows. Then lets the child answer them.
+/// Makes `n` calls to a stopped child, and returns the growth of this process's memory in bytes per
+/// call. Then lets the child answer them.
 pub(crate) fn bytes_per_call(me: &Process, n: u32) -> f64 {
     let rpc = me.rpc("echo").start().expect("this program can be started");
     let child = rpc.pid().expect("the child is a process");
@@ -20,16 +20,16 @@ pub(crate) fn bytes_per_call(me: &Process, n: u32) -> f64 {
             .then(move |reply| check_small(i, &reply.expect("an echo")[0]));
     }
     rpc.call([small(n - 1)])
-        .then(move |reply| done.send(reply).expect("somebody waits for it"));
+        .then(move |reply| done.send(reply).expect("the receiver exists"));
     let after = anonymous_memory();
-    sys::go_on(child);
+    sys::resume(child);
     let reply = last.recv().expect("every call ends").expect("an echo");
     check_small(n - 1, &reply[0]);
-    rpc.finish().expect("the child has done nothing wrong");
+    rpc.finish().expect("the child exits cleanly");
     (after - before) / f64::from(n)
 }
 
-/// The bytes of memory that this process has for itself.
+/// The private memory of this process in bytes.
 fn anonymous_memory() -> f64 {
     let status = fs::read_to_string("/proc/self/status").expect("Linux");
     let line = status

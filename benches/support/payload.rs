@@ -1,4 +1,4 @@
-//! What is sent, and the check of what comes back.
+//! Payloads, and checks of their echoes.
 
 /// The length of a small payload.
 pub(crate) const SMALL: usize = 16;
@@ -11,7 +11,7 @@ pub(crate) fn small(i: u32) -> [u8; SMALL] {
     payload
 }
 
-/// Compares all octets.
+/// Compares all bytes.
 pub(crate) fn check_small(i: u32, reply: &[u8]) {
     assert!(reply == small(i), "reply {i} differs: {reply:?}");
 }
@@ -20,7 +20,7 @@ pub(crate) fn check_small(i: u32, reply: &[u8]) {
 #[derive(Clone)]
 pub(crate) struct Large {
     bytes: Vec<u8>,
-    /// How many of them are sent.
+    /// The number of payloads that are sent.
     count: u32,
 }
 
@@ -38,8 +38,8 @@ impl Large {
         &self.bytes
     }
 
-    /// Compares the length and both ends, and all octets of the first and the last one: comparing
-    /// all of all would be a good part of what is measured.
+    /// Compares the length and both ends, and all bytes of the first and the last payload:
+    /// comparing everything would be a large part of what is measured.
     pub(crate) fn check(&self, i: u32, reply: &[u8]) {
         let end = self.bytes.len() - 4;
         assert_eq!(reply.len(), self.bytes.len(), "reply {i}: wrong length");
@@ -54,14 +54,14 @@ impl Large {
     }
 }
 
-/// Makes a payload the one of number `i`.
+/// Turns a payload into number `i`.
 pub(crate) fn stamp(payload: &mut [u8], i: u32) {
     let end = payload.len() - 4;
     payload[..4].copy_from_slice(&i.to_le_bytes());
     payload[end..].copy_from_slice(&i.to_le_bytes());
 }
 
-/// Length and calls in flight of a workload `echo-LENGTH-IN_FLIGHT`.
+/// The length and the calls in flight of a workload `echo-LENGTH-IN_FLIGHT`.
 pub(crate) fn echo(workload: &str) -> Option<(usize, u32)> {
     let (len, in_flight) = workload.strip_prefix("echo-")?.split_once('-')?;
     Some((len.parse().ok()?, in_flight.parse().ok()?))

@@ -1,8 +1,8 @@
 //! The same workloads over a bare socket pair: what the machine can do without a library.
 //!
-//! Straight-line code with blocking reads and writes. Frames are an 8-octet header (length and
-//! number) and a payload; both sides build, find and check each on its own, and move them in batches
-//! of 64 KiB where the workload lets them. No queue, no callbacks, no errors but panics.
+//! Straight-line code with blocking reads and writes. Frames are an 8-byte header (length and
+//! number) and a payload; both sides encode, decode and check each one, and transfer them in
+//! batches of 64 KiB where the workload allows it. No queue, no callbacks, no errors except panics.
 
 use crate::laps::Measured;
 use crate::payload::{self, Large, SMALL, check_small, small};
@@ -19,27 +19,27 @@ use std::thread;
 
 const HEADER: usize = 8;
 
-/// What raises the rate of large payloads most. The system may grant less.
+/// The size that is best for large payloads. The system may grant less.
 const LARGE_SEND_BUFFER: usize = 4 << 20;
 
 /// The first argument of a child.
 pub(crate) const CHILD: &str = "raw-child";
 
-/// What the child of [`start`] does, told by its second argument.
+/// The child of [`start`]; its second argument selects what it does.
 pub(crate) fn child(what: &str) {
     let stdin = std::io::stdin().as_fd().try_clone_to_owned();
-    let peer = Peer::new(stdin.expect("there are descriptors left").into());
+    let peer = Peer::new(stdin.expect("descriptors are available").into());
     match what {
         "events" => send_events(peer),
         _ => echo(peer),
     }
 }
 
-/// Does `n` times what the workload of this name is made of.
+/// Runs `n` operations of the workload of this name.
 ///
 /// # Errors
 ///
-/// If there is none.
+/// If there is no such workload.
 pub(crate) fn measure(large_buffer: bool, workload: &str, n: u32) -> Result<Measured, String> {
     let start = |what| start(what, large_buffer);
     Ok(match workload {
@@ -148,10 +148,10 @@ fn one_of_many(children: usize, n: u32) -> Measured {
     measured
 }
 
-/// A thread writes, this one reads, and so many are on their way at most.
+/// A thread writes, this one reads, with at most `in_flight` calls outstanding.
 fn windowed((mut peer, child): (Peer, Child), len: usize, in_flight: u32, n: u32) -> Measured {
     call(&mut peer, &mut Vec::new(), 0);
-    let to = peer.socket.try_clone().expect("there are descriptors left");
+    let to = peer.socket.try_clone().expect("descriptors are available");
     let (room, freed) = (Mutex::new(in_flight), Condvar::new());
     let mut large = Large::new(len, n);
     let check = large.clone();
@@ -202,7 +202,7 @@ fn pipelined(
     check: impl Fn(u32, &[u8]),
 ) -> Measured {
     call(&mut peer, &mut Vec::new(), 0);
-    let to = peer.socket.try_clone().expect("there are descriptors left");
+    let to = peer.socket.try_clone().expect("descriptors are available");
     let measured = Measured::all(n, || {
         thread::scope(|scope| {
             scope.spawn(|| write(&to));
@@ -218,7 +218,7 @@ fn pipelined(
 
 /// Starts this program as a child with a socket as its standard input.
 fn start(what: &str, large_buffer: bool) -> (Peer, Child) {
-    let (ours, theirs) = UnixStream::pair().expect("there are descriptors left");
+    let (ours, theirs) = UnixStream::pair().expect("descriptors are available");
     if large_buffer {
         sys::set_send_buffer(&ours, LARGE_SEND_BUFFER);
         sys::set_send_buffer(&theirs, LARGE_SEND_BUFFER);
@@ -234,11 +234,11 @@ fn start(what: &str, large_buffer: bool) -> (Peer, Child) {
 fn finish(peer: Peer, mut child: Child) {
     let _ = peer.socket.shutdown(Shutdown::Both);
     drop(peer);
-    let status = child.wait().expect("nobody else waits for it");
+    let status = child.wait().expect("nothing else waits for it");
     assert!(status.success(), "the child: {status}");
 }
 
-/// A blocking call of 16 octets.
+/// A blocking call of 16 bytes.
 fn call(peer: &mut Peer, out: &mut Vec<u8>, i: u32) {
     out.clear();
     push(out, i, &small(i));
@@ -247,7 +247,7 @@ fn call(peer: &mut Peer, out: &mut Vec<u8>, i: u32) {
     check_small(i, &peer.buffer[frame]);
 }
 
-/// Answers each frame with its payload: what one read has brought, in one write.
+/// Answers each frame with its payload: all frames of one read in one write.
 fn echo(mut peer: Peer) {
     let mut out = Vec::new();
     while peer.fill() {
@@ -256,7 +256,7 @@ fn echo(mut peer: Peer) {
                 push(&mut out, i, &peer.buffer[frame]);
                 continue;
             }
-            // Not copied.
+            // Sent without a copy.
             send(&peer.socket, &out);
             out.clear();
             send_large(&peer.socket, i, &peer.buffer[frame]);
@@ -266,7 +266,7 @@ fn echo(mut peer: Peer) {
     }
 }
 
-/// Answers each frame, whose payload is a number, after so many small frames.
+/// Answers each frame, whose payload is a number, after that many small frames.
 fn send_events(mut peer: Peer) {
     while peer.fill() {
         while let Some((i, frame)) = peer.next() {
@@ -304,7 +304,7 @@ fn send(mut to: &UnixStream, bytes: &[u8]) {
     to.write_all(bytes).expect("the other side reads");
 }
 
-/// Header and payload at once, and the payload from where it lies.
+/// Sends header and payload together, without copying the payload.
 fn send_large(mut to: &UnixStream, i: u32, payload: &[u8]) {
     let header = header(i, payload);
     let parts = [IoSlice::new(&header), IoSlice::new(payload)];
@@ -313,12 +313,12 @@ fn send_large(mut to: &UnixStream, i: u32, payload: &[u8]) {
     send(to, &payload[sent - HEADER..]);
 }
 
-/// The other side, and what was read from it.
+/// The other side, and the data read from it.
 struct Peer {
     socket: UnixStream,
     buffer: Vec<u8>,
-    /// The part of the buffer that was read and not looked at.
-    unseen: Range<usize>,
+    /// The part of the buffer that was read but not decoded.
+    unread: Range<usize>,
 }
 
 impl Peer {
@@ -326,7 +326,7 @@ impl Peer {
         Peer {
             socket,
             buffer: vec![0; KIB64],
-            unseen: 0..0,
+            unread: 0..0,
         }
     }
 
@@ -341,36 +341,36 @@ impl Peer {
         }
     }
 
-    /// The next frame, if it is there whole: its number, and where its payload is.
+    /// The next frame, if it is complete: its number, and where its payload is.
     fn next(&mut self) -> Option<(u32, Range<usize>)> {
         let (i, len) = self.peek()?;
-        let start = self.unseen.start + HEADER;
-        if self.unseen.end < start + len {
+        let start = self.unread.start + HEADER;
+        if self.unread.end < start + len {
             return None;
         }
-        self.unseen.start = start + len;
+        self.unread.start = start + len;
         Some((i, start..start + len))
     }
 
-    /// Number and length of the next frame, if its header is there.
+    /// The number and length of the next frame, if its header is complete.
     fn peek(&self) -> Option<(u32, usize)> {
-        let header = self.buffer[self.unseen.clone()].first_chunk::<HEADER>()?;
+        let header = self.buffer[self.unread.clone()].first_chunk::<HEADER>()?;
         let header = u64::from_be_bytes(*header);
         Some((header as u32, (header >> 32) as usize))
     }
 
     /// One read, with room for the rest of the next frame. Returns false at the end.
     fn fill(&mut self) -> bool {
-        self.buffer.copy_within(self.unseen.clone(), 0);
-        self.unseen = 0..self.unseen.len();
+        self.buffer.copy_within(self.unread.clone(), 0);
+        self.unread = 0..self.unread.len();
         if let Some((_, len)) = self.peek()
             && self.buffer.len() < HEADER + len
         {
             self.buffer.resize(HEADER + len, 0);
         }
-        let read = self.socket.read(&mut self.buffer[self.unseen.end..]);
-        let read = read.expect("the other side is not gone with something unread");
-        self.unseen.end += read;
+        let read = self.socket.read(&mut self.buffer[self.unread.end..]);
+        let read = read.expect("the other side has read everything");
+        self.unread.end += read;
         read > 0
     }
 }

@@ -1,4 +1,4 @@
-//! What `ratios` compares.
+//! The rows of `ratios`.
 
 use crate::work::Variant;
 use std::fmt;
@@ -8,13 +8,13 @@ pub(crate) struct Row {
     pub(crate) key: &'static str,
     pub(crate) title: &'static str,
     pub(crate) ours: Run,
-    pub(crate) beside: Option<Run>,
+    pub(crate) baseline: Option<Run>,
     pub(crate) figure: Figure,
-    /// What is to be reached at least, and what is aimed at.
+    /// The value to reach at least, and the goal.
     pub(crate) goal: &'static str,
-    /// Whether one round is enough, as it takes long or does not vary.
+    /// Whether one round is enough, because it is slow or does not vary.
     pub(crate) once: bool,
-    /// Whether it is left out unless asked for.
+    /// Whether it is skipped unless requested.
     pub(crate) slow: bool,
 }
 
@@ -33,18 +33,18 @@ pub(crate) struct Run {
     pub(crate) one_cpu: bool,
 }
 
-/// Who does the work.
+/// The implementation that does the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Side {
     Offspring,
     /// All children on one reactor.
     OffspringShared,
-    /// Functions that answer later.
+    /// Deferred functions.
     OffspringDeferred,
     /// A codec that copies nothing.
     OffspringBytes,
     Raw,
-    /// Asks for a send buffer that takes a large payload at once.
+    /// With a send buffer that a large payload fits into.
     RawLargeBuffer,
 }
 
@@ -58,7 +58,7 @@ const SIDES: [(Side, &str); 6] = [
 ];
 
 impl Side {
-    /// How the library does it, if it does.
+    /// The variant of the library. `None` for a bare socket pair.
     pub(crate) fn variant(self) -> Option<Variant> {
         match self {
             Side::Raw | Side::RawLargeBuffer => None,
@@ -75,7 +75,7 @@ impl Side {
 impl fmt::Display for Side {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = SIDES.iter().find(|(side, _)| side == self);
-        f.write_str(name.expect("all have names").1)
+        f.write_str(name.expect("all sides have names").1)
     }
 }
 
@@ -112,7 +112,7 @@ impl Run {
         let (side, _) = SIDES
             .into_iter()
             .find(|(_, name)| name == side)
-            .ok_or(format!("no side {side}"))?;
+            .ok_or(format!("unknown side {side}"))?;
         Ok(Run {
             side,
             workload: workload.clone().leak(),
@@ -122,12 +122,12 @@ impl Run {
     }
 }
 
-/// Which of the values of a measurement is shown, and how.
+/// Which value of a measurement is shown, and how.
 pub(crate) struct Figure {
     pub(crate) value: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) factor: f64,
-    /// Whether more is better: the ratio is always that of costs.
+    /// Whether more is better. The ratio is always that of costs.
     pub(crate) is_rate: bool,
 }
 
@@ -157,7 +157,7 @@ const RAW_CALL: Run = Run::new(Raw, "pingpong", 10_000);
 const RAW_CALL_1: Run = Run::new(Raw, "pingpong", 20_000).on_one_cpu();
 const THREADS: Run = Run::new(Offspring, "threads", 20_000);
 const PIPELINE: Run = Run::new(Offspring, "pipeline", 1_000_000);
-// Large enough for what takes 16 ns each.
+// Many, as each takes only 16 ns.
 const RAW_PIPELINE: Run = Run::new(Raw, "pipeline", 5_000_000);
 const BULK_1M: Run = Run::new(Offspring, "bulk1m", 200);
 const BULK_64K: Run = Run::new(Offspring, "bulk64k", 8000);
@@ -178,12 +178,12 @@ const MEAN: Figure = cost("mean", "us");
 const MIB_64K: Figure = rate(1.0 / 16.0, "MiB/s");
 const MILLIONS: Figure = rate(1e-6, "M/s");
 
-/// A row that is measured in each round.
+/// A row that is measured in every round.
 const fn row(
     key: &'static str,
     title: &'static str,
     ours: Run,
-    beside: Run,
+    baseline: Run,
     figure: Figure,
     goal: &'static str,
 ) -> Row {
@@ -191,7 +191,7 @@ const fn row(
         key,
         title,
         ours,
-        beside: Some(beside),
+        baseline: Some(baseline),
         figure,
         goal,
         once: false,
@@ -211,7 +211,7 @@ impl Row {
     }
 
     const fn alone(mut self) -> Self {
-        self.beside = None;
+        self.baseline = None;
         self
     }
 }
@@ -227,18 +227,18 @@ pub(crate) const ROWS: &[Row] = &[
     row("threads@1", "  on one CPU", THREADS.on_one_cpu(), RAW_CALL_1, MEAN, ""),
     row("pipeline-deferred", "pipelined calls, callbacks, deferred", Run { side: OffspringDeferred, ..PIPELINE },
         RAW_PIPELINE, MILLIONS, "10 / 18 M/s"),
-    row("pipeline", "  sync child", PIPELINE, RAW_PIPELINE, MILLIONS, "5 / 12 M/s"),
+    row("pipeline", "  returning", PIPELINE, RAW_PIPELINE, MILLIONS, "5 / 12 M/s"),
     row("pipeline@1", "  on one CPU", PIPELINE.on_one_cpu(), RAW_PIPELINE.on_one_cpu(), MILLIONS, ""),
     row("events", "events from the child", Run::new(Offspring, "events", 1_000_000),
         Run::new(Raw, "events", 5_000_000), MILLIONS, "25 / 70 M/s"),
-    row("bulk1m", "1 MiB echo, one at a time, beside a large buffer", BULK_1M,
+    row("bulk1m", "1 MiB echo, one at a time, vs a large buffer", BULK_1M,
         Run::new(RawLargeBuffer, "bulk1m", 400), rate(1.0, "MiB/s"), "x1.10 / x0.95"),
-    row("bulk1m-bytes", "  by a codec that copies nothing", Run { side: OffspringBytes, ..BULK_1M },
+    row("bulk1m-bytes", "  with a codec that copies nothing", Run { side: OffspringBytes, ..BULK_1M },
         Run::new(RawLargeBuffer, "bulk1m", 400), rate(1.0, "MiB/s"), "x1.10 / x0.95"),
-    row("bulk1m-default", "  beside a default buffer", BULK_1M,
+    row("bulk1m-default", "  vs a default buffer", BULK_1M,
         Run::new(Raw, "bulk1m", 400), rate(1.0, "MiB/s"), ""),
     row("bulk64k", "64 KiB echo, pipelined", BULK_64K, RAW_BULK_64K, MIB_64K, "x1.05 / x0.95"),
-    row("bulk64k-bytes", "  by a codec that copies nothing", Run { side: OffspringBytes, ..BULK_64K },
+    row("bulk64k-bytes", "  with a codec that copies nothing", Run { side: OffspringBytes, ..BULK_64K },
         RAW_BULK_64K, MIB_64K, "x1.05 / x0.95"),
     row("bulk64k@1", "  on one CPU", BULK_64K.on_one_cpu(), RAW_BULK_64K.on_one_cpu(), MIB_64K, ""),
     row("bulk64k-bytes@1", "  both of these", Run { side: OffspringBytes, ..BULK_64K.on_one_cpu() },
@@ -254,7 +254,7 @@ pub(crate) const ROWS: &[Row] = &[
         Run::new(Raw, "idle", 1), cost("wake-ups", ""), "0").once(),
     row("idle-strace", "idle for 2 s, system calls", Run::new(Offspring, "traced idle", 1),
         Run::new(Raw, "traced idle", 1), cost("syscalls", ""), "0").once(),
-    row("children", "1,000 children in turn, beside one", CHILDREN, CHILD, MEAN, "x1.50 / x1.20").once(),
+    row("children", "1,000 children in turn, vs one child", CHILDREN, CHILD, MEAN, "x1.50 / x1.20").once(),
     row("children@1", "  on one CPU", CHILDREN.on_one_cpu(), CHILD.on_one_cpu(), MEAN, "").once(),
     row("children-raw", "  with a bare socket pair each", RAW_CHILDREN, RAW_CHILD, MEAN, "").once(),
     row("children-raw@1", "  and on one CPU", RAW_CHILDREN.on_one_cpu(), RAW_CHILD.on_one_cpu(), MEAN, "").once(),

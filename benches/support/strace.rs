@@ -8,18 +8,18 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-/// How often each system call was made.
+/// The number of calls of each system call.
 pub(crate) type Counts = BTreeMap<String, i64>;
 
-/// Whether there is an `strace` that may trace.
-pub(crate) fn is_there() -> bool {
+/// Whether `strace` is installed and may trace.
+pub(crate) fn is_available() -> bool {
     let mut command = Command::new("strace");
     command.args(["-o", "/dev/null", "true"]);
     let status = command.stdout(Stdio::null()).stderr(Stdio::null()).status();
     status.is_ok_and(|status| status.success())
 }
 
-/// Runs a command and returns what it called, and what its children did.
+/// Runs a command, and returns the system calls of its process and those of its children.
 ///
 /// # Errors
 ///
@@ -35,7 +35,7 @@ pub(crate) fn count(command: &[&str]) -> Result<[Counts; 2], String> {
     Ok(by_process(&trace.text()))
 }
 
-/// How many system calls these processes make within two seconds.
+/// The number of system calls that these processes make within two seconds.
 ///
 /// # Errors
 ///
@@ -48,7 +48,7 @@ pub(crate) fn watch(pids: [u32; 2]) -> Result<u32, String> {
         strace.arg("-p").arg(pid.to_string());
     }
     let mut strace = strace.spawn().map_err(|error| format!("strace: {error}"))?;
-    // Being attached to makes a process repeat the call that it sleeps in.
+    // Attaching makes a process restart the call that it is blocked in.
     thread::sleep(Duration::from_millis(500));
     let start = SystemTime::now();
     thread::sleep(Duration::from_secs(2));
@@ -56,10 +56,10 @@ pub(crate) fn watch(pids: [u32; 2]) -> Result<u32, String> {
     sys::interrupt(strace.id());
     strace.wait().map_err(|error| format!("strace: {error}"))?;
     let text = trace.text();
-    // Being attached to also leaves a line of every process: nothing at all means no tracing.
+    // Attaching also leaves a line for every process: without one, it was not traced.
     for pid in pids.map(|pid| format!("{pid} ")) {
         if !text.lines().any(|line| line.starts_with(&pid)) {
-            return Err(format!("strace has seen nothing of process {pid}"));
+            return Err(format!("strace did not trace process {pid}"));
         }
     }
     let within = |line: &&str| {
@@ -74,7 +74,7 @@ pub(crate) fn watch(pids: [u32; 2]) -> Result<u32, String> {
     Ok(text.lines().filter(within).count() as u32)
 }
 
-/// The file that a trace goes to.
+/// A file for a trace, removed when dropped.
 struct Trace(PathBuf);
 
 impl Trace {
@@ -103,10 +103,9 @@ impl Drop for Trace {
     }
 }
 
-/// Sorts the lines of a trace: those of the first thread and of the threads of its process, and all
-/// others.
+/// Splits a trace by process: the threads of the first process, and all others.
 fn by_process(trace: &str) -> [Counts; 2] {
-    // Each line begins with the number of a thread. A call that another thread's line interrupts
+    // Each line begins with a thread id. A call that is interrupted by another thread's line
     // ends in `<unfinished ...>`, and has a second line with its result.
     let lines: Vec<(&str, &str, bool)> = trace
         .lines()
@@ -118,9 +117,9 @@ fn by_process(trace: &str) -> [Counts; 2] {
         })
         .collect();
 
-    // Who made a thread, and whether it is one of the same process. A thread's first calls may
-    // stand before the result of the call that made it.
-    let mut made_by: HashMap<&str, (&str, bool)> = HashMap::new();
+    // The creator of each thread, and whether both belong to the same process. A thread's first
+    // calls may precede the result of the call that created it.
+    let mut created_by: HashMap<&str, (&str, bool)> = HashMap::new();
     let mut same_process: HashMap<&str, bool> = HashMap::new();
     for (thread, event, begins) in &lines {
         if !matches!(name(event), "clone" | "clone3" | "fork" | "vfork") {
@@ -129,8 +128,8 @@ fn by_process(trace: &str) -> [Counts; 2] {
         if *begins {
             same_process.insert(thread, event.contains("CLONE_THREAD"));
         }
-        if let Some((_, made)) = event.rsplit_once(" = ") {
-            made_by.insert(made.trim(), (thread, same_process[thread]));
+        if let Some((_, created)) = event.rsplit_once(" = ") {
+            created_by.insert(created.trim(), (thread, same_process[thread]));
         }
     }
 
@@ -138,9 +137,9 @@ fn by_process(trace: &str) -> [Counts; 2] {
     for (thread, event, begins) in lines {
         let mut at = thread;
         let mut of_child = false;
-        while let Some((maker, same_process)) = made_by.get(at) {
+        while let Some((creator, same_process)) = created_by.get(at) {
             of_child |= !same_process;
-            at = maker;
+            at = creator;
         }
         if begins && !name(event).is_empty() {
             let counts = &mut counts[usize::from(of_child)];
@@ -150,13 +149,13 @@ fn by_process(trace: &str) -> [Counts; 2] {
     counts
 }
 
-/// The name of the system call that a line begins with.
+/// The name of the system call at the start of a line.
 fn name(event: &str) -> &str {
     let end = event.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     &event[..end.unwrap_or(0)]
 }
 
-/// What one run did more than another, without what neither did.
+/// The counts by which one run exceeds another, without zeros.
 pub(crate) fn difference(more: &Counts, less: &Counts) -> Counts {
     more.iter()
         .map(|(name, count)| (name.clone(), count - less.get(name).unwrap_or(&0)))

@@ -1,4 +1,4 @@
-//! System calls that `std` has none for.
+//! System calls that `std` has no functions for.
 
 use std::io;
 use std::mem;
@@ -10,7 +10,7 @@ pub(crate) fn confine_to_one_cpu() {
     // SAFETY: a CPU set is an array of integers, for which 0 is a value.
     let mut all: libc::cpu_set_t = unsafe { mem::zeroed() };
     let size = size_of_val(&all);
-    // SAFETY: `all` is as large as is said, and the kernel writes no more.
+    // SAFETY: `all` has this size, and the kernel does not write more.
     check(unsafe { libc::sched_getaffinity(0, size, &mut all) });
     // SAFETY: as above.
     let mut one: libc::cpu_set_t = unsafe { mem::zeroed() };
@@ -20,11 +20,11 @@ pub(crate) fn confine_to_one_cpu() {
         .expect("this runs on some CPU");
     // SAFETY: `first` is a bit within the set.
     unsafe { libc::CPU_SET(first, &mut one) };
-    // SAFETY: `one` is as large as is said, and is only read.
+    // SAFETY: `one` has this size, and is only read.
     check(unsafe { libc::sched_setaffinity(0, size, &one) });
 }
 
-/// Asks for a send buffer of this size.
+/// Requests a send buffer of this size.
 pub(crate) fn set_send_buffer(socket: &impl AsRawFd, bytes: usize) {
     let bytes = bytes as libc::c_int;
     // SAFETY: the option's value is the integer that is pointed to, and is only read.
@@ -39,13 +39,13 @@ pub(crate) fn set_send_buffer(socket: &impl AsRawFd, bytes: usize) {
     });
 }
 
-/// Allows this process all the descriptors that it may have.
+/// Raises this process's limit of descriptors to the maximum.
 pub(crate) fn raise_descriptor_limit() {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: `limit` is what the call fills.
+    // SAFETY: `limit` is a valid buffer for the result.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) });
     limit.rlim_cur = limit.rlim_max;
     // SAFETY: `limit` is only read.
@@ -59,7 +59,7 @@ pub(crate) fn cpu_time() -> Duration {
         .map(|who| {
             // SAFETY: the structure is made of integers, for which 0 is a value.
             let mut usage: libc::rusage = unsafe { mem::zeroed() };
-            // SAFETY: `usage` is what the call fills.
+            // SAFETY: `usage` is a valid buffer for the result.
             check(unsafe { libc::getrusage(who, &mut usage) });
             duration(usage.ru_utime) + duration(usage.ru_stime)
         })
@@ -75,12 +75,12 @@ pub(crate) fn stop(child: u32) {
     signal(child, libc::SIGSTOP);
 }
 
-/// Lets a child that was stopped go on.
-pub(crate) fn go_on(child: u32) {
+/// Resumes a stopped child.
+pub(crate) fn resume(child: u32) {
     signal(child, libc::SIGCONT);
 }
 
-/// Ends a tracer in good order.
+/// Ends a tracer cleanly.
 pub(crate) fn interrupt(child: u32) {
     signal(child, libc::SIGINT);
 }

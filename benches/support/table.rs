@@ -17,15 +17,15 @@ impl Table {
             "",
             "offspring",
             "min - max",
-            "beside it",
+            "baseline",
             "cost",
             "min - max",
-            "at least / aim",
+            "limit / goal",
         ];
         Table(vec![titles.map(str::to_owned)])
     }
 
-    /// Adds what the rounds brought for a row.
+    /// Adds the results of all rounds for a row.
     pub(crate) fn row(&mut self, row: &Row, rounds: &[HashMap<Run, Values>]) {
         let Figure {
             value,
@@ -37,16 +37,16 @@ impl Table {
             round.get(&run).map(|values| values[value] * factor)
         };
         let ours = Spread::of(rounds.iter().filter_map(|round| figure(round, row.ours)));
-        let beside = row
-            .beside
+        let baseline = row
+            .baseline
             .and_then(|run| Spread::of(rounds.iter().filter_map(|round| figure(round, run))));
-        let ratio = row.beside.and_then(|run| {
+        let ratio = row.baseline.and_then(|run| {
             Spread::of(rounds.iter().filter_map(|round| {
-                let (ours, beside) = (figure(round, row.ours)?, figure(round, run)?);
+                let (ours, baseline) = (figure(round, row.ours)?, figure(round, run)?);
                 let ratio = if is_rate {
-                    beside / ours
+                    baseline / ours
                 } else {
-                    ours / beside
+                    ours / baseline
                 };
                 ratio.is_finite().then_some(ratio)
             }))
@@ -60,7 +60,7 @@ impl Table {
             row.title.to_owned(),
             median(&ours).map(unit).unwrap_or_default(),
             range(&ours).unwrap_or_default(),
-            median(&beside).map(unit).unwrap_or_default(),
+            median(&baseline).map(unit).unwrap_or_default(),
             ratio_text.unwrap_or_default(),
             range(&ratio).unwrap_or_default(),
             row.goal.to_owned(),
@@ -79,7 +79,7 @@ impl fmt::Display for Table {
         for row in &self.0 {
             let mut line = String::new();
             for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-                // Words to the left, figures to the right.
+                // Words are left-aligned, numbers right-aligned.
                 line += &match column {
                     0 | 1 | 7 => format!("{cell:width$}  "),
                     _ => format!("{cell:>width$}  "),
@@ -118,7 +118,7 @@ impl Spread {
     }
 }
 
-/// Three digits at least, and no more after the point than that takes.
+/// At least three digits, with no more decimals than that needs.
 fn number(value: f64) -> String {
     match value.abs() {
         v if v == 0.0 || v >= 100.0 => format!("{value:.0}"),

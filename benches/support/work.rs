@@ -1,4 +1,4 @@
-//! The workloads, done with the library on both sides: the child is this very program.
+//! The workloads, with the library on both sides: the child is this program.
 
 use crate::carrier::{Bytes, Carrier, Pool};
 use crate::laps::Measured;
@@ -10,9 +10,8 @@ use std::thread::{self, Thread};
 pub(crate) const KIB64: usize = 64 << 10;
 pub(crate) const MIB: usize = 1 << 20;
 
-/// So many bytes may wait to be written when large payloads are queued without waiting for replies:
-/// a program that cares for its memory has such a limit, and one whose writer blocks has none to
-/// set.
+/// The limit of queued bytes when large payloads are queued without waiting for replies: a program
+/// that limits its memory sets such a limit, and one whose writer blocks does not need it.
 const QUEUED_BYTES: usize = 4 << 20;
 
 /// How many threads share a handle.
@@ -21,27 +20,27 @@ const THREADS: u32 = 4;
 /// How many children share a reactor.
 pub(crate) const CHILDREN: usize = 1000;
 
-/// Which way of doing the work.
+/// How to do the work.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Variant {
-    /// By functions that answer later, and not by ones that run one at a time.
+    /// With deferred functions instead of returning ones.
     pub(crate) deferred: bool,
-    /// By a codec that copies bytes through, and not as octet strings.
+    /// With a codec that passes bytes unchanged instead of octet strings.
     pub(crate) bytes: bool,
     /// Children share one reactor.
     pub(crate) shared: bool,
-    /// However much is queued.
+    /// Without a limit for queued bytes.
     pub(crate) unbounded: bool,
 }
 
-/// Serves in a child, and does not return. To be called before anything else.
+/// In a child, serves and does not return. To be called before anything else.
 pub(crate) fn worker() -> Process {
     let worker = Worker::new();
     let worker = with_functions::<&'static str>(worker, OCTETS);
     with_functions::<Bytes>(worker, BYTES).run()
 }
 
-/// Names of functions: echo and events, at once and answering later.
+/// Names of functions: echo and events, returning and deferred.
 type Names = [[&'static str; 2]; 2];
 const OCTETS: Names = [["echo", "events"], ["deferred echo", "deferred events"]];
 const BYTES: Names = [
@@ -49,18 +48,24 @@ const BYTES: Names = [
     ["deferred echo of bytes", "deferred events of bytes"],
 ];
 
-fn with_functions<S: Carrier>(worker: Worker, [now, later]: Names) -> Worker {
+fn with_functions<S: Carrier>(worker: Worker, [returning, deferred]: Names) -> Worker {
     worker
-        .function(S::named(now[0]), |data, _: &Caller<S>| Ok(data))
-        .function(S::named(now[1]), |count: S::Data, caller: &Caller<S>| {
-            send_events(&count, caller);
-            Ok(count)
-        })
-        .deferred(S::named(later[0]), |data: S::Data, caller: Caller<S>, _| {
-            caller.reply(data);
-        })
+        .function(S::named(returning[0]), |data, _: &Caller<S>| Ok(data))
+        .function(
+            S::named(returning[1]),
+            |count: S::Data, caller: &Caller<S>| {
+                send_events(&count, caller);
+                Ok(count)
+            },
+        )
         .deferred(
-            S::named(later[1]),
+            S::named(deferred[0]),
+            |data: S::Data, caller: Caller<S>, _| {
+                caller.reply(data);
+            },
+        )
+        .deferred(
+            S::named(deferred[1]),
             |count: S::Data, caller: Caller<S>, _| {
                 send_events(&count, &caller);
                 caller.reply(count);
@@ -75,11 +80,11 @@ fn send_events<S: Carrier>(count: &S::Data, caller: &Caller<S>) {
     }
 }
 
-/// Does `n` times what the workload of this name is made of.
+/// Runs `n` operations of the workload of this name.
 ///
 /// # Errors
 ///
-/// If there is none.
+/// If there is no such workload.
 pub(crate) fn measure(
     me: &Process,
     variant: Variant,
@@ -116,7 +121,7 @@ impl<'a, S: Carrier> Bench<'a, S> {
         Bench {
             me,
             unbounded: variant.unbounded,
-            reactor: reactor.map(|reactor| reactor.expect("there are descriptors left")),
+            reactor: reactor.map(|reactor| reactor.expect("descriptors are available")),
             echo,
             events,
         }
@@ -145,7 +150,7 @@ impl<'a, S: Carrier> Bench<'a, S> {
             other => match payload::echo(other) {
                 Some((len, 1)) => self.bulk_in_turn(len, n),
                 Some((len, calls)) => self.bulk_pipelined(len, n, (calls as usize, usize::MAX)),
-                None => return Err(format!("there is no workload {other}")),
+                None => return Err(format!("unknown workload {other}")),
             },
         })
     }
@@ -204,7 +209,7 @@ impl<'a, S: Carrier> Bench<'a, S> {
         measured
     }
 
-    /// Queues calls without waiting, but for room in a queue of so many calls and bytes.
+    /// Queues calls without waiting, except for room in a queue of this many calls and bytes.
     fn bulk_pipelined(&self, len: usize, n: u32, (calls, bytes): (usize, usize)) -> Measured {
         let rpc = started(self.options(&self.echo).max_queue(calls, bytes));
         call(&rpc, 0);
@@ -268,8 +273,8 @@ impl<'a, S: Carrier> Bench<'a, S> {
         measured
     }
 
-    /// One call to each of the children, without waiting for the one before; when all are answered, one
-    /// to each again, until there are `n`.
+    /// One call to each of the children, without waiting in between; when all are answered, again,
+    /// until there are `n`.
     fn by_callbacks(&self, children: usize, n: u32) -> Measured {
         let all = self.start_many(children);
         let children = children as u32;
@@ -321,18 +326,18 @@ fn started<S: Carrier>(options: RpcBuilder<S>) -> Rpc<S> {
     options.start().expect("this program can be started")
 }
 
-/// A blocking call of 16 octets.
+/// A blocking call of 16 bytes.
 fn call<S: Carrier>(rpc: &Rpc<S>, i: u32) {
     let reply = rpc.call(S::wrap(&small(i))).wait().expect("an echo");
     check_small(i, S::bytes(&reply));
 }
 
 fn finish<S: Carrier>(rpc: Rpc<S>) {
-    let exit = rpc.finish().expect("the child has done nothing wrong");
+    let exit = rpc.finish().expect("the child exits cleanly");
     assert!(exit.status().is_some_and(|status| status.success()));
 }
 
-/// Counts replies or events, on one thread, until another has them all.
+/// Counts replies or events on one thread, while another waits for all of them.
 struct Arrivals {
     expected: u32,
     count: AtomicU32,
@@ -340,8 +345,8 @@ struct Arrivals {
 }
 
 impl Arrivals {
-    /// The calling thread is the one that waits. Leaked, so that what a callback captures of it is a
-    /// plain reference: counting references is not to be measured.
+    /// The calling thread is the one that will wait. Leaked, so that callbacks capture a plain
+    /// reference: reference counting should not be measured.
     fn expect(expected: u32) -> &'static Self {
         Box::leak(Box::new(Arrivals {
             expected,
@@ -351,7 +356,8 @@ impl Arrivals {
     }
 
     fn count(&self) {
-        // ORDERING: nobody else changes it. What was done before is seen by who sees the last one.
+        // ORDERING: no other thread changes it. A thread that reads the last count also sees what
+        // was done before it.
         let count = self.count.load(Ordering::Relaxed) + 1;
         self.count.store(count, Ordering::Release);
         if count == self.expected {

@@ -1,10 +1,10 @@
-//! What the programs share: they are run as `PROGRAM echo-LENGTH-IN_FLIGHT N`, echo so many payloads
-//! of that length, and print one line of JSON with the microseconds that each took.
+//! Shared by the programs: each is run as `PROGRAM echo-LENGTH-IN_FLIGHT N`, echoes `N` payloads of
+//! that length, and prints one line of JSON with the microseconds per echo.
 
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
-/// What is to be done.
+/// The work to do.
 pub struct Work {
     workload: String,
     pub len: usize,
@@ -13,7 +13,7 @@ pub struct Work {
 }
 
 impl Work {
-    /// From the arguments.
+    /// Parses the arguments.
     pub fn parse() -> Self {
         let args: Vec<String> = std::env::args().skip(1).collect();
         let [workload, n] = &args[..] else {
@@ -41,12 +41,12 @@ impl Work {
         );
     }
 
-    /// The payload that all are made from.
+    /// The pattern of all payloads.
     pub fn payload(&self) -> Vec<u8> {
         (0..self.len).map(|n| (n * 31 + 7) as u8).collect()
     }
 
-    /// Compares the length and both ends, and all of the first and the last one.
+    /// Compares the length and both ends, and all bytes of the first and the last payload.
     pub fn check(&self, i: u32, reply: &[u8], pattern: &[u8]) {
         let end = self.len - 4;
         assert_eq!(reply.len(), self.len, "reply {i}: wrong length");
@@ -58,14 +58,14 @@ impl Work {
     }
 }
 
-/// Puts the number at both ends.
+/// Writes the number to both ends.
 pub fn stamp(payload: &mut [u8], i: u32) {
     let end = payload.len() - 4;
     payload[..4].copy_from_slice(&i.to_le_bytes());
     payload[end..].copy_from_slice(&i.to_le_bytes());
 }
 
-/// Lets so many be on their way, and no more.
+/// Limits the number of calls in flight.
 pub struct Window(Mutex<u32>, Condvar);
 
 impl Window {

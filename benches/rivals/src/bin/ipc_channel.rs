@@ -1,4 +1,4 @@
-//! `ipc-channel`: its bytes channels, one each way; a thread sends, another receives.
+//! `ipc-channel`: byte channels, one each way; one thread sends, another receives.
 
 use ipc_channel::ipc::{self, IpcBytesReceiver, IpcBytesSender, IpcOneShotServer, IpcSender};
 use rivals::{Window, Work, stamp};
@@ -6,7 +6,7 @@ use std::process::Command;
 use std::thread;
 use std::time::Instant;
 
-/// Where requests go to, and replies come from.
+/// The ends for sending requests and receiving replies.
 type Ends = (IpcBytesSender, IpcBytesReceiver);
 
 fn child(server: String) {
@@ -67,5 +67,5 @@ fn main() {
     }
     work.report("ipc-channel", start.elapsed());
     drop(requests);
-    child.wait().expect("nobody else waits for it");
+    child.wait().expect("nothing else waits for it");
 }

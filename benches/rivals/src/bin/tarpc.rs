@@ -44,7 +44,7 @@ fn framed(socket: net::UnixStream) -> Framed<UnixStream, LengthDelimitedCodec> {
 fn child() {
     let stdin = std::io::stdin().as_fd().try_clone_to_owned();
     runtime().block_on(async {
-        let framed = framed(stdin.expect("there are descriptors left").into());
+        let framed = framed(stdin.expect("descriptors are available").into());
         let transport = tarpc::serde_transport::new(framed, Bincode::default());
         server::BaseChannel::with_defaults(transport)
             .execute(Server.serve())
@@ -58,7 +58,7 @@ fn main() {
         return child();
     }
     let work = &Work::parse();
-    let (ours, theirs) = net::UnixStream::pair().expect("there are descriptors left");
+    let (ours, theirs) = net::UnixStream::pair().expect("descriptors are available");
     let mut child = Command::new("/proc/self/exe")
         .arg("child")
         .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -89,5 +89,5 @@ fn main() {
         start.elapsed()
     });
     work.report("tarpc", took);
-    child.wait().expect("nobody else waits for it");
+    child.wait().expect("nothing else waits for it");
 }
