@@ -14,6 +14,26 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// Cheap to clone: every call that was lost with the child gets one. [`Display`](fmt::Display)
 /// includes everything that is known; the methods are for programs that act on it.
+///
+/// # Examples
+///
+/// ```
+/// use offspring::{CallError, ErrorKind, Plain, Process, Stdio};
+///
+/// let rpc = Process::command(Plain::Tagged, "sh")
+///     .args(["-c", "head -c 1 >/dev/null; echo oh no >&2; exit 3"])
+///     .stderr(Stdio::capture())
+///     .rpc("shell")
+///     .on_error(drop)
+///     .start()?;
+/// let Err(CallError::Lost(error, _)) = rpc.call("hello").wait() else {
+///     panic!("the shell does not answer");
+/// };
+/// assert_eq!(error.kind(), ErrorKind::Died);
+/// assert_eq!(error.status().and_then(|status| status.code()), Some(3));
+/// assert_eq!(error.stderr(), "oh no\n");
+/// # Ok::<(), offspring::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Error(Arc<ErrorDetails>);
 
@@ -173,6 +193,32 @@ pub(crate) fn describe_status(status: ExitStatus) -> String {
 /// The reason why a call ended without a reply.
 ///
 /// After one of the first four, the child is still running and accepts further calls.
+///
+/// # Examples
+///
+/// ```
+/// use offspring::{BoxError, CallError, Worker};
+///
+/// fn main() -> Result<(), BoxError> {
+///     let me = Worker::new()
+///         .function("half", |request, _caller| {
+///             let n: u32 = request.to_string().parse()?;
+///             assert!(n % 2 == 0, "{n} is odd");
+///             Ok((n / 2).to_string())
+///         })
+///         .run();
+///     let rpc = me.rpc("half").start()?;
+///     for n in ["8", "7", "x"] {
+///         match rpc.call(n).wait() {
+///             Ok(half) => assert_eq!(half, ["4"]),
+///             Err(CallError::Panicked(panic)) => assert_eq!(panic.message(), "7 is odd"),
+///             Err(CallError::Failed(error)) => println!("{n}: {error}"),
+///             Err(error) => return Err(error.into()),
+///         }
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum CallError<E = BoxError> {

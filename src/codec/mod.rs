@@ -24,7 +24,7 @@ use std::ops::Deref;
 /// A way to write a `T` as bytes and to read it back.
 ///
 /// One marker type implements it for every type a [`Service`](crate::Service) uses. The bytes come
-/// from another process: `decode` must return an error for invalid ones, whatever they are.
+/// from another process, so `decode` must handle any, and return an error for invalid ones.
 ///
 /// # Examples
 ///

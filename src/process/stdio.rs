@@ -15,6 +15,23 @@ pub(crate) type StderrCallback = Arc<dyn Fn(u32, &str) + Send + Sync>;
 /// Where a child's standard error goes.
 ///
 /// If it is captured, [`Error::stderr`](crate::Error::stderr) has the last 20 lines, at most 8 KiB.
+///
+/// # Examples
+///
+/// ```
+/// use offspring::{Plain, Process, Stdio};
+/// use std::sync::mpsc;
+///
+/// let (send, lines) = mpsc::channel();
+/// let rpc = Process::command(Plain::Tagged, "sh")
+///     .args(["-c", "echo hello >&2; cat >/dev/null"])
+///     .stderr(Stdio::lines(move |_pid, line| send.send(line.to_owned()).unwrap()))
+///     .rpc("shell")
+///     .start()?;
+/// assert_eq!(lines.recv()?, "hello");
+/// rpc.finish()?;
+/// # Ok::<(), offspring::BoxError>(())
+/// ```
 #[derive(Clone, Default)]
 pub struct Stdio(pub(super) StdioKind);
 

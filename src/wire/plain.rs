@@ -8,6 +8,8 @@
 /// protocol of Perl's `AnyEvent::Fork::RPC` 2.0.
 ///
 /// Plain modes have no way to report a failed call: a function that fails ends the child.
+///
+/// See [`Process::stream`](crate::Process::stream) for an example.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Plain {
     /// Requests and replies are `id | length | payload`, replies in any order; events have the id
