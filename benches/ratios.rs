@@ -100,14 +100,14 @@ fn measure(me: &Process, args: &[String]) -> Result<(), BoxError> {
         }),
         "outstanding" => value("bytes", outstanding::bytes_per_call(me, run.n)),
         "syscalls" => {
-            for (who, counts) in ["parent", "child"].into_iter().zip(syscalls(run)?) {
-                value(who, counts.values().sum::<i64>() as f64);
+            for (process, counts) in ["parent", "child"].into_iter().zip(syscalls(run)?) {
+                value(process, counts.values().sum::<i64>() as f64);
                 let all: Vec<String> = counts
                     .iter()
                     .map(|(name, n)| format!("{name} {n}"))
                     .collect();
                 println!(
-                    "# {} for {} calls, {who}: {}",
+                    "# {} for {} calls, {process}: {}",
                     run.side,
                     run.n,
                     all.join(", ")

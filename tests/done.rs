@@ -33,7 +33,7 @@ fn later(request: Strings, caller: Caller, events: &Loop) {
     }
 }
 
-fn shapes() -> Worker {
+fn both_kinds() -> Worker {
     Worker::new()
         .deferred("deferred", later)
         .threaded("threaded", obey)
@@ -42,7 +42,7 @@ fn shapes() -> Worker {
 
 #[test]
 fn child_exits_with_0_when_everything_is_answered() {
-    let me = shapes().run_in_test();
+    let me = both_kinds().run_in_test();
     bounded(move || {
         for function in ["deferred", "threaded"] {
             let rpc = me.rpc(function).start().unwrap();
@@ -69,7 +69,7 @@ fn child_exits_with_0_when_everything_is_answered() {
 
 #[test]
 fn end_of_requests_lets_outstanding_work_finish_first() {
-    let me = shapes().run_in_test();
+    let me = both_kinds().run_in_test();
     bounded(move || {
         for (function, verb) in [
             ("deferred", "gate"),
@@ -114,7 +114,7 @@ fn timers_and_descriptors_alone_do_not_keep_a_child_alive() {
 
 #[test]
 fn done_is_called_when_everything_is_answered_and_may_run_on() {
-    let me = shapes()
+    let me = both_kinds()
         .done(|events| {
             let gate = std::env::var(DONE_AT).unwrap();
             let second = gate.clone();
@@ -153,7 +153,7 @@ fn done_is_called_when_everything_is_answered_and_may_run_on() {
 
 #[test]
 fn panic_in_done_still_ends_the_child_cleanly() {
-    let me = shapes().done(|_| panic!("done with it")).run_in_test();
+    let me = both_kinds().done(|_| panic!("done with it")).run_in_test();
     bounded(move || {
         let (builder, log) = logged(me.rpc("deferred"));
         let rpc = builder.start().unwrap();
@@ -170,8 +170,8 @@ fn panic_in_done_still_ends_the_child_cleanly() {
 /// child waits at a gate at the end.
 fn with_grandchild(done: bool) -> Worker {
     let build = move || match done {
-        false => shapes(),
-        true => shapes().done(|events| {
+        false => both_kinds(),
+        true => both_kinds().done(|events| {
             let gate = std::env::var(DONE_AT).unwrap();
             Gate::enter_on(events, &gate, |_| ());
         }),
@@ -282,9 +282,9 @@ fn child_with_done_finishes_its_work_without_its_parent() {
 
 #[test]
 fn idle_child_exits_when_its_parent_is_killed() {
-    let me = shapes()
+    let me = both_kinds()
         .function("middle", |request, _| {
-            let me = shapes().run_in_test();
+            let me = both_kinds().run_in_test();
             let [gate] = request.texts()?;
             let deferred = me.rpc("deferred").start()?;
             let threaded = me.rpc("threaded").start()?;
@@ -312,7 +312,7 @@ fn idle_child_exits_when_its_parent_is_killed() {
 
 #[test]
 fn crash_is_every_outstanding_calls_error() {
-    let me = shapes().run_in_test();
+    let me = both_kinds().run_in_test();
     bounded(move || {
         for (function, verb) in [("deferred", "gate"), ("threaded", "gate")] {
             for (crash, signal) in [

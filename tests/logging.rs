@@ -138,16 +138,7 @@ fn worker() -> Worker {
                     error!("all is lost");
                     std::process::abort()
                 }
-                b"panic and abort" => {
-                    struct Twice;
-                    impl Drop for Twice {
-                        fn drop(&mut self) {
-                            panic!("panic in a destructor");
-                        }
-                    }
-                    let _twice = Twice;
-                    panic!("the first panic");
-                }
+                b"panic and abort" => panic_twice(),
                 _ => obey(request, caller),
             }
         })

@@ -56,11 +56,11 @@ pub(crate) fn raise_descriptor_limit() {
 pub(crate) fn cpu_time() -> Duration {
     [libc::RUSAGE_SELF, libc::RUSAGE_CHILDREN]
         .into_iter()
-        .map(|who| {
+        .map(|target| {
             // SAFETY: the structure is made of integers, for which 0 is a value.
             let mut usage: libc::rusage = unsafe { mem::zeroed() };
             // SAFETY: `usage` is a valid buffer for the result.
-            check(unsafe { libc::getrusage(who, &mut usage) });
+            check(unsafe { libc::getrusage(target, &mut usage) });
             duration(usage.ru_utime) + duration(usage.ru_stime)
         })
         .sum()

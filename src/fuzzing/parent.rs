@@ -57,14 +57,14 @@ struct ParentModel {
     /// The id of the last call.
     last: u32,
     /// Calls whose id is not free, in order.
-    calls: Vec<ModelCall>,
+    calls: Vec<ExpectedCall>,
     /// Unwritten frames: the call, and the bytes that are left.
     queue: VecDeque<(Option<u32>, VecDeque<u8>)>,
     /// Whether each accepted completion was returned.
     returned: Vec<bool>,
 }
 
-struct ModelCall {
+struct ExpectedCall {
     id: u32,
     completion: usize,
     deadline: Option<Instant>,
@@ -141,7 +141,7 @@ impl ParentModel {
         self.last += 1;
         assert_eq!(result, Ok(self.last));
         self.returned.push(false);
-        self.calls.push(ModelCall {
+        self.calls.push(ExpectedCall {
             id: self.last,
             completion,
             deadline,
@@ -254,7 +254,7 @@ impl ParentModel {
                 ToParent::Progress { .. } if !self.ready => Err(ChildViolation::NotReady { id }),
                 ToParent::Progress { id, .. } => match self.position(id) {
                     Some(call) if self.calls[call].sent => {
-                        let ModelCall {
+                        let ExpectedCall {
                             progress, ended, ..
                         } = self.calls[call];
                         Ok(match progress && !ended {
@@ -301,7 +301,7 @@ impl ParentModel {
                 _ => ChildViolation::UnknownId { id },
             });
         }
-        let ModelCall {
+        let ExpectedCall {
             completion, ended, ..
         } = self.calls.remove(call);
         Ok(match ended {
@@ -341,7 +341,7 @@ impl ParentModel {
             assert_eq!(got, None);
             return;
         };
-        let ModelCall {
+        let ExpectedCall {
             id,
             completion,
             sent,
