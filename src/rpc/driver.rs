@@ -211,8 +211,9 @@ impl Driver {
             stage,
         } = verdict;
         let pid = self.link.child().map(Child::pid);
-        let error =
-            error.map(|(kind, text)| Error::new(kind, text).with_process(pid, status, self.stderr.tail()));
+        let error = error.map(|(kind, text)| {
+            Error::new(kind, text).with_process(pid, status, self.stderr.tail())
+        });
         let end = match &error {
             None => Ok(Exit::new(status, stage)),
             Some(error) => Err(error.clone()),
