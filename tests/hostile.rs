@@ -67,7 +67,7 @@ fn violations_are_reported_with_offset_and_expectation() {
             (
                 Plain::Tagged,
                 [&ok[..], &ok].concat(),
-                &["offset 11", "never called or is answered", "0x1"],
+                &["offset 11", "never made or is answered", "0x1"],
             ),
             // A plain peer has no failed replies.
             (
