@@ -76,7 +76,7 @@ impl ChildModel {
         let may_start = self.waiting.is_empty() && self.running.len() < self.limits.running;
         let got = match self.main_call.begin(id) {
             true => Ok(true),
-            false => self.main_call.begin_by(&self.ledger, id),
+            false => self.main_call.begin_with(&self.ledger, id),
         };
         if self.is_running(id) {
             assert_eq!(got, Err(Duplicate));
@@ -99,7 +99,7 @@ impl ChildModel {
                 break;
             }
         }
-        self.main_call.leave(&mut self.ledger, id, self.unsent);
+        self.main_call.returned(&mut self.ledger, id, self.unsent);
         assert!(!self.main_call.is_at(id));
     }
 
@@ -112,7 +112,7 @@ impl ChildModel {
             return;
         }
         assert_eq!(got, Ok(()));
-        self.main_call.wait(id);
+        self.main_call.queued(id);
         self.taken += 1;
         self.waiting.push_back((id, request));
     }
@@ -122,7 +122,7 @@ impl ChildModel {
         let full = self.running.len() >= self.limits.running;
         let first = self.waiting.front().map(|(id, _)| *id);
         let may = first.filter(|id| !full && !self.is_running(*id));
-        assert_eq!(self.ledger.may_start(), may.is_some());
+        assert_eq!(self.ledger.may_start_waiting(), may.is_some());
         let got = self.ledger.next();
         let got = got.map(|(id, request)| (id, request.to_vec()));
         if may.is_none() {
@@ -192,7 +192,7 @@ impl ChildModel {
     fn check(&self) {
         let ledger = &self.ledger;
         let has_turn = self.waiting.is_empty() && self.running.len() < self.limits.running;
-        assert_eq!(ledger.has_turn(), has_turn);
+        assert_eq!(ledger.may_start_new(), has_turn);
         assert!(
             has_turn || !self.main_call.is_open(),
             "a call would begin that must not"

@@ -193,6 +193,12 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// The failure of a value that could not be encoded or decoded.
+    pub(crate) fn malformed(what: &str, error: &impl fmt::Display) -> Self {
+        let message = format!("{what}: {error}");
+        Failure::Malformed { message }
+    }
+
     /// The payload of the frame.
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
@@ -231,6 +237,21 @@ impl Failure {
             "unanswered" => Ok(Failure::Unanswered),
             "cancelled" => Ok(Failure::Cancelled),
             kind => Err(ControlError::Verb(kind.to_owned())),
+        }
+    }
+}
+
+/// What the function did: `failed: message`.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Error { message, .. } => write!(f, "failed: {message}"),
+            Failure::Panic { message, location } => write!(f, "panicked at {location}: {message}"),
+            Failure::Malformed { message } => {
+                write!(f, "got or returned malformed data: {message}")
+            }
+            Failure::Unanswered => f.write_str("dropped a call without an answer"),
+            Failure::Cancelled => f.write_str("was cancelled"),
         }
     }
 }
@@ -360,6 +381,21 @@ mod tests {
         ] {
             assert_eq!(Failure::decode(&failure.encode()), Ok(failure));
         }
+    }
+
+    #[test]
+    fn failures_say_what_the_function_did() {
+        let text = |s: &str| s.to_owned();
+        let panic = Failure::Panic {
+            message: text("m"),
+            location: text("f.rs:1:2"),
+        };
+        assert_eq!(panic.to_string(), "panicked at f.rs:1:2: m");
+        let malformed = Failure::malformed("the reply", &"too odd");
+        assert_eq!(
+            malformed.to_string(),
+            "got or returned malformed data: the reply: too odd"
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! What a function sees of the call it serves, and of its parent.
+//! A function's handles to the call that it serves, and to its parent.
 
-use super::hub::{Hub, malformed};
+use super::hub::Hub;
 use super::panics;
 use crate::codec::{Argument, Codec, CodecError, Input, Output};
 use crate::service::Service;
@@ -9,12 +9,12 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
 
-/// The call that a function serves: the way to answer it, where that is not done by returning, and
-/// to its parent.
+/// The call that a function serves: sends events and progress to the parent, and answers the call
+/// where that is not done by returning.
 ///
-/// Functions that return their answer borrow it; those that answer later own it. It can be sent to
-/// any thread and answered there. One that is dropped unanswered fails its call: as panicked if that
-/// is why it is dropped, else as [unanswered](crate::CallError::Unanswered).
+/// Returning and threaded functions borrow it; deferred functions own it. It can be sent to any thread
+/// and answered there. A caller that is dropped unanswered fails its call: as panicked if a panic drops
+/// it, otherwise as [unanswered](crate::CallError::Unanswered).
 ///
 /// # Examples
 ///
@@ -61,7 +61,7 @@ impl<S: Service> Caller<S> {
         }
     }
 
-    /// Answers the call with what a function makes of the request.
+    /// Decodes the request, and answers the call with what the function returns.
     #[inline]
     pub(super) fn answer_with<R: Argument<S::Reply, S::Codec>>(
         self,
@@ -73,13 +73,13 @@ impl<S: Service> Caller<S> {
                 let result = function(request, &self);
                 self.answer(result);
             }
-            Err(error) => self.refuse(&error),
+            Err(error) => self.reject_request(&error),
         }
     }
 
-    /// The request cannot be read: fails the call.
-    pub(super) fn refuse(self, error: &CodecError) {
-        self.end(&malformed("the request", error));
+    /// Fails the call, as its request cannot be decoded.
+    pub(super) fn reject_request(self, error: &CodecError) {
+        self.fail_with(&Failure::malformed("the request", error));
     }
 
     /// Answers the call.
@@ -87,7 +87,7 @@ impl<S: Service> Caller<S> {
         let hub = self.parent.hub;
         match hub.reply(self.id, |output| reply.encode_to(output)) {
             Ok(()) => mem::forget(self),
-            Err(failure) => self.end(&failure),
+            Err(failure) => self.fail_with(&failure),
         }
     }
 
@@ -99,12 +99,12 @@ impl<S: Service> Caller<S> {
                 message: error.to_string(),
                 encoded: output.into_vec(),
             },
-            Err(codec_error) => malformed(&format!("the error ({error})"), &codec_error),
+            Err(codec_error) => Failure::malformed(&format!("the error ({error})"), &codec_error),
         };
-        self.end(&failure);
+        self.fail_with(&failure);
     }
 
-    /// Answers the call with what a fallible operation gave.
+    /// Answers the call with the result of a fallible operation.
     pub fn answer(self, result: Result<impl Argument<S::Reply, S::Codec>, S::Error>) {
         match result {
             Ok(reply) => self.reply(reply),
@@ -112,19 +112,19 @@ impl<S: Service> Caller<S> {
         }
     }
 
-    /// Sends how far the call has got to the parent's
+    /// Sends a progress report of the call to the parent's
     /// [`on_progress`](crate::Call::on_progress). It arrives in order with the answer, events and
     /// other replies. A plain peer gets none.
     ///
     /// # Panics
     ///
-    /// As [`event`](Caller::event).
+    /// Same as [`event`](Caller::event).
     #[track_caller]
     pub fn progress(&self, progress: impl Argument<S::Progress, S::Codec>) {
         self.parent.hub.progress::<S>(self.id, progress);
     }
 
-    /// As [`Parent::event`].
+    /// Same as [`Parent::event`].
     ///
     /// # Panics
     ///
@@ -135,27 +135,28 @@ impl<S: Service> Caller<S> {
         self.parent.event(event);
     }
 
-    /// As [`Parent::flush`].
+    /// Same as [`Parent::flush`].
     pub fn flush(&self) -> bool {
         self.parent.flush()
     }
 
-    /// The parent, which can be told things when the call is over, too.
+    /// The parent, to which events can be sent after the call is answered, too.
     #[must_use]
     pub fn parent(&self) -> &Parent<S> {
         &self.parent
     }
 
-    /// Whether nobody waits for the answer any more: the call was cancelled, or its timeout has
-    /// passed. It must be answered all the same, or dropped.
+    /// Whether the parent does not wait for the answer any more: the call was cancelled, or its timeout
+    /// has passed. It must still be answered, or dropped.
     ///
-    /// Functions that run [one at a time](crate::Worker::function) are not told while they run.
+    /// In functions that run [one call at a time](crate::Worker::function) this does not change while
+    /// they run.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.parent.hub.is_cancelled(self.id)
     }
 
-    /// The call's cancellation, to be kept when the caller itself is given away.
+    /// The call's cancellation, to keep when the caller itself is moved elsewhere.
     #[must_use]
     pub fn cancellation(&self) -> Cancellation {
         Cancellation {
@@ -164,7 +165,7 @@ impl<S: Service> Caller<S> {
         }
     }
 
-    fn end(self, failure: &Failure) {
+    fn fail_with(self, failure: &Failure) {
         let (hub, id) = (self.parent.hub, self.id);
         mem::forget(self);
         hub.fail(id, failure);
@@ -173,13 +174,15 @@ impl<S: Service> Caller<S> {
 
 impl<S: Service> Drop for Caller<S> {
     fn drop(&mut self) {
-        // One that was answered is forgotten.
-        self.parent.hub.fail(self.id, &panics::blame());
+        // An answered one is forgotten instead.
+        self.parent
+            .hub
+            .fail(self.id, &panics::failure_of_dropped_call());
     }
 }
 
-/// A child's parent, as a function sees it: what [`Caller::parent`] gives. Any thread may have a clone,
-/// and use it when the call is over, too.
+/// A function's handle to the child's parent; see [`Caller::parent`]. Any thread may hold a clone, and
+/// use it after the call is answered, too.
 ///
 /// # Examples
 ///
@@ -223,8 +226,8 @@ impl<S: Service> Clone for Parent<S> {
 
 impl<S: Service> Parent<S> {
     /// Sends an event to the parent's [`on_event`](crate::RpcBuilder::on_event). Events and replies
-    /// arrive in the order in which they are sent. If the parent is gone, nothing happens: the child
-    /// is about to go, too.
+    /// arrive in the order in which they are sent. If the parent is gone, this does nothing: the child
+    /// is about to exit.
     ///
     /// # Panics
     ///
@@ -235,15 +238,15 @@ impl<S: Service> Parent<S> {
         self.hub.event::<S>(event);
     }
 
-    /// Waits until everything sent so far, from whichever thread, is on its way to the parent: it
-    /// survives whatever this process does next. Returns whether the parent could be written to.
+    /// Waits until everything sent so far, from any thread, is written to the connection: it reaches
+    /// the parent whatever this process does next. Returns whether it could be written.
     pub fn flush(&self) -> bool {
         self.hub.flush()
     }
 }
 
-/// Whether a call was cancelled, and what to do then: what [`Caller::cancellation`] gives. Dropping it
-/// does nothing.
+/// Whether a call was cancelled, and what to do then; see [`Caller::cancellation`]. Dropping it does
+/// nothing.
 ///
 /// # Examples
 ///
@@ -286,14 +289,14 @@ impl fmt::Debug for Cancellation {
 }
 
 impl Cancellation {
-    /// As [`Caller::is_cancelled`]. False once the call is answered.
+    /// Same as [`Caller::is_cancelled`]. False once the call is answered.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
         self.hub.is_cancelled(self.id)
     }
 
-    /// Has `callback` called when the call is cancelled, on the child's main thread; at once if it
-    /// was. Not called at all if the call is answered before.
+    /// Calls `callback` when the call is cancelled, on the child's main thread; immediately, on this
+    /// one, if it was. Drops it uncalled if the call is answered before.
     pub fn then(&self, callback: impl FnOnce() + Send + 'static) {
         self.hub.on_cancel(self.id, Box::new(callback));
     }

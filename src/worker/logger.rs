@@ -5,7 +5,8 @@ use crate::wire::{LogRecord, ToParent};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::panic;
 
-/// Longer names and messages are cut: a record must fit into what a control frame may always have.
+/// Longer names and messages are truncated: a record must fit into a control frame,
+/// however low `max_frame` is.
 const LONGEST_NAME: usize = 4 << 10;
 const LONGEST_MESSAGE: usize = 32 << 10;
 
@@ -13,12 +14,12 @@ struct Logger {
     hub: &'static Hub,
 }
 
-/// Sends this process's log records to the parent from now on, and tells of panics before anything
-/// else is done about them.
+/// Sends this process's log records to the parent from now on, and a record of each panic before
+/// anything else is done about it.
 ///
 /// # Errors
 ///
-/// If the process has a logger.
+/// If the process has a logger already.
 pub(super) fn install(hub: &'static Hub, level: LevelFilter) -> Result<(), log::SetLoggerError> {
     let logger = Logger { hub };
     log::set_boxed_logger(Box::new(logger))?;
@@ -42,14 +43,14 @@ impl Log for Logger {
         let message = record.args().to_string();
         self.hub.control(&ToParent::Log(LogRecord {
             level: record.level() as u32,
-            target: cut(record.target(), LONGEST_NAME),
-            module: cut(record.module_path().unwrap_or_default(), LONGEST_NAME),
-            file: cut(record.file().unwrap_or_default(), LONGEST_NAME),
+            target: truncate(record.target(), LONGEST_NAME),
+            module: truncate(record.module_path().unwrap_or_default(), LONGEST_NAME),
+            file: truncate(record.file().unwrap_or_default(), LONGEST_NAME),
             line: record.line().unwrap_or(0),
-            message: cut(&message, LONGEST_MESSAGE),
+            message: truncate(&message, LONGEST_MESSAGE),
         }));
         if record.level() == Level::Error {
-            // It may be the last word.
+            // It may be the last thing that this process does.
             self.hub.flush();
         }
     }
@@ -59,22 +60,22 @@ impl Log for Logger {
     }
 }
 
-/// At most so many bytes of a text.
-fn cut(text: &str, room: usize) -> &str {
+/// Truncates a text to at most `len` bytes.
+fn truncate(text: &str, len: usize) -> &str {
     let fits = |end: &usize| text.is_char_boundary(*end);
-    let end = (0..=room.min(text.len())).rev().find(fits);
+    let end = (0..=len.min(text.len())).rev().find(fits);
     &text[..end.unwrap_or(0)]
 }
 
 #[cfg(test)]
 mod tests {
-    use super::cut;
+    use super::truncate;
 
     #[test]
-    fn cut_keeps_characters_whole() {
-        assert_eq!(cut("abc", 3), "abc");
-        assert_eq!(cut("abc", 2), "ab");
-        assert_eq!(cut("a\u{e9}b", 2), "a");
-        assert_eq!(cut("\u{e9}", 1), "");
+    fn truncation_keeps_characters_whole() {
+        assert_eq!(truncate("abc", 3), "abc");
+        assert_eq!(truncate("abc", 2), "ab");
+        assert_eq!(truncate("a\u{e9}b", 2), "a");
+        assert_eq!(truncate("\u{e9}", 1), "");
     }
 }

@@ -1,4 +1,4 @@
-//! Panics as values: what was said, and where, and whose calls are to fail with it.
+//! Panics as values: the message, the location, and which calls fail with it.
 
 use crate::wire::Failure;
 use std::any::Any;
@@ -7,30 +7,30 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 thread_local! {
-    /// What this thread's last panic was.
+    /// This thread's last panic.
     static LAST: RefCell<Option<Failure>> = const { RefCell::new(None) };
-    /// Whether what is dropped now is dropped because of that.
-    static BLAMING: Cell<bool> = const { Cell::new(false) };
-    /// How many calls have failed with it.
-    static BLAMED: Cell<usize> = const { Cell::new(0) };
-    /// How many had, when what is run now began.
-    static MARK: Cell<usize> = const { Cell::new(0) };
+    /// Whether something is being dropped because of it.
+    static DROPPING: Cell<bool> = const { Cell::new(false) };
+    /// How many calls have failed with a panic.
+    static FAILED_CALLS: Cell<usize> = const { Cell::new(0) };
+    /// How many of those there were at the last [`begin_once`].
+    static FAILED_BEFORE: Cell<usize> = const { Cell::new(0) };
 }
 
 /// Runs `function`. A panic in it is returned as a failure, and is also shown on standard error by
-/// the panic hook that there is.
+/// the panic hook that is set.
 ///
-/// Only the hook is told where a panic happened, so the first call here sets one, around the one
-/// that is set. Only children come here, and their hook is theirs to set.
+/// Only the hook is passed the location of a panic, so the first call here sets one that calls the
+/// previous one. This runs in children only, and a child's hook is its own to set.
 pub(crate) fn catch<T>(function: impl FnOnce() -> T) -> Result<T, Failure> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let previous = panic::take_hook();
         panic::set_hook(Box::new(move |info| {
-            let place = info.location().map(ToString::to_string);
+            let location = info.location().map(ToString::to_string);
             LAST.set(Some(Failure::Panic {
                 message: message(info.payload()),
-                location: place.unwrap_or_default(),
+                location: location.unwrap_or_default(),
             }));
             previous(info);
         }));
@@ -38,53 +38,55 @@ pub(crate) fn catch<T>(function: impl FnOnce() -> T) -> Result<T, Failure> {
     panic::catch_unwind(AssertUnwindSafe(function)).map_err(|_| last())
 }
 
-/// As [`catch`], for a callback that may own calls, in what it captures or was given. If it panics,
-/// it is dropped, and those fail with the panic, which is returned if there were none.
-pub(crate) fn catch_blaming<C>(
+/// Same as [`catch`], for a callback that may own calls, in what it captures or was given. If it
+/// panics, it is dropped, and those calls fail with the panic. The panic is returned if there were
+/// none.
+pub(crate) fn catch_with_calls<C>(
     mut callback: C,
     run: impl FnOnce(&mut C),
 ) -> Result<Option<C>, Failure> {
-    let before = BLAMED.get();
+    let before = FAILED_CALLS.get();
     match catch(|| run(&mut callback)) {
         Ok(()) => Ok(Some(callback)),
-        Err(panic) if drop_blaming(callback, &panic) || BLAMED.get() > before => Ok(None),
+        Err(panic) if drop_after_panic(callback, &panic) || FAILED_CALLS.get() > before => Ok(None),
         Err(panic) => Err(panic),
     }
 }
 
-/// As [`catch_blaming`], for what is used up by being run: its panic drops what it owns.
-pub(crate) fn catch_blaming_once(run: impl FnOnce()) -> Result<(), Failure> {
-    mark();
+/// Same as [`catch_with_calls`], for a callback that runs once: its panic drops what it owns.
+pub(crate) fn catch_with_calls_once(run: impl FnOnce()) -> Result<(), Failure> {
+    begin_once();
     match catch(run) {
-        Err(panic) if BLAMED.get() == MARK.get() => Err(panic),
+        Err(panic) if FAILED_CALLS.get() == FAILED_BEFORE.get() => Err(panic),
         _ => Ok(()),
     }
 }
 
-/// What is run now is for [`catch_blaming_once`] as if it were run by itself: one guard for many.
+/// What follows counts for [`catch_with_calls_once`] as if it were run on its own: one guard serves
+/// many calls.
 #[inline]
-pub(crate) fn mark() {
-    MARK.set(BLAMED.get());
+pub(crate) fn begin_once() {
+    FAILED_BEFORE.set(FAILED_CALLS.get());
 }
 
-/// Drops what may own calls, because of a panic, which those fail with. Returns whether there were
-/// any.
-pub(crate) fn drop_blaming<C>(dropped: C, panic: &Failure) -> bool {
-    let before = BLAMED.get();
+/// Drops a value that may own calls because of a panic: those calls fail with it. Returns whether
+/// there were any.
+pub(crate) fn drop_after_panic<C>(value: C, panic: &Failure) -> bool {
+    let before = FAILED_CALLS.get();
     LAST.set(Some(panic.clone()));
-    BLAMING.set(true);
-    // What a destructor has to say in this situation is not worth more.
-    let _ = catch(|| drop(dropped));
-    BLAMING.set(false);
-    BLAMED.get() > before
+    DROPPING.set(true);
+    // The hook shows a panic of a destructor; nothing more can be done about it here.
+    let _ = catch(|| drop(value));
+    DROPPING.set(false);
+    FAILED_CALLS.get() > before
 }
 
-/// What a call fails with that is dropped unanswered at this moment.
-pub(crate) fn blame() -> Failure {
-    if !BLAMING.get() && !std::thread::panicking() {
+/// The failure of a call that is being dropped unanswered.
+pub(crate) fn failure_of_dropped_call() -> Failure {
+    if !DROPPING.get() && !std::thread::panicking() {
         return Failure::Unanswered;
     }
-    BLAMED.set(BLAMED.get() + 1);
+    FAILED_CALLS.set(FAILED_CALLS.get() + 1);
     last()
 }
 
@@ -93,13 +95,14 @@ fn message(panic: &(dyn Any + Send)) -> String {
         .downcast_ref::<&str>()
         .copied()
         .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("the panic's value is no text").to_owned()
+    text.unwrap_or("the panic payload is not a string")
+        .to_owned()
 }
 
 fn last() -> Failure {
     LAST.with_borrow(Clone::clone).unwrap_or(Failure::Panic {
-        message: "a panic that no hook saw".to_owned(),
-        location: "an unknown place".to_owned(),
+        message: "a panic that did not reach the panic hook".to_owned(),
+        location: "an unknown location".to_owned(),
     })
 }
 
@@ -107,17 +110,17 @@ fn last() -> Failure {
 mod tests {
     use super::*;
 
-    /// Tells what it was dropped with.
+    /// Stores the failure that it is dropped with.
     struct FakeCall<'a>(&'a RefCell<Option<Failure>>);
 
     impl Drop for FakeCall<'_> {
         fn drop(&mut self) {
-            self.0.replace(Some(blame()));
+            self.0.replace(Some(failure_of_dropped_call()));
         }
     }
 
     #[test]
-    fn message_and_place_are_told() {
+    fn message_and_location_are_returned() {
         let Err(Failure::Panic { message, location }) = catch(|| panic!("no {}", 1)) else {
             panic!("it panicked");
         };
@@ -127,34 +130,36 @@ mod tests {
     }
 
     #[test]
-    fn call_that_is_dropped_by_a_panic_is_blamed_on_it() {
-        let told = RefCell::default();
-        let call = FakeCall(&told);
+    fn call_that_is_dropped_by_a_panic_fails_with_it() {
+        let failure = RefCell::default();
+        let call = FakeCall(&failure);
         let captured = move || {
             let _call = &call;
             panic!("captured");
         };
-        let result = catch_blaming(captured, |callback| callback());
+        let result = catch_with_calls(captured, |callback| callback());
         assert!(matches!(result, Ok(None)));
         assert!(
-            matches!(told.take(), Some(Failure::Panic { message, .. }) if message == "captured")
+            matches!(failure.take(), Some(Failure::Panic { message, .. }) if message == "captured")
         );
 
-        let call = FakeCall(&told);
-        let result = catch_blaming(Some(call), |call| {
+        let call = FakeCall(&failure);
+        let result = catch_with_calls(Some(call), |call| {
             let _given = call.take();
             panic!("given");
         });
         assert!(matches!(result, Ok(None)));
-        assert!(matches!(told.take(), Some(Failure::Panic { message, .. }) if message == "given"));
+        assert!(
+            matches!(failure.take(), Some(Failure::Panic { message, .. }) if message == "given")
+        );
     }
 
     #[test]
     fn panic_without_a_call_comes_back() {
-        let result = catch_blaming((), |()| panic!("alone"));
+        let result = catch_with_calls((), |()| panic!("alone"));
         assert!(matches!(result, Err(Failure::Panic { message, .. }) if message == "alone"));
-        let told = RefCell::default();
-        drop(FakeCall(&told));
-        assert_eq!(told.take(), Some(Failure::Unanswered));
+        let failure = RefCell::default();
+        drop(FakeCall(&failure));
+        assert_eq!(failure.take(), Some(Failure::Unanswered));
     }
 }

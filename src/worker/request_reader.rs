@@ -1,4 +1,4 @@
-//! The child's reading end.
+//! The child's reading end, and its lifeline.
 
 use super::session::Session;
 use crate::busy_poll::BusyPoll;
@@ -8,8 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// For how long after the last request a child still dies at once with its parent. Then it is idle,
-/// and exits in order. Holding on and letting go costs three system calls: too much for every call.
+/// How long after the last request a child is still killed immediately when its parent is gone. After
+/// that it is idle, and exits cleanly. Arming and disarming the lifeline takes three system calls: too
+/// much for every call.
 pub(super) const LINGER: Duration = Duration::from_millis(50);
 
 /// Where requests come from.
@@ -38,14 +39,14 @@ impl RequestReader {
         })
     }
 
-    /// The process is to live on without its parent.
+    /// The process is to outlive its parent.
     pub(super) fn outlive_parent(&mut self) {
         self.disarm_lifeline();
         self.lifeline = None;
     }
 
-    /// From here on the process dies with its parent, if it is meant to. Returns whether the parent
-    /// is still there.
+    /// From here on the process is killed when its parent is gone, unless it is to outlive it. Returns
+    /// whether the parent is still there.
     pub(super) fn arm_lifeline(&mut self) -> io::Result<bool> {
         match &self.lifeline {
             Some(lifeline) if !self.armed => {
@@ -56,12 +57,12 @@ impl RequestReader {
         }
     }
 
-    /// The process is idle: it will see the end of its requests.
+    /// The process is idle: it will read the end of its requests.
     pub(super) fn disarm_lifeline(&mut self) {
         if let Some(lifeline) = &self.lifeline
             && std::mem::take(&mut self.armed)
         {
-            // The descriptor is open, and nothing else can be wrong with it.
+            // The descriptor is open, and there is no other reason to fail.
             let _ = lifeline.disarm();
         }
     }
@@ -74,11 +75,11 @@ impl RequestReader {
         self.fd.as_raw_fd()
     }
 
-    /// Reads what has come, or waits for it. Returns 0 at the end.
+    /// Reads what has come, blocking until something has. Returns 0 at the end.
     pub(super) fn read(&mut self, session: &mut Session) -> io::Result<usize> {
         loop {
-            match self.read_patiently(session) {
-                // Nothing for a while.
+            match self.poll_and_read(session) {
+                // Nothing has come for a while.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.disarm_lifeline();
                     sys::wait_for(&self.fd, Interest::Readable)?;
@@ -91,31 +92,31 @@ impl RequestReader {
         }
     }
 
-    /// As [`read`](Inlet::read), without letting go of the parent: `None` if nothing comes for a
-    /// while, and it should be known whether the child is idle by then.
+    /// Same as [`read`](RequestReader::read), with the lifeline armed throughout: `None` if nothing
+    /// comes for a while, after which the child may be idle.
     pub(super) fn read_briefly(&mut self, session: &mut Session) -> io::Result<Option<usize>> {
-        match self.receive(session, self.waiting()) {
+        match self.receive(session, self.blocking_mode()) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             result => result.map(Some),
         }
     }
 
-    /// Reads what has come: `None` if nothing has. A descriptor that is no socket must be known to
+    /// Reads what has come: `None` if nothing has. A descriptor that is not a socket must be known to
     /// be readable.
     pub(super) fn try_read(&mut self, session: &mut Session) -> io::Result<Option<usize>> {
-        let how = if self.is_socket {
+        let mode = if self.is_socket {
             ReadMode::SocketNow
         } else {
             ReadMode::Any
         };
-        match self.receive(session, how) {
+        match self.receive(session, mode) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             result => result.map(Some),
         }
     }
 
-    /// Looks for what comes, where that pays, and waits for it.
-    fn read_patiently(&mut self, session: &mut Session) -> io::Result<usize> {
+    /// Busy-polls briefly, where that has paid off lately, before blocking.
+    fn poll_and_read(&mut self, session: &mut Session) -> io::Result<usize> {
         let mut busy_poll = std::mem::take(&mut self.busy_poll);
         let found = if self.is_socket {
             busy_poll.poll(|| self.try_read(session))
@@ -124,15 +125,15 @@ impl RequestReader {
         };
         let result = match found {
             Ok(Some(n)) => Ok(n),
-            Ok(None) => busy_poll.block(|| self.receive(session, self.waiting())),
+            Ok(None) => busy_poll.block(|| self.receive(session, self.blocking_mode())),
             Err(error) => Err(error),
         };
         self.busy_poll = busy_poll;
         result
     }
 
-    /// How to read where it may wait.
-    fn waiting(&self) -> ReadMode {
+    /// How to read if that may block.
+    fn blocking_mode(&self) -> ReadMode {
         if self.is_socket {
             ReadMode::Socket
         } else {
@@ -140,15 +141,15 @@ impl RequestReader {
         }
     }
 
-    /// Whether [`try_read`](Inlet::try_read) may be called at any time.
+    /// Whether [`try_read`](RequestReader::try_read) may be called at any time.
     pub(super) fn is_socket(&self) -> bool {
         self.is_socket
     }
 
-    fn receive(&mut self, session: &mut Session, how: ReadMode) -> io::Result<usize> {
+    fn receive(&mut self, session: &mut Session, mode: ReadMode) -> io::Result<usize> {
         let space = session.space();
-        match sys::receive(&self.fd, (space.buf, space.limit), space.behind, how) {
-            // The parent went with replies unread.
+        match sys::receive(&self.fd, (space.buf, space.limit), space.behind, mode) {
+            // The parent is gone, with replies unread.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(0),
             result => result,
         }

@@ -1,185 +1,181 @@
-//! A child that does one thing at a time: read, call, write. Where more requests have come whole, a
-//! call's answer is left to the flusher, and the next one begins.
+//! Serves a returning function, one call at a time: read, call, write. If more whole requests have
+//! been read, a call's answer is left to the flusher, and the next call begins.
 
 use super::calls::CallLimits;
-use super::hub::Hub;
-use super::output::WritePolicy;
+use super::hub::{Hub, WritePolicy};
 use super::panics;
-use super::serve::{Server, Stop, broken, io_error, parent_gone};
+use super::server::{Server, Stop};
 use super::session::{ParentViolation, Step};
-use super::table;
 use crate::codec::Input;
 use crate::sys::{CoarseTime, coarse_clock};
 
-/// Answers requests, one at a time, each before the next is begun, until they end.
+/// Runs the function with a request, and answers the call of this id.
+pub(super) type ReturningFn = dyn FnMut(Input<'_>, &'static Hub, u32);
+
+/// Answers requests until they end, each before the next is begun.
 pub(super) fn answer(
     mut server: Server,
-    function: &mut table::ReturningFn,
+    function: &mut ReturningFn,
     high_water: usize,
 ) -> Result<(), Stop> {
     server.hub.set_limits(CallLimits {
         running: 1,
         high_water,
     });
-    let mut looked = coarse_clock();
+    let mut read_at = coarse_clock();
     loop {
         // A panic ends one call only. The others need no guard of their own.
-        match panics::catch(|| answer_short(&mut server, function, &mut looked)) {
+        match panics::catch(|| answer_small(&mut server, function, &mut read_at)) {
             Ok(result) => result?,
-            // Its caller was dropped, which has failed the call.
+            // The call has failed, as its caller was dropped.
             Err(_) => {
-                has_run(server.hub, false)?;
-                look(&mut server, function, &mut looked)?;
+                check_parent(server.hub, false)?;
+                read_ahead_if_due(&mut server, function, &mut read_at)?;
                 continue;
             }
         }
-        match server.session.next().map_err(broken)? {
+        match server.session.next().map_err(Stop::protocol)? {
             None => {
                 if !server.read()? {
-                    // Nothing may be left to be written soon.
+                    // Nothing may be left to the flusher.
                     return if server.hub.flush() {
                         Ok(())
                     } else {
-                        Err(parent_gone())
+                        Err(Stop::parent_gone())
                     };
                 }
-                looked = coarse_clock();
+                read_at = coarse_clock();
             }
             Some(Step::Request { id, payload }) => {
                 begin(server.hub, id);
-                call(function, payload, server.hub, id, false)?;
-                look(&mut server, function, &mut looked)?;
+                call_guarded(function, payload, server.hub, id, false)?;
+                read_ahead_if_due(&mut server, function, &mut read_at)?;
             }
             Some(Step::Cancel { id }) => server.hub.cancel(id),
             Some(Step::Setup { .. } | Step::Run(_)) => {
-                unreachable!("the session refuses what is too late")
+                unreachable!("the session refuses these after `run`")
             }
         }
     }
 }
 
-/// Begins a call, where no other one runs or waits.
+/// Begins a call. No other call runs or waits.
 #[inline]
 fn begin(hub: &Hub, id: u32) {
     let begins = hub.begin(id);
     debug_assert_eq!(begins, Ok(true), "no other call runs or waits");
 }
 
-/// Answers the short requests that come next.
-fn answer_short(
+/// Answers the small requests that come next.
+fn answer_small(
     server: &mut Server,
-    function: &mut table::ReturningFn,
-    looked: &mut CoarseTime,
+    function: &mut ReturningFn,
+    read_at: &mut CoarseTime,
 ) -> Result<(), Stop> {
     let hub = server.hub;
     while let Some(request) = server.session.request() {
         let (id, more) = (request.id, request.has_more());
         begin(hub, id);
-        run(function, request.payload.into(), hub, id, more);
-        has_run(hub, more)?;
-        look(server, function, looked)?;
+        call(function, request.payload.into(), hub, id, more);
+        check_parent(hub, more)?;
+        read_ahead_if_due(server, function, read_at)?;
     }
     Ok(())
 }
 
-/// Looks ahead, if time has passed since it was done. Among the requests that have come there may be
-/// cancelled ones; but to look costs a system call: not for every one of thousands of short calls.
+/// Reads ahead if the clock has ticked since the last read. Among the requests that have come there may
+/// be cancellations of others; but reading is a system call, too much for each of thousands of short
+/// calls.
 #[inline(always)]
-fn look(
+fn read_ahead_if_due(
     server: &mut Server,
-    function: &mut table::ReturningFn,
-    looked: &mut CoarseTime,
+    function: &mut ReturningFn,
+    read_at: &mut CoarseTime,
 ) -> Result<(), Stop> {
-    if *looked != coarse_clock() {
-        look_ahead(server, function)?;
-        *looked = coarse_clock();
+    if *read_at != coarse_clock() {
+        read_ahead(server, function)?;
+        *read_at = coarse_clock();
     }
     Ok(())
 }
 
-/// Answers everything that has come, having looked through it for cancelled calls before each.
-fn look_ahead(server: &mut Server, function: &mut table::ReturningFn) -> Result<(), Stop> {
+/// Answers everything that has come, having read what cancellations there are before each call.
+fn read_ahead(server: &mut Server, function: &mut ReturningFn) -> Result<(), Stop> {
     if server.hub.is_broken() {
-        return Err(parent_gone());
+        return Err(Stop::parent_gone());
     }
     let mut may_read = true;
     loop {
-        while let Some(step) = server.session.next().map_err(broken)? {
+        while let Some(step) = server.session.next().map_err(Stop::protocol)? {
             match step {
                 Step::Request { id, payload } => {
                     let queued = server.hub.queue(id, payload);
-                    queued.map_err(|_| broken(ParentViolation::Duplicate { id }))?;
+                    queued.map_err(|_| Stop::protocol(ParentViolation::Duplicate { id }))?;
                 }
                 Step::Cancel { id } => server.hub.cancel(id),
                 Step::Setup { .. } | Step::Run(_) => {
-                    unreachable!("the session refuses what is too late")
+                    unreachable!("the session refuses these after `run`")
                 }
             }
         }
-        // One read for each look: to read all there is would make this the only way that short calls
-        // ever take, and it is not the shortest.
+        // One read each time: if everything were read here, short calls would never be answered in
+        // the faster way again.
         if may_read && server.requests.is_socket() && server.hub.wants_requests() {
             may_read = false;
             let read = server
                 .requests
                 .try_read(&mut server.session)
-                .map_err(io_error)?;
-            // That the requests have ended is found again when there are none left.
+                .map_err(Stop::connection)?;
+            // The end of the requests is found again when none are left.
             if let Some(n @ 1..) = read {
-                server.has_read(n)?;
+                server.after_read(n)?;
                 continue;
             }
         }
         may_read = true;
-        let looked = coarse_clock();
+        let started = coarse_clock();
         loop {
-            let Some((id, request, more)) = server.hub.next() else {
+            let Some((id, request, more)) = server.hub.next_request() else {
                 return Ok(());
             };
-            call(function, Input::from(request), server.hub, id, more)?;
-            if looked != coarse_clock() {
+            call_guarded(function, Input::from(request), server.hub, id, more)?;
+            if started != coarse_clock() {
                 break;
             }
         }
     }
 }
 
-/// Answers one call, whatever the function does.
-fn call(
-    function: &mut table::ReturningFn,
+/// Answers one call, even if the function panics.
+fn call_guarded(
+    function: &mut ReturningFn,
     request: Input<'_>,
     hub: &'static Hub,
     id: u32,
     more: bool,
 ) -> Result<(), Stop> {
-    // A panic has failed the call by now, as its caller was dropped.
-    let _ = panics::catch(|| run(function, request, hub, id, more));
-    has_run(hub, more)
+    // After a panic the call has failed, as its caller was dropped.
+    let _ = panics::catch(|| call(function, request, hub, id, more));
+    check_parent(hub, more)
 }
 
-/// Runs one call. With `more`, the next one will begin as soon as it is answered.
+/// Runs one call. With `more`, the next one begins as soon as it is answered.
 #[inline]
-fn run(
-    function: &mut table::ReturningFn,
-    request: Input<'_>,
-    hub: &'static Hub,
-    id: u32,
-    more: bool,
-) {
-    let pace = if more {
+fn call(function: &mut ReturningFn, request: Input<'_>, hub: &'static Hub, id: u32, more: bool) {
+    let policy = if more {
         WritePolicy::Call
     } else {
         WritePolicy::LastCall
     };
-    pace.set();
+    policy.set();
     function(request, hub, id);
 }
 
-/// A call has run.
-fn has_run(hub: &Hub, more: bool) -> Result<(), Stop> {
+/// After a call: stops if the parent is gone.
+fn check_parent(hub: &Hub, more: bool) -> Result<(), Stop> {
     // With more to do it is found a little later, and costs less.
     if !more && hub.is_broken() {
-        return Err(parent_gone());
+        return Err(Stop::parent_gone());
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ use std::fmt;
 pub(crate) struct Session {
     plain: Option<Plain>,
     serving: bool,
-    /// How many requests came, where they do not say which is which.
+    /// How many requests have come, in the mode in which they carry no ids.
     count: u32,
     decoder: Decoder,
     /// A control message that was too large for the decoder's buffer.
@@ -30,20 +30,20 @@ pub(crate) struct Session {
 /// What a child is to do next.
 #[derive(Debug)]
 pub(crate) enum Step<'a> {
-    /// Run a setup, with the octet strings as they travel.
+    /// Run a setup, with its octet strings still encoded.
     Setup { name: &'a str, strings: &'a [u8] },
     /// Serve this function from now on.
     Run(Run<'a>),
     /// Answer a request; the reply carries the id.
     Request { id: u32, payload: Input<'a> },
-    /// Nobody waits for the answer to this request any more.
+    /// The parent does not wait for the answer to this request any more.
     Cancel { id: u32 },
 }
 
 /// A request to be answered.
 #[derive(Debug)]
 pub(crate) struct Request<'a> {
-    /// The reply carries it.
+    /// The reply carries the same.
     pub(crate) id: u32,
     pub(crate) payload: &'a [u8],
     decoder: &'a Decoder,
@@ -57,18 +57,18 @@ impl Request<'_> {
     }
 }
 
-/// How a parent broke the protocol, or what else it speaks.
+/// How a parent broke the protocol.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ParentViolation {
     Decode(DecodeError),
     Control(ControlError),
-    /// A request before it was said which function is to serve it.
+    /// A request before `run` has named the function that is to serve it.
     TooEarly {
         id: u32,
     },
-    /// A setup, or another function, when one is served already.
+    /// A setup, or another function, after `run`.
     TooLate,
-    /// A request with the id of one that is not answered.
+    /// A request with the id of one that is not answered yet.
     Duplicate {
         id: u32,
     },
@@ -92,7 +92,7 @@ impl fmt::Display for ParentViolation {
             ParentViolation::Duplicate { id } => {
                 write!(
                     f,
-                    "expected a new id, got a request with id {id}, which is not answered"
+                    "expected a new id, got a request with id {id}, which is not answered yet"
                 )
             }
             ParentViolation::Id { id } => {
@@ -127,8 +127,8 @@ impl Session {
         self.decoder.space()
     }
 
-    /// The next request, if that is the next step, and has come whole and is not large: what mostly
-    /// comes, told with little ado.
+    /// The next request, if that is the next step, and has come whole and is not large: the fast path
+    /// of [`next`](Session::next).
     #[inline]
     pub(crate) fn request(&mut self) -> Option<Request<'_>> {
         let (serving, plain) = (self.serving, self.plain);
@@ -169,18 +169,18 @@ impl Session {
         Ok(Some(Step::Request { id, payload }))
     }
 
-    /// Whether the requests may end here: they may between two of them.
+    /// Checks whether the requests may end here: between two frames they may.
     pub(crate) fn finish(&self) -> Result<(), DecodeError> {
         self.decoder.finish()
     }
 
-    /// The function that the parent asked for is served from now on, within its limits.
+    /// From now on, the function that the parent asked for is served, within the parent's limits.
     pub(crate) fn serve(&mut self, buflen: usize, max_frame: usize) {
         self.serving = true;
         self.decoder.configure(buflen, max_frame);
     }
 
-    /// The id of a request that does not say it.
+    /// The id of a request that carries none.
     fn counted(&mut self) -> u32 {
         self.count = self.count.wrapping_add(1);
         self.count
@@ -226,7 +226,7 @@ mod tests {
         frame(wire::CONTROL_TO_CHILD, &ToChild::Run(run).encode())
     }
 
-    /// What a session makes of bytes that come in pieces of `split`.
+    /// The steps of a session whose input comes in pieces of `split` bytes.
     fn steps(
         session: &mut Session,
         mut bytes: &[u8],
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_has_its_time() {
+    fn steps_out_of_order_are_refused() {
         assert_eq!(
             all(&frame(1, b"")),
             Err(ParentViolation::TooEarly { id: 1 })

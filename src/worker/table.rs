@@ -1,26 +1,20 @@
 //! The functions and setups of a child, below the codec.
 
 use super::caller::Caller;
-use super::hub::{Hub, describe};
-use super::looper::Loop;
+use super::concurrent::{self, DeferredFn, Function, OnPanic, ThreadedFn};
+use super::event_loop::Loop;
 use super::panics;
-use super::serve::{Options, Server, Stop};
-use super::{concurrent, returning};
+use super::returning::{self, ReturningFn};
+use super::server::{Options, Server, Stop};
 use crate::codec::{Argument, Codec, Input, Strings};
 use crate::error::BoxError;
 use crate::service::Service;
-use crate::wire::{self, Failure, Run};
+use crate::wire::{self, Run};
 use std::num::NonZero;
 use std::sync::Arc;
 use std::thread;
 
-/// Functions are called with a request, and see to it that the call of this id is answered.
-pub(super) type ReturningFn = dyn FnMut(Input<'_>, &'static Hub, u32);
-pub(super) type DeferredFn = dyn FnMut(Input<'_>, &'static Hub, u32, &Loop);
-pub(super) type ThreadedFn = dyn Fn(Input<'_>, &'static Hub, u32) + Send + Sync;
-pub(super) type OnPanic = dyn Fn(&'static Hub, &Failure);
-
-/// Has a child answer requests by one function, until they end.
+/// Answers requests with one function, until they end.
 type Serve = Box<dyn FnMut(Server, Options) -> Result<(), Stop>>;
 
 type Setup = Box<dyn FnMut(Strings) -> Result<(), BoxError>>;
@@ -37,12 +31,12 @@ pub(super) struct Table {
 pub(super) struct FunctionEntry {
     version: u32,
     codec: &'static str,
-    /// In a program that has no function of some shape, nothing refers to what serves that shape, and
+    /// In a program that has no function of some kind, nothing refers to what serves that kind, and
     /// the linker leaves it out.
     serve: Serve,
 }
 
-/// Why a child will not serve: a kind of [`wire::ToParent::StartFailure`], and a message.
+/// Why a child will not serve: the kind and message of a [`wire::ToParent::Refused`].
 pub(super) type StartFailure = (&'static str, String);
 
 impl Table {
@@ -81,13 +75,13 @@ impl Table {
             let caller = Caller::<S>::new(hub, id);
             match S::Codec::decode(request) {
                 Ok(request) => function(request, caller, events),
-                Err(error) => caller.refuse(&error),
+                Err(error) => caller.reject_request(&error),
             }
         });
-        let on_panic = tell_panic(service.clone());
+        let on_panic = report_panic(service.clone());
         let serve = move |server: Server, options: Options| {
             let running = options.max_running;
-            let function = concurrent::Function::Deferred(&mut *function);
+            let function = Function::Deferred(&mut *function);
             concurrent::answer(server, function, &on_panic, options, running)
         };
         self.add(service, Box::new(serve));
@@ -102,11 +96,11 @@ impl Table {
         let function: Arc<ThreadedFn> = Arc::new(move |request, hub, id| {
             Caller::<S>::new(hub, id).answer_with(request, &function);
         });
-        let on_panic = tell_panic(service.clone());
+        let on_panic = report_panic(service.clone());
         let serve = move |server: Server, options: Options| {
             let all = || thread::available_parallelism().map_or(1, NonZero::get);
             let threads = options.threads.unwrap_or_else(all);
-            let function = concurrent::Function::Threaded(&function);
+            let function = Function::Threaded(&function);
             concurrent::answer(server, function, &on_panic, options, threads)
         };
         self.add(service, Box::new(serve));
@@ -136,7 +130,7 @@ impl Table {
         names(&self.functions).collect()
     }
 
-    /// Runs a setup with octet strings as they travel.
+    /// Runs a setup, with its octet strings still encoded.
     pub(super) fn set_up(&mut self, name: &str, strings: &[u8]) -> Result<(), StartFailure> {
         let refused = |message| (wire::REFUSED_SETUP, message);
         let Ok(at) = find(&self.setups, name) else {
@@ -148,7 +142,7 @@ impl Table {
             .map_err(|error| refused(format!("setup `{name}`: {error}")))?;
         match panics::catch(|| setup(strings).map_err(|error| error.to_string())) {
             Ok(result) => result.map_err(|error| refused(format!("setup `{name}`: {error}"))),
-            Err(panic) => Err(refused(format!("setup `{name}` {}", describe(&panic)))),
+            Err(panic) => Err(refused(format!("setup `{name}` {panic}"))),
         }
     }
 
@@ -156,7 +150,7 @@ impl Table {
     pub(super) fn function(&mut self, run: &Run<'_>) -> Result<&mut FunctionEntry, StartFailure> {
         if run.protocol != wire::VERSION {
             let message = format!(
-                "the server speaks version {} of the protocol, the parent version {}",
+                "the child speaks version {} of the protocol, the parent version {}",
                 wire::VERSION,
                 run.protocol
             );
@@ -171,7 +165,7 @@ impl Table {
         let entry = &mut self.functions[at].1;
         if (entry.version, entry.codec) != (run.version, run.codec) {
             let message = format!(
-                "function `{name}` has version {} and codec `{}` in the server, version {} and codec \
+                "function `{name}` has version {} and codec `{}` in the child, version {} and codec \
                  `{}` in the parent",
                 entry.version, entry.codec, run.version, run.codec
             );
@@ -193,24 +187,24 @@ impl Table {
 }
 
 impl FunctionEntry {
-    /// Has a child answer requests by this function, until they end.
+    /// Answers requests with this function, until they end.
     pub(super) fn serve(&mut self, server: Server, options: Options) -> Result<(), Stop> {
         (self.serve)(server, options)
     }
 }
 
-/// Tells the parent of a panic that belongs to no call.
-fn tell_panic<S: Service>(service: S) -> Arc<OnPanic> {
+/// Reports a panic that belongs to no call to the parent.
+fn report_panic<S: Service>(service: S) -> Arc<OnPanic> {
     Arc::new(move |hub, panic| {
-        let message = format!("a callback {}", describe(panic));
+        let message = format!("a callback {panic}");
         if let Some(event) = service.error_event(&message) {
-            // What that has to say is shown by the hook, as the first panic was.
+            // The hook shows a panic of this, as it did the first one.
             let _ = panics::catch(|| hub.event::<S>(event));
         }
     })
 }
 
-/// Where a name is, or where it is to be put.
+/// The index of a name, or the one to insert it at.
 fn find<T>(all: &[(String, T)], name: &str) -> Result<usize, usize> {
     all.binary_search_by(|(other, _)| other.as_str().cmp(name))
 }

@@ -1,8 +1,9 @@
 //! Which calls a child has: those that wait, those that run, and what it may take on. Pure.
 //!
 //! ```text
-//!   arrive() ──▶ waiting ── next() ──▶ running ── answered() ──▶ gone
-//!                   └──── cancel() ──────┴ told
+//!   wait() ──▶ waiting ── next() ──▶ running ── answered() ──▶ gone
+//!                 │      start() ──────▲ └ cancel(): cancelled, still running
+//!                 └ cancel(): gone
 //! ```
 
 use super::id_set::IdSet;
@@ -20,16 +21,16 @@ pub(crate) struct Ledger {
     running: IdSet,
     /// Those of `running` that were cancelled.
     cancelled: IdSet,
-    /// Whether there will be no more requests.
+    /// Whether no more requests will come.
     closed: bool,
 }
 
 /// What a child takes on at most.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallLimits {
-    /// How many calls run at once.
+    /// How many calls run simultaneously.
     pub(crate) running: usize,
-    /// How many bytes may wait, to be started or to be written, before no more is read.
+    /// How many bytes may wait to be started or to be written before no more are read.
     pub(crate) high_water: usize,
 }
 
@@ -48,7 +49,7 @@ pub(crate) enum CallState {
     /// It never starts.
     Waiting,
     Running,
-    /// It had been answered, or never made.
+    /// It was answered, or never made.
     Gone,
 }
 
@@ -57,31 +58,31 @@ pub(crate) enum CallState {
 pub(crate) struct Duplicate;
 
 impl Ledger {
-    /// Changes what is taken on from now on. Default: anything.
+    /// Sets the limits from now on. Default: none.
     pub(crate) fn set_limits(&mut self, limits: CallLimits) {
         self.limits = limits;
     }
 
-    /// A request may start at once, if none waits and there is room: then it counts as running.
+    /// Starts a request if none waits and there is room: then it counts as running.
     #[inline]
     pub(crate) fn start(&mut self, id: u32) -> Result<bool, Duplicate> {
-        let may = self.has_turn();
+        let may = self.may_start_new();
         if may && !self.running.insert(id) {
             return Err(Duplicate);
         }
         Ok(may)
     }
 
-    /// Whether a request with a new id may start at once while so many bytes of answers are not
-    /// written, and another may be read.
+    /// Whether a request with a new id may start immediately, and another may be read, while `unsent`
+    /// bytes of answers are not written.
     #[inline]
     pub(crate) fn is_open(&self, unsent: usize) -> bool {
-        self.has_turn() && self.wants_requests(unsent)
+        self.may_start_new() && self.wants_requests(unsent)
     }
 
-    /// Whether a request need not wait for others.
+    /// Whether a new request need not wait for others.
     #[inline]
-    pub(crate) fn has_turn(&self) -> bool {
+    pub(crate) fn may_start_new(&self) -> bool {
         self.waiting.is_empty() && self.running.len() < self.limits.running
     }
 
@@ -95,8 +96,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Takes the request that is to start next, if there is one and it may. An id that runs already
-    /// is passed over until its call is answered.
+    /// Takes the request that has waited longest, if it may start. One whose id is running holds up
+    /// those behind it until that call is answered.
     pub(crate) fn next(&mut self) -> Option<(u32, SmallBytes)> {
         if self.running.len() >= self.limits.running
             || !self.running.insert(self.waiting.front()?.0)
@@ -108,8 +109,8 @@ impl Ledger {
         Some((id, request))
     }
 
-    /// Whether [`next`](Ledger::next) would give a request.
-    pub(crate) fn may_start(&self) -> bool {
+    /// Whether [`next`](Ledger::next) would return a request.
+    pub(crate) fn may_start_waiting(&self) -> bool {
         let may = self.running.len() < self.limits.running;
         may && self
             .waiting
@@ -117,10 +118,10 @@ impl Ledger {
             .is_some_and(|(id, _)| !self.running.contains(*id))
     }
 
-    /// Nobody waits for the answer any more.
+    /// The parent does not wait for the answer any more.
     pub(crate) fn cancel(&mut self, id: u32) -> CallState {
         if let Some(at) = self.waiting.iter().position(|(waiting, _)| *waiting == id) {
-            let (_, request) = self.waiting.remove(at).expect("it was just found");
+            let (_, request) = self.waiting.remove(at).expect("found at this index");
             self.waiting_bytes -= request.len();
             return CallState::Waiting;
         }
@@ -150,12 +151,12 @@ impl Ledger {
         }
     }
 
-    /// There will be no more requests.
+    /// No more requests will come.
     pub(crate) fn close(&mut self) {
         self.closed = true;
     }
 
-    /// Whether more requests may be read while so many bytes of answers are not written.
+    /// Whether more requests may be read while `unsent` bytes of answers are not written.
     #[inline]
     pub(crate) fn wants_requests(&self, unsent: usize) -> bool {
         !self.closed && unsent.saturating_add(self.waiting_bytes) <= self.limits.high_water
@@ -175,7 +176,7 @@ impl Ledger {
         !self.waiting.is_empty() || self.running.len() > 0
     }
 
-    /// Whether everything is answered, and nothing more will come.
+    /// Whether everything is answered, and no more requests will come.
     pub(crate) fn is_finished(&self) -> bool {
         self.closed && !self.is_busy()
     }

@@ -1,32 +1,33 @@
-//! The call that the main thread is at, told apart from those that run. Pure.
+//! The call that the main thread runs, apart from the others that run. Pure.
 //!
-//! Most functions answer within the main thread's call of them, and then their call need not be put
-//! into the [ledger](super::ledger) and taken out again. Who gives that answer has the hub's lock, and
-//! sees to it that the next call may begin without it.
+//! Most functions answer before they return to the main thread. Such a call need not be put into the
+//! [ledger](super::ledger) and taken out again. The thread that answers it holds the hub's lock, and
+//! makes sure that the next call may begin without it.
 
 use super::ledger::{Duplicate, Ledger};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Changed under the hub's lock, except by [`begin`](Turn::begin), which has a call that nobody else
-/// knows yet.
+/// Changed under the hub's lock, except by [`begin`](MainCall::begin), whose call no other thread knows
+/// yet.
 #[derive(Debug, Default)]
 pub(crate) struct MainCall {
     /// [`CLOSED`], [`OPEN`], or [`AT`] with an id.
     state: AtomicU64,
-    /// No call with a higher id has begun or waits. The main thread's.
+    /// No call with a higher id has begun or waits. Used by the main thread only.
     highest: AtomicU32,
 }
 
-/// The ledger is to be asked before a call begins.
+/// A call may begin only if the ledger permits it.
 const CLOSED: u64 = 0;
-/// A call may begin if its id is a new one.
+/// A call may begin if its id is new.
 const OPEN: u64 = 1 << 32;
 /// The call with this id has begun, and is not answered.
 const AT: u64 = 2 << 32;
 
-// ORDERING: a change by another thread, which answers the call, is seen with what it did before.
+// ORDERING: release and acquire, as another thread answers the call: what it did before is visible to
+// the main thread with the change. `highest` is the main thread's own.
 impl MainCall {
-    /// Begins a call without asking the ledger. Returns whether it may.
+    /// Begins a call without the ledger, if that is possible. Returns whether it was.
     #[inline]
     pub(crate) fn begin(&self, id: u32) -> bool {
         let may = self.is_open() && id > self.highest.load(Ordering::Relaxed);
@@ -37,12 +38,12 @@ impl MainCall {
         may
     }
 
-    /// Begins a call if the ledger lets it. Returns whether it does.
-    pub(crate) fn begin_by(&self, ledger: &Ledger, id: u32) -> Result<bool, Duplicate> {
+    /// Begins a call if the ledger permits it. Returns whether it does.
+    pub(crate) fn begin_with(&self, ledger: &Ledger, id: u32) -> Result<bool, Duplicate> {
         if ledger.is_running(id) {
             return Err(Duplicate);
         }
-        let may = ledger.has_turn();
+        let may = ledger.may_start_new();
         if may {
             let highest = self.highest.load(Ordering::Relaxed).max(id);
             let highest = if ledger.is_busy() { highest } else { id };
@@ -52,17 +53,17 @@ impl MainCall {
         Ok(may)
     }
 
-    /// The main thread is done with a call. If it is not answered, the ledger has it from now on.
-    pub(crate) fn leave(&self, ledger: &mut Ledger, id: u32, unsent: usize) {
+    /// The function has returned from a call. If it is not answered, it goes into the ledger.
+    pub(crate) fn returned(&self, ledger: &mut Ledger, id: u32, unsent: usize) {
         if self.is_at(id) {
             let started = ledger.start(id);
-            debug_assert_eq!(started, Ok(true), "that was so when it began");
+            debug_assert_eq!(started, Ok(true), "there was room when it began");
             self.end(ledger.is_open(unsent));
         }
     }
 
-    /// A call was answered, and so many bytes are now to be written. Returns whether the main thread was
-    /// at it.
+    /// A call was answered, and `unsent` bytes are now to be written. Returns whether it was the main
+    /// thread's.
     #[inline]
     pub(crate) fn answered(&self, ledger: &mut Ledger, id: u32, unsent: usize) -> bool {
         let is_at = self.is_at(id);
@@ -74,19 +75,19 @@ impl MainCall {
         is_at
     }
 
-    /// A call waits: the next one is to ask the ledger.
-    pub(crate) fn wait(&self, id: u32) {
+    /// A call waits: the next one needs the ledger's permission.
+    pub(crate) fn queued(&self, id: u32) {
         self.highest.fetch_max(id, Ordering::Relaxed);
         self.end(false);
     }
 
-    /// Whether a call may begin if its id is a new one.
+    /// Whether a call may begin if its id is new.
     #[inline]
     pub(crate) fn is_open(&self) -> bool {
         self.state.load(Ordering::Acquire) == OPEN
     }
 
-    /// Whether the main thread is at this call, and it is not answered.
+    /// Whether the main thread runs this call, and it is not answered.
     #[inline]
     pub(crate) fn is_at(&self, id: u32) -> bool {
         self.state.load(Ordering::Acquire) == AT | u64::from(id)
@@ -114,75 +115,78 @@ mod tests {
     }
 
     #[test]
-    fn first_call_asks_the_ledger_and_the_next_need_not() {
-        let (turn, mut ledger) = child(1, 100);
-        assert!(!turn.begin(1), "nothing is known yet");
-        assert_eq!(turn.begin_by(&ledger, 1), Ok(true));
-        assert!(turn.is_at(1) && !turn.is_open());
-        assert!(!turn.begin(2), "one at a time");
-        assert!(turn.answered(&mut ledger, 1, 0));
-        assert!(turn.is_open() && !turn.is_at(1));
-        assert!(turn.begin(2) && turn.is_at(2));
+    fn first_call_needs_the_ledger_and_the_next_does_not() {
+        let (main, mut ledger) = child(1, 100);
+        assert!(!main.begin(1), "nothing is known yet");
+        assert_eq!(main.begin_with(&ledger, 1), Ok(true));
+        assert!(main.is_at(1) && !main.is_open());
+        assert!(!main.begin(2), "one at a time");
+        assert!(main.answered(&mut ledger, 1, 0));
+        assert!(main.is_open() && !main.is_at(1));
+        assert!(main.begin(2) && main.is_at(2));
     }
 
     #[test]
-    fn call_left_unanswered_is_the_ledgers() {
-        let (turn, mut ledger) = child(2, 100);
-        assert_eq!(turn.begin_by(&ledger, 1), Ok(true));
-        turn.leave(&mut ledger, 1, 0);
-        assert!(!turn.is_at(1) && ledger.is_running(1));
-        assert!(turn.is_open(), "another one may run beside it");
-        assert!(turn.begin(2));
-        turn.leave(&mut ledger, 2, 0);
-        assert!(!turn.is_open(), "no more may");
-        assert!(!turn.answered(&mut ledger, 1, 0), "it was not at it");
-        assert_eq!(turn.begin_by(&ledger, 3), Ok(true));
+    fn call_that_returns_unanswered_goes_into_the_ledger() {
+        let (main, mut ledger) = child(2, 100);
+        assert_eq!(main.begin_with(&ledger, 1), Ok(true));
+        main.returned(&mut ledger, 1, 0);
+        assert!(!main.is_at(1) && ledger.is_running(1));
+        assert!(main.is_open(), "another one may run beside it");
+        assert!(main.begin(2));
+        main.returned(&mut ledger, 2, 0);
+        assert!(!main.is_open(), "no more may");
+        assert!(
+            !main.answered(&mut ledger, 1, 0),
+            "it was not the main thread's"
+        );
+        assert_eq!(main.begin_with(&ledger, 3), Ok(true));
     }
 
     #[test]
-    fn answered_call_is_not_left_to_the_ledger() {
-        let (turn, mut ledger) = child(1, 100);
-        assert_eq!(turn.begin_by(&ledger, 1), Ok(true));
-        assert!(turn.answered(&mut ledger, 1, 0));
-        turn.leave(&mut ledger, 1, 0);
-        assert!(turn.is_open() && !ledger.is_busy());
+    fn answered_call_does_not_go_into_the_ledger() {
+        let (main, mut ledger) = child(1, 100);
+        assert_eq!(main.begin_with(&ledger, 1), Ok(true));
+        assert!(main.answered(&mut ledger, 1, 0));
+        main.returned(&mut ledger, 1, 0);
+        assert!(main.is_open() && !ledger.is_busy());
     }
 
     #[test]
-    fn ledger_is_asked_when_requests_wait_or_answers_gather() {
-        let (turn, mut ledger) = child(1, 100);
-        assert_eq!(turn.begin_by(&ledger, 1), Ok(true));
-        assert!(turn.answered(&mut ledger, 1, 101));
-        assert!(!turn.is_open(), "above high water");
-        assert_eq!(turn.begin_by(&ledger, 2), Ok(true));
-        assert!(turn.answered(&mut ledger, 2, 100) && turn.is_open());
+    fn ledger_is_needed_when_requests_wait_or_answers_gather() {
+        let (main, mut ledger) = child(1, 100);
+        assert_eq!(main.begin_with(&ledger, 1), Ok(true));
+        assert!(main.answered(&mut ledger, 1, 101));
+        assert!(!main.is_open(), "above high water");
+        assert_eq!(main.begin_with(&ledger, 2), Ok(true));
+        assert!(main.answered(&mut ledger, 2, 100) && main.is_open());
         ledger.wait(3, vec![].into()).unwrap();
-        turn.wait(3);
-        assert!(!turn.begin(4));
-        assert_eq!(turn.begin_by(&ledger, 4), Ok(false), "3 comes first");
+        main.queued(3);
+        assert!(!main.begin(4));
+        assert_eq!(main.begin_with(&ledger, 4), Ok(false), "3 comes first");
     }
 
-    /// Only an id above all others is known to be new without the ledger.
+    /// Only an id above all others is certain to be new without the ledger.
     #[test]
-    fn id_that_may_be_in_use_is_looked_up() {
-        let (turn, mut ledger) = child(9, 100);
+    fn id_that_may_be_in_use_needs_the_ledger() {
+        let (main, mut ledger) = child(9, 100);
         for id in [5, 7] {
-            assert_eq!(turn.begin_by(&ledger, id), Ok(true));
-            turn.leave(&mut ledger, id, 0);
+            assert_eq!(main.begin_with(&ledger, id), Ok(true));
+            main.returned(&mut ledger, id, 0);
         }
         for id in [5, 6, 7] {
-            assert!(!turn.begin(id));
+            assert!(!main.begin(id));
         }
-        assert_eq!(turn.begin_by(&ledger, 5), Err(Duplicate));
-        assert_eq!(turn.begin_by(&ledger, 6), Ok(true));
-        assert!(turn.answered(&mut ledger, 6, 0));
-        assert!(!turn.begin(7) && turn.begin(8));
-        // Ids begin again, when no call runs.
+        assert_eq!(main.begin_with(&ledger, 5), Err(Duplicate));
+        assert_eq!(main.begin_with(&ledger, 6), Ok(true));
+        assert!(main.answered(&mut ledger, 6, 0));
+        assert!(!main.begin(7) && main.begin(8));
+        // When no call runs, ids may start over.
         for id in [5, 7, 8] {
-            turn.answered(&mut ledger, id, 0);
+            main.answered(&mut ledger, id, 0);
         }
-        assert_eq!(turn.begin_by(&ledger, 1), Ok(true));
-        assert!(turn.answered(&mut ledger, 1, 0));
-        assert!(turn.begin(2));
+        assert_eq!(main.begin_with(&ledger, 1), Ok(true));
+        assert!(main.answered(&mut ledger, 1, 0));
+        assert!(main.begin(2));
     }
 }

@@ -1,5 +1,5 @@
-//! A child's bookkeeping of its calls: which wait, which run, and which one the main thread is at.
-//! Pure.
+//! A child's bookkeeping of its calls: which wait, which run, and which one the main thread runs. Pure.
+//! Declares and re-exports only.
 
 mod id_set;
 mod ledger;

@@ -1,39 +1,44 @@
-//! A child that does many things at once: every request starts as it comes, on the loop or on threads.
+//! Serves a deferred or threaded function: every request starts as it comes, on the loop or on threads.
 //!
 //! One round of the loop: take the requests that have come, do what was posted, fire the timers that
-//! are due, write what all that made, and sleep until something happens. With nothing but requests
-//! to wait for, sleeping is reading: a batch costs one read and one write.
+//! are due, write the output of all that, and sleep until something happens. With nothing but requests
+//! to wait for, it sleeps in a read: a batch costs one read and one write.
 
-use super::calls::CallLimits;
-use super::hub::{Hub, LoopStatus};
-use super::looper::{Loop, PollPlaces};
-use super::output::WritePolicy;
-use super::panics;
-use super::request_reader::LINGER;
-use super::serve::{Done, Options, Server, Stop, broken, io_error, parent_gone};
-use super::session::{ParentViolation, Step};
-use super::table::{self, OnPanic};
+use super::decision::{Decision, DoneState, LocalStatus, SleepMode};
 use crate::codec::Input;
 use crate::sys::{Interest, PollSet, Waker};
 use crate::threads;
-use crate::wire::Failure;
-use crate::wire::Plain;
+use crate::wire::{Failure, Plain};
+use crate::worker::calls::CallLimits;
+use crate::worker::event_loop::{Loop, PollPlaces};
+use crate::worker::hub::{Hub, WritePolicy};
+use crate::worker::panics;
+use crate::worker::request_reader::LINGER;
+use crate::worker::server::{Done, Options, Server, Stop};
+use crate::worker::session::{ParentViolation, Step};
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-/// What such a child calls.
-pub(super) enum Function<'a> {
-    /// All calls at once, on the loop.
-    Deferred(&'a mut table::DeferredFn),
-    /// Several calls at once, on threads.
-    Threaded(&'a Arc<table::ThreadedFn>),
+/// Runs the function with a request. The call of this id is answered then or later.
+pub(in crate::worker) type DeferredFn = dyn FnMut(Input<'_>, &'static Hub, u32, &Loop);
+/// Runs the function with a request, on any thread, and answers the call of this id.
+pub(in crate::worker) type ThreadedFn = dyn Fn(Input<'_>, &'static Hub, u32) + Send + Sync;
+/// Is passed the panics that belong to no call.
+pub(in crate::worker) type OnPanic = dyn Fn(&'static Hub, &Failure);
+
+/// What a child serves.
+pub(in crate::worker) enum Function<'a> {
+    /// All calls simultaneously, on the loop.
+    Deferred(&'a mut DeferredFn),
+    /// Several calls simultaneously, on threads.
+    Threaded(&'a Arc<ThreadedFn>),
 }
 
-/// Answers requests until they end and all is answered, at most `running` of them at once. If there is
-/// something to be done then, goes on until nothing is left to wait for.
-pub(super) fn answer(
+/// Answers requests until they end and everything is answered, at most `running` of them
+/// simultaneously. Calls `done` then, if there is one, and continues until nothing is left to wait for.
+pub(in crate::worker) fn answer(
     server: Server,
     function: Function<'_>,
     on_panic: &Arc<OnPanic>,
@@ -42,8 +47,8 @@ pub(super) fn answer(
 ) -> Result<(), Stop> {
     let (hub, on_panic) = (server.hub, Arc::clone(on_panic));
     let on_panic = move |panic: &Failure| on_panic(hub, panic);
-    let running = match hub.plain {
-        // Answers in order are those of calls that run in order.
+    let running = match hub.plain() {
+        // Answers come in order if calls run in order.
         Some(Plain::Ordered) => 1,
         Some(Plain::Tagged) | None => running,
     };
@@ -76,17 +81,20 @@ struct ConcurrentChild {
     /// Whether the session may have requests that were not taken.
     backlog: bool,
     waker: Option<Arc<Waker>>,
-    /// What the last sleep waited for. Kept for their memory.
+    /// What the last poll waited for. Kept for their memory.
     set: PollSet,
     places: PollPlaces,
 }
 
 impl ConcurrentChild {
     fn run(mut self, mut function: Function<'_>, mut done: Option<Done>) -> Result<(), Stop> {
-        let mut runs_on = false;
+        let mut done_state = match done {
+            Some(_) => DoneState::Pending,
+            None => DoneState::None,
+        };
         loop {
             self.take_requests(&mut function)?;
-            self.events.settle();
+            self.events.run_posts();
             if let Some(deadline) = self.events.deadline() {
                 let now = Instant::now();
                 if deadline <= now {
@@ -98,34 +106,49 @@ impl ConcurrentChild {
             let Some(status) = self.server.hub.prepare_to_sleep() else {
                 continue;
             };
-            if status.broken && !runs_on {
-                return Err(parent_gone());
+            // A post from before that has woken nobody.
+            if self.events.has_posts() {
+                self.server.hub.woke_up();
+                continue;
             }
-            if runs_on {
-                if self.events.is_idle() {
-                    return Ok(());
+            match self.status(done_state).decide(status) {
+                Decision::ParentGone => return Err(Stop::parent_gone()),
+                Decision::Finished => return Ok(()),
+                Decision::CallDone => {
+                    done_state = DoneState::Called;
+                    self.server.hub.woke_up();
+                    if let Some(done) = done.take() {
+                        self.events.run_guarded(done);
+                    }
                 }
-            } else if status.finished {
-                let Some(done) = done.take() else {
-                    return Ok(());
-                };
-                runs_on = true;
-                self.server.hub.woke_up();
-                self.events.guard_once(done);
-                continue;
+                Decision::TakeRequests => self.server.hub.woke_up(),
+                Decision::MakeWaker => self.make_waker()?,
+                Decision::Sleep(SleepMode::Read) => {
+                    let more = self.server.read();
+                    self.server.hub.woke_up();
+                    self.after_read(more?);
+                }
+                Decision::Sleep(SleepMode::ReadBriefly) => self.read_briefly()?,
+                Decision::Sleep(SleepMode::Poll { requests, room }) => {
+                    self.poll(requests, room, status.busy)?;
+                }
             }
-            if status.wants_requests && self.backlog {
-                self.server.hub.woke_up();
-                continue;
-            }
-            let wants_waker = status.wants_waker || !self.events.is_idle();
-            if wants_waker && self.waker.is_none() {
-                // With the bell there, another look: it may have been wanted meanwhile.
-                self.waker = Some(self.server.hub.waker().map_err(io_error)?);
-                continue;
-            }
-            self.sleep(status, wants_waker)?;
         }
+    }
+
+    fn status(&self, done: DoneState) -> LocalStatus {
+        LocalStatus {
+            reading: self.reading,
+            backlog: self.backlog,
+            has_waker: self.waker.is_some(),
+            idle: self.events.is_idle(),
+            done,
+        }
+    }
+
+    fn make_waker(&mut self) -> Result<(), Stop> {
+        self.waker = Some(self.server.hub.waker().map_err(Stop::connection)?);
+        Ok(())
     }
 
     /// Starts or queues the requests that were read.
@@ -140,26 +163,27 @@ impl ConcurrentChild {
         let mut taken = None;
         // A panic ends one call only. The others need no guard of their own.
         while taken.is_none() {
-            events.guard_once(|events| {
+            events.run_guarded(|events| {
                 taken = Some(take(server, function, &mut call, events));
             });
             if let Some(id) = call.take() {
-                server.hub.leave(id);
+                server.hub.returned(id);
             }
         }
-        *backlog = taken.expect("the loop ends with it")?;
+        *backlog = taken.expect("the loop ends when it is set")?;
         Ok(())
     }
 
-    /// Starts what waits, as far as it may: here, or on threads, which are made as needed.
+    /// Starts the requests that wait, as far as they may start: here, or on threads, which are started
+    /// as needed.
     fn start_waiting(&mut self, function: &mut Function<'_>) {
         match function {
             Function::Deferred(function) => {
-                while let Some((id, request, _)) = self.server.hub.next() {
+                while let Some((id, request, _)) = self.server.hub.next_request() {
                     let hub = &self.server.hub;
                     let request = Input::from(request);
                     self.events
-                        .guard_once(|events| function(request, hub, id, events));
+                        .run_guarded(|events| function(request, hub, id, events));
                 }
             }
             Function::Threaded(function) => {
@@ -170,10 +194,10 @@ impl ConcurrentChild {
                     let spawned = threads::start(thread, Box::new(move || work(hub, &*function)));
                     match spawned {
                         Ok(_) => self.threads += 1,
-                        // The ones there are do it. The first one is needed.
+                        // The threads there are will do. One is needed.
                         Err(_) if self.threads > 0 => return self.server.hub.remove_thread(),
                         Err(error) => {
-                            eprintln!("offspring server: cannot start a thread: {error}");
+                            eprintln!("offspring child: cannot start a thread: {error}");
                             std::process::exit(1);
                         }
                     }
@@ -182,111 +206,96 @@ impl ConcurrentChild {
         }
     }
 
-    /// Waits until there is something to do, and reads if there are requests.
-    fn sleep(&mut self, status: LoopStatus, wants_waker: bool) -> Result<(), Stop> {
-        let wants_requests = status.wants_requests && self.reading;
-        let only_requests =
-            wants_requests && !status.wants_room && !wants_waker && self.events.is_idle();
-        if only_requests && status.busy {
-            let server = &mut self.server;
-            let read = server.requests.read_briefly(&mut server.session);
-            self.server.hub.woke_up();
-            let Some(n) = read.map_err(io_error)? else {
-                // From now on it sleeps where it hears of the last answer.
-                self.waker = Some(self.server.hub.waker().map_err(io_error)?);
-                return Ok(());
-            };
-            let more = self.server.has_read(n)?;
-            return self.has_read(more);
-        }
-        if only_requests {
-            let more = self.server.read();
-            self.server.hub.woke_up();
-            return self.has_read(more?);
-        }
-        let mut wait = Wait {
-            requests: None,
-            room: None,
-            waker: None,
+    /// Reads requests while others run. If none come for a while, the loop makes a waker, to be woken
+    /// by the last answer.
+    fn read_briefly(&mut self) -> Result<(), Stop> {
+        let server = &mut self.server;
+        let read = server.requests.read_briefly(&mut server.session);
+        server.hub.woke_up();
+        let Some(n) = read.map_err(Stop::connection)? else {
+            return self.make_waker();
         };
+        let more = server.after_read(n)?;
+        self.after_read(more);
+        Ok(())
+    }
+
+    /// Waits until there is something to do, and reads if there are requests.
+    fn poll(&mut self, requests: bool, room: bool, busy: bool) -> Result<(), Stop> {
         self.set.clear();
-        if wants_requests {
+        let requests = requests.then(|| {
             let number = self.server.requests.number();
-            wait.requests = Some(self.set.add(number, Interest::Readable));
-        }
-        if status.wants_room {
+            self.set.add(number, Interest::Readable)
+        });
+        if room {
             let number = self.server.hub.output().as_raw_fd();
-            wait.room = Some(self.set.add(number, Interest::Writable));
+            self.set.add(number, Interest::Writable);
         }
-        if let Some(waker) = &self.waker {
+        let waker = self.waker.as_ref().map(|waker| {
             let number = waker.as_fd().as_raw_fd();
-            wait.waker = Some(self.set.add(number, Interest::Readable));
-        }
+            self.set.add(number, Interest::Readable)
+        });
         self.events.add_to(&mut self.set, &mut self.places);
-        self.poll(status.busy)?;
+        self.wait(busy)?;
         self.server.hub.woke_up();
-        if let (Some(place), Some(waker)) = (wait.waker, &self.waker)
+        if let (Some(place), Some(waker)) = (waker, &self.waker)
             && self.set.is_ready(place)
         {
             waker.reset();
         }
         self.events.fire_ready(&self.set, &self.places);
-        if wait.requests.is_some_and(|place| self.set.is_ready(place)) {
+        if requests.is_some_and(|place| self.set.is_ready(place)) {
             let server = &mut self.server;
-            let read = server
-                .requests
-                .try_read(&mut server.session)
-                .map_err(io_error)?;
-            if let Some(n) = read {
-                let more = server.has_read(n)?;
-                return self.has_read(more);
+            let read = server.requests.try_read(&mut server.session);
+            if let Some(n) = read.map_err(Stop::connection)? {
+                let more = server.after_read(n)?;
+                self.after_read(more);
             }
         }
         Ok(())
     }
 
-    /// Waits for the set and the next timer. A child that is idle for a while lets go of its parent;
-    /// one that has calls to answer does not, or it would go on with them when the parent is gone.
-    fn poll(&mut self, busy: bool) -> Result<(), Stop> {
+    /// Waits for the set and the next timer. A child that is idle for a while disarms its lifeline; one
+    /// that has calls to answer does not, or it would continue them when the parent is gone.
+    fn wait(&mut self, busy: bool) -> Result<(), Stop> {
         let deadline = self.events.deadline();
         let left = || deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let requests = &mut self.server.requests;
         if requests.is_armed() && self.reading {
             let first = left().map_or(LINGER, |left| left.min(LINGER));
-            if self.set.wait(Some(first)).map_err(io_error)? > 0
+            if self.set.wait(Some(first)).map_err(Stop::connection)? > 0
                 || left().is_some_and(|l| l.is_zero())
             {
                 return Ok(());
             }
             if !busy {
                 requests.disarm_lifeline();
-            } else if !self.server.hub.keep_sleeping() {
+            } else if !self.server.hub.wake_when_idle() {
                 return Ok(());
             }
         }
-        self.set.wait(left()).map_err(io_error)?;
-        if self.reading && !requests.arm_lifeline().map_err(io_error)? {
-            // The parent is gone; so are its requests.
+        self.set.wait(left()).map_err(Stop::connection)?;
+        if self.reading && !requests.arm_lifeline().map_err(Stop::connection)? {
+            // The parent is gone: no more requests will come.
             self.end_of_requests();
         }
         Ok(())
     }
 
-    fn has_read(&mut self, more: bool) -> Result<(), Stop> {
+    fn after_read(&mut self, more: bool) {
         if !more {
             self.end_of_requests();
         }
-        Ok(())
     }
 
     fn end_of_requests(&mut self) {
         self.reading = false;
-        self.server.hub.close();
+        self.server.hub.end_of_requests();
     }
 }
 
-/// Starts or queues the requests that were read. Returns whether there may be more, as no more may be
-/// taken on. `call` is the one that is being started, if there was a panic.
+/// Starts or queues the requests that were read. Returns whether there may be more, if it stops because
+/// no more may be taken now. After a panic, `call` is the one that was being started.
 fn take(
     server: &mut Server,
     function: &mut Function<'_>,
@@ -302,7 +311,7 @@ fn take(
                 return Ok(true);
             }
         }
-        match server.session.next().map_err(broken)? {
+        match server.session.next().map_err(Stop::protocol)? {
             None => return Ok(false),
             Some(Step::Request { id, payload }) => {
                 start(function, call, hub, events, id, payload)?;
@@ -312,7 +321,7 @@ fn take(
             }
             Some(Step::Cancel { id }) => hub.cancel(id),
             Some(Step::Setup { .. } | Step::Run(_)) => {
-                unreachable!("the session refuses what is too late")
+                unreachable!("the session refuses these after `run`")
             }
         }
     }
@@ -328,33 +337,26 @@ fn start<'a>(
     id: u32,
     payload: impl Into<Input<'a>>,
 ) -> Result<(), Stop> {
-    let duplicate = |_| broken(ParentViolation::Duplicate { id });
+    let duplicate = |_| Stop::protocol(ParentViolation::Duplicate { id });
     match function {
         Function::Deferred(function) if hub.begin(id).map_err(duplicate)? => {
-            panics::mark();
+            panics::begin_once();
             *call = Some(id);
             function(payload.into(), hub, id, events);
             *call = None;
-            hub.leave(id);
+            hub.returned(id);
         }
         _ => hub.queue(id, payload.into()).map_err(duplicate)?,
     }
     Ok(())
 }
 
-/// Places in a [`PollSet`].
-struct Wait {
-    requests: Option<usize>,
-    room: Option<usize>,
-    waker: Option<usize>,
-}
-
 /// A thread of a child: takes requests that wait, and answers them.
-fn work(hub: &'static Hub, function: &table::ThreadedFn) {
+fn work(hub: &'static Hub, function: &ThreadedFn) {
     loop {
-        let (id, request) = hub.take();
+        let (id, request) = hub.wait_for_request();
         WritePolicy::LastCall.set();
-        // A panic has failed the call by now, as its caller was dropped.
+        // After a panic the call has failed, as its caller was dropped.
         let _ = panics::catch(|| function(Input::from(request), hub, id));
         hub.thread_is_free();
     }

@@ -1,33 +1,48 @@
-//! What functions that answer later live by: timers, descriptors and work from other threads.
+//! The event loop of deferred functions: timers, descriptors and work from other threads.
 
-use super::hub::Hub;
-use super::panics;
+use super::descriptors::{Descriptor, Descriptors, PollPlaces};
+use super::mailbox::Mailbox;
 use super::timers::Timers;
 use crate::id_map::IdMap;
 use crate::sys::{Interest, PollSet};
 use crate::threads;
 use crate::wire::Failure;
+use crate::worker::hub::Hub;
+use crate::worker::panics;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What another thread has to say to the loop.
-pub(super) enum Post {
-    /// A callback to be run.
+/// What is to be done on the loop.
+enum Post {
+    /// Run a callback.
     Run(Box<dyn FnOnce(&Loop) + Send>),
-    /// What an offloaded function returned, or its panic.
+    /// Pass on what an offloaded function returned, or its panic.
     Offloaded(u64, Result<Box<dyn Any + Send>, Failure>),
-    /// A watch that was cancelled.
+    /// Drop a watch that was cancelled.
     Cancelled(u64),
+}
+
+/// How a loop is reached from other threads.
+struct LoopHandle {
+    hub: &'static Hub,
+    posts: Mailbox<Post>,
+}
+
+impl LoopHandle {
+    fn post(&self, post: Post) {
+        self.posts.push(post);
+        self.hub.wake_loop();
+    }
 }
 
 type Callback = Box<dyn FnMut(&Loop) -> Repeat>;
 type OffloadCallback = Box<dyn FnOnce(Box<dyn Any + Send>, &Loop)>;
 
-/// What becomes of a watch that has fired.
+/// Whether a watch that has fired stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Repeat {
     Again,
@@ -39,23 +54,13 @@ struct Timer {
     callback: Callback,
 }
 
-/// A descriptor that is watched. The callback owns it, so it stays open.
-struct Descriptor {
-    fd: RawFd,
-    interest: Interest,
-    callback: Callback,
-}
-
-/// Where the descriptors of a loop are in a [`PollSet`].
-pub(super) type PollPlaces = Vec<(u64, usize)>;
-
-/// The child's loop: what a function that answers later is given beside the call, and every callback
-/// that it registers.
+/// The child's event loop, passed to every [deferred](crate::Worker::deferred) function and to every
+/// callback that is registered on it.
 ///
-/// Everything runs on the child's main thread, one callback at a time, each for as long as it likes,
-/// though nothing else happens meanwhile. What callbacks need they own: a [`Caller`], a socket, a
-/// counter. A callback that panics is gone, and the calls that it owned fail with the panic, if it
-/// owned none, the parent gets [`Service::error_event`] with it; everything else goes on.
+/// Everything runs on the child's main thread, one callback at a time. A callback may take as long as
+/// it needs, but nothing else runs meanwhile. Callbacks own what they need: a [`Caller`], a socket, a
+/// counter. A callback that panics is dropped, and the calls that it owned fail with the panic; if it
+/// owned none, the parent gets [`Service::error_event`] with the panic. Everything else continues.
 ///
 /// [`Caller`]: crate::Caller
 /// [`Service::error_event`]: crate::Service::error_event
@@ -94,12 +99,12 @@ pub(super) type PollPlaces = Vec<(u64, usize)>;
 /// # }
 /// ```
 pub struct Loop {
-    hub: &'static Hub,
+    /// There until the process exits, so that watches and posters need not count references.
+    handle: &'static LoopHandle,
     /// Ids of watches and offloads.
     last_id: Cell<u64>,
     timers: RefCell<Timers<Timer>>,
-    /// By id. All of them are gone through before every sleep, so a list will do.
-    descriptors: RefCell<Vec<(u64, Descriptor)>>,
+    descriptors: RefCell<Descriptors<Callback>>,
     offloaded: RefCell<IdMap<OffloadCallback>>,
     on_panic: Box<dyn Fn(&Failure)>,
 }
@@ -111,10 +116,11 @@ impl fmt::Debug for Loop {
 }
 
 impl Loop {
-    /// `on_panic` is told of panics in callbacks that owned no call.
-    pub(super) fn new(hub: &'static Hub, on_panic: Box<dyn Fn(&Failure)>) -> Self {
+    /// `on_panic` is passed the panics of callbacks that owned no call.
+    pub(in crate::worker) fn new(hub: &'static Hub, on_panic: Box<dyn Fn(&Failure)>) -> Self {
+        let posts = Mailbox::default();
         Loop {
-            hub,
+            handle: Box::leak(Box::new(LoopHandle { hub, posts })),
             last_id: Cell::new(0),
             timers: RefCell::default(),
             descriptors: RefCell::default(),
@@ -123,7 +129,7 @@ impl Loop {
         }
     }
 
-    /// Calls `callback` once, after this time. A time that overflows the clock is never.
+    /// Calls `callback` once, after `delay`. A delay that overflows the clock means never.
     pub fn after(&self, delay: Duration, callback: impl FnOnce(&Loop) + 'static) -> Watch {
         let mut once = Some(callback);
         self.add_timer(delay, move |this| {
@@ -134,9 +140,9 @@ impl Loop {
         })
     }
 
-    /// Calls `callback` again and again, every so often, as long as it returns what it is to be given
-    /// the next time; `None` ends it. A beat that is missed is skipped. An interval of zero is as
-    /// often as possible, with everything else in between.
+    /// Calls `callback` every `interval`, first with `keep` and then with what it returned the last
+    /// time; `None` ends it. Missed ticks are skipped. An interval of zero means as often as possible,
+    /// with everything else in between.
     pub fn every<K: 'static>(
         &self,
         interval: Duration,
@@ -146,14 +152,14 @@ impl Loop {
         let mut kept = Some(keep);
         self.add_timer(interval, move |this| {
             kept = kept.take().and_then(|keep| callback(keep, this));
-            next(kept.is_some())
+            Repeat::when(kept.is_some())
         })
     }
 
-    /// Calls `callback` whenever the descriptor can be read, or has an end or an error to tell, as
-    /// long as it returns what it is to be given the next time; `None` ends it, and drops the
-    /// descriptor. It is called again if it leaves something unread. A read that would block stops
-    /// the whole loop: make the descriptor non-blocking, or read once for each time.
+    /// Calls `callback` whenever the descriptor is readable, at its end, or has an error: first with
+    /// `keep` and then with what it returned the last time. `None` ends it, and drops the descriptor.
+    /// It is called again if it leaves something unread. A read that blocks stops the whole loop: make
+    /// the descriptor non-blocking, or read once per call of `callback`.
     ///
     /// # Examples
     ///
@@ -194,7 +200,7 @@ impl Loop {
         self.add_descriptor(fd, Interest::Readable, keep, callback)
     }
 
-    /// As [`readable`](Loop::readable), for room to write.
+    /// Same as [`readable`](Loop::readable), for when the descriptor is writable.
     pub fn writable<F: AsFd + 'static, K: 'static>(
         &self,
         fd: F,
@@ -204,8 +210,8 @@ impl Loop {
         self.add_descriptor(fd, Interest::Writable, keep, callback)
     }
 
-    /// Runs `work` on a thread of its own, and then `then` here, with what it returned. If `work`
-    /// panics, `then` is dropped, and the calls that it owns fail with the panic.
+    /// Runs `work` on a thread of its own, and then `then` on the loop, with what `work` returned. If
+    /// `work` panics, `then` is dropped, and the calls that it owns fail with the panic.
     ///
     /// # Panics
     ///
@@ -237,13 +243,13 @@ impl Loop {
         let poster = self.poster();
         let id = self.new_id();
         let then: OffloadCallback = Box::new(move |value, this| {
-            let value = value.downcast().expect("it was boxed as what it is");
+            let value = value.downcast().expect("`work` boxed a `T`");
             then(*value, this);
         });
         let thread = thread::Builder::new().name("offspring offload".into());
         let work = move || {
             let result = panics::catch(work).map(|value| Box::new(value) as Box<dyn Any + Send>);
-            poster.hub.post(Post::Offloaded(id, result));
+            poster.handle.post(Post::Offloaded(id, result));
         };
         if let Err(error) = threads::start(thread, Box::new(work)) {
             panic!("cannot start a thread: {error}");
@@ -251,41 +257,48 @@ impl Loop {
         self.offloaded.borrow_mut().insert(id, then);
     }
 
-    /// A way for other threads to have something run here.
+    /// Returns a handle with which other threads run callbacks on the loop.
     ///
     /// # Panics
     ///
     /// If the system has no descriptor left.
     #[must_use]
     pub fn poster(&self) -> Poster {
-        if let Err(error) = self.hub.waker() {
-            panic!("cannot make a descriptor to be woken by: {error}");
+        if let Err(error) = self.handle.hub.waker() {
+            panic!("cannot make a descriptor to wake the loop with: {error}");
         }
-        Poster { hub: self.hub }
+        Poster {
+            handle: self.handle,
+        }
     }
 
     // ---- for the child that runs it ----
 
-    /// Does what was posted: before every callback, so that what was cancelled does not fire.
-    pub(super) fn settle(&self) {
-        for post in self.hub.take_posts() {
+    /// Whether other threads have posted something since [`run_posts`](Loop::run_posts).
+    pub(in crate::worker) fn has_posts(&self) -> bool {
+        !self.handle.posts.is_empty()
+    }
+
+    /// Does what was posted: before every callback, so that a cancelled watch does not fire.
+    pub(in crate::worker) fn run_posts(&self) {
+        for post in self.handle.posts.take() {
             match post {
-                Post::Run(callback) => self.guard_once(|this| callback(this)),
+                Post::Run(callback) => self.run_guarded(|this| callback(this)),
                 Post::Cancelled(id) => {
                     let timer = self.timers.borrow_mut().remove(id);
-                    let descriptor = self.take_descriptor(id);
-                    self.guard_once(|_| drop((timer, descriptor)));
+                    let descriptor = self.descriptors.borrow_mut().remove(id);
+                    self.run_guarded(|_| drop((timer, descriptor)));
                 }
                 Post::Offloaded(id, result) => {
                     let mut offloaded = self.offloaded.borrow_mut();
                     let then = offloaded.remove(id);
-                    let then = then.expect("it was put there, and is taken once");
+                    let then = then.expect("inserted by `offload`, taken once");
                     offloaded.trim();
                     drop(offloaded);
                     match result {
-                        Ok(value) => self.guard_once(|this| then(value, this)),
+                        Ok(value) => self.run_guarded(|this| then(value, this)),
                         Err(panic) => {
-                            if !panics::drop_blaming(then, &panic) {
+                            if !panics::drop_after_panic(then, &panic) {
                                 (self.on_panic)(&panic);
                             }
                         }
@@ -295,17 +308,17 @@ impl Loop {
         }
     }
 
-    /// Runs a callback that happens once. What it captured is dropped by its panic.
-    pub(super) fn guard_once(&self, callback: impl FnOnce(&Loop)) {
-        if let Err(panic) = panics::catch_blaming_once(|| callback(self)) {
+    /// Runs a callback once. If it panics, what it captured is dropped.
+    pub(in crate::worker) fn run_guarded(&self, callback: impl FnOnce(&Loop)) {
+        if let Err(panic) = panics::catch_with_calls_once(|| callback(self)) {
             (self.on_panic)(&panic);
         }
     }
 
     /// Fires the timers that are due.
-    pub(super) fn fire_timers(&self, now: Instant) {
+    pub(in crate::worker) fn fire_timers(&self, now: Instant) {
         loop {
-            self.settle();
+            self.run_posts();
             let Some((id, due, timer)) = self.timers.borrow_mut().expire(now) else {
                 return;
             };
@@ -320,67 +333,58 @@ impl Loop {
         }
     }
 
-    /// Adds the descriptors to what is waited for.
-    pub(super) fn add_to(&self, set: &mut PollSet, places: &mut PollPlaces) {
-        places.clear();
-        for (id, descriptor) in &*self.descriptors.borrow() {
-            places.push((*id, set.add(descriptor.fd, descriptor.interest)));
-        }
+    /// Adds the descriptors to a set.
+    pub(in crate::worker) fn add_to(&self, set: &mut PollSet, places: &mut PollPlaces) {
+        self.descriptors.borrow().add_to(set, places);
     }
 
     /// Fires the descriptors that are ready.
-    pub(super) fn fire_ready(&self, set: &PollSet, places: &PollPlaces) {
+    pub(in crate::worker) fn fire_ready(&self, set: &PollSet, places: &PollPlaces) {
         for &(id, place) in places.iter().filter(|(_, place)| set.is_ready(*place)) {
-            self.settle();
-            let Some(descriptor) = self.take_descriptor(id) else {
+            self.run_posts();
+            let Some(descriptor) = self.descriptors.borrow_mut().remove(id) else {
                 continue;
             };
-            let Descriptor {
-                fd,
-                interest,
-                callback,
-            } = descriptor;
-            let Some(callback) = self.fire(callback) else {
+            let Some(callback) = self.fire(descriptor.callback) else {
                 continue;
             };
-            // Somebody closed it under its owner. It would be ready for ever.
+            // Closed by somebody other than its owner, it would be ready for ever.
             if set.is_closed(place) {
-                self.guard_once(|_| drop(callback));
+                self.run_guarded(|_| drop(callback));
                 continue;
             }
             let descriptor = Descriptor {
-                fd,
-                interest,
                 callback,
+                ..descriptor
             };
-            self.put_descriptor(id, descriptor);
+            self.descriptors.borrow_mut().insert(id, descriptor);
         }
     }
 
     /// When the next timer is due.
-    pub(super) fn deadline(&self) -> Option<Instant> {
+    pub(in crate::worker) fn deadline(&self) -> Option<Instant> {
         self.timers.borrow().deadline()
     }
 
-    /// Whether there is nothing that could ever happen by itself.
-    pub(super) fn is_idle(&self) -> bool {
+    /// Whether there are no timers, descriptors or offloaded functions to wait for.
+    pub(in crate::worker) fn is_idle(&self) -> bool {
         self.timers.borrow().is_empty()
             && self.descriptors.borrow().is_empty()
             && self.offloaded.borrow().is_empty()
     }
 
-    /// Runs a callback. Returns it if it is to be run again.
+    /// Runs a callback. Returns it if it is to run again.
     fn fire(&self, callback: Callback) -> Option<Callback> {
         let mut next = Repeat::Never;
-        match panics::catch_blaming(callback, |callback| next = callback(self)) {
+        match panics::catch_with_calls(callback, |callback| next = callback(self)) {
             Ok(callback) => {
                 let again = next == Repeat::Again;
                 let callback = callback?;
                 if again {
                     return Some(callback);
                 }
-                // Dropped where a panic of it is caught.
-                self.guard_once(|_| drop(callback));
+                // Dropped where a panic of its destructor is caught.
+                self.run_guarded(|_| drop(callback));
                 None
             }
             Err(panic) => {
@@ -413,32 +417,23 @@ impl Loop {
         let mut kept = Some(keep);
         let callback = Box::new(move |this: &Loop| {
             kept = kept.take().and_then(|keep| callback(&mut fd, keep, this));
-            next(kept.is_some())
+            Repeat::when(kept.is_some())
         });
         let descriptor = Descriptor {
             fd: number,
             interest,
-            callback,
+            callback: callback as Callback,
         };
         let id = self.new_id();
-        self.put_descriptor(id, descriptor);
+        self.descriptors.borrow_mut().insert(id, descriptor);
         self.watch(id)
     }
 
-    fn put_descriptor(&self, id: u64, descriptor: Descriptor) {
-        let mut all = self.descriptors.borrow_mut();
-        let at = all.partition_point(|(other, _)| *other < id);
-        all.insert(at, (id, descriptor));
-    }
-
-    fn take_descriptor(&self, id: u64) -> Option<Descriptor> {
-        let mut all = self.descriptors.borrow_mut();
-        let at = all.binary_search_by_key(&id, |(other, _)| *other).ok()?;
-        Some(all.remove(at).1)
-    }
-
     fn watch(&self, id: u64) -> Watch {
-        Watch { hub: self.hub, id }
+        Watch {
+            handle: self.handle,
+            id,
+        }
     }
 
     fn new_id(&self) -> u64 {
@@ -447,11 +442,13 @@ impl Loop {
     }
 }
 
-fn next(again: bool) -> Repeat {
-    if again { Repeat::Again } else { Repeat::Never }
+impl Repeat {
+    fn when(again: bool) -> Self {
+        if again { Repeat::Again } else { Repeat::Never }
+    }
 }
 
-/// A timer or descriptor that a [`Loop`] watches. Any thread may have it; dropping it does nothing.
+/// A timer or descriptor that a [`Loop`] watches. Any thread may hold it; dropping it does nothing.
 ///
 /// # Examples
 ///
@@ -474,7 +471,7 @@ fn next(again: bool) -> Repeat {
 /// ```
 #[derive(Clone)]
 pub struct Watch {
-    hub: &'static Hub,
+    handle: &'static LoopHandle,
     id: u64,
 }
 
@@ -485,14 +482,15 @@ impl fmt::Debug for Watch {
 }
 
 impl Watch {
-    /// Ends it, and drops what its callback owns. From the loop's own thread, it does not fire any
-    /// more; from others, not after the loop hears of it. Does nothing if it has ended.
+    /// Ends it, and drops what its callback owns. Called on the loop's own thread, it takes effect
+    /// immediately; called on another, it may still fire until the loop takes note of it. Does nothing
+    /// if it has ended.
     pub fn cancel(&self) {
-        self.hub.post(Post::Cancelled(self.id));
+        self.handle.post(Post::Cancelled(self.id));
     }
 }
 
-/// A way for other threads to have something run on a child's [`Loop`]: what [`Loop::poster`] gives.
+/// A handle with which other threads run callbacks on a child's [`Loop`]; see [`Loop::poster`].
 ///
 /// # Examples
 ///
@@ -518,7 +516,7 @@ impl Watch {
 /// ```
 #[derive(Clone)]
 pub struct Poster {
-    hub: &'static Hub,
+    handle: &'static LoopHandle,
 }
 
 impl fmt::Debug for Poster {
@@ -528,8 +526,8 @@ impl fmt::Debug for Poster {
 }
 
 impl Poster {
-    /// Has `callback` run on the loop soon, in the order in which callbacks are posted.
+    /// Queues `callback` to run on the loop. Callbacks run in the order in which they are posted.
     pub fn post(&self, callback: impl FnOnce(&Loop) + Send + 'static) {
-        self.hub.post(Post::Run(Box::new(callback)));
+        self.handle.post(Post::Run(Box::new(callback)));
     }
 }

@@ -1,14 +1,14 @@
-//! Timers, by when they are due. Pure: the time is told.
+//! Timers, by when they are due. Pure: times are arguments.
 
 use crate::deadlines::Deadlines;
 use crate::id_map::IdMap;
 use std::time::{Duration, Instant};
 
-/// What each timer carries is a `T`. Timers due at the same time fire in the order in which they
-/// were set.
+/// Timers that each carry a `T`. Timers due at the same time fire in the order in which they were
+/// set.
 #[derive(Debug)]
 pub(crate) struct Timers<T> {
-    /// Those that are due at some time.
+    /// Those that ever fire.
     queue: Deadlines,
     all: IdMap<T>,
 }
@@ -23,7 +23,7 @@ impl<T> Default for Timers<T> {
 }
 
 impl<T> Timers<T> {
-    /// Sets a timer, under an id that no other has. One that overflows the clock never fires.
+    /// Sets a timer under a new id. One that overflows the clock never fires.
     pub(crate) fn set(&mut self, id: u64, now: Instant, after: Duration, what: T) {
         if let Some(due) = now.checked_add(after) {
             self.queue.set(id, due);
@@ -31,8 +31,8 @@ impl<T> Timers<T> {
         self.all.insert(id, what);
     }
 
-    /// Sets a timer again that was due at `due`: an interval later, or an interval from now if that
-    /// has passed. It does not fire again now, however short the interval.
+    /// Sets a timer again that was due at `due`: one interval later, or one interval from now if that
+    /// has passed. It does not fire again at `now`, however short the interval.
     pub(crate) fn repeat(&mut self, id: u64, due: Instant, now: Instant, every: Duration, what: T) {
         let every = every.max(Duration::from_nanos(1));
         let next = due.checked_add(every);
@@ -44,7 +44,7 @@ impl<T> Timers<T> {
         self.set(id, from, every, what);
     }
 
-    /// Takes a timer away.
+    /// Removes a timer.
     pub(crate) fn remove(&mut self, id: u64) -> Option<T> {
         self.queue.remove(id);
         self.queue.trim();
@@ -53,13 +53,13 @@ impl<T> Timers<T> {
         what
     }
 
-    /// Takes a timer that is due, the first first: its id, and when it was.
+    /// Removes the timer that was due first, if any is due: its id, and when it was due.
     pub(crate) fn expire(&mut self, now: Instant) -> Option<(u64, Instant, T)> {
         let (due, id) = self.queue.first()?;
         if due > now {
             return None;
         }
-        let what = self.remove(id).expect("what is queued is there");
+        let what = self.remove(id).expect("a queued timer exists");
         Some((id, due, what))
     }
 
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_fires_once_a_look() {
+    fn zero_interval_fires_once_at_a_time() {
         let now = Instant::now();
         let mut timers = Timers::default();
         timers.set(1, now, Duration::ZERO, 'x');
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn repeating_keeps_its_beat_and_skips_what_it_missed() {
+    fn repeating_timer_keeps_its_phase_and_skips_missed_ticks() {
         let start = Instant::now();
         let mut timers = Timers::default();
         timers.set(1, start, 10 * MS, 'x');

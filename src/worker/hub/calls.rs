@@ -1,0 +1,127 @@
+//! Calls: those that the main thread begins, and those that wait for a thread.
+
+use super::on_cancel::OnCancel;
+use super::shared::{Hub, PROOF};
+use super::state::HubState;
+use crate::codec::Input;
+use crate::wire::SmallBytes;
+use crate::worker::calls::{CallLimits, Duplicate};
+
+impl Hub {
+    pub(in crate::worker) fn set_limits(&self, limits: CallLimits) {
+        self.lock().ledger.set_limits(limits);
+    }
+
+    /// A request has come. Returns whether the main thread is to begin its call now and then to call
+    /// [`returned`](Hub::returned); if not, it is to be [queued](Hub::queue).
+    #[inline(always)]
+    pub(in crate::worker) fn begin(&self, id: u32) -> Result<bool, Duplicate> {
+        match self.main_call.begin(id) {
+            true => Ok(true),
+            false => self.begin_with_ledger(id),
+        }
+    }
+
+    fn begin_with_ledger(&self, id: u32) -> Result<bool, Duplicate> {
+        self.main_call.begin_with(&self.lock().ledger, id)
+    }
+
+    /// The function has returned from the main thread's call, which is answered later if it has not been.
+    #[inline(always)]
+    pub(in crate::worker) fn returned(&self, id: u32) {
+        if self.main_call.is_at(id) {
+            self.returned_unanswered(id);
+        }
+    }
+
+    fn returned_unanswered(&self, id: u32) {
+        let state = &mut *self.lock();
+        self.main_call
+            .returned(&mut state.ledger, id, state.writer.unsent());
+    }
+
+    /// A call was answered, and `unsent` bytes are now to be written. Returns what its cancellation
+    /// would have set off.
+    #[inline]
+    pub(super) fn answered(&self, state: &mut HubState, id: u32, unsent: usize) -> Vec<OnCancel> {
+        let is_awake = self.main_call.answered(&mut state.ledger, id, unsent);
+        if !is_awake && state.answer_wakes_loop() {
+            state.wake_loop();
+        }
+        if state.on_cancel.is_empty() {
+            return Vec::new();
+        }
+        state.take_on_cancel(id)
+    }
+
+    /// Puts a request behind those that wait to be started.
+    pub(in crate::worker) fn queue(&self, id: u32, request: Input<'_>) -> Result<(), Duplicate> {
+        let mut state = self.lock();
+        state.ledger.wait(id, request.into_small())?;
+        self.main_call.queued(id);
+        if state.threads.free > 0 {
+            self.work.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Whether more requests may be taken.
+    #[inline]
+    pub(in crate::worker) fn wants_requests(&self) -> bool {
+        if self.main_call.is_open() {
+            return true;
+        }
+        let state = self.lock();
+        state.ledger.wants_requests(state.writer.unsent())
+    }
+
+    /// Takes the request that has waited longest, if it may start, and whether others wait behind it.
+    /// It counts as running.
+    pub(in crate::worker) fn next_request(&self) -> Option<(u32, SmallBytes, bool)> {
+        let mut state = self.lock();
+        let (id, request) = state.ledger.next()?;
+        Some((id, request, state.ledger.waiting() > 0))
+    }
+
+    /// Makes room for a thread that takes requests with [`wait_for_request`](Hub::wait_for_request).
+    /// Returns false if none is needed, as others are free.
+    pub(in crate::worker) fn add_thread(&self) -> bool {
+        let mut state = self.lock();
+        let needed = state.needs_thread();
+        if needed {
+            state.threads.any = true;
+            state.threads.free += 1;
+        }
+        needed
+    }
+
+    /// The thread could not be started.
+    pub(in crate::worker) fn remove_thread(&self) {
+        self.lock().threads.free -= 1;
+    }
+
+    /// Takes the next request, waiting until there is one. For threads that are free.
+    pub(in crate::worker) fn wait_for_request(&self) -> (u32, SmallBytes) {
+        let mut state = self.lock();
+        loop {
+            if let Some(next) = state.ledger.next() {
+                state.threads.free -= 1;
+                if state.may_resume_requests() {
+                    state.wake_loop();
+                }
+                return next;
+            }
+            state = self.work.wait(state).expect(PROOF);
+        }
+    }
+
+    /// The thread that took a request is free again.
+    pub(in crate::worker) fn thread_is_free(&self) {
+        self.lock().threads.free += 1;
+    }
+
+    /// No more requests will come.
+    pub(in crate::worker) fn end_of_requests(&self) {
+        self.lock().ledger.close();
+    }
+}

@@ -1,0 +1,149 @@
+//! Frames: replies, failed replies, events and control messages.
+
+use super::on_cancel::drop_callbacks;
+use super::shared::Hub;
+use super::write_policy::{AfterSend, WritePolicy};
+use crate::codec::{Argument, CodecError, Output, Scratch};
+use crate::service::Service;
+use crate::wire::Plain;
+use crate::wire::{self, Body, CONTROL_ROOM, Failure, Framing, ToParent};
+
+impl Hub {
+    /// Answers a call: `fill` writes the reply's payload.
+    ///
+    /// # Errors
+    ///
+    /// If `fill` fails, or the reply is longer than the parent takes. The call is not answered.
+    pub(in crate::worker) fn reply(
+        &'static self,
+        id: u32,
+        fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
+    ) -> Result<(), Failure> {
+        let wire_id = match self.plain() {
+            Some(Plain::Ordered) => wire::ORDERED_REPLY,
+            Some(Plain::Tagged) | None => id,
+        };
+        self.frame("the reply", wire_id, Some(id), fill)
+    }
+
+    /// Answers a call that failed. In plain mode there is no such answer: the process exits after
+    /// writing what was sent before.
+    pub(in crate::worker) fn fail(&'static self, id: u32, failure: &Failure) {
+        if self.plain().is_some() {
+            self.flush();
+            eprintln!("offspring child: the function {failure}");
+            std::process::exit(1);
+        }
+        let mut payload = failure.encode();
+        if payload.len() > self.max_frame().saturating_add(CONTROL_ROOM) {
+            let message = "the error is longer than the limit (max_frame)".to_owned();
+            payload = Failure::Malformed { message }.encode();
+        }
+        self.send(id | wire::FAILED, &mut payload.into(), Some(id));
+    }
+
+    /// Sends an event.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be encoded, or is longer than the parent takes: the function that sends it has a
+    /// bug, and its call is to fail.
+    #[track_caller]
+    pub(in crate::worker) fn event<S: Service>(
+        &'static self,
+        event: impl Argument<S::Event, S::Codec>,
+    ) {
+        let sent = self.frame("an event", wire::EVENT, None, |output| {
+            event.encode_to(output)
+        });
+        if let Err(Failure::Malformed { message }) = sent {
+            panic!("{message}");
+        }
+    }
+
+    /// Sends progress of a call. Plain peers get none.
+    ///
+    /// # Panics
+    ///
+    /// Same as [`event`](Hub::event).
+    #[track_caller]
+    pub(in crate::worker) fn progress<S: Service>(
+        &'static self,
+        id: u32,
+        progress: impl Argument<S::Progress, S::Codec>,
+    ) {
+        let mut output = Output::default();
+        if let Err(error) = progress.encode_to(&mut output) {
+            panic!("a progress report cannot be encoded: {error}");
+        }
+        let payload = &output.into_vec();
+        let limit = self.max_frame();
+        if payload.len() > limit {
+            let len = payload.len();
+            panic!("a progress report has {len} bytes, above the limit (max_frame) of {limit}");
+        }
+        self.control(&ToParent::Progress { id, payload });
+    }
+
+    /// Sends a control message, unless the parent is a plain peer.
+    pub(in crate::worker) fn control(&'static self, message: &ToParent<'_>) {
+        if self.plain().is_none() {
+            self.send(wire::CONTROL_TO_PARENT, &mut message.encode().into(), None);
+        }
+    }
+
+    /// Makes a frame whose payload `fill` writes, and sends it.
+    #[inline(always)]
+    fn frame(
+        &'static self,
+        what: &str,
+        id: u32,
+        answers: Option<u32>,
+        fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
+    ) -> Result<(), Failure> {
+        let mut output = Scratch::take();
+        fill(&mut output).map_err(|error| Failure::malformed(what, &error))?;
+        let payload = output.body();
+        let (len, limit) = (payload.len(), self.max_frame());
+        if len > limit {
+            let message = format!("{what} has {len} bytes, above the limit (max_frame) of {limit}");
+            return Err(Failure::Malformed { message });
+        }
+        self.send(id, payload, answers);
+        Ok(())
+    }
+
+    /// Sends a frame, which may answer a call. The large parts of the payload are moved out of it.
+    fn send(&'static self, id: u32, payload: &mut Body, answers: Option<u32>) {
+        let len = u32::try_from(payload.len()).expect("the caller checked it against max_frame");
+        let header = wire::header(Framing::Tagged, id, len);
+        let policy = WritePolicy::current();
+        let is_answer = answers.is_some();
+        let urgency = policy.urgency(is_answer);
+        let next = policy.after(is_answer);
+        if next != policy {
+            next.set();
+        }
+        let mut on_cancel = Vec::new();
+        let mut state = self.lock();
+        while state.is_above_high_water() && state.writer.is_writing() {
+            state = self.wait(state);
+        }
+        let unsent = state.writer.unsent() + header.1 + payload.len();
+        if let Some(id) = answers {
+            on_cancel = self.answered(&mut state, id, unsent);
+        }
+        if state.writer.has_failed() {
+            drop(state);
+            return drop_callbacks(on_cancel);
+        }
+        state.writer.outbox_mut().push(header, payload);
+        let is_batch = unsent >= state.batch_threshold;
+        match urgency.after_send(is_batch, state.is_above_high_water()) {
+            AfterSend::Write { wait } => drop(self.transmit(state, wait)),
+            AfterSend::FlushSoon => self.flush_soon(state),
+            AfterSend::Nothing => drop(state),
+        }
+        drop_callbacks(on_cancel);
+    }
+}

@@ -1,0 +1,89 @@
+//! Writing: one thread at a time, without the lock.
+
+use super::shared::Hub;
+use super::state::HubState;
+use crate::sys::{self, Interest};
+use crate::wire::FULL_BATCH;
+use std::io::{self, IoSlice};
+use std::sync::MutexGuard;
+
+impl Hub {
+    /// Whether a write to the parent has failed.
+    pub(in crate::worker) fn is_broken(&self) -> bool {
+        self.lock().writer.has_failed()
+    }
+
+    /// Waits until everything sent so far is written. Returns whether it was: not if the parent is
+    /// gone.
+    pub(in crate::worker) fn flush(&self) -> bool {
+        !self.lock_flushed().writer.has_failed()
+    }
+
+    /// Writes what has gathered, as far as there is room.
+    pub(in crate::worker) fn write_batch(&self) {
+        let state = self.lock();
+        if state.writer.unsent() > 0 {
+            drop(self.transmit(state, false));
+        }
+    }
+
+    /// The lock, with nothing left to write, or the writer closed.
+    fn lock_flushed(&self) -> MutexGuard<'_, HubState> {
+        let mut state = self.transmit(self.lock(), true);
+        while state.writer.unsent() > 0 && !state.writer.is_closed() {
+            // The thread that writes may leave the rest: the loop does if there is no room.
+            state = self.wait(state);
+            state = self.transmit(state, true);
+        }
+        state
+    }
+
+    /// Writes what there is, unless another thread does, which then takes it along. With `wait`
+    /// until everything is written, otherwise as far as there is room.
+    pub(super) fn transmit<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, HubState>,
+        wait: bool,
+    ) -> MutexGuard<'a, HubState> {
+        if state.writer.is_writing() {
+            return state;
+        }
+        // There may be room again: the write finds out.
+        state.writer.unblock();
+        state.batch_threshold = FULL_BATCH;
+        while let Some(mut batch) = state.writer.begin(FULL_BATCH) {
+            drop(state);
+            if batch.should_widen() && self.is_socket {
+                // It is only slower if that is refused.
+                let _ = sys::widen(&self.fd);
+            }
+            let result = batch.write(|parts| self.write(parts, wait));
+            state = self.lock();
+            state.writer.end(batch, result);
+        }
+        let wakes_loop = state.end_writing();
+        if state.waiting > 0 {
+            self.written.notify_all();
+        }
+        if wakes_loop {
+            state.wake_loop();
+        }
+        state
+    }
+
+    fn write(&self, parts: &[IoSlice<'_>], wait: bool) -> io::Result<usize> {
+        loop {
+            let result = if self.is_socket {
+                sys::send(&self.fd, parts, wait)
+            } else {
+                sys::write(&self.fd, &parts[0])
+            };
+            match result {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && wait => {
+                    sys::wait_for(&self.fd, Interest::Writable)?;
+                }
+                result => return result,
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! A child with its connection, and why it stops serving.
+
+use super::event_loop::Loop;
+use super::hub::Hub;
+use super::request_reader::RequestReader;
+use super::session::{ParentViolation, Session};
+use crate::wire::Plain;
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// The size of a child's read buffer until its parent asks for another.
+const BUFLEN: usize = 2 << 10;
+
+/// What a child does at the end of its requests instead of exiting.
+pub(super) type Done = Box<dyn FnOnce(&Loop)>;
+
+/// How a table is served.
+pub(super) struct Options {
+    /// `None` is one for each processor, which takes a while to find out.
+    pub(super) threads: Option<usize>,
+    pub(super) max_running: usize,
+    pub(super) high_water: usize,
+    pub(super) done: Option<Done>,
+    #[cfg(feature = "log")]
+    pub(super) log: Option<log::LevelFilter>,
+}
+
+/// Why a child stops serving before the end of its requests.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Stop {
+    /// It has sent its parent a refusal to serve.
+    Refused,
+    /// A message for standard error.
+    Error(String),
+}
+
+impl Stop {
+    /// A system call on the connection failed.
+    pub(super) fn connection(error: io::Error) -> Self {
+        Stop::error(format_args!("the connection to the parent: {error}"))
+    }
+
+    pub(super) fn protocol(violation: ParentViolation) -> Self {
+        Stop::error(format_args!("the parent broke the protocol: {violation}"))
+    }
+
+    pub(super) fn parent_gone() -> Self {
+        Stop::error("the parent is gone, and replies could not be written")
+    }
+
+    fn error(message: impl fmt::Display) -> Self {
+        Stop::Error(message.to_string())
+    }
+}
+
+/// A child with its connection.
+pub(super) struct Server {
+    pub(super) session: Session,
+    pub(super) requests: RequestReader,
+    pub(super) hub: &'static Hub,
+}
+
+impl Server {
+    pub(super) fn new(plain: Option<Plain>, requests: RequestReader, output: OwnedFd) -> Self {
+        Server {
+            session: Session::new(plain, BUFLEN),
+            requests,
+            // Shared by everything until the process exits: references need not be counted.
+            hub: Box::leak(Box::new(Hub::new(output, plain))),
+        }
+    }
+
+    /// Reads requests, blocking until some arrive. Returns false at their end.
+    pub(super) fn read(&mut self) -> Result<bool, Stop> {
+        let n = self.requests.read(&mut self.session);
+        self.after_read(n.map_err(Stop::connection)?)
+    }
+
+    /// Returns whether there may be more requests after a read of `n` bytes.
+    pub(super) fn after_read(&self, n: usize) -> Result<bool, Stop> {
+        if n == 0 {
+            let finished = self.session.finish();
+            finished.map_err(|error| Stop::protocol(ParentViolation::Decode(error)))?;
+        }
+        Ok(n > 0)
+    }
+}
