@@ -5,16 +5,24 @@
 
 mod common;
 
-use common::{bounded, logged, lost};
+use common::{Gate, bounded, logged, lost};
 use offspring::{Caller, ErrorKind, Loop, Plain, Process, Stdio, Strings, Worker};
 use std::cell::RefCell;
+use std::fs;
 use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{self, Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 const CHILD: &str = "--plain-child";
+
+/// How many ticks the thread that writes what is not urgent has to let pass.
+const TICKS: u64 = 2000;
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -56,6 +64,7 @@ const CHECKS: &[(&str, fn())] = &[
         broken_requests,
     ),
     ("child_exits_when_its_parent_is_gone", parent_gone),
+    ("flusher_waits_for_a_writer_that_is_blocked", blocked_writer),
     ("parent_and_child_work_together", both),
     ("later_answers_arrive_in_order", later_answers),
     ("later_failures_end_the_child", later_failures),
@@ -82,9 +91,36 @@ fn child(plain: Plain, function: &str) -> ! {
                 let n = std::io::stdin().read_line(&mut line)?;
                 Ok([n.to_string()].into_iter().collect())
             }
+            b"blocked writer" => {
+                block_another_thread(caller);
+                // The second is not urgent.
+                caller.event("1");
+                caller.event("2");
+                (0..TICKS).for_each(|_| thread::sleep(Duration::from_micros(200)));
+                Gate::announce(str::from_utf8(&request[1])?);
+                Ok(Strings::new())
+            }
             _ => common::obey(request, caller),
         })
         .serve_plain(function, plain)
+}
+
+/// Has a thread send more events than a socket takes, and waits until it blocks.
+fn block_another_thread(caller: &Caller) {
+    let (parent, sent) = (caller.parent().clone(), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&sent);
+    thread::spawn(move || {
+        for _ in 0..1000 {
+            parent.event("x".repeat(1000));
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let sent = || sent.load(Ordering::Relaxed);
+    let mut before = 0;
+    while before == 0 || before != sent() {
+        before = sent();
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 thread_local! {
@@ -288,6 +324,55 @@ fn needs_a_parent(mode: &str, command: &mut Command) {
     let mut text = String::new();
     child.stderr.unwrap().read_to_string(&mut text).unwrap();
     assert!(text.contains("the parent is gone"), "{text}");
+}
+
+/// The thread that writes what is not urgent has nothing to do while another one writes.
+fn blocked_writer() {
+    let gate = Gate::new();
+    let (mut near, far) = UnixStream::pair().unwrap();
+    let mut child = me("tagged")
+        .stdin(OwnedFd::from(far.try_clone().unwrap()))
+        .stdout(OwnedFd::from(far))
+        .spawn()
+        .unwrap();
+    let request = request("tagged", 1, &["blocked writer", gate.name()]);
+    near.write_all(&request).unwrap();
+    // Nothing is read meanwhile.
+    drop(gate.entered());
+    let switches = voluntary_switches(child.id(), "offspring flush");
+    assert!(
+        switches < TICKS / 20,
+        "{switches} context switches in {TICKS} ticks"
+    );
+
+    near.shutdown(Shutdown::Write).unwrap();
+    let mut got = Vec::new();
+    near.read_to_end(&mut got).unwrap();
+    // The rest of the other thread's events may be lost to the end of the child, but only whole ones.
+    let mut frames = Vec::new();
+    let mut rest = &got[..];
+    while let Some((header, behind)) = rest.split_first_chunk::<8>() {
+        let len = u32::from_be_bytes(*header.last_chunk().unwrap()) as usize;
+        frames.push([header, &behind[..len]].concat());
+        rest = &behind[len..];
+    }
+    assert!(rest.is_empty());
+    frames.retain(|frame| frame.len() < 1000);
+    assert_eq!(frames, [reply(0, &["1"]), reply(0, &["2"]), reply(1, &[])]);
+    assert!(child.wait().unwrap().success());
+}
+
+/// How often a thread of this name has gone to sleep.
+fn voluntary_switches(pid: u32, name: &str) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let mut tasks = tasks.map(|task| task.unwrap().path());
+    let task = tasks
+        .find(|task| fs::read_to_string(task.join("comm")).unwrap().trim() == name)
+        .expect("there is such a thread");
+    let status = fs::read_to_string(task.join("status")).unwrap();
+    let field = "voluntary_ctxt_switches:";
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    line.unwrap().trim().parse().unwrap()
 }
 
 fn both() {

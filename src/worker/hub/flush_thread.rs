@@ -45,6 +45,7 @@ impl Hub {
                     let state = self.flusher.wait_while(state, asleep).expect(PROOF);
                     drop(self.transmit(state, true));
                 }
+                FlusherStep::WaitForWriter => drop(self.wait(state)),
                 FlusherStep::Write => drop(self.transmit(state, true)),
             }
             thread::sleep(TICK);

@@ -18,6 +18,9 @@ pub(super) enum Flusher {
 pub(super) enum FlusherStep {
     /// There is nothing to write: sleep until woken, and then write.
     Sleep,
+    /// Another thread writes, and takes along what comes meanwhile: wait until it is done, which takes
+    /// as long as the parent does not read.
+    WaitForWriter,
     Write,
 }
 
@@ -25,6 +28,8 @@ impl FlusherStep {
     pub(super) fn next(writer: &Writer) -> Self {
         if writer.unsent() == 0 || writer.is_closed() {
             FlusherStep::Sleep
+        } else if writer.is_writing() {
+            FlusherStep::WaitForWriter
         } else {
             FlusherStep::Write
         }
@@ -55,6 +60,18 @@ mod tests {
         let batch = writer.begin(9).unwrap();
         writer.end(batch, Err(io::ErrorKind::WouldBlock.into()));
         // The other thread did not want to wait for room.
+        assert_eq!(FlusherStep::next(&writer), FlusherStep::Write);
+    }
+
+    #[test]
+    fn waits_for_a_thread_that_writes() {
+        let mut writer = Writer::default();
+        push(&mut writer);
+        let batch = writer.begin(9).unwrap();
+        assert_eq!(FlusherStep::next(&writer), FlusherStep::WaitForWriter);
+        push(&mut writer);
+        assert_eq!(FlusherStep::next(&writer), FlusherStep::WaitForWriter);
+        writer.end(batch, Ok(8));
         assert_eq!(FlusherStep::next(&writer), FlusherStep::Write);
     }
 
