@@ -13,7 +13,7 @@ impl Hub {
     pub(in crate::worker) fn flush_at_exit(&'static self) {
         extern "C" fn flush() {
             if let Some(hub) = HUB.get() {
-                hub.flush();
+                hub.flush_and_close();
             }
         }
         if HUB.set(self).is_ok() {

@@ -133,7 +133,7 @@ impl Hub {
         if let Some(id) = answers {
             on_cancel = self.answered(&mut state, id, unsent);
         }
-        if state.writer.has_failed() {
+        if state.writer.is_closed() {
             drop(state);
             return drop_callbacks(on_cancel);
         }
@@ -145,5 +145,121 @@ impl Hub {
             AfterSend::Nothing => drop(state),
         }
         drop_callbacks(on_cancel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker::calls::CallLimits;
+    use std::io::{ErrorKind, Read};
+    use std::net::Shutdown;
+    use std::os::unix::net::UnixStream;
+    use std::thread;
+
+    /// A hub, its socket, and the parent's end.
+    fn hub() -> (&'static Hub, UnixStream, UnixStream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let hub = Hub::new(near.try_clone().unwrap().into(), None);
+        (Box::leak(Box::new(hub)), near, far)
+    }
+
+    const READY: ToParent<'_> = ToParent::Ready { protocol: 1 };
+    const POLICIES: [WritePolicy; 5] = [
+        WritePolicy::Now,
+        WritePolicy::LastCall,
+        WritePolicy::LastCallWithEvents,
+        WritePolicy::Call,
+        WritePolicy::Batch,
+    ];
+
+    fn frame() -> Vec<u8> {
+        let payload = READY.encode();
+        let (header, n) = wire::header(
+            Framing::Tagged,
+            wire::CONTROL_TO_PARENT,
+            payload.len() as u32,
+        );
+        [&header[..n], &payload].concat()
+    }
+
+    #[test]
+    fn flush_at_exit_writes_what_was_sent_and_nothing_that_is_sent_later() {
+        let (hub, _near, mut far) = hub();
+        WritePolicy::Batch.set();
+        hub.control(&READY);
+        hub.control(&READY);
+        assert_eq!(hub.lock().writer.unsent(), 2 * frame().len());
+        hub.flush_and_close();
+        for policy in POLICIES {
+            policy.set();
+            hub.control(&READY);
+            hub.write_batch();
+            assert_eq!(hub.lock().writer.unsent(), 0, "{policy:?}");
+            assert!(!hub.flush(), "what was sent is not written");
+        }
+        far.set_nonblocking(true).unwrap();
+        let mut got = Vec::new();
+        let end = far.read_to_end(&mut got).unwrap_err();
+        assert_eq!(end.kind(), ErrorKind::WouldBlock);
+        assert_eq!(got, [frame(), frame()].concat());
+    }
+
+    /// The process may end as soon as the flush has returned: nothing may be written by halves.
+    #[test]
+    fn flush_at_exit_leaves_no_thread_writing() {
+        let rounds = if cfg!(debug_assertions) { 20 } else { 200 };
+        for _ in 0..rounds {
+            let (hub, near, mut far) = hub();
+            hub.set_limits(CallLimits {
+                running: 1,
+                high_water: 10_000,
+            });
+            let senders = POLICIES.map(|policy| {
+                thread::spawn(move || {
+                    policy.set();
+                    while !hub.lock().writer.is_closed() {
+                        hub.control(&READY);
+                    }
+                })
+            });
+            let reader = thread::spawn(move || {
+                let mut got = Vec::new();
+                far.read_to_end(&mut got).unwrap();
+                got
+            });
+            while hub.lock().writer.unsent() == 0 {
+                thread::yield_now();
+            }
+            hub.flush_and_close();
+            assert!(!hub.lock().writer.is_writing());
+            // As if the process had ended.
+            near.shutdown(Shutdown::Write).unwrap();
+            let got = reader.join().unwrap();
+            assert!(got.chunks(frame().len()).all(|got| got == frame()));
+            for sender in senders {
+                sender.join().unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn flush_of_a_closed_writer_returns() {
+        let (hub, ..) = hub();
+        WritePolicy::Batch.set();
+        hub.control(&READY);
+        hub.lock().writer.close();
+        assert!(!hub.flush());
+    }
+
+    #[test]
+    fn nothing_is_kept_for_a_parent_that_is_gone() {
+        let (hub, _near, far) = hub();
+        drop(far);
+        WritePolicy::Now.set();
+        hub.control(&READY);
+        assert!(hub.is_broken() && !hub.flush());
+        hub.control(&READY);
+        assert_eq!(hub.lock().writer.unsent(), 0);
     }
 }

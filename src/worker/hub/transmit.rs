@@ -14,9 +14,15 @@ impl Hub {
     }
 
     /// Waits until everything sent so far is written. Returns whether it was: not if the parent is
-    /// gone.
+    /// gone, or nothing is written any more.
     pub(in crate::worker) fn flush(&self) -> bool {
-        !self.lock_flushed().writer.has_failed()
+        !self.lock_flushed().writer.is_closed()
+    }
+
+    /// As [`flush`](Hub::flush). What is sent after that is dropped, and no thread begins to write.
+    pub(super) fn flush_and_close(&self) {
+        // Under the lock: the process may end in the middle of what another thread would write.
+        self.lock_flushed().writer.close();
     }
 
     /// Writes what has gathered, as far as there is room.
