@@ -155,3 +155,49 @@ impl RequestReader {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Plain;
+    use std::io::Write;
+
+    fn reader() -> (RequestReader, UnixStream, UnixStream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let input = near.try_clone().unwrap().into();
+        (RequestReader::new(input, None).unwrap(), near, far)
+    }
+
+    fn session() -> Session {
+        Session::new(Some(Plain::Tagged), 64)
+    }
+
+    #[test]
+    fn reads_what_has_come_and_then_the_end() {
+        let ((mut reader, _near, mut far), mut session) = (reader(), session());
+        assert_eq!(reader.try_read(&mut session).unwrap(), None);
+        far.write_all(&[0; 8]).unwrap();
+        assert_eq!(reader.try_read(&mut session).unwrap(), Some(8));
+        far.write_all(&[0; 8]).unwrap();
+        assert_eq!(reader.read_briefly(&mut session).unwrap(), Some(8));
+        drop(far);
+        assert_eq!(reader.try_read(&mut session).unwrap(), Some(0));
+        assert_eq!(reader.read(&mut session).unwrap(), 0);
+    }
+
+    #[test]
+    fn parent_that_is_gone_with_replies_unread_is_the_end() {
+        let ((mut reader, mut near, far), mut session) = (reader(), session());
+        near.write_all(b"unread").unwrap();
+        drop(far);
+        assert_eq!(reader.read(&mut session).unwrap(), 0);
+    }
+
+    #[test]
+    fn read_for_a_while_ends_without_a_request() {
+        let ((mut reader, near, _far), mut session) = (reader(), session());
+        near.set_read_timeout(Some(Duration::from_millis(1)))
+            .unwrap();
+        assert_eq!(reader.read_briefly(&mut session).unwrap(), None);
+    }
+}

@@ -38,11 +38,8 @@ pub(super) fn answer(
             None => {
                 if !server.read()? {
                     // Nothing may be left to the flusher.
-                    return if server.hub.flush() {
-                        Ok(())
-                    } else {
-                        Err(Stop::parent_gone())
-                    };
+                    server.hub.flush();
+                    return check_parent(server.hub, false);
                 }
                 read_at = coarse_clock();
             }

@@ -22,7 +22,7 @@ type Setup = Box<dyn FnMut(Strings) -> Result<(), BoxError>>;
 /// See the module's documentation.
 #[derive(Default)]
 pub(super) struct Table {
-    /// Both by name.
+    /// Both are sorted by name.
     setups: Vec<(String, Setup)>,
     functions: Vec<(String, FunctionEntry)>,
 }

@@ -1,4 +1,4 @@
-//! What other threads have for a loop to do, in order.
+//! Posts for a loop, in order.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 static HUB: OnceLock<&'static Hub> = OnceLock::new();
 
 impl Hub {
-    /// Writes what is left to be written when the process exits, whoever ends it: a function may call
-    /// `exit`. To be called once in a process.
+    /// Arranges for what is left to be written when the process exits, for whatever reason: a function
+    /// may call `exit`. To be called once in a process.
     pub(in crate::worker) fn flush_at_exit(&'static self) {
         extern "C" fn flush() {
             if let Some(hub) = HUB.get() {

@@ -7,9 +7,9 @@ use crate::wire::Writer;
 pub(super) enum Flusher {
     #[default]
     NotStarted,
-    /// It takes note of output by itself.
+    /// It checks for output every tick.
     Running,
-    /// It is to be woken.
+    /// It must be woken.
     Asleep,
 }
 

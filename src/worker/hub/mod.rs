@@ -5,16 +5,17 @@
 //!   cancel ──▶ send ──▶ flush_thread ──▶ transmit ◀── exit
 //!               │                           │
 //!               ▼                           ▼
-//!             calls ─────────────────────▶ sleep ──▶ shared ──▶ state     (each also knows
-//!                                                                          what is right of it)
-//!   pure: state, flusher, write_policy
+//!             calls ─────────────────────▶ sleep ──▶ shared ──▶ state
 //! ```
 //!
+//! All but `shared`, which has the lock, and `state`, which is what it guards, are methods. The decisions
+//! are pure: `state`, `flusher`, `write_policy`.
+//!
 //! Frames are put into one outbox, whole and in the order in which they are made, and any thread may
-//! write: one that finds nobody writing takes what has gathered. When a thread does so is its
-//! [`WritePolicy`]. What is to be written soon is written by a thread for that, the flusher, which is
-//! started when it is first needed: it writes what there is, and what has come since every 200
-//! microseconds, until nothing has. So answers leave in batches, and none waits for the call after it.
+//! write: one that finds no other writing takes what has gathered. When a thread does so depends on its
+//! [`WritePolicy`]. What is to be written soon is left to a thread of its own, the flusher, which is
+//! started when it is first needed. It writes what there is, and every 200 microseconds what has been
+//! added since, until nothing has. So answers are sent in batches, and none waits for the call after it.
 
 mod calls;
 mod cancel;

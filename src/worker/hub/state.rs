@@ -224,7 +224,10 @@ mod tests {
         );
         assert!(state.requests_paused && !state.may_resume_requests());
         let batch = state.writer.begin(1).unwrap();
-        assert!(!state.prepare_to_sleep().unwrap().wants_room, "it has it");
+        assert!(
+            !state.prepare_to_sleep().unwrap().wants_room,
+            "another thread writes"
+        );
         state.writer.end(batch, Ok(16));
         assert!(state.end_writing() && state.may_resume_requests());
         state.prepare_to_sleep().unwrap();
