@@ -36,15 +36,18 @@ impl Hub {
     }
 
     fn run_flusher(&self) {
+        let mut step = FlusherStep::Sleep;
         loop {
             let mut state = self.lock();
-            match FlusherStep::next(&state.writer) {
+            step = step.next(&state.writer);
+            match step {
                 FlusherStep::Sleep => {
                     state.flusher = Flusher::Asleep;
                     let asleep = |state: &mut HubState| state.flusher == Flusher::Asleep;
                     let state = self.flusher.wait_while(state, asleep).expect(PROOF);
                     drop(self.transmit(state, true));
                 }
+                FlusherStep::Pause => drop(state),
                 FlusherStep::WaitForWriter => drop(self.wait(state)),
                 FlusherStep::Write => drop(self.transmit(state, true)),
             }

@@ -13,23 +13,28 @@ pub(super) enum Flusher {
     Asleep,
 }
 
-/// What the flusher does, before it pauses and decides again.
+/// What the flusher does before it pauses for a tick and decides again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FlusherStep {
     /// There is nothing to write: sleep until woken, and then write.
     Sleep,
-    /// Another thread writes, and takes along what comes meanwhile: wait until it is done, which takes
-    /// as long as the parent does not read.
+    /// Another thread writes, and takes along what is added meanwhile. That rarely takes a tick.
+    Pause,
+    /// It did a tick ago, too: wait until it is done, which takes as long as the parent does not read.
     WaitForWriter,
     Write,
 }
 
 impl FlusherStep {
-    pub(super) fn next(writer: &Writer) -> Self {
+    /// The step after this one.
+    pub(super) fn next(self, writer: &Writer) -> Self {
         if writer.unsent() == 0 || writer.is_closed() {
             FlusherStep::Sleep
         } else if writer.is_writing() {
-            FlusherStep::WaitForWriter
+            match self {
+                FlusherStep::Pause => FlusherStep::WaitForWriter,
+                _ => FlusherStep::Pause,
+            }
         } else {
             FlusherStep::Write
         }
@@ -47,32 +52,42 @@ mod tests {
         writer.outbox_mut().push(header, &mut Body::default());
     }
 
+    /// The steps of a flusher that finds the writer like this tick after tick.
+    fn steps(writer: &Writer) -> [FlusherStep; 3] {
+        let first = FlusherStep::Write.next(writer);
+        let second = first.next(writer);
+        [first, second, second.next(writer)]
+    }
+
     #[test]
     fn sleeps_when_there_is_nothing_to_write() {
-        assert_eq!(FlusherStep::next(&Writer::default()), FlusherStep::Sleep);
+        assert_eq!(steps(&Writer::default()), [FlusherStep::Sleep; 3]);
     }
 
     #[test]
     fn writes_what_nobody_else_does() {
         let mut writer = Writer::default();
         push(&mut writer);
-        assert_eq!(FlusherStep::next(&writer), FlusherStep::Write);
+        assert_eq!(steps(&writer), [FlusherStep::Write; 3]);
         let batch = writer.begin(9).unwrap();
         writer.end(batch, Err(io::ErrorKind::WouldBlock.into()));
         // The other thread did not want to wait for room.
-        assert_eq!(FlusherStep::next(&writer), FlusherStep::Write);
+        assert_eq!(steps(&writer), [FlusherStep::Write; 3]);
     }
 
     #[test]
-    fn waits_for_a_thread_that_writes() {
+    fn waits_for_a_thread_that_still_writes_after_a_tick() {
         let mut writer = Writer::default();
         push(&mut writer);
         let batch = writer.begin(9).unwrap();
-        assert_eq!(FlusherStep::next(&writer), FlusherStep::WaitForWriter);
+        let (pause, wait) = (FlusherStep::Pause, FlusherStep::WaitForWriter);
+        assert_eq!(steps(&writer), [pause, wait, pause]);
         push(&mut writer);
-        assert_eq!(FlusherStep::next(&writer), FlusherStep::WaitForWriter);
+        assert_eq!(steps(&writer), [pause, wait, pause]);
         writer.end(batch, Ok(8));
-        assert_eq!(FlusherStep::next(&writer), FlusherStep::Write);
+        for step in [pause, wait] {
+            assert_eq!(step.next(&writer), FlusherStep::Write);
+        }
     }
 
     #[test]
@@ -81,8 +96,8 @@ mod tests {
         push(&mut writer);
         let batch = writer.begin(9).unwrap();
         writer.close();
-        assert_eq!(FlusherStep::next(&writer), FlusherStep::Sleep);
+        assert_eq!(steps(&writer), [FlusherStep::Sleep; 3]);
         writer.end(batch, Ok(1));
-        assert_eq!(FlusherStep::next(&writer), FlusherStep::Sleep);
+        assert_eq!(steps(&writer), [FlusherStep::Sleep; 3]);
     }
 }
