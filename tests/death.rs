@@ -346,6 +346,29 @@ fn child_that_only_closes_its_connection_is_ended() {
 }
 
 #[test]
+fn calls_end_soon_after_the_connection_whatever_the_grace() {
+    bounded(|| {
+        let me = common::script("ready; exec 0</dev/null 1>&0; exec sleep 1000");
+        let (builder, log) = logged(me.rpc("any").grace(Duration::MAX));
+        let rpc = builder.start().unwrap();
+        let pid = rpc.pid().unwrap();
+        let error = lost(rpc.call("hello").wait());
+        assert_eq!(error.kind(), ErrorKind::Died);
+        assert_eq!(error.status(), None, "it has not exited: {error}");
+        // Further calls are refused with the same error.
+        let outcome = rpc.call("again").wait();
+        let phase = outcome.as_ref().unwrap_err().phase();
+        assert_eq!(phase, Some(Phase::Queued));
+        assert_eq!(lost(outcome).kind(), ErrorKind::Died);
+        assert!(log.lines().is_empty(), "its end is not known yet");
+        common::signal(pid, "KILL");
+        assert_eq!(lost_kind(rpc.call("late").wait()), ErrorKind::Died);
+        assert_eq!(rpc.finish().unwrap_err().kind(), ErrorKind::Died);
+        assert_eq!(log.end(), "error: Died");
+    });
+}
+
+#[test]
 fn children_die_with_a_parent_that_is_killed() {
     let me = with_grandchild(|me| me).run_in_test();
     bounded(move || {

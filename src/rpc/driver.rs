@@ -192,11 +192,34 @@ impl Driver {
         if !self.life.is_connected() {
             self.link.disconnect();
         }
+        let mut unanswered = actions.unanswered;
+        if let Some((kind, text)) = self.life.lose_calls(unanswered, now) {
+            let error = Error::new(kind, text);
+            let error = error.with_process(self.pid(), None, self.stderr.tail());
+            self.end_calls(&Err(error));
+            unanswered = 0;
+        }
         let deadlines = [actions.deadline, self.life.deadline()];
         self.deadline = deadlines.into_iter().flatten().min();
-        if let Some(verdict) = self.life.verdict(actions.unanswered) {
+        if let Some(verdict) = self.life.verdict(unanswered) {
             self.conclude(verdict);
         }
+    }
+
+    /// Ends the calls that are left, and all that are made from now on.
+    fn end_calls(&mut self, end: &Result<Exit, Error>) {
+        for (mut completion, phase) in self.link.end(end.clone()) {
+            let ended = match &end {
+                Err(error) => Ended::Lost(error.clone(), phase),
+                Ok(_) => Ended::Refused(Refusal::Closed),
+            };
+            guard(|| completion.complete(Answer::Ended(ended)));
+        }
+        drop_guarded(self.link.take_done());
+    }
+
+    fn pid(&self) -> Option<u32> {
+        self.link.child().map(Child::pid)
     }
 
     /// It is over: ends the calls that are left, and reports the end after everything else.
@@ -210,23 +233,15 @@ impl Driver {
             status,
             stage,
         } = verdict;
-        let pid = self.link.child().map(Child::pid);
-        let error = error.map(|(kind, text)| {
-            Error::new(kind, text).with_process(pid, status, self.stderr.tail())
-        });
-        let end = match &error {
+        let end = match error {
             None => Ok(Exit::new(status, stage)),
-            Some(error) => Err(error.clone()),
+            Some((kind, text)) => {
+                Err(Error::new(kind, text).with_process(self.pid(), status, self.stderr.tail()))
+            }
         };
-        for (mut completion, phase) in self.link.end(end) {
-            let ended = match &error {
-                Some(error) => Ended::Lost(error.clone(), phase),
-                None => Ended::Refused(Refusal::Closed),
-            };
-            guard(|| completion.complete(Answer::Ended(ended)));
-        }
-        drop_guarded(self.link.take_done());
-        guard(|| self.handlers.take().expect("concluded once").end(error));
+        self.end_calls(&end);
+        let handlers = self.handlers.take().expect("concluded once");
+        guard(|| handlers.end(end.err()));
         self.link.over();
     }
 
@@ -410,7 +425,7 @@ impl Driver {
                     progress(Input::from(payload));
                 }
             }
-            Delivery::Log => log::emit(&input, self.link.child().map_or(0, Child::pid)),
+            Delivery::Log => log::emit(&input, self.pid().unwrap_or(0)),
             Delivery::Late => {}
             Delivery::Ready => self.life.ready(),
             Delivery::Refused(refused) => {

@@ -17,6 +17,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+/// How long the exit of a child is waited for, for its status, once its stream has ended. Then its
+/// calls end without it.
+const EXIT_WAIT: Duration = Duration::from_millis(500);
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Life {
@@ -28,6 +32,10 @@ pub(crate) struct Life {
     /// When a child that is not ready is killed.
     start_by: Option<Instant>,
     ladder: StopLadder,
+    /// When the calls of a child end whose stream has ended, if it has not exited by then.
+    exit_by: Option<Instant>,
+    /// Whether they have ended so.
+    calls_lost: bool,
     /// To be sent immediately.
     signal: Option<Signal>,
     /// The first thing that went wrong, if something did.
@@ -94,6 +102,8 @@ impl Life {
             closing: false,
             start_by: start_by.and_then(|StartBy(by)| by),
             ladder: StopLadder::new(grace),
+            exit_by: None,
+            calls_lost: false,
             signal: None,
             cause: None,
             cut: None,
@@ -129,7 +139,7 @@ impl Life {
     /// The child is to be killed because of what it did. Nothing more is read from it.
     pub(crate) fn fail(&mut self, kind: ErrorKind, message: impl Into<String>, now: Instant) {
         self.fail_with(kind, || message.into());
-        self.connected = false;
+        self.end_stream(now);
         self.kill_now(now);
     }
 
@@ -147,7 +157,7 @@ impl Life {
 
     /// Nothing more comes from the child: because of this error, if there was one.
     pub(crate) fn disconnected(&mut self, error: Option<std::io::Error>, now: Instant) {
-        self.connected = false;
+        self.end_stream(now);
         if let Some(error) = error {
             self.fail_with(ErrorKind::Io, || {
                 format!("cannot read from the child: {error}")
@@ -166,6 +176,7 @@ impl Life {
     /// The process has ended.
     pub(crate) fn exited(&mut self, status: Option<ExitStatus>) {
         self.process = ProcessState::Exited(status);
+        self.exit_by = None;
     }
 
     /// The next signal that it is time to send, if there is one.
@@ -187,10 +198,29 @@ impl Life {
         }
     }
 
-    /// When to [`poll`](Life::poll) next.
+    /// The error with which all calls end, before the process has: its stream has ended, and its exit
+    /// was waited for. Returned once; the verdict is an error then.
+    pub(crate) fn lose_calls(
+        &mut self,
+        unanswered: usize,
+        now: Instant,
+    ) -> Option<(ErrorKind, String)> {
+        self.exit_by.take_if(|by| *by <= now)?;
+        let cause = self.cause.as_ref().or(self.cut.as_ref());
+        if unanswered == 0 && self.closing && cause.is_none() {
+            // It has answered everything, and takes its time to exit.
+            return None;
+        }
+        let cause = cause.cloned().unwrap_or_else(|| self.death(unanswered));
+        self.calls_lost = true;
+        self.cause.get_or_insert(cause.clone());
+        Some(cause)
+    }
+
+    /// When to [`poll`](Life::poll) and [`lose_calls`](Life::lose_calls) next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        let ladder = self.ladder.deadline();
-        self.start_by.into_iter().chain(ladder).min()
+        let deadlines = [self.start_by, self.exit_by, self.ladder.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// Whether the child has reported that it serves, or need not.
@@ -218,6 +248,7 @@ impl Life {
         let killed = signalled && (self.closing || self.ladder.stage() == StopStage::Closed);
         let cut = self.cut.as_ref().filter(|_| !killed);
         let in_order = unanswered == 0
+            && !self.calls_lost
             && match self.cause.as_ref().or(cut) {
                 None => self.closing && self.ready,
                 Some(_) => deliberate,
@@ -257,6 +288,14 @@ impl Life {
         if self.cause.is_none() {
             self.cause = Some((kind, message()));
         }
+    }
+
+    /// Nothing more comes from the child.
+    fn end_stream(&mut self, now: Instant) {
+        if self.connected && self.process == ProcessState::Running {
+            self.exit_by = now.checked_add(EXIT_WAIT);
+        }
+        self.connected = false;
     }
 
     fn kill_now(&mut self, now: Instant) {
@@ -396,6 +435,52 @@ mod tests {
             message,
             "the child closed its connection with 1 call unanswered"
         );
+    }
+
+    #[test]
+    fn calls_end_soon_after_the_stream_whatever_the_grace() {
+        let now = Instant::now();
+        let mut life = Life::new(true, None, Duration::MAX);
+        life.disconnected(None, now);
+        assert_eq!(life.deadline(), Some(now + EXIT_WAIT));
+        let almost = now + EXIT_WAIT - Duration::from_nanos(1);
+        assert_eq!(life.lose_calls(1, almost), None, "its status may come");
+        let (kind_of_end, message) = life.lose_calls(1, now + EXIT_WAIT).unwrap();
+        assert_eq!(kind_of_end, ErrorKind::Died);
+        assert_eq!(
+            message,
+            "the child closed its connection with 1 call unanswered"
+        );
+        assert_eq!(life.lose_calls(0, now + EXIT_WAIT), None, "once");
+        assert_eq!((life.deadline(), life.verdict(0)), (None, None));
+        life.exited(Some(ExitStatus::from_raw(0)));
+        assert_eq!(kind(&life, 0), Some(ErrorKind::Died));
+    }
+
+    #[test]
+    fn calls_of_a_killed_child_that_does_not_end_are_lost_for_that_reason() {
+        let (mut life, now) = serving();
+        life.kill(now);
+        life.disconnected(None, now);
+        let (kind_of_end, _) = life.lose_calls(1, now + EXIT_WAIT).unwrap();
+        assert_eq!(kind_of_end, ErrorKind::Killed);
+        life.exited(Some(ExitStatus::from_raw(9)));
+        assert_eq!(kind(&life, 0), Some(ErrorKind::Killed), "calls were lost");
+    }
+
+    #[test]
+    fn exit_that_takes_long_after_the_last_answer_is_no_loss() {
+        let (mut life, now) = serving();
+        life.close(now);
+        life.disconnected(None, now);
+        assert_eq!(life.lose_calls(0, now + EXIT_WAIT), None);
+        life.exited(Some(ExitStatus::from_raw(0)));
+        assert_eq!(kind(&life, 0), None);
+
+        let (mut life, now) = serving();
+        life.disconnected(None, now);
+        life.exited(Some(ExitStatus::from_raw(0)));
+        assert_eq!(life.lose_calls(1, now + EXIT_WAIT), None, "it has ended");
     }
 
     #[test]
