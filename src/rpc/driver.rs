@@ -25,12 +25,16 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub(super) use handlers::{Handlers, OnEvent, TypedOnEvent};
 
 /// How often one descriptor is read before others have their turn.
 const READS: usize = 16;
+/// How often the socket is read before what is due is judged: more than a socket holds.
+const CATCH_UP_READS: usize = 64;
+/// After how long it is checked again whether a caller has read what there is.
+const CATCH_UP_AGAIN: Duration = Duration::from_millis(1);
 /// How many frames are looked up under one lock.
 const FRAMES: usize = 4096;
 /// How often the socket is read once the process has ended. Far more than a socket holds: what comes
@@ -137,11 +141,18 @@ impl Driver {
 
     /// The process may have ended.
     fn process_ended(&mut self, now: Instant) {
+        if self.reap(now) {
+            self.attend_to_link(now, false);
+        }
+    }
+
+    /// Reaps the process and reads what it has left, if it has ended just now.
+    fn reap(&mut self, now: Instant) -> bool {
         if self.process.is_none() {
-            return;
+            return false;
         }
         let Some(status) = self.link.child().and_then(Child::reap) else {
-            return;
+            return false;
         };
         self.process = None;
         self.life.exited(status);
@@ -151,15 +162,29 @@ impl Driver {
         self.read(LAST_READS, now);
         self.stderr.read(capture::LAST_READS);
         self.stderr.close();
-        self.attend_to_link(now, false);
+        true
+    }
+
+    /// Takes in what has come by now if something is due: what came in time counts, however late this
+    /// thread is. Returns whether that was all, so that what is due can be judged.
+    fn catch_up(&mut self, now: Instant) -> bool {
+        let is_due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
+        if !is_due(self.life.deadline()) && !self.link.is_due(now) {
+            return true;
+        }
+        self.read(CATCH_UP_READS, now);
+        self.reap(now);
+        !self.link.is_left_to_a_caller()
     }
 
     /// Writes, signals, and checks whether it is over. `room` says that the socket takes bytes again.
     fn attend_to_link(&mut self, now: Instant, room: bool) {
-        let mut actions = self.link.attend(now, room);
+        let all_read = self.catch_up(now);
+        let judge_at = all_read.then_some(now);
+        let mut actions = self.link.attend(now, room, judge_at);
         if actions.handed_off {
             self.read(READS, now);
-            let more = self.link.attend(now, false);
+            let more = self.link.attend(now, false, judge_at);
             actions = actions.and_then(more);
         }
         if actions.ready {
@@ -181,7 +206,9 @@ impl Driver {
         if actions.kill {
             self.life.kill(now);
         }
-        while let Some(signal) = self.life.poll(now) {
+        while let Some(at) = judge_at
+            && let Some(signal) = self.life.poll(at)
+        {
             if let Some(child) = self.link.child() {
                 child.signal(match signal {
                     Signal::Term => sys::SIGTERM,
@@ -201,6 +228,9 @@ impl Driver {
         }
         let deadlines = [actions.deadline, self.life.deadline()];
         self.deadline = deadlines.into_iter().flatten().min();
+        if !all_read {
+            self.deadline = self.deadline.max(Some(now + CATCH_UP_AGAIN));
+        }
         if let Some(verdict) = self.life.verdict(unanswered) {
             self.conclude(verdict);
         }

@@ -33,10 +33,15 @@ impl Link {
     }
 
     /// Writes, and handles what is due or was asked for. `room` says that the socket takes bytes
-    /// again.
-    pub(in crate::rpc) fn attend(&self, now: Instant, room: bool) -> Actions {
+    /// again. What is due at `judge_at` is: `None` if something that has come is unread.
+    pub(in crate::rpc) fn attend(
+        &self,
+        now: Instant,
+        room: bool,
+        judge_at: Option<Instant>,
+    ) -> Actions {
         let mut state = self.lock();
-        let (expired, kill) = state.begin_attend(now, room);
+        let (expired, kill) = state.begin_attend(judge_at, room);
         if !kill {
             // A child that is to be killed would otherwise see the end, and might exit before.
             state = self.transmit(state);
@@ -51,7 +56,18 @@ impl Link {
         if state.update_room(room) {
             self.set_interest(&mut state);
         }
-        state.end_attend(now, expired, kill, all_sent)
+        state.end_attend(now, judge_at, expired, kill, all_sent)
+    }
+
+    /// Whether a call expires, or the child is to be stopped, by now.
+    pub(in crate::rpc) fn is_due(&self, now: Instant) -> bool {
+        self.lock().is_due_at(now)
+    }
+
+    /// Whether a caller has the reader's role, and yet to read something or to process it.
+    pub(in crate::rpc) fn is_left_to_a_caller(&self) -> bool {
+        let with_a_caller = self.lock().role.is_with_a_caller();
+        with_a_caller && (self.is_readable() || self.unprocessed.get())
     }
 
     /// Takes frames in: all that a read brought, under one lock.
@@ -72,6 +88,7 @@ impl Link {
         if !state.role.take_for_reactor() {
             return None;
         }
+        self.unprocessed.set(true);
         state.reader.take()
     }
 
@@ -80,6 +97,7 @@ impl Link {
         let mut state = self.lock();
         state.role.give_back();
         state.reader = Some(reader);
+        self.unprocessed.set(false);
         if state.connected {
             self.watch(&mut state, true);
         }

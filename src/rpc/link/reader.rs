@@ -6,7 +6,29 @@ use crate::sys::{self, Interest, ReadMode};
 use crate::wire::{Decoder, Payload};
 use std::io::{ErrorKind, Result};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+
+/// Whether something was read and is not processed. Callers whose time is up check it: what they wait
+/// for may be there.
+///
+/// It is set before something is read, so that it is set when the socket is found empty; by a reader
+/// that blocks without a deadline, right after it.
+#[derive(Debug, Default)]
+pub(super) struct Unprocessed(AtomicBool);
+
+// ORDERING: what a thread sees in the socket, it sees after the system call of the one that emptied it,
+// before which this was set.
+impl Unprocessed {
+    #[inline]
+    pub(super) fn set(&self, unprocessed: bool) {
+        self.0.store(unprocessed, Ordering::Release);
+    }
+
+    pub(super) fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -49,12 +71,16 @@ impl Reader {
         socket: &OwnedFd,
         alone: bool,
         deadline: Option<Instant>,
+        unprocessed: &Unprocessed,
     ) -> Result<usize> {
         let mut space = self.decoder.space();
         let mut receive = |mode| {
             let behind = space.behind.as_mut();
             let behind = behind.map(|(buf, limit)| (&mut **buf, *limit));
-            sys::receive(socket, (space.buf, space.limit), behind, mode)
+            unprocessed.set(mode == ReadMode::SocketNow);
+            let result = sys::receive(socket, (space.buf, space.limit), behind, mode);
+            unprocessed.set(result.is_ok());
+            result
         };
         let poll = || match receive(ReadMode::SocketNow) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),

@@ -5,13 +5,13 @@
 //! thread that waits may read: [`Role`](crate::rpc::state::Role) decides which.
 
 use super::completion::Completion;
-use super::reader::Reader;
+use super::reader::{Reader, Unprocessed};
 use super::slot::wait_until;
 use super::state::{LinkState, ProgressCallback};
 use crate::process::Child;
 use crate::rpc::reactor::{Core, Source, poll_key};
 use crate::rpc::state::{AfterRelease, Connection};
-use crate::sys::{self, Registration};
+use crate::sys::{self, Interest, Registration};
 use polling::Event;
 use std::io;
 use std::net::Shutdown;
@@ -27,6 +27,7 @@ pub(in crate::rpc) struct Link {
     state: Mutex<LinkState>,
     /// Notified of everything that threads wait for: room in the queue, `ready`, the end.
     pub(super) changed: Condvar,
+    pub(super) unprocessed: Unprocessed,
     socket: Arc<OwnedFd>,
     child: Option<Child>,
     reactor: Arc<Core>,
@@ -48,6 +49,7 @@ impl Link {
         Link {
             state: Mutex::new(LinkState::new(connection, reader, rewatch_delay)),
             changed: Condvar::new(),
+            unprocessed: Unprocessed::default(),
             socket: Arc::new(socket),
             child,
             reactor,
@@ -71,6 +73,11 @@ impl Link {
 
     pub(in crate::rpc) fn reactor(&self) -> &Arc<Core> {
         &self.reactor
+    }
+
+    /// Whether there is something to read in the socket.
+    pub(super) fn is_readable(&self) -> bool {
+        sys::wait_at_most(self.socket(), Interest::Readable, Duration::ZERO).unwrap_or(false)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, LinkState> {

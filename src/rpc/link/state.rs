@@ -219,6 +219,12 @@ impl LinkState {
         }
     }
 
+    /// Whether a call expires, or the child is to be stopped, by this time.
+    pub(super) fn is_due_at(&self, now: Instant) -> bool {
+        let deadlines = [self.connection.deadline(), self.stop_by];
+        deadlines.into_iter().flatten().any(|at| at <= now)
+    }
+
     /// Whether there is something to write, and nobody writes or waits for room.
     #[inline]
     pub(super) fn has_unattended_output(&self) -> bool {
@@ -233,7 +239,7 @@ impl LinkState {
     /// calls whose timeout has passed, and whether the child is to be killed.
     pub(super) fn begin_attend(
         &mut self,
-        now: Instant,
+        judge_at: Option<Instant>,
         room: bool,
     ) -> (Vec<(Completion, Phase)>, bool) {
         self.attention = false;
@@ -242,7 +248,9 @@ impl LinkState {
             self.awaits_room = false;
         }
         let mut expired = Vec::new();
-        while let Some(call) = self.connection.expire(now) {
+        while let Some(now) = judge_at
+            && let Some(call) = self.connection.expire(now)
+        {
             expired.push(call);
         }
         (expired, std::mem::take(&mut self.kill))
@@ -284,11 +292,13 @@ impl LinkState {
     pub(super) fn end_attend(
         &mut self,
         now: Instant,
+        judge_at: Option<Instant>,
         expired: Vec<(Completion, Phase)>,
         kill: bool,
         all_sent: bool,
     ) -> Actions {
-        let stop = self.stop_by.take_if(|by| *by <= now).is_some();
+        let is_due = |by: &mut Instant| judge_at.is_some_and(|now| *by <= now);
+        let stop = self.stop_by.take_if(is_due).is_some();
         self.trim(now);
         let role = self.role.deadline();
         let calls = self.connection.deadline();
@@ -395,9 +405,9 @@ mod tests {
     }
 
     fn attend(state: &mut LinkState, now: Instant) -> Actions {
-        let (expired, kill) = state.begin_attend(now, false);
+        let (expired, kill) = state.begin_attend(Some(now), false);
         let all_sent = state.end_of_requests().all_sent;
-        state.end_attend(now, expired, kill, all_sent)
+        state.end_attend(now, Some(now), expired, kill, all_sent)
     }
 
     fn frame(id: u32, payload: &[u8]) -> Vec<u8> {
@@ -429,7 +439,7 @@ mod tests {
         );
         assert!(state.update_room(false) && !state.update_room(false));
         assert!(!state.has_unattended_output(), "the reactor waits for room");
-        state.begin_attend(Instant::now(), true);
+        state.begin_attend(None, true);
         assert!(state.has_unattended_output(), "there is room");
         assert!(state.update_room(true), "one event was used up");
         write(&mut state, Some(io::ErrorKind::BrokenPipe));
@@ -475,6 +485,21 @@ mod tests {
         };
         let both = both.and_then(attend(&mut state, now));
         assert!(both.kill && both.stop, "neither is lost");
+    }
+
+    #[test]
+    fn nothing_is_due_while_something_is_unread() {
+        let (mut state, slot, now) = (serving(), Arc::default(), Instant::now());
+        call(&mut state, Some(now), &slot);
+        state.stop_by = Some(now);
+        assert!(state.is_due_at(now) && !state.is_due_at(now - SECOND));
+        let (expired, kill) = state.begin_attend(None, false);
+        let actions = state.end_attend(now, None, expired, kill, false);
+        assert!(actions.expired.is_empty() && !actions.stop);
+        assert_eq!(actions.deadline, Some(now));
+        let actions = attend(&mut state, now);
+        assert!(actions.expired.len() == 1 && actions.stop);
+        assert!(!state.is_due_at(now));
     }
 
     #[test]

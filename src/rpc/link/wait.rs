@@ -7,7 +7,13 @@ use super::shared::Link;
 use super::slot::Slot;
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How long a wait goes on whose time is up, while the answer may be among what another thread has yet
+/// to read. That thread was just let run, as this one was.
+const CATCH_UP: Duration = Duration::from_millis(100);
+/// How often it is checked meanwhile.
+const CATCH_UP_AGAIN: Duration = Duration::from_millis(1);
 
 /// A caller's wait for one answer.
 pub(in crate::rpc) struct AnswerWait<'a> {
@@ -92,16 +98,31 @@ impl Link {
 
     /// A wait took too long: the call ends, or only the wait.
     fn timed_out(&self, wait: &AnswerWait<'_>) -> Option<Answer> {
-        let now = Instant::now();
-        if wait.timeout.is_some_and(|at| at <= now) {
-            return match self.withdraw(wait.id) {
-                Some((_, phase)) => Some(Answer::Ended(Ended::TimedOut(phase))),
-                // Another thread has ended it, and is about to fill the slot.
-                None => wait.slot.wait(wait.until).0,
-            };
+        if wait.timeout.is_none_or(|at| at > Instant::now()) {
+            // The answer may just have come.
+            return wait.slot.take();
         }
-        // The answer may just have come.
-        wait.slot.take()
+        let last = Instant::now() + CATCH_UP;
+        while Instant::now() < last && self.is_unread() {
+            let until = Instant::now() + CATCH_UP_AGAIN;
+            if let Some(answer) = wait.slot.wait(Some(until)).0 {
+                return Some(answer);
+            }
+        }
+        match self.withdraw(wait.id) {
+            Some((_, phase)) => Some(Answer::Ended(Ended::TimedOut(phase))),
+            // Another thread has ended it, and is about to fill the slot.
+            None => wait.slot.wait(wait.until).0,
+        }
+    }
+
+    /// Whether another thread has yet to read something, or to process it.
+    fn is_unread(&self) -> bool {
+        let state = self.lock();
+        let (connected, handed_off) = (state.connected, state.role.is_handed_off());
+        drop(state);
+        // In this order: see `Unprocessed`.
+        connected && (handed_off || self.is_readable() || self.unprocessed.get())
     }
 
     /// Reads until the answer has come. What was read before is looked through first, unless it is
@@ -119,6 +140,7 @@ impl Link {
                     let mut state = self.lock();
                     let was_ready = state.connection.is_ready();
                     let (answer, all) = state.take_answers(reader.decoder(), wait.id);
+                    self.unprocessed.set(false);
                     self.notify_of_frames(&state, was_ready);
                     // Another thread may have ended the call, and filled the slot.
                     let answer = answer.or_else(|| wait.slot.take());
@@ -136,7 +158,7 @@ impl Link {
                     alone
                 }
             };
-            match reader.receive(self.socket(), alone, wait.deadline()) {
+            match reader.receive(self.socket(), alone, wait.deadline(), &self.unprocessed) {
                 Ok(1..) => {}
                 Err(error) if error.kind() == ErrorKind::TimedOut => {
                     self.release(self.lock(), reader);

@@ -181,21 +181,21 @@ impl Life {
 
     /// The next signal that it is time to send, if there is one.
     pub(crate) fn poll(&mut self, now: Instant) -> Option<Signal> {
+        if let ProcessState::Exited(_) = self.process {
+            return None;
+        }
         if self.start_by.is_some_and(|by| by <= now) {
             self.start_by = None;
             let message = "the child did not get ready within the start timeout";
             self.fail(ErrorKind::StartTimeout, message, now);
         }
         let signal = self.signal.take().or_else(|| self.ladder.climb(now))?;
-        match self.process {
-            ProcessState::Running => Some(signal),
+        if self.process == ProcessState::None {
             // There is nothing to signal: the stream is given up.
-            ProcessState::None => {
-                self.connected = false;
-                None
-            }
-            ProcessState::Exited(_) => None,
+            self.connected = false;
+            return None;
         }
+        Some(signal)
     }
 
     /// The error with which all calls end, before the process has: its stream has ended, and its exit
@@ -435,6 +435,23 @@ mod tests {
             message,
             "the child closed its connection with 1 call unanswered"
         );
+    }
+
+    #[test]
+    fn process_that_has_ended_is_not_late() {
+        let (mut life, now) = serving();
+        life.close(now);
+        life.exited(Some(ExitStatus::from_raw(0)));
+        assert_eq!(life.poll(now + GRACE), None);
+        life.disconnected(None, now + GRACE);
+        let verdict = life.verdict(0).unwrap();
+        assert_eq!((verdict.error, verdict.stage), (None, StopStage::Closed));
+
+        let mut life = Life::new(true, Some(StartBy(Some(now))), GRACE);
+        life.exited(Some(ExitStatus::from_raw(0)));
+        assert_eq!(life.poll(now), None);
+        life.disconnected(None, now);
+        assert_eq!(kind(&life, 0), Some(ErrorKind::Exited));
     }
 
     #[test]

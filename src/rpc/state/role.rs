@@ -211,6 +211,11 @@ impl<W> Role<W> {
         self.watched
     }
 
+    /// Whether a caller has the role.
+    pub(crate) fn is_with_a_caller(&self) -> bool {
+        self.holder == Holder::Caller
+    }
+
     /// Whether nobody reads the socket or watches it, and the reactor only checks periodically.
     pub(crate) fn is_unattended(&self) -> bool {
         self.holder == Holder::Nobody && !self.handed_off && !self.watched
