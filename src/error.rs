@@ -78,6 +78,9 @@ pub enum ErrorKind {
     /// The stop ladder ended the child before it had answered all calls: see
     /// [`Rpc::finish_timeout`](crate::Rpc::finish_timeout).
     Stopped,
+    /// The child could not be stopped, and lives on: it may not be signalled, as it has become
+    /// another user's, or it hangs in the kernel. It is reaped when it ends.
+    Unstoppable,
     /// The child violated the protocol, and was stopped.
     Protocol,
     /// An event arrived, but there is no [`on_event`](crate::RpcBuilder::on_event) handler.

@@ -49,12 +49,29 @@ impl Child {
         self.pidfd.as_ref()
     }
 
-    /// Signals the process and its group. Does nothing once it is reaped.
-    pub(crate) fn signal(&self, number: i32) {
+    /// Signals the process and its group. Does nothing once the process has ended.
+    ///
+    /// # Errors
+    ///
+    /// If the process may not be signalled: it is another user's by now.
+    pub(crate) fn signal(&self, number: i32) -> Result<()> {
         let reaped = self.lock();
         if let (false, Some(pidfd)) = (*reaped, &self.pidfd) {
-            // It can only fail if other code reaped the process, which the pidfd reports as well.
-            let _ = sys::signal(self.pid, pidfd.as_fd(), number);
+            return match sys::signal(self.pid, pidfd.as_fd(), number) {
+                // Other code has reaped it, which the pidfd reports as well.
+                Err(error) if sys::is_no_process(&error) => Ok(()),
+                result => result,
+            };
+        }
+        Ok(())
+    }
+
+    /// Waits until the process can be reaped: one that is traced has ended before. Not under the lock:
+    /// until then it can be signalled.
+    pub(crate) fn wait_for_exit(&self) {
+        if let Some(pidfd) = &self.pidfd {
+            // If its status was taken by other code, it has ended.
+            let _ = sys::wait_for_exit(pidfd.as_fd());
         }
     }
 

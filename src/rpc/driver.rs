@@ -17,6 +17,7 @@ use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Refusal};
 use crate::process::{Child, StderrCallback};
 use crate::sys::{self, Registration};
+use crate::threads;
 use crate::wire::{self, DecodeError, Decoder, Payload, ToParent};
 use breach::{Breach, refusal_kind};
 use capture::Capture;
@@ -25,6 +26,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 pub(super) use handlers::{Handlers, OnEvent, TypedOnEvent};
@@ -35,6 +37,8 @@ const READS: usize = 16;
 const CATCH_UP_READS: usize = 64;
 /// After how long it is checked again whether a caller has read what there is.
 const CATCH_UP_AGAIN: Duration = Duration::from_millis(1);
+/// The thread that waits for a process does nothing else.
+const REAPER_STACK: usize = 32 << 10;
 /// How many frames are looked up under one lock.
 const FRAMES: usize = 4096;
 /// How often the socket is read once the process has ended. Far more than a socket holds: what comes
@@ -46,8 +50,7 @@ pub(super) struct Driver {
     link: Arc<Link>,
     handlers: Option<Handlers>,
     life: Life,
-    /// Until the process has ended.
-    process: Option<Registration>,
+    process: ProcessWatch,
     stderr: Capture,
     /// Frames of a read until they are delivered; the completions of the calls that they reply to; and
     /// what the others are, in order. The first two are kept for their memory.
@@ -56,6 +59,17 @@ pub(super) struct Driver {
     others: Vec<Delivery<Completion, ProgressCallback>>,
     deadline: Option<Instant>,
     over: bool,
+}
+
+/// How the end of the process is noticed.
+enum ProcessWatch {
+    /// It has been reaped, or there is none.
+    None,
+    /// The poller reports it.
+    Polled { _pidfd: Registration },
+    /// A thread waits for it: the process has ended, but is traced, and cannot be reaped before its
+    /// tracer lets go of it. The poller would report it all the time.
+    Traced,
 }
 
 impl EventHandler for Driver {
@@ -88,6 +102,9 @@ impl EventHandler for Driver {
     }
 
     fn attend(&mut self, now: Instant) {
+        if let ProcessWatch::Traced = self.process {
+            self.reap(now);
+        }
         self.attend_to_link(now, false);
     }
 
@@ -109,8 +126,10 @@ impl Driver {
         };
         link.register()?;
         let process = match link.child().and_then(Child::pidfd) {
-            Some(pidfd) => Some(register(pidfd, Source::Process)?),
-            None => None,
+            Some(pidfd) => ProcessWatch::Polled {
+                _pidfd: register(pidfd, Source::Process)?,
+            },
+            None => ProcessWatch::None,
         };
         let pid = link.child().map_or(0, Child::pid);
         let stderr = match stderr {
@@ -131,7 +150,7 @@ impl Driver {
             over: false,
             link,
         };
-        if let (Some(child), None) = (driver.link.child(), &driver.process) {
+        if let (Some(child), ProcessWatch::None) = (driver.link.child(), &driver.process) {
             driver.life.exited(child.reap().flatten());
         }
         Ok(driver)
@@ -143,18 +162,29 @@ impl Driver {
     fn process_ended(&mut self, now: Instant) {
         if self.reap(now) {
             self.attend_to_link(now, false);
+        } else if let ProcessWatch::Polled { .. } = self.process {
+            let link = Arc::clone(&self.link);
+            let wait = move || {
+                if let Some(child) = link.child() {
+                    child.wait_for_exit();
+                }
+                link.reactor().attend(link.key());
+            };
+            if start_reaper(wait) {
+                self.process = ProcessWatch::Traced;
+            }
         }
     }
 
     /// Reaps the process and reads what it has left, if it has ended just now.
     fn reap(&mut self, now: Instant) -> bool {
-        if self.process.is_none() {
+        if let ProcessWatch::None = self.process {
             return false;
         }
         let Some(status) = self.link.child().and_then(Child::reap) else {
             return false;
         };
-        self.process = None;
+        self.process = ProcessWatch::None;
         self.life.exited(status);
         // All that it wrote is there now. Its own children may still have the other ends open, and are
         // not waited for: this is the end of the stream, for a caller that reads, too.
@@ -210,10 +240,13 @@ impl Driver {
             && let Some(signal) = self.life.poll(at)
         {
             if let Some(child) = self.link.child() {
-                child.signal(match signal {
+                let sent = child.signal(match signal {
                     Signal::Term => sys::SIGTERM,
                     Signal::Kill => sys::SIGKILL,
                 });
+                if let Err(error) = sent {
+                    self.life.signal_failed(signal, &error);
+                }
             }
         }
         if !self.life.is_connected() {
@@ -256,7 +289,17 @@ impl Driver {
     fn conclude(&mut self, verdict: Verdict) {
         self.over = true;
         self.link.disconnect();
-        self.process = None;
+        if !matches!(self.process, ProcessWatch::None) {
+            // It lives on. It is not to be left a zombie when it ends, whenever that is.
+            let link = Arc::clone(&self.link);
+            start_reaper(move || {
+                if let Some(child) = link.child() {
+                    child.wait_for_exit();
+                    child.reap();
+                }
+            });
+        }
+        self.process = ProcessWatch::None;
         self.stderr.close();
         let Verdict {
             error,
@@ -302,7 +345,7 @@ impl Driver {
                 self.deliver(reader.decoder(), now);
                 // If that was all, the poller reports what comes next; after the exit there is no
                 // poller any more.
-                return more || self.process.is_none();
+                return more || matches!(self.process, ProcessWatch::None);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // The child may have closed with requests unread: a reset.
@@ -502,4 +545,10 @@ impl Driver {
         let (kind, message) = breach.describe(self.life.is_ready());
         self.life.fail(kind, message, now);
     }
+}
+
+/// Waits for a process on a thread of its own. Returns whether there is one.
+fn start_reaper(wait: impl FnOnce() + Send + 'static) -> bool {
+    let thread = thread::Builder::new().name("offspring reap".into());
+    threads::start(thread.stack_size(REAPER_STACK), Box::new(wait)).is_ok()
 }

@@ -47,6 +47,20 @@ pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Result<Option<ExitStatus>> {
     })))
 }
 
+/// Waits until a child can be reaped, and leaves that to others; see `WNOWAIT` in waitid(2).
+///
+/// # Errors
+///
+/// `ECHILD` if other code took its status, or the program ignores SIGCHLD.
+pub(crate) fn wait_for_exit(pidfd: BorrowedFd<'_>) -> Result<()> {
+    let id = pidfd.as_raw_fd() as libc::id_t;
+    let flags = libc::WEXITED | libc::WNOWAIT;
+    // SAFETY: all-zero is a valid siginfo_t.
+    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+    // SAFETY: points to a siginfo_t.
+    retry(|| check(unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, flags) }).map(drop))
+}
+
 /// The number of SIGTERM.
 pub(crate) const SIGTERM: i32 = libc::SIGTERM;
 /// The number of SIGKILL.

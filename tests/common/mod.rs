@@ -332,10 +332,15 @@ fn stat(pid: u32) -> Option<Vec<String>> {
 /// A child that is a shell script instead of a worker. In it, `ready` sends a worker's first
 /// message, and `send OCTAL-ESCAPES` writes to the parent.
 pub fn script(text: &str) -> Process {
+    Process::exe("/bin/sh").args(["-c", &script_text(text)])
+}
+
+/// The text of a [`script`] for a shell.
+pub fn script_text(text: &str) -> String {
     let prelude = r#"send() { printf '%b' "$1" >&0; }
         ready() { send '\0200\0000\0000\0000\0000\0000\0000\0010\0005ready\00011'; }
     "#;
-    Process::exe("/bin/sh").args(["-c", &format!("{prelude}{text}")])
+    format!("{prelude}{text}")
 }
 
 /// The children of this process, including zombies.

@@ -67,6 +67,12 @@ impl StopLadder {
         self.next = now.checked_add(self.grace.max(PATIENCE));
     }
 
+    /// Notes that SIGKILL could not be sent: there is nothing else to do.
+    pub(crate) fn give_up(&mut self) {
+        self.next = None;
+        self.given_up = true;
+    }
+
     /// Goes to the next stage, if it is time. Returns what to send.
     pub(crate) fn climb(&mut self, now: Instant) -> Option<Signal> {
         if self.next.is_none_or(|next| next > now) {
@@ -83,8 +89,7 @@ impl StopLadder {
                 Some(Signal::Kill)
             }
             StopStage::Killed => {
-                self.next = None;
-                self.given_up = true;
+                self.give_up();
                 None
             }
         }

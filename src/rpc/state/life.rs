@@ -36,6 +36,8 @@ pub(crate) struct Life {
     exit_by: Option<Instant>,
     /// Whether they have ended so.
     calls_lost: bool,
+    /// Why the last signal could not be sent.
+    unsignalled: Option<String>,
     /// To be sent immediately.
     signal: Option<Signal>,
     /// The first thing that went wrong, if something did.
@@ -104,6 +106,7 @@ impl Life {
             ladder: StopLadder::new(grace),
             exit_by: None,
             calls_lost: false,
+            unsignalled: None,
             signal: None,
             cause: None,
             cut: None,
@@ -198,6 +201,14 @@ impl Life {
         Some(signal)
     }
 
+    /// A signal could not be sent.
+    pub(crate) fn signal_failed(&mut self, signal: Signal, error: &std::io::Error) {
+        self.unsignalled = Some(error.to_string());
+        if signal == Signal::Kill {
+            self.ladder.give_up();
+        }
+    }
+
     /// The error with which all calls end, before the process has: its stream has ended, and its exit
     /// was waited for. Returned once; the verdict is an error then.
     pub(crate) fn lose_calls(
@@ -237,7 +248,10 @@ impl Life {
     pub(crate) fn verdict(&self, unanswered: usize) -> Option<Verdict> {
         let (over, status) = match self.process {
             ProcessState::None => (!self.connected, None),
-            ProcessState::Running => (self.ladder.has_given_up(), None),
+            ProcessState::Running if self.ladder.has_given_up() => {
+                return Some(self.lives_on(unanswered));
+            }
+            ProcessState::Running => (false, None),
             ProcessState::Exited(status) => (!self.connected, status),
         };
         let deliberate = matches!(
@@ -261,6 +275,25 @@ impl Life {
             status,
             stage: self.ladder.stage(),
         })
+    }
+
+    /// The verdict on a child that cannot be stopped.
+    fn lives_on(&self, unanswered: usize) -> Verdict {
+        let why = match &self.unsignalled {
+            Some(error) => format!("it may not be signalled ({error})"),
+            None => "it does not end after SIGKILL, and may hang in the kernel".to_owned(),
+        };
+        let cause = match &self.cause {
+            Some((_, cause)) => cause.clone(),
+            None if self.closing => "the child cannot be stopped".to_owned(),
+            None => self.death(unanswered).1,
+        };
+        let message = format!("{cause}, and lives on: {why}");
+        Verdict {
+            error: Some((ErrorKind::Unstoppable, message)),
+            status: None,
+            stage: self.ladder.stage(),
+        }
     }
 
     /// The error of an end that has no other cause.
@@ -430,10 +463,36 @@ mod tests {
         assert_eq!(life.verdict(1), None);
         assert_eq!(life.poll(now + 3 * GRACE), None);
         let (kind, message) = life.verdict(1).unwrap().error.unwrap();
-        assert_eq!(kind, ErrorKind::Died);
-        assert_eq!(
-            message,
-            "the child closed its connection with 1 call unanswered"
+        assert_eq!(kind, ErrorKind::Unstoppable);
+        let cause = "the child closed its connection with 1 call unanswered, and lives on";
+        assert!(message.starts_with(cause), "{message}");
+    }
+
+    #[test]
+    fn child_that_may_not_be_signalled_lives_on() {
+        let (mut life, now) = serving();
+        life.close(now);
+        assert_eq!(life.poll(now + GRACE), Some(Signal::Term));
+        let error = std::io::Error::from_raw_os_error(1);
+        life.signal_failed(Signal::Term, &error);
+        assert_eq!(life.verdict(0), None, "SIGKILL is tried");
+        assert_eq!(life.poll(now + 2 * GRACE), Some(Signal::Kill));
+        life.signal_failed(Signal::Kill, &error);
+        assert_eq!((life.poll(now + 9 * GRACE), life.deadline()), (None, None));
+        let verdict = life.verdict(0).unwrap();
+        let (kind, message) = verdict.error.unwrap();
+        assert_eq!(kind, ErrorKind::Unstoppable);
+        assert!(message.contains("may not be signalled"), "{message}");
+        assert!(message.contains("Operation not permitted"), "{message}");
+
+        // The cause is not lost.
+        let (mut life, now) = serving();
+        life.kill(now);
+        life.signal_failed(Signal::Kill, &error);
+        let (_, message) = life.verdict(3).unwrap().error.unwrap();
+        assert!(
+            message.starts_with("the child was killed, and lives on"),
+            "{message}"
         );
     }
 
