@@ -133,9 +133,9 @@
 //! no such function ends with an error that says which, and so do its calls.
 //!
 //! When the last handle is dropped, or [`Rpc::finish`] is called, the child answers what was called,
-//! does what [`Worker::done`] says, and exits. If that takes longer than the
-//! [grace](RpcBuilder::grace), it gets SIGTERM, and after another grace SIGKILL. If the parent is
-//! gone, an idle child exits and a busy one is killed.
+//! however long that takes, does what [`Worker::done`] says, and exits. If it has not exited a
+//! [grace](RpcBuilder::grace) after its last answer, it gets SIGTERM, and after another grace
+//! SIGKILL. If the parent is gone, an idle child exits and a busy one is killed.
 //!
 //! # Limits
 //!
