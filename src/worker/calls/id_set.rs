@@ -41,6 +41,8 @@ impl IdSet {
     pub(crate) fn insert(&mut self, id: u32) -> bool {
         let (at, bit) = place(id);
         let word = self.bring(at, COMING);
+        // Returned early, not kept for later: rustc 1.88 to 1.96 compares anew after `word` changed
+        // when a caller branches on the result (rust-lang/rust#158206, SimplifyComparisonIntegral).
         if *word & bit != 0 {
             return false;
         }
@@ -122,6 +124,22 @@ mod tests {
             }
             assert_eq!(set.len(), model.len());
         }
+    }
+
+    /// Branches on the result, as callers do. With `new = *word & bit == 0` kept until after the bit
+    /// is set, this fails in a release build of the compilers named at `insert`.
+    #[test]
+    fn insert_decides_a_branch() {
+        let mut set = IdSet::default();
+        for id in [1, 1, 64, 2, 64] {
+            let was_in = set.contains(id);
+            if set.insert(id) {
+                assert!(!was_in, "{id} was put in twice");
+            } else {
+                assert!(was_in, "{id} was not put in");
+            }
+        }
+        assert_eq!(set.len(), 3);
     }
 
     #[test]
