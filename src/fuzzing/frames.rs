@@ -98,10 +98,10 @@ fn naive(framing: Framing, limit: usize, stream: &[u8]) -> Decoded {
                 limit,
             });
         }
-        let need = header + claimed as usize;
-        if have < need {
-            break truncated(need as u64);
+        if have - header < claimed as usize {
+            break truncated(header as u64 + u64::from(claimed));
         }
+        let need = header + claimed as usize;
         frames.push((id, stream[at + header..at + need].to_vec()));
         at += need;
     };

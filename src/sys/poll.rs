@@ -107,8 +107,10 @@ impl PollSet {
         retry(|| {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let timespec = left.map(|left| libc::timespec {
-                tv_sec: left.as_secs() as libc::time_t,
-                tv_nsec: left.subsec_nanos().into(),
+                // With 32 bits, 68 years are for ever.
+                tv_sec: left.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+                // Below 10^9, which fits whatever the type is.
+                tv_nsec: left.subsec_nanos() as _,
             });
             let timeout = timespec.as_ref().map_or(ptr::null(), ptr::from_ref);
             let (fds, len) = (self.0.as_mut_ptr(), self.0.len() as libc::nfds_t);

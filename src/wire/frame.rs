@@ -272,8 +272,9 @@ impl Decoder {
             return None;
         }
         let (id, len) = self.peek()?;
-        let need = self.framing.header_len() + len as usize;
-        (self.buf.len() - self.start >= need).then_some((id, len as usize))
+        // Not added to the length: with 32 bits, what is claimed may be all that a usize holds.
+        let have = self.buf.len() - self.start - self.framing.header_len();
+        (have >= len as usize).then_some((id, len as usize))
     }
 
     /// Advances past the payload at `at`.

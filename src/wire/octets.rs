@@ -17,7 +17,8 @@ pub(crate) fn push(out: &mut Vec<u8>, string: &[u8]) {
 
 /// Appends the length of the string that will follow.
 pub(crate) fn push_len(out: &mut Vec<u8>, len: usize) {
-    // 64 bits need ten digits of seven bits.
+    // 64 bits are ten digits of seven bits. A usize may have too few to be shifted so far.
+    let len = len as u64;
     let digits = (1..10).take_while(|digit| len >> (7 * digit) != 0).count();
     for digit in (1..=digits).rev() {
         out.push((len >> (7 * digit)) as u8 | 0x80);
@@ -164,6 +165,17 @@ mod tests {
                 assert_eq!(back, [len, 0]);
             }
         }
+        let mut bytes = Vec::new();
+        push_len(&mut bytes, usize::MAX);
+        let len = usize::MAX as u64;
+        assert_eq!(
+            iter(&bytes).next(),
+            Some(Err(OctetsError::CutString {
+                at: 0,
+                len,
+                left: 0
+            }))
+        );
     }
 
     #[test]
