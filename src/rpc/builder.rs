@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind};
 use crate::process::{Launched, Process};
 use crate::service::Service;
 use crate::sys;
-use crate::wire::{self, Decoder, Framing};
+use crate::wire::{self, Decoder, Framing, ToChild};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -181,7 +181,8 @@ impl<S: Service> RpcBuilder<S> {
     ///
     /// [`ErrorKind::Spawn`] if the program cannot be executed, [`ErrorKind::NotServing`] if this
     /// process is a child itself and does not serve yet, [`ErrorKind::Io`] if there are no
-    /// descriptors or threads left. What goes wrong later is reported to `on_error` and to all calls.
+    /// descriptors or threads left, [`ErrorKind::Setup`] if the strings of a setup are above 4 GiB.
+    /// What goes wrong later is reported to `on_error` and to all calls.
     pub fn start(self) -> Result<Rpc<S>, Error> {
         let io_error =
             |error| Error::new(ErrorKind::Io, format!("cannot start a reactor: {error}"));
@@ -189,14 +190,25 @@ impl<S: Service> RpcBuilder<S> {
             Some(reactor) => Arc::clone(reactor.core()),
             None => Core::new(true).map_err(io_error)?,
         };
+        let plain = self.process.plain();
+        let max_frame = self.max_frame;
+        let run = wire::Run {
+            protocol: wire::VERSION,
+            name: self.service.name(),
+            version: self.service.version(),
+            codec: <S::Codec as Codec<S::Request>>::NAME,
+            max_frame: max_frame as u32,
+            buflen: self.buflen_req.min(u32::MAX as usize) as u32,
+        };
+        if plain.is_none() {
+            check_lengths(self.process.setups(), &run)?;
+        }
         let Launched {
             socket,
             child,
             stderr,
         } = self.process.launch()?;
-        let plain = self.process.plain();
         let (calls, bytes) = self.max_queue;
-        let max_frame = self.max_frame;
         let limits = QueueLimits {
             max_frame,
             calls,
@@ -222,17 +234,7 @@ impl<S: Service> RpcBuilder<S> {
         let link = Link::new(connection, reader, rewatch_delay, socket, child, on_reactor);
         let link = Arc::new(link);
         if plain.is_none() {
-            link.start(
-                self.process.setups(),
-                wire::Run {
-                    protocol: wire::VERSION,
-                    name: self.service.name(),
-                    version: self.service.version(),
-                    codec: <S::Codec as Codec<S::Request>>::NAME,
-                    max_frame: max_frame as u32,
-                    buflen: self.buflen_req.min(u32::MAX as usize) as u32,
-                },
-            );
+            link.start(self.process.setups(), run);
         }
         let service = self.service;
         let on_event = self.on_event.map(|callback| {
@@ -259,4 +261,20 @@ impl<S: Service> RpcBuilder<S> {
             service,
         ))
     }
+}
+
+/// Refuses what cannot be sent to the child because it is too long.
+fn check_lengths(setups: &[(String, Vec<u8>)], run: &wire::Run<'_>) -> Result<(), Error> {
+    for (name, strings) in setups {
+        if !(ToChild::Setup { name, strings }).fits() {
+            let len = strings.len();
+            let message = format!("the setup `{name}` has {len} bytes of strings, above 4 GiB");
+            return Err(Error::new(ErrorKind::Setup, message));
+        }
+    }
+    if !ToChild::Run(run.clone()).fits() {
+        let message = "the function's name is above 4 GiB";
+        return Err(Error::new(ErrorKind::NoFunction, message));
+    }
+    Ok(())
 }

@@ -65,6 +65,18 @@ impl<'a> ToChild<'a> {
         }
     }
 
+    /// Whether its payload fits into a frame, whose length is a `u32`.
+    pub(crate) fn fits(&self) -> bool {
+        // More than the verb, numbers, and lengths of the strings take.
+        const REST: usize = 256;
+        let len = match self {
+            ToChild::Setup { name, strings } => name.len().saturating_add(strings.len()),
+            ToChild::Run(run) => run.name.len().saturating_add(run.codec.len()),
+            ToChild::Cancel { .. } => 0,
+        };
+        len <= u32::MAX as usize - REST
+    }
+
     /// Reads the payload of a control frame.
     pub(crate) fn decode(payload: &'a [u8]) -> Result<Self, ControlError> {
         let mut fields = Fields(octets::iter(payload));
@@ -353,6 +365,19 @@ mod tests {
         ] {
             assert_eq!(ToParent::decode(&message.encode()), Ok(message));
         }
+    }
+
+    /// Memory that is never written takes none.
+    #[test]
+    #[cfg(all(target_pointer_width = "64", not(miri)))]
+    fn setup_of_four_gigabytes_does_not_fit() {
+        let strings = vec![0; u32::MAX as usize];
+        let setup = |len| ToChild::Setup {
+            name: "s",
+            strings: &strings[..len],
+        };
+        assert!(setup(100).fits() && setup(strings.len() - 300).fits());
+        assert!(!setup(strings.len()).fits() && !setup(strings.len() - 10).fits());
     }
 
     #[test]

@@ -554,7 +554,7 @@ impl<T, P: Clone> Connection<T, P> {
 
     fn control(&mut self, message: &ToChild<'_>) {
         let mut payload = Body::from(message.encode());
-        let len = payload.len() as u32;
+        let len = u32::try_from(payload.len()).expect("what does not fit is not started with");
         let header = wire::header(Framing::Tagged, wire::CONTROL_TO_CHILD, len);
         self.writer.outbox_mut().push(header, &mut payload);
     }
