@@ -270,6 +270,7 @@ mod tests {
 
     #[test]
     fn start_and_requests_in_any_split() {
+        let least = if cfg!(miri) { 1000 } else { 1 };
         let strings = octets::encode([vec![b'x'; 100_000]]);
         let setup = ToChild::Setup {
             name: "s",
@@ -283,7 +284,8 @@ mod tests {
             frame(wire::CONTROL_TO_CHILD, &ToChild::Cancel { id: 1 }.encode()),
         ]
         .concat();
-        for split in [1, 7, 8, 9, 1000, usize::MAX] {
+        let splits = [1, 7, 8, 9, 1000, usize::MAX];
+        for split in splits.into_iter().filter(|n| *n >= least) {
             let mut session = Session::new(None, 64);
             assert_eq!(
                 steps(&mut session, &stream, split).unwrap(),

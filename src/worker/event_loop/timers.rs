@@ -138,10 +138,12 @@ mod tests {
     fn thousands_fire_in_order() {
         let start = Instant::now();
         let mut timers = Timers::default();
-        for n in 0..5000u32 {
-            timers.set(n.into(), start, MS * (n * 7919 % 5000), n * 7919 % 5000);
+        let count = if cfg!(miri) { 100 } else { 5000 };
+        for n in 0..count {
+            let at = n * 7919 % count;
+            timers.set(n.into(), start, MS * at, at);
         }
-        let order = fired(&mut timers, start + 5000 * MS);
-        assert!(order.is_sorted() && order.len() == 5000);
+        let order = fired(&mut timers, start + count * MS);
+        assert!(order.is_sorted() && order.len() == count as usize);
     }
 }

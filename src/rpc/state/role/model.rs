@@ -1057,6 +1057,7 @@ fn scenarios() -> Vec<Scenario> {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "explores hundreds of thousands of states")]
 fn every_interleaving_delivers_everything_in_order() {
     for scenario in scenarios() {
         match Model::new(&scenario).explore() {
@@ -1068,6 +1069,7 @@ fn every_interleaving_delivers_everything_in_order() {
 
 /// A model that does not notice a mistake proves nothing.
 #[test]
+#[cfg_attr(miri, ignore = "explores hundreds of thousands of states")]
 fn whatever_is_forgotten_is_found() {
     use Fault::{
         CallerDelivers, CheckUnscheduled, CloseUntold, EndsTwice, GiveBackUnwatched, HandOffUntold,
