@@ -142,6 +142,7 @@
 //! | option | default | beyond it |
 //! |---|---|---|
 //! | [`max_frame`](RpcBuilder::max_frame) | 256 MiB | a request is refused, a reply fails its call |
+//! | strings of a [setup](Process::setup) | 1 MiB | the start is refused |
 //! | [`max_queue`](RpcBuilder::max_queue) | none | [`call`](Rpc::call) waits, [`try_call`](Rpc::try_call) is refused |
 //! | [`start_timeout`](RpcBuilder::start_timeout) | 10 s | the child is killed |
 //! | [`call_timeout`](RpcBuilder::call_timeout), [`Call::timeout`] | none | the call ends, the child lives on |
@@ -151,7 +152,9 @@
 //! | [`Worker::high_water`] | 1 MiB | the child reads no more requests until less is unsent or waiting |
 //!
 //! Nothing is allocated merely because the other side claims a length: buffers grow with what
-//! arrives.
+//! arrives. Messages of the library's own have small limits, whatever `max_frame` is: a mebibyte for a
+//! [setup](Process::setup) with its strings, 64 KiB for everything else but progress reports. A frame
+//! that breaks a limit, or belongs to no call, is an error as soon as its header has come.
 //!
 //! # Plain peers
 //!

@@ -69,11 +69,15 @@ fn violations_are_reported_with_offset_and_expectation() {
                 [&ok[..], &ok].concat(),
                 &["offset 11", "never made or is answered", "0x1"],
             ),
-            // A plain peer has no failed replies.
             (
                 Plain::Tagged,
                 frame(0x8000_0001, b"\x05error\x02no"),
-                &["offset 0", "expected a reply to an outstanding call"],
+                &["offset 0", "call 0x1", "0x80000001", "plain peers cannot"],
+            ),
+            (
+                Plain::Tagged,
+                frame(0x8000_0007, b"\x05error\x02no"),
+                &["offset 0", "outstanding call", "0x80000007"],
             ),
             (
                 Plain::Tagged,
@@ -146,6 +150,112 @@ fn reply_to_a_call_that_was_not_sent_is_a_violation() {
         let error = lost(behind.wait());
         assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
         lost(large.wait());
+    });
+}
+
+/// A frame of which only the header comes.
+fn head(id: u32, claimed: u32) -> Vec<u8> {
+    [id.to_be_bytes(), claimed.to_be_bytes()].concat()
+}
+
+#[test]
+fn header_that_cannot_be_right_is_an_error_before_its_payload() {
+    bounded(|| {
+        let ok = frame(1, b"\x02ok");
+        for (plain, bytes, parts) in [
+            (Plain::Tagged, head(7, 60 << 20), ["offset 0", "id 0x7"]),
+            (
+                Plain::Tagged,
+                [&ok[..], &head(1, 60 << 20)].concat(),
+                ["offset 11", "is answered"],
+            ),
+            (
+                Plain::Tagged,
+                [&ok[..], &head(0x8000_0002, 60 << 20)].concat(),
+                ["offset 11", "plain peers cannot"],
+            ),
+            (
+                Plain::Ordered,
+                head(2, 60 << 20),
+                ["offset 0", "expected id 1"],
+            ),
+            (
+                Plain::Ordered,
+                [&ok[..], &ok, &head(1, 1)].concat(),
+                ["offset 22", "no call is outstanding"],
+            ),
+        ] {
+            // Read by the reactor, by a caller that waits, and by either in pieces.
+            for waits in [false, true] {
+                let (rpc, mut far, log) = peer(plain);
+                let calls = [rpc.call("one").start(), rpc.call("two").start()];
+                let requests = if plain == Plain::Tagged { 24 } else { 16 };
+                far.read_exact(&mut vec![0; requests]).unwrap();
+                let (first, last) = bytes.split_at(bytes.len() - 3);
+                let reader = waits.then(|| {
+                    let [one, two] = calls;
+                    std::thread::spawn(move || drop((one.wait(), two.wait())))
+                });
+                far.write_all(first).unwrap();
+                far.write_all(last).unwrap();
+                // The other end stays open, and sends nothing more.
+                assert_eq!(log.end(), "error: Protocol");
+                let text = rpc.finish().unwrap_err().to_string();
+                for part in parts {
+                    assert!(text.contains(part), "no `{part}` in: {text}");
+                }
+                if let Some(reader) = reader {
+                    reader.join().unwrap();
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn header_of_a_worker_is_judged_before_its_payload() {
+    bounded(|| {
+        // 200 MiB are claimed, and do not come.
+        for (text, kind, part) in [
+            (
+                "send '\\0\\0\\0\\007\\014\\0200\\0\\0'",
+                ErrorKind::NotWorker,
+                "0x7",
+            ),
+            (
+                "send '\\0200\\0\\0\\0\\014\\0200\\0\\0'",
+                ErrorKind::Protocol,
+                "at most 65536 bytes",
+            ),
+            (
+                "ready; send '\\0200\\0\\0\\007\\014\\0200\\0\\0'",
+                ErrorKind::Protocol,
+                "id 0x7",
+            ),
+            (
+                "ready; send '\\0200\\0\\0\\0\\014\\0200\\0\\0\\005dance'; \
+                 send 'sixty bytes and more, so that it shows what kind of message it is'",
+                ErrorKind::Protocol,
+                "only progress reports may be longer",
+            ),
+            (
+                "ready; send '\\0200\\0\\0\\0\\014\\0200\\0\\0\\010progress\\0019'; \
+                 send 'sixty bytes and more, so that it shows what kind of message it is'",
+                ErrorKind::Protocol,
+                "expected progress of an outstanding call, got a report for id 0x9",
+            ),
+        ] {
+            let text = format!("{text}; exec cat >/dev/null");
+            let (builder, log) = logged(script(&text).rpc("any"));
+            let rpc = builder
+                .start_timeout(std::time::Duration::MAX)
+                .start()
+                .unwrap();
+            let error = lost(rpc.call("hello").wait());
+            assert_eq!(error.kind(), kind, "{text}: {error}");
+            assert!(error.to_string().contains(part), "{text}: {error}");
+            assert_eq!(log.end(), format!("error: {kind:?}"));
+        }
     });
 }
 
@@ -244,6 +354,11 @@ fn worker_that_violates_the_protocol_is_killed() {
             (
                 "ready; send '\\0200\\0\\0\\0\\0\\0\\0\\006\\005dance'; exec cat >/dev/null",
                 "dance",
+            ),
+            (
+                "ready; send '\\0200\\0\\0\\0\\0\\0\\0\\014\\010progress\\0019\\0'; \
+                 exec cat >/dev/null",
+                "expected progress of an outstanding call, got a report for id 0x9",
             ),
             ("ready; send '\\0\\0\\0'", "ended inside the frame"),
         ] {

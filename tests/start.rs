@@ -263,6 +263,42 @@ fn setup_that_fails_is_reported_with_its_message() {
     });
 }
 
+/// The parent takes no longer control message than 64 KiB.
+#[test]
+fn long_message_of_a_setup_that_fails_is_cut() {
+    let me = worker()
+        .setup("fail", |_| Err("\u{e9}".repeat(1 << 20).into()))
+        .run_in_test();
+    bounded(move || {
+        let error = start_error(&me.setup("fail", ()), Duration::MAX);
+        assert_eq!(error.kind(), ErrorKind::Setup, "{error}");
+        let text = error.to_string();
+        assert!(text.contains("setup `fail`: \u{e9}\u{e9}") && text.len() < 64 << 10);
+    });
+}
+
+#[test]
+fn strings_of_a_setup_have_a_limit() {
+    let me = worker()
+        .setup("long", |strings| {
+            let [one] = strings.array()?;
+            assert!(one.iter().all(|byte| *byte == b'x'));
+            Ok(())
+        })
+        .run_in_test();
+    bounded(move || {
+        let long = |len| me.clone().setup("long", [vec![b'x'; len]]);
+        let most = (1 << 20) - 40;
+        let rpc = long(most).rpc("do").start().unwrap();
+        rpc.call("echo").wait().unwrap();
+        rpc.finish().unwrap();
+        let error = long(1 << 20).rpc("do").start().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Setup);
+        let text = error.to_string();
+        assert!(text.contains("`long` have more than a mebibyte"), "{text}");
+    });
+}
+
 #[test]
 fn unknown_function_is_reported_with_the_existing_ones() {
     let me = worker().function("other", |_, _| Ok(())).run_in_test();

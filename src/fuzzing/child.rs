@@ -1,6 +1,6 @@
 use super::{Script, Stream, allowed};
 use crate::wire::Plain;
-use crate::wire::{DecodeError, MAX_ID};
+use crate::wire::{CONTROL_ROOM, DecodeError, Framing, MAX_ID, ToChild, parse_header};
 use crate::worker::{ParentViolation, Session, Step};
 
 /// An owned copy of a step.
@@ -20,7 +20,8 @@ type Observed = (
 );
 
 /// The child's session, in every mode: any split of the input gives the same steps and the same
-/// error, each step comes only when it is allowed, and memory stays within the limit.
+/// error, each step comes only when it is allowed, memory stays within the limit, and a header that
+/// cannot be right is an error without its payload.
 pub fn child(data: &[u8]) {
     let mut script = Script(data);
     let plain = script.mode();
@@ -34,6 +35,70 @@ pub fn child(data: &[u8]) {
         assert_eq!(split.2, whole.2);
     }
     check(plain, &whole.0);
+    match bad_header(plain, &stream.bytes) {
+        None => assert!(!matches!(
+            whole.1,
+            Err(ParentViolation::LongControl { .. } | ParentViolation::Id { .. })
+        )),
+        Some((violation, end)) => {
+            let mut stream = stream;
+            let error = Err(violation);
+            assert_eq!(whole.1, error);
+            stream.bytes.truncate(end);
+            stream.filler = stream.filler.min(end);
+            assert_eq!(session(plain, buflen, &stream, true).1, error);
+        }
+    }
+}
+
+/// The first frame that is not allowed to have its header: the violation, and where the header ends.
+/// `None` if something else is wrong before it.
+fn bad_header(plain: Option<Plain>, stream: &[u8]) -> Option<(ParentViolation, usize)> {
+    let framing = match plain {
+        Some(Plain::Ordered) => Framing::Counted,
+        _ => Framing::Tagged,
+    };
+    let mut max_frame = None;
+    let mut at = 0;
+    loop {
+        let (id, claimed) = parse_header(framing, stream.get(at..)?)?;
+        let (offset, claimed) = (at as u64, claimed as usize);
+        at += framing.header_len();
+        let is_control = id == 0 && plain.is_none();
+        let room = if is_control { CONTROL_ROOM } else { 0 };
+        if max_frame.is_some_and(|limit| claimed > limit + room) {
+            return None;
+        }
+        let limit = match max_frame {
+            None => 1 << 20,
+            Some(_) => 64 << 10,
+        };
+        let bad = match plain {
+            None if is_control && claimed > limit => Some(ParentViolation::LongControl {
+                offset,
+                claimed,
+                limit,
+            }),
+            None if !is_control && max_frame.is_none() => {
+                Some(ParentViolation::TooEarly { offset, id })
+            }
+            None if id > MAX_ID => Some(ParentViolation::Id { offset, id }),
+            Some(Plain::Tagged) if id == 0 => Some(ParentViolation::Id { offset, id }),
+            _ => None,
+        };
+        if let Some(bad) = bad {
+            return Some((bad, at));
+        }
+        let payload = stream.get(at..at + claimed)?;
+        at += claimed;
+        if is_control {
+            match (ToChild::decode(payload).ok()?, max_frame) {
+                (ToChild::Setup { .. }, None) | (ToChild::Cancel { .. }, Some(_)) => {}
+                (ToChild::Run(run), None) => max_frame = Some(run.max_frame as usize),
+                _ => return None,
+            }
+        }
+    }
 }
 
 /// With `short`, requests are taken by the shorter path where possible.

@@ -1,24 +1,75 @@
 use super::{Script, Stream, allowed};
-use crate::wire::{DecodeError, Decoder, Framing, LARGE, Payload};
+use crate::wire::{Check, DecodeError, Decoder, FrameHead, Framing, LARGE, Payload};
 
 /// The frames of a stream, how it ended, and at which offset.
-type Decoded = (Vec<(u32, Vec<u8>)>, Result<(), DecodeError>, u64);
+type Decoded = (Vec<(u32, Vec<u8>)>, Result<(), End>, u64);
+
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    Decode(DecodeError),
+    /// By the [`Rule`], of the frame with this header.
+    Refused(u32, u32),
+}
+
+impl From<DecodeError> for End {
+    fn from(error: DecodeError) -> Self {
+        End::Decode(error)
+    }
+}
+
+/// A rule of those who take frames.
+#[derive(Clone, Copy)]
+struct Rule {
+    /// Of so many headers one is refused, 0 for none.
+    one_in: u32,
+    /// How many bytes of the payload must have come for it to be applied.
+    telling: usize,
+}
+
+impl Rule {
+    fn check(self, id: u32, claimed: u32, begun: usize) -> Result<Check, End> {
+        match self.one_in {
+            0 => Ok(Check::Pass),
+            _ if begun < self.telling.min(claimed as usize) => Ok(Check::Later),
+            n if (id ^ claimed).is_multiple_of(n) => Err(End::Refused(id, claimed)),
+            _ => Ok(Check::Pass),
+        }
+    }
+
+    /// The check of a decoder.
+    fn of_head(self) -> impl Fn(FrameHead<'_>) -> Result<Check, End> {
+        move |FrameHead { id, claimed, begun }| self.check(id, claimed, begun.len())
+    }
+}
 
 /// The frame decoder: any split of any bytes yields the same frames and error as a naive decoder of
 /// the whole stream, and memory stays within the limit. Frames may be put back and taken again, and
-/// be taken by their id, at any time.
+/// be taken by their id, at any time. A frame that a rule refuses is an error as soon as the rule can
+/// be applied, whether more of it has come or not.
 pub fn frames(data: &[u8]) {
     let mut script = Script(data);
-    let framing = script.pick(&[Framing::Tagged, Framing::Counted]);
+    let choice = script.byte();
+    let framing = [Framing::Tagged, Framing::Counted][usize::from(choice % 2)];
+    let rule = Rule {
+        one_in: [0, 3, 1, 13][usize::from(choice / 2 % 4)],
+        telling: [0, 1, 60, LARGE + 9][usize::from(choice / 8 % 4)],
+    };
     let max_frame = script.pick(&[0, 5, 300, LARGE, 150_000, usize::MAX]);
     let buflen = script.pick(&[0, 64, 1000, 100_000, usize::MAX]);
     let stream = Stream::read(&mut script);
-    let want = naive(framing, max_frame, &stream.bytes);
-    assert_eq!(decode(framing, max_frame, buflen, &stream.whole()), want);
-    assert_eq!(decode(framing, max_frame, buflen, &stream), want);
+    let want = naive(framing, max_frame, rule, &stream.bytes);
+    for stream in [&stream.whole(), &stream] {
+        assert_eq!(decode(framing, max_frame, buflen, rule, stream), want);
+    }
 }
 
-fn decode(framing: Framing, max_frame: usize, buflen: usize, stream: &Stream) -> Decoded {
+fn decode(
+    framing: Framing,
+    max_frame: usize,
+    buflen: usize,
+    rule: Rule,
+    stream: &Stream,
+) -> Decoded {
     // The sizes of the pieces also choose how frames are taken.
     let mut choices = stream.pieces.iter().cycle();
     let mut decoder = Decoder::new(framing, buflen, max_frame);
@@ -28,7 +79,16 @@ fn decode(framing: Framing, max_frame: usize, buflen: usize, stream: &Stream) ->
         |arrived| allowed(buflen, max_frame, arrived),
         Decoder::space,
         |decoder| {
-            while let Some((id, payload)) = next(decoder, choices.next().copied())? {
+            let mut offset = decoder.offset();
+            while let Some((id, payload)) = next(decoder, rule, choices.next().copied())? {
+                // Of whole frames this is not done by the decoder.
+                let len = decoder.payload(&payload).len();
+                if let Err(refused) = rule.check(id, len as u32, len) {
+                    decoder.put_back(id, payload);
+                    assert_eq!(decoder.offset(), offset);
+                    return Err(refused);
+                }
+                offset = decoder.offset();
                 let payload = match payload {
                     Payload::At(at) => decoder.bytes(at).to_vec(),
                     Payload::Owned(bytes) => bytes,
@@ -38,15 +98,16 @@ fn decode(framing: Framing, max_frame: usize, buflen: usize, stream: &Stream) ->
             Ok(())
         },
     );
-    let end = result.and_then(|()| decoder.finish());
+    let end = result.and_then(|()| Ok(decoder.finish()?));
     (frames, end, decoder.offset())
 }
 
 /// The next frame, taken in the way that `choice` chooses.
 fn next(
     decoder: &mut Decoder,
+    rule: Rule,
     choice: Option<usize>,
-) -> Result<Option<(u32, Payload)>, DecodeError> {
+) -> Result<Option<(u32, Payload)>, End> {
     let choice = choice.unwrap_or(0);
     let offset = decoder.offset();
     if choice & 1 != 0 {
@@ -60,27 +121,27 @@ fn next(
         assert_eq!(decoder.offset(), offset);
     }
     for _ in 0..choice & 3 {
-        let Some((id, payload)) = decoder.next()? else {
+        let Some((id, payload)) = decoder.next(rule.of_head())? else {
             return Ok(None);
         };
         decoder.put_back(id, payload);
         assert_eq!(decoder.offset(), offset);
     }
-    decoder.next()
+    decoder.next(rule.of_head())
 }
 
-fn naive(framing: Framing, limit: usize, stream: &[u8]) -> Decoded {
+fn naive(framing: Framing, limit: usize, rule: Rule, stream: &[u8]) -> Decoded {
     let header = framing.header_len();
     let number = |at: usize| u32::from_be_bytes(stream[at..at + 4].try_into().unwrap());
     let (mut frames, mut at) = (Vec::new(), 0);
     let end = loop {
         let (offset, have) = (at as u64, stream.len() - at);
         let truncated = |need| {
-            Err(DecodeError::Truncated {
+            Err(End::Decode(DecodeError::Truncated {
                 offset,
                 have: have as u64,
                 need,
-            })
+            }))
         };
         if have == 0 {
             break Ok(());
@@ -91,12 +152,15 @@ fn naive(framing: Framing, limit: usize, stream: &[u8]) -> Decoded {
         let id = if header == 8 { number(at) } else { 0 };
         let claimed = number(at + header - 4);
         if claimed as usize > limit {
-            break Err(DecodeError::TooLarge {
+            break Err(End::Decode(DecodeError::TooLarge {
                 offset,
                 id,
                 claimed,
                 limit,
-            });
+            }));
+        }
+        if let Err(refused) = rule.check(id, claimed, have - header) {
+            break Err(refused);
         }
         if have - header < claimed as usize {
             break truncated(header as u64 + u64::from(claimed));

@@ -2,13 +2,16 @@ use super::Script;
 use crate::error::{Phase, Refusal};
 use crate::rpc::{ChildViolation, Connection, Delivery, QueueLimits, StartRefusal};
 use crate::wire::Plain;
-use crate::wire::{self, Body, Decoder, Framing, LARGE, Payload, Run, ToParent, octets};
+use crate::wire::{
+    self, Body, Check, Decoder, FrameHead, Framing, LARGE, LONGEST_CONTROL, Payload, Run, TELLING,
+    ToParent, octets,
+};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The parent's connection, in every mode: whatever the child sends and the program does, in
 /// whatever order, each call's completion is returned exactly once, and everything is as in a model
-/// made of plain lists.
+/// made of plain lists. A frame of which only the header has come is judged as it would be whole.
 pub fn parent(data: &[u8]) {
     let mut script = Script(data);
     let plain = script.mode();
@@ -211,7 +214,14 @@ impl ParentModel {
             let n = self.decoder.space().fill(bytes);
             bytes = &bytes[n..];
             while !self.broken {
-                match self.decoder.next() {
+                let want = self.judge_next();
+                let connection = &mut self.connection;
+                let next = self.decoder.next(|head| {
+                    let got = connection.check(head);
+                    assert_eq!(Some(&got), want.as_ref());
+                    got
+                });
+                match next {
                     Ok(Some((id, payload))) => {
                         let payload = match payload {
                             Payload::At(at) => self.decoder.bytes(at).to_vec(),
@@ -223,6 +233,71 @@ impl ParentModel {
                     Err(_) => self.broken = true,
                 }
             }
+        }
+    }
+
+    /// What the model makes of the next frame, if that has a header, and is not whole or too long.
+    fn judge_next(&self) -> Option<Result<Check, ChildViolation>> {
+        let mut next = None;
+        let mut decoder = self.decoder.clone();
+        let _ = decoder.next(|head| {
+            next = Some(self.judge(head));
+            Ok::<_, ChildViolation>(Check::Later)
+        });
+        next
+    }
+
+    fn judge(&self, head: FrameHead<'_>) -> Result<Check, ChildViolation> {
+        let FrameHead { id, claimed, begun } = head;
+        match id {
+            wire::CONTROL_TO_PARENT if self.plain.is_none() => {
+                self.judge_control(claimed as usize, begun)
+            }
+            _ if !self.ready => Err(ChildViolation::NotReady { id }),
+            wire::EVENT => Ok(Check::Pass),
+            _ => self.answered(id).map(|_| Check::Pass),
+        }
+    }
+
+    fn judge_control(&self, claimed: usize, begun: &[u8]) -> Result<Check, ChildViolation> {
+        if claimed <= LONGEST_CONTROL {
+            return Ok(Check::Pass);
+        }
+        if !self.ready {
+            return Err(ChildViolation::LongControl { claimed });
+        }
+        if begun.len() < TELLING {
+            return Ok(Check::Later);
+        }
+        let mut strings = octets::iter(&begun[..TELLING]);
+        let mut string = || str::from_utf8(strings.next()?.ok()?).ok();
+        let verb = string();
+        match string().and_then(|id| id.parse().ok()) {
+            Some(id) if verb == Some("progress") => match self.position(id) {
+                Some(call) if self.calls[call].sent => Ok(Check::Pass),
+                _ => Err(ChildViolation::UnknownProgress { id }),
+            },
+            _ => Err(ChildViolation::LongControl { claimed }),
+        }
+    }
+
+    /// The place of the call that a reply with this id answers.
+    fn answered(&self, id: u32) -> Result<usize, ChildViolation> {
+        let number = id & wire::MAX_ID;
+        let sent = |call: usize| self.calls.get(call).is_some_and(|call| call.sent);
+        let call = match self.plain {
+            Some(Plain::Ordered) if id != 1 => return Err(ChildViolation::NotOrdered { id }),
+            Some(Plain::Ordered) if sent(0) => Some(0),
+            Some(Plain::Ordered) => return Err(ChildViolation::NothingAsked),
+            Some(Plain::Tagged) => self.position(id),
+            None => self.position(number),
+        };
+        let is_failed = id != number && self.position(number).is_some_and(sent);
+        match call {
+            Some(call) if sent(call) => Ok(call),
+            _ if self.plain.is_none() => Err(ChildViolation::UnknownId { id: number }),
+            _ if is_failed => Err(ChildViolation::PlainFailed { id }),
+            _ => Err(ChildViolation::UnknownId { id }),
         }
     }
 
@@ -249,6 +324,7 @@ impl ParentModel {
             return Err(ChildViolation::NotReady { id });
         }
         if control {
+            self.judge_control(payload.len(), payload)?;
             let message = ToParent::decode(payload).map_err(ChildViolation::Control)?;
             return match message {
                 ToParent::Progress { .. } if !self.ready => Err(ChildViolation::NotReady { id }),
@@ -262,7 +338,7 @@ impl ParentModel {
                             false => Delivery::Late,
                         })
                     }
-                    _ => Err(ChildViolation::UnknownId { id }),
+                    _ => Err(ChildViolation::UnknownProgress { id }),
                 },
                 ToParent::Log { .. } => Ok(Delivery::Log),
                 _ if self.ready => Err(ChildViolation::ReadyTwice),
@@ -284,23 +360,10 @@ impl ParentModel {
                 }
             };
         }
-        let call = match (id, self.plain) {
-            (0, _) => return Ok(Delivery::Event),
-            (1, Some(Plain::Ordered)) => 0,
-            (_, Some(Plain::Ordered)) => return Err(ChildViolation::NotOrdered { id }),
-            (_, Some(Plain::Tagged)) => {
-                self.position(id).ok_or(ChildViolation::UnknownId { id })?
-            }
-            (_, None) => self
-                .position(id & wire::MAX_ID)
-                .ok_or(ChildViolation::UnknownId { id })?,
-        };
-        if !self.calls.get(call).is_some_and(|call| call.sent) {
-            return Err(match self.plain {
-                Some(Plain::Ordered) => ChildViolation::NothingAsked,
-                _ => ChildViolation::UnknownId { id },
-            });
+        if id == wire::EVENT {
+            return Ok(Delivery::Event);
         }
+        let call = self.answered(id)?;
         let ExpectedCall {
             completion, ended, ..
         } = self.calls.remove(call);

@@ -203,7 +203,8 @@ impl Process {
     /// and `send_arg`.
     ///
     /// A setup that fails, or that the child does not have, is a start error of the kind
-    /// [`Setup`](crate::ErrorKind::Setup).
+    /// [`Setup`](crate::ErrorKind::Setup), and so is one with a name and strings of more than a
+    /// mebibyte: pass what is long in a request or in a file.
     pub fn setup(
         mut self,
         name: impl Into<String>,

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind};
 use crate::process::{Launched, Process};
 use crate::service::Service;
 use crate::sys;
-use crate::wire::{self, Decoder, Framing, ToChild};
+use crate::wire::{self, Decoder, Framing, ToChild, truncate};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -179,10 +179,10 @@ impl<S: Service> RpcBuilder<S> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Spawn`] if the program cannot be executed, [`ErrorKind::NotServing`] if this
-    /// process is a child itself and does not serve yet, [`ErrorKind::Io`] if there are no
-    /// descriptors or threads left, [`ErrorKind::Setup`] if the strings of a setup are above 4 GiB.
-    /// What goes wrong later is reported to `on_error` and to all calls.
+    /// [`ErrorKind::Spawn`] if the program cannot be executed, [`ErrorKind::Setup`] if the strings of a
+    /// [setup](crate::Process::setup) are too long, [`ErrorKind::NotServing`] if this process is a
+    /// child itself and does not serve yet, [`ErrorKind::Io`] if there are no descriptors or threads
+    /// left. What goes wrong later is reported to `on_error` and to all calls.
     pub fn start(self) -> Result<Rpc<S>, Error> {
         let io_error =
             |error| Error::new(ErrorKind::Io, format!("cannot start a reactor: {error}"));
@@ -263,17 +263,20 @@ impl<S: Service> RpcBuilder<S> {
     }
 }
 
-/// Refuses what cannot be sent to the child because it is too long.
+/// Refuses what a child would not take, as it is too long.
 fn check_lengths(setups: &[(String, Vec<u8>)], run: &wire::Run<'_>) -> Result<(), Error> {
     for (name, strings) in setups {
         if !(ToChild::Setup { name, strings }).fits() {
-            let len = strings.len();
-            let message = format!("the setup `{name}` has {len} bytes of strings, above 4 GiB");
+            let name = truncate(name, 100);
+            let message = format!(
+                "the strings of the setup `{name}` have more than a mebibyte; pass what is long in a \
+                 request or in a file"
+            );
             return Err(Error::new(ErrorKind::Setup, message));
         }
     }
     if !ToChild::Run(run.clone()).fits() {
-        let message = "the function's name is above 4 GiB";
+        let message = "the function's name has more than a mebibyte";
         return Err(Error::new(ErrorKind::NoFunction, message));
     }
     Ok(())

@@ -12,13 +12,13 @@ use super::link::{
 };
 use super::log;
 use super::reactor::{EventHandler, Source, poll_key};
-use super::state::{Delivery, Exit, Life, Signal, Verdict};
+use super::state::{ChildViolation, Delivery, Exit, Life, Signal, Verdict};
 use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Refusal};
 use crate::process::{Child, StderrCallback};
 use crate::sys::{self, Registration};
 use crate::threads;
-use crate::wire::{self, DecodeError, Decoder, Payload, ToParent};
+use crate::wire::{self, Check, Decoder, FrameHead, Payload, ToParent};
 use breach::{Breach, refusal_kind};
 use capture::Capture;
 use polling::Event;
@@ -377,7 +377,9 @@ impl Driver {
             self.hand_out_batch(decoder, now);
             match (looked_up, next) {
                 (Err(breach), _) => return self.breached(breach, now),
-                (Ok(()), Err(error)) => return self.breached(Breach::Decode(error), now),
+                (Ok(()), Err(violation)) => {
+                    return self.breached(Breach::new(violation, decoder.offset()), now);
+                }
                 (Ok(()), Ok(Some(event))) => self.hand_out_events(decoder, event, now),
                 (Ok(()), Ok(None)) if decoder.offset() == offset => return,
                 (Ok(()), Ok(None)) => {}
@@ -386,16 +388,25 @@ impl Driver {
     }
 
     /// Takes frames out of the buffer, up to the next event, which is returned.
-    fn gather(&mut self, decoder: &mut Decoder) -> Result<Option<Payload>, DecodeError> {
-        self.frames.clear();
-        while self.frames.len() < FRAMES {
+    fn gather(&mut self, decoder: &mut Decoder) -> Result<Option<Payload>, ChildViolation> {
+        let Driver {
+            link, frames, life, ..
+        } = self;
+        frames.clear();
+        while frames.len() < FRAMES {
             if let Some((id, at)) = decoder.next_if(|id| id != wire::EVENT) {
-                self.frames.push((id, Payload::At(at)));
+                frames.push((id, Payload::At(at)));
                 continue;
             }
-            match decoder.next()? {
+            let check = |head: FrameHead<'_>| match head.id {
+                // What may come depends on these, which are to be looked up before.
+                _ if !frames.is_empty() => Ok(Check::Later),
+                wire::EVENT if life.is_ready() => Ok(Check::Pass),
+                _ => link.check(head),
+            };
+            match decoder.next(check)? {
                 Some((wire::EVENT, payload)) => return Ok(Some(payload)),
-                Some(frame) => self.frames.push(frame),
+                Some(frame) => frames.push(frame),
                 None => break,
             }
         }

@@ -6,6 +6,23 @@ use std::fmt;
 /// The version of the control messages. Both sides must have the same.
 pub(crate) const VERSION: u32 = 1;
 
+/// The longest control message, but for a progress report and what precedes [`ToParent::Ready`] and
+/// [`ToChild::Run`]: none of the others carries anything of the program's that is long.
+pub(crate) const LONGEST_CONTROL: usize = 64 << 10;
+/// The longest message to a child before it serves: a setup with its strings.
+pub(crate) const LONGEST_SETUP: usize = 1 << 20;
+/// How much of a text a control message carries.
+pub(crate) const LONGEST_TEXT: usize = 32 << 10;
+/// A control message that begins like this shows what it is, and which call it is about.
+pub(crate) const TELLING: usize = 64;
+
+/// Truncates a text to at most `len` bytes.
+pub(crate) fn truncate(text: &str, len: usize) -> &str {
+    let fits = |end: &usize| text.is_char_boundary(*end);
+    let end = (0..=len.min(text.len())).rev().find(fits);
+    &text[..end.unwrap_or(0)]
+}
+
 /// Why a child refuses to serve: a setup failed, or none has that name.
 pub(crate) const REFUSED_SETUP: &str = "setup";
 /// ... there is no function of that name.
@@ -65,16 +82,16 @@ impl<'a> ToChild<'a> {
         }
     }
 
-    /// Whether its payload fits into a frame, whose length is a `u32`.
+    /// Whether a child takes it before it serves: see [`LONGEST_SETUP`].
     pub(crate) fn fits(&self) -> bool {
-        // More than the verb, numbers, and lengths of the strings take.
+        // The verb, the numbers, and the lengths of the strings take less.
         const REST: usize = 256;
         let len = match self {
             ToChild::Setup { name, strings } => name.len().saturating_add(strings.len()),
             ToChild::Run(run) => run.name.len().saturating_add(run.codec.len()),
             ToChild::Cancel { .. } => 0,
         };
-        len <= u32::MAX as usize - REST
+        len <= LONGEST_SETUP - REST
     }
 
     /// Reads the payload of a control frame.
@@ -156,6 +173,13 @@ impl<'a> ToParent<'a> {
             #[cfg(not(feature = "log"))]
             ToParent::Log => octets::encode(["log"]),
         }
+    }
+
+    /// The call that a progress report is about, which begins like this. `None` if it is none.
+    pub(crate) fn progress_id(begun: &[u8]) -> Option<u32> {
+        let mut fields = Fields(octets::iter(&begun[..begun.len().min(TELLING)]));
+        let verb = fields.text("verb").ok()?;
+        (verb == "progress").then(|| fields.number("call id").ok())?
     }
 
     /// Reads the payload of a control frame.
@@ -367,17 +391,64 @@ mod tests {
         }
     }
 
-    /// Memory that is never written takes none.
     #[test]
-    #[cfg(all(target_pointer_width = "64", not(miri)))]
-    fn setup_of_four_gigabytes_does_not_fit() {
-        let strings = vec![0; u32::MAX as usize];
+    fn what_comes_before_ready_fits_into_its_limit() {
+        let strings = vec![0; LONGEST_SETUP];
         let setup = |len| ToChild::Setup {
             name: "s",
             strings: &strings[..len],
         };
-        assert!(setup(100).fits() && setup(strings.len() - 300).fits());
-        assert!(!setup(strings.len()).fits() && !setup(strings.len() - 10).fits());
+        let longest = setup(LONGEST_SETUP - 257);
+        assert!(longest.fits() && longest.encode().len() <= LONGEST_SETUP);
+        assert!(!setup(LONGEST_SETUP - 256).fits());
+        let name = "x".repeat(LONGEST_SETUP);
+        let run = |name| {
+            ToChild::Run(Run {
+                protocol: u32::MAX,
+                name,
+                version: u32::MAX,
+                codec: "codec",
+                max_frame: u32::MAX,
+                buflen: u32::MAX,
+            })
+        };
+        let longest = run(&name[..LONGEST_SETUP - 261]);
+        assert!(longest.fits() && longest.encode().len() <= LONGEST_SETUP);
+        assert!(!run(&name[..LONGEST_SETUP - 260]).fits());
+    }
+
+    #[test]
+    fn beginning_of_a_progress_report_names_its_call() {
+        let report = |id| {
+            ToParent::Progress {
+                id,
+                payload: &[7; 300],
+            }
+            .encode()
+        };
+        for id in [0, 7, u32::MAX] {
+            assert_eq!(ToParent::progress_id(&report(id)), Some(id));
+            assert_eq!(ToParent::progress_id(&report(id)[..TELLING]), Some(id));
+        }
+        for other in [
+            ToParent::Ready { protocol: 1 }.encode(),
+            octets::encode(["progress"]),
+            octets::encode(["progress", "x"]),
+            octets::encode(["progress", &"0".repeat(TELLING)]),
+            octets::encode(["dance", "7"]),
+            b"\x08progress\x01"[..].to_vec(),
+            vec![],
+        ] {
+            assert_eq!(ToParent::progress_id(&other), None, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn truncation_keeps_characters_whole() {
+        assert_eq!(truncate("abc", 3), "abc");
+        assert_eq!(truncate("abc", 2), "ab");
+        assert_eq!(truncate("a\u{e9}b", 2), "a");
+        assert_eq!(truncate("\u{e9}", 1), "");
     }
 
     #[test]

@@ -110,14 +110,37 @@ impl fmt::Display for DecodeError {
     }
 }
 
+/// A frame whose header is there, but not all of its payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FrameHead<'a> {
+    pub(crate) id: u32,
+    /// The length that the header claims for the payload.
+    pub(crate) claimed: u32,
+    /// The part of the payload that has come.
+    pub(crate) begun: &'a [u8],
+}
+
+/// Whether a frame may come, judged by its [head](FrameHead).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Check {
+    Pass,
+    /// It cannot be told yet: the frame is judged again at the next attempt to take it.
+    Later,
+}
+
 /// Splits bytes into frames.
 ///
 /// Read into [`space`](Decoder::space), then take frames with [`next`](Decoder::next) until there
 /// are none left. Payloads in the buffer stay where they are until the next `space`.
 ///
+/// Whoever takes frames judges those that are not whole by their heads: what cannot be right is an
+/// error before its payload has come, or memory is reserved for it. Frames that come whole are not
+/// judged here, so whoever receives them applies the same rules.
+///
 /// No header's claim causes an allocation: the buffer doubles only when a read filled it, and a
 /// large frame's own buffer grows with what has arrived.
 #[derive(Debug)]
+#[cfg_attr(any(fuzzing, test), derive(Clone))]
 pub(crate) struct Decoder {
     framing: Framing,
     max_frame: usize,
@@ -133,10 +156,13 @@ pub(crate) struct Decoder {
     large: Option<Large>,
     /// Whether the last frame was a large one.
     after_large: bool,
+    /// The offset of the frame that has passed the check of its head.
+    passed: Option<u64>,
 }
 
 /// A frame whose payload has its own buffer.
 #[derive(Debug)]
+#[cfg_attr(any(fuzzing, test), derive(Clone))]
 struct Large {
     id: u32,
     len: usize,
@@ -185,6 +211,7 @@ impl Decoder {
             target: buflen.clamp(64, RESERVE),
             large: None,
             after_large: false,
+            passed: None,
         }
     }
 
@@ -202,9 +229,13 @@ impl Decoder {
         self.max_frame = max_frame.min(u32::MAX as usize);
     }
 
-    /// The next complete frame: its id and its payload.
+    /// The next complete frame: its id and its payload. One that is not complete is passed to `check`
+    /// until that lets it pass.
     #[inline]
-    pub(crate) fn next(&mut self) -> Result<Option<(u32, Payload)>, DecodeError> {
+    pub(crate) fn next<E: From<DecodeError>>(
+        &mut self,
+        check: impl FnOnce(FrameHead<'_>) -> Result<Check, E>,
+    ) -> Result<Option<(u32, Payload)>, E> {
         if let Some(large) = &self.large {
             if large.payload.len() < large.len {
                 return Ok(None);
@@ -227,6 +258,14 @@ impl Decoder {
         let at = self.start + self.framing.header_len();
         if self.buf.len() - at >= len {
             return Ok(Some((id, Payload::At(self.pass(at, len)))));
+        }
+        if self.passed != Some(self.offset) {
+            let begun = &self.buf[at..];
+            let head = FrameHead { id, claimed, begun };
+            if check(head)? == Check::Later {
+                return Ok(None);
+            }
+            self.passed = Some(self.offset);
         }
         if len > LARGE {
             let mut payload = Vec::with_capacity(len.min(RESERVE));
@@ -352,9 +391,10 @@ impl Decoder {
         }
         self.buf.drain(..self.start);
         self.start = 0;
-        let frame = self
-            .peek()
-            .map_or(0, |(_, len)| self.framing.header_len() + len as usize);
+        // A longer one that is still here has not passed the check of its head.
+        let frame = self.peek().map_or(0, |(_, len)| {
+            self.framing.header_len() + (len as usize).min(LARGE)
+        });
         let want = self.target.max(frame);
         if self.buf.capacity() < want || self.buf.len() == self.buf.capacity() {
             self.buf
@@ -440,6 +480,11 @@ mod tests {
         [&head[..n], payload].concat()
     }
 
+    /// The next frame, all of which may come.
+    fn all(decoder: &mut Decoder) -> Result<Option<(u32, Payload)>, DecodeError> {
+        decoder.next(|_| Ok(Check::Pass))
+    }
+
     /// Feeds `bytes` in pieces of at most `split`, limited by the decoder's space.
     fn decode(
         decoder: &mut Decoder,
@@ -454,7 +499,7 @@ mod tests {
             bytes = &bytes[n..];
             // Payloads must stay valid until the next `space`, so they are checked last.
             let mut batch = Vec::new();
-            while let Some(frame) = decoder.next()? {
+            while let Some(frame) = all(decoder)? {
                 batch.push(frame);
             }
             frames.extend(batch.into_iter().map(|(id, payload)| match payload {
@@ -620,12 +665,12 @@ mod tests {
             let mut got = Vec::new();
             let decoder = read(&stream, split, |decoder| {
                 let mut before = decoder.offset();
-                while let Some((id, payload)) = decoder.next().unwrap() {
+                while let Some((id, payload)) = all(decoder).unwrap() {
                     let (bytes, after) = (decoder.payload(&payload).to_vec(), decoder.offset());
                     decoder.put_back(id, payload);
                     assert_eq!(decoder.offset(), before, "split {split}");
                     assert!(decoder.finish().is_err(), "there is a frame");
-                    let (again, payload) = decoder.next().unwrap().unwrap();
+                    let (again, payload) = all(decoder).unwrap().unwrap();
                     assert_eq!((again, decoder.payload(&payload)), (id, &bytes[..]));
                     assert_eq!(decoder.offset(), after);
                     got.push((id, bytes));
@@ -649,7 +694,7 @@ mod tests {
                     assert_eq!(decoder.offset(), offset, "split {split}");
                     let next = match decoder.next_if(|id| id == 0) {
                         Some((id, at)) => Some((id, Payload::At(at))),
-                        None => decoder.next().unwrap(),
+                        None => all(decoder).unwrap(),
                     };
                     let Some((id, payload)) = next else {
                         break;
@@ -668,7 +713,7 @@ mod tests {
         decoder.space().buf.extend_from_slice(&stream);
         for _ in 0..2 {
             assert!(decoder.next_if(|id| id == 0).is_none());
-            assert!(decoder.next().is_err());
+            assert!(all(&mut decoder).is_err());
         }
     }
 
@@ -679,7 +724,7 @@ mod tests {
         let mut reads = 0;
         read(&stream, usize::MAX, |decoder| {
             reads += 1;
-            while let Some((id, payload)) = decoder.next().unwrap() {
+            while let Some((id, payload)) = all(decoder).unwrap() {
                 got.push((id, decoder.payload(&payload).to_vec()));
             }
         });
@@ -704,8 +749,65 @@ mod tests {
         read(&[&large[..], &small].concat(), 1000, |decoder| {
             if decoder.offset() == 0 {
                 assert!(!decoder.has_whole());
-                decoder.next().unwrap();
+                all(decoder).unwrap();
             }
         });
+    }
+
+    /// Of each frame that is not whole, the head is judged once, or until it may come.
+    #[test]
+    fn heads_are_judged_until_they_pass() {
+        let (_, stream) = some_frames();
+        for &split in SPLITS {
+            let mut passed = Vec::new();
+            read(&stream, split, |decoder| {
+                loop {
+                    let offset = decoder.offset();
+                    let check = |head: FrameHead<'_>| {
+                        let beginning = stream[offset as usize + 8..].starts_with(head.begun);
+                        assert!(beginning && head.begun.len() < head.claimed as usize);
+                        // It passes when something of it has come.
+                        if head.begun.is_empty() {
+                            return Ok(Check::Later);
+                        }
+                        passed.push(offset);
+                        Ok::<_, DecodeError>(Check::Pass)
+                    };
+                    if decoder.next(check).unwrap().is_none() {
+                        break;
+                    }
+                }
+            });
+            let before = passed.len();
+            passed.dedup();
+            assert_eq!(passed.len(), before, "judged after it had passed");
+            // One large frame comes in several reads, however long they are.
+            assert!(!passed.is_empty());
+        }
+    }
+
+    #[test]
+    fn frame_that_is_refused_is_not_reserved_for() {
+        for claimed in [1, 100, LARGE + 1, 60 << 20] {
+            let head = header(Framing::Tagged, 7, claimed as u32).0;
+            let mut decoder = Decoder::new(Framing::Tagged, 64, usize::MAX);
+            decoder.space().fill(&head[..7]);
+            let refuse = |_: FrameHead<'_>| {
+                let (offset, have, need) = (0, 0, 0);
+                Err(DecodeError::Truncated { offset, have, need })
+            };
+            assert_eq!(decoder.next(refuse), Ok(None), "the header has not come");
+            decoder.space().fill(&head[7..]);
+            assert!(decoder.next(refuse).is_err());
+            let later = |_: FrameHead<'_>| Ok::<_, DecodeError>(Check::Later);
+            for _ in 0..100 {
+                assert_eq!(decoder.next(later), Ok(None));
+                assert!(decoder.space().fill(&[0]) == 1);
+                assert!(decoder.space().buf.capacity() <= LARGE + 8);
+                if decoder.has_whole() {
+                    break;
+                }
+            }
+        }
     }
 }

@@ -26,13 +26,15 @@ pub(crate) use body::Body;
 #[cfg(feature = "log")]
 pub(crate) use control::LogRecord;
 pub(crate) use control::{
-    ControlError, Failure, REFUSED_FUNCTION, REFUSED_MISMATCH, REFUSED_SETUP, REFUSED_VERSION, Run,
-    ToChild, ToParent, VERSION,
+    ControlError, Failure, LONGEST_CONTROL, LONGEST_SETUP, LONGEST_TEXT, REFUSED_FUNCTION,
+    REFUSED_MISMATCH, REFUSED_SETUP, REFUSED_VERSION, Run, TELLING, ToChild, ToParent, VERSION,
+    truncate,
 };
 #[cfg(any(fuzzing, test))]
 pub(crate) use frame::{BUFFER, LARGE};
 pub(crate) use frame::{
-    CONTROL_ROOM, DecodeError, Decoder, Framing, Payload, Space, header, parse_header,
+    CONTROL_ROOM, Check, DecodeError, Decoder, FrameHead, Framing, Payload, Space, header,
+    parse_header,
 };
 pub(crate) use outbox::{Batch, FULL_BATCH, Outbox, REUSABLE};
 pub use plain::Plain;

@@ -1,14 +1,12 @@
 //! A child's logger, which sends records to the parent.
 
 use super::hub::Hub;
-use crate::wire::{LogRecord, ToParent};
+use crate::wire::{LONGEST_TEXT, LogRecord, ToParent, truncate};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use std::panic;
 
-/// Longer names and messages are truncated: a record must fit into a control frame,
-/// however low `max_frame` is.
+/// Longer names are truncated, as are messages: a record must fit into a control frame.
 const LONGEST_NAME: usize = 4 << 10;
-const LONGEST_MESSAGE: usize = 32 << 10;
 
 struct Logger {
     hub: &'static Hub,
@@ -47,7 +45,7 @@ impl Log for Logger {
             module: truncate(record.module_path().unwrap_or_default(), LONGEST_NAME),
             file: truncate(record.file().unwrap_or_default(), LONGEST_NAME),
             line: record.line().unwrap_or(0),
-            message: truncate(&message, LONGEST_MESSAGE),
+            message: truncate(&message, LONGEST_TEXT),
         }));
         if record.level() == Level::Error {
             // It may be the last thing that this process does.
@@ -57,25 +55,5 @@ impl Log for Logger {
 
     fn flush(&self) {
         self.hub.flush();
-    }
-}
-
-/// Truncates a text to at most `len` bytes.
-fn truncate(text: &str, len: usize) -> &str {
-    let fits = |end: &usize| text.is_char_boundary(*end);
-    let end = (0..=len.min(text.len())).rev().find(fits);
-    &text[..end.unwrap_or(0)]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::truncate;
-
-    #[test]
-    fn truncation_keeps_characters_whole() {
-        assert_eq!(truncate("abc", 3), "abc");
-        assert_eq!(truncate("abc", 2), "ab");
-        assert_eq!(truncate("a\u{e9}b", 2), "a");
-        assert_eq!(truncate("\u{e9}", 1), "");
     }
 }

@@ -140,7 +140,8 @@ fn answer(server: Server, entry: &mut FunctionEntry, options: Options) -> Result
 }
 
 fn refuse(hub: &'static Hub, (kind, message): StartFailure) -> Stop {
-    let message = &message;
+    // The parent takes no longer control message.
+    let message = wire::truncate(&message, wire::LONGEST_TEXT);
     hub.control(&ToParent::Refused { kind, message });
     Stop::Refused
 }

@@ -12,7 +12,8 @@
 use crate::codec::Input;
 use crate::wire::Plain;
 use crate::wire::{
-    self, ControlError, DecodeError, Decoder, Framing, Payload, Run, Space, ToChild,
+    self, Check, ControlError, DecodeError, Decoder, FrameHead, Framing, LONGEST_CONTROL,
+    LONGEST_SETUP, Payload, Run, Space, ToChild,
 };
 use std::fmt;
 
@@ -57,47 +58,80 @@ impl Request<'_> {
     }
 }
 
-/// How a parent broke the protocol.
+/// How a parent broke the protocol, and with which frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ParentViolation {
     Decode(DecodeError),
-    Control(ControlError),
+    /// A control frame cannot be read.
+    Control {
+        offset: u64,
+        error: ControlError,
+    },
+    /// A control frame is too long.
+    LongControl {
+        offset: u64,
+        claimed: usize,
+        limit: usize,
+    },
     /// A request before `run` has named the function that is to serve it.
     TooEarly {
+        offset: u64,
         id: u32,
     },
     /// A setup, or another function, after `run`.
-    TooLate,
+    TooLate {
+        offset: u64,
+    },
     /// A request with the id of one that is not answered yet.
     Duplicate {
         id: u32,
     },
     /// An id that requests do not have.
     Id {
+        offset: u64,
         id: u32,
     },
+}
+
+impl From<DecodeError> for ParentViolation {
+    fn from(error: DecodeError) -> Self {
+        ParentViolation::Decode(error)
+    }
 }
 
 impl fmt::Display for ParentViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ParentViolation::Decode(error) => error.fmt(f),
-            ParentViolation::Control(error) => error.fmt(f),
-            ParentViolation::TooEarly { id } => {
-                write!(f, "expected `setup` or `run`, got a request with id {id}")
-            }
-            ParentViolation::TooLate => {
-                f.write_str("expected `setup` and `run` before the first request")
-            }
+            ParentViolation::Control { offset, error } => write!(f, "at offset {offset}: {error}"),
+            ParentViolation::LongControl {
+                offset,
+                claimed,
+                limit,
+            } => write!(
+                f,
+                "at offset {offset}: expected a control message of at most {limit} bytes, got one \
+                 of {claimed}; long data belongs into requests"
+            ),
+            ParentViolation::TooEarly { offset, id } => write!(
+                f,
+                "at offset {offset}: expected `setup` or `run` first, got a frame with id {id:#x}"
+            ),
+            ParentViolation::TooLate { offset } => write!(
+                f,
+                "at offset {offset}: expected `setup` and `run` before the first request, got one \
+                 of them later"
+            ),
             ParentViolation::Duplicate { id } => {
                 write!(
                     f,
                     "expected a new id, got a request with id {id}, which is not answered yet"
                 )
             }
-            ParentViolation::Id { id } => {
-                write!(f, "expected a request, got a frame with id {id:#x}")
-            }
+            ParentViolation::Id { offset, id } => write!(
+                f,
+                "at offset {offset}: expected a request, got a frame with id {id:#x}"
+            ),
         }
     }
 }
@@ -150,15 +184,23 @@ impl Session {
 
     /// The next step, if it has come whole.
     pub(crate) fn next(&mut self) -> Result<Option<Step<'_>>, ParentViolation> {
-        let Some((id, payload)) = self.decoder.next().map_err(ParentViolation::Decode)? else {
+        let rules = Rules {
+            plain: self.plain,
+            serving: self.serving,
+            offset: self.decoder.offset(),
+        };
+        let check = |head: FrameHead<'_>| {
+            rules.check(head.id, head.claimed as usize)?;
+            Ok::<_, ParentViolation>(Check::Pass)
+        };
+        let Some((id, payload)) = self.decoder.next(check)? else {
             return Ok(None);
         };
+        rules.check(id, self.decoder.payload(&payload).len())?;
         let id = match self.plain {
-            None if id == wire::CONTROL_TO_CHILD => return self.control(payload).map(Some),
-            None if !self.serving => return Err(ParentViolation::TooEarly { id }),
-            None if id > wire::MAX_ID => return Err(ParentViolation::Id { id }),
-            // The original counts up to 2^32 - 1 here.
-            Some(Plain::Tagged) if id == 0 => return Err(ParentViolation::Id { id }),
+            None if id == wire::CONTROL_TO_CHILD => {
+                return self.control(payload, rules.offset).map(Some);
+            }
             None | Some(Plain::Tagged) => id,
             Some(Plain::Ordered) => self.counted(),
         };
@@ -186,7 +228,7 @@ impl Session {
         self.count
     }
 
-    fn control(&mut self, payload: Payload) -> Result<Step<'_>, ParentViolation> {
+    fn control(&mut self, payload: Payload, offset: u64) -> Result<Step<'_>, ParentViolation> {
         let bytes = match payload {
             Payload::At(at) => self.decoder.bytes(at),
             Payload::Owned(bytes) => {
@@ -194,12 +236,59 @@ impl Session {
                 &self.held
             }
         };
-        match ToChild::decode(bytes).map_err(ParentViolation::Control)? {
+        let message = ToChild::decode(bytes);
+        let message = message.map_err(|error| ParentViolation::Control { offset, error })?;
+        match message {
             ToChild::Setup { name, strings } if !self.serving => Ok(Step::Setup { name, strings }),
             ToChild::Run(run) if !self.serving => Ok(Step::Run(run)),
-            ToChild::Setup { .. } | ToChild::Run(_) => Err(ParentViolation::TooLate),
-            ToChild::Cancel { id } if !self.serving => Err(ParentViolation::TooEarly { id }),
+            ToChild::Setup { .. } | ToChild::Run(_) => Err(ParentViolation::TooLate { offset }),
+            ToChild::Cancel { .. } if !self.serving => {
+                let id = wire::CONTROL_TO_CHILD;
+                Err(ParentViolation::TooEarly { offset, id })
+            }
             ToChild::Cancel { id } => Ok(Step::Cancel { id }),
+        }
+    }
+}
+
+/// Which frames may come, by their headers.
+#[derive(Clone, Copy)]
+struct Rules {
+    plain: Option<Plain>,
+    serving: bool,
+    /// The offset of the frame that is judged.
+    offset: u64,
+}
+
+impl Rules {
+    #[inline]
+    fn check(self, id: u32, len: usize) -> Result<(), ParentViolation> {
+        let Rules {
+            plain,
+            serving,
+            offset,
+        } = self;
+        match plain {
+            None if id == wire::CONTROL_TO_CHILD => {
+                let limit = if serving {
+                    LONGEST_CONTROL
+                } else {
+                    LONGEST_SETUP
+                };
+                if len <= limit {
+                    return Ok(());
+                }
+                Err(ParentViolation::LongControl {
+                    offset,
+                    claimed: len,
+                    limit,
+                })
+            }
+            None if !serving => Err(ParentViolation::TooEarly { offset, id }),
+            None if id > wire::MAX_ID => Err(ParentViolation::Id { offset, id }),
+            // The original counts up to 2^32 - 1 here.
+            Some(Plain::Tagged) if id == 0 => Err(ParentViolation::Id { offset, id }),
+            _ => Ok(()),
         }
     }
 }
@@ -317,17 +406,97 @@ mod tests {
     fn steps_out_of_order_are_refused() {
         assert_eq!(
             all(&frame(1, b"")),
-            Err(ParentViolation::TooEarly { id: 1 })
+            Err(ParentViolation::TooEarly { offset: 0, id: 1 })
         );
-        assert_eq!(all(&[run(), run()].concat()), Err(ParentViolation::TooLate));
+        let offset = run().len() as u64;
+        assert_eq!(
+            all(&[run(), run()].concat()),
+            Err(ParentViolation::TooLate { offset })
+        );
         assert_eq!(
             all(&[run(), frame(0x8000_0000, b"")].concat()),
-            Err(ParentViolation::Id { id: 0x8000_0000 })
+            Err(ParentViolation::Id {
+                offset,
+                id: 0x8000_0000
+            })
         );
         assert!(matches!(
             all(&frame(0, b"\x05dance")),
-            Err(ParentViolation::Control(ControlError::Verb(verb))) if verb == "dance"
+            Err(ParentViolation::Control { offset: 0, error: ControlError::Verb(verb) })
+                if verb == "dance"
         ));
+    }
+
+    /// A bad header is an error when it has come, in one piece or in several, and the same if the
+    /// whole frame comes.
+    #[test]
+    fn frames_are_judged_by_their_headers() {
+        let offset = run().len() as u64;
+        let long = |offset, claimed: u32, limit| ParentViolation::LongControl {
+            offset,
+            claimed: claimed as usize,
+            limit,
+        };
+        let control = wire::CONTROL_TO_CHILD;
+        let (setup, serving) = (LONGEST_SETUP as u32, LONGEST_CONTROL as u32);
+        let before = [
+            (1, 4, ParentViolation::TooEarly { offset: 0, id: 1 }),
+            (
+                u32::MAX,
+                u32::MAX,
+                ParentViolation::TooEarly {
+                    offset: 0,
+                    id: u32::MAX,
+                },
+            ),
+            (control, setup + 1, long(0, setup + 1, LONGEST_SETUP)),
+            (control, u32::MAX, long(0, u32::MAX, LONGEST_SETUP)),
+        ];
+        let after = [
+            (
+                0x8000_0001,
+                4,
+                ParentViolation::Id {
+                    offset,
+                    id: 0x8000_0001,
+                },
+            ),
+            (
+                control,
+                serving + 1,
+                long(offset, serving + 1, LONGEST_CONTROL),
+            ),
+        ];
+        for (start, bad) in [(vec![], &before[..]), (run(), &after)] {
+            for (id, claimed, error) in bad {
+                let head = header(Framing::Tagged, *id, *claimed).0;
+                let mut stream = [&start[..], &head].concat();
+                for split in [1, 3, 7, 8, usize::MAX] {
+                    let mut session = Session::new(None, 64);
+                    let got = steps(&mut session, &stream, split);
+                    assert_eq!(got.as_ref(), Err(error), "{claimed} by {split}");
+                }
+                if *claimed <= setup + 1 {
+                    stream.resize(stream.len() + *claimed as usize, 0);
+                    let mut session = Session::new(None, 1 << 20);
+                    let space = session.space();
+                    space.buf.extend_from_slice(&stream);
+                    let got = steps(&mut session, &[0], 1);
+                    assert_eq!(got.as_ref(), Err(error), "{claimed} whole");
+                }
+                assert!(
+                    error
+                        .to_string()
+                        .contains(&format!("offset {}", start.len()))
+                );
+            }
+        }
+        // The longest that may come.
+        let head = header(Framing::Tagged, control, setup).0;
+        assert_eq!(all(&head).unwrap().len(), 0);
+        let head = header(Framing::Tagged, control, serving).0;
+        // `run` limits frames to 30 bytes, to which the room for control frames is added.
+        assert_eq!(all(&[&run()[..], &head].concat()).unwrap(), ["run f"]);
     }
 
     #[test]
@@ -340,7 +509,7 @@ mod tests {
         );
         assert_eq!(
             steps(&mut tagged, &frame(0, b""), 3),
-            Err(ParentViolation::Id { id: 0 })
+            Err(ParentViolation::Id { offset: 17, id: 0 })
         );
         let mut ordered = Session::new(Some(Plain::Ordered), 64);
         assert_eq!(

@@ -12,10 +12,20 @@ pub(super) enum Breach {
 }
 
 impl Breach {
+    /// A violation by the frame at this offset.
+    pub(super) fn new(violation: ChildViolation, offset: u64) -> Self {
+        match violation {
+            ChildViolation::Decode(error) => Breach::Decode(error),
+            violation => Breach::Violation(violation, offset),
+        }
+    }
+
     /// The kind of error and its message. What comes from a child that has not been ready is taken for
     /// another program's output, unless it is at least a control frame.
     pub(super) fn describe(self, ready: bool) -> (ErrorKind, String) {
-        let is_worker = ready || matches!(self, Breach::Violation(ChildViolation::Control(_), _));
+        use ChildViolation::{Control, LongControl};
+        let is_control = matches!(self, Breach::Violation(Control(_) | LongControl { .. }, _));
+        let is_worker = ready || is_control;
         let what = match self {
             Breach::Decode(error) => format!(": {error}"),
             Breach::Violation(violation, offset) => format!(" at offset {offset}: {violation}"),

@@ -5,9 +5,9 @@ use super::reader::Reader;
 use super::shared::Link;
 use super::state::{Actions, ProgressCallback};
 use crate::error::{Error, Phase};
-use crate::rpc::state::{Connection, Exit};
+use crate::rpc::state::{ChildViolation, Connection, Exit};
 use crate::sys;
-use crate::wire;
+use crate::wire::{self, Check, FrameHead};
 use std::io;
 use std::net::Shutdown;
 use std::time::Instant;
@@ -80,6 +80,11 @@ impl Link {
         let result = frames(&mut state.connection);
         self.notify_of_frames(&state, was_ready);
         result
+    }
+
+    /// Judges a frame of which only the beginning has come.
+    pub(in crate::rpc) fn check(&self, head: FrameHead<'_>) -> Result<Check, ChildViolation> {
+        self.lock().connection.check(head)
     }
 
     /// Takes the reader's role for the reactor, unless a caller has it.

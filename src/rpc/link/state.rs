@@ -157,7 +157,8 @@ impl LinkState {
     ) -> (Option<Answer>, bool) {
         let mut answer = None;
         loop {
-            let (id, payload) = match decoder.next() {
+            let next = decoder.next(|head| self.connection.check(head));
+            let (id, payload) = match next {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return (answer, true),
                 // The reactor finds the same, and reports it.

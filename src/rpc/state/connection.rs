@@ -26,7 +26,10 @@ use crate::deadlines::Deadlines;
 use crate::error::{Phase, Refusal};
 use crate::id_map::IdMap;
 use crate::wire::Plain;
-use crate::wire::{self, Body, ControlError, Framing, Run, ToChild, ToParent, Writer};
+use crate::wire::{
+    self, Body, Check, ControlError, DecodeError, FrameHead, Framing, LONGEST_CONTROL, Run,
+    ToChild, ToParent, Writer,
+};
 use std::fmt;
 use std::num::NonZeroU64;
 use std::time::Instant;
@@ -121,14 +124,22 @@ pub(crate) struct StartRefusal {
 /// How a child broke the protocol.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ChildViolation {
+    /// Its bytes are not frames.
+    Decode(DecodeError),
     /// Its first frame is not what a worker sends first.
     NotReady { id: u32 },
     /// A control frame cannot be read.
     Control(ControlError),
+    /// A control frame is too long, and is not a progress report of a child that serves.
+    LongControl { claimed: usize },
     /// It reports twice that it is ready, or refuses to serve when it already does.
     ReadyTwice,
     /// It answers a call that was never made, or has been answered.
     UnknownId { id: u32 },
+    /// It reports progress of a call that was never made, or has been answered.
+    UnknownProgress { id: u32 },
+    /// A plain peer fails a call, as only workers can.
+    PlainFailed { id: u32 },
     /// It answers in the ordered mode, but no call is outstanding.
     NothingAsked,
     /// An id that the ordered mode does not have.
@@ -138,6 +149,7 @@ pub(crate) enum ChildViolation {
 impl fmt::Display for ChildViolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            ChildViolation::Decode(error) => error.fmt(f),
             ChildViolation::NotReady { id } => {
                 write!(
                     f,
@@ -145,12 +157,27 @@ impl fmt::Display for ChildViolation {
                 )
             }
             ChildViolation::Control(error) => error.fmt(f),
+            ChildViolation::LongControl { claimed } => write!(
+                f,
+                "expected a control message of at most {LONGEST_CONTROL} bytes, got one of \
+                 {claimed}; only progress reports may be longer, up to `max_frame`"
+            ),
             ChildViolation::ReadyTwice => f.write_str("expected `ready` or `refused` only once"),
             ChildViolation::UnknownId { id } => write!(
                 f,
-                "expected a reply to an outstanding call, got one to id {:#x}, \
-                 which was never made or is answered",
-                id & wire::MAX_ID
+                "expected a reply to an outstanding call, got one to id {id:#x}, \
+                 which was never made or is answered"
+            ),
+            ChildViolation::UnknownProgress { id } => write!(
+                f,
+                "expected progress of an outstanding call, got a report for id {id:#x}, \
+                 which was never made or is answered"
+            ),
+            ChildViolation::PlainFailed { id } => write!(
+                f,
+                "expected the reply to call {call:#x} under the same id, got {id:#x}: plain peers \
+                 cannot report that a call failed; reply, or exit",
+                call = id & wire::MAX_ID
             ),
             ChildViolation::NothingAsked => {
                 f.write_str("expected no reply, as no call is outstanding, got one")
@@ -162,6 +189,12 @@ impl fmt::Display for ChildViolation {
                 )
             }
         }
+    }
+}
+
+impl From<DecodeError> for ChildViolation {
+    fn from(error: DecodeError) -> Self {
+        ChildViolation::Decode(error)
     }
 }
 
@@ -273,6 +306,7 @@ impl<T, P: Clone> Connection<T, P> {
         match self.plain {
             None if !self.ready => self.receive_start(id, payload),
             None if id == wire::CONTROL_TO_PARENT => {
+                self.check_control(payload.len(), payload)?;
                 match ToParent::decode(payload).map_err(ChildViolation::Control)? {
                     ToParent::Ready { .. } | ToParent::Refused { .. } => {
                         Err(ChildViolation::ReadyTwice)
@@ -283,9 +317,10 @@ impl<T, P: Clone> Connection<T, P> {
             }
             _ if id == wire::EVENT => Ok(Delivery::Event),
             None => {
-                let note = self
-                    .answered(id & wire::MAX_ID)
-                    .ok_or(ChildViolation::UnknownId { id })?;
+                let id_of_call = id & wire::MAX_ID;
+                let Some(note) = self.answered(id_of_call) else {
+                    return Err(self.unknown(id));
+                };
                 Ok(match note {
                     None => Delivery::Late,
                     Some(note) if id & wire::FAILED != 0 => Delivery::Failed(note),
@@ -293,7 +328,9 @@ impl<T, P: Clone> Connection<T, P> {
                 })
             }
             Some(Plain::Tagged) => {
-                let note = self.answered(id).ok_or(ChildViolation::UnknownId { id })?;
+                let Some(note) = self.answered(id) else {
+                    return Err(self.unknown(id));
+                };
                 Ok(note.map_or(Delivery::Late, Delivery::Reply))
             }
             Some(Plain::Ordered) if id == wire::ORDERED_REPLY => {
@@ -302,6 +339,61 @@ impl<T, P: Clone> Connection<T, P> {
                 Ok(note.map_or(Delivery::Late, Delivery::Reply))
             }
             Some(Plain::Ordered) => Err(ChildViolation::NotOrdered { id }),
+        }
+    }
+
+    /// Judges a frame from the child of which only the beginning has come, by the same rules as
+    /// [`receive`](Connection::receive) once it is whole.
+    pub(crate) fn check(&mut self, head: FrameHead<'_>) -> Result<Check, ChildViolation> {
+        let FrameHead { id, claimed, begun } = head;
+        let is_control = self.plain.is_none() && id == wire::CONTROL_TO_PARENT;
+        let is_expected = match self.plain {
+            _ if is_control => return self.check_control(claimed as usize, begun),
+            None if !self.ready => return Err(ChildViolation::NotReady { id }),
+            _ if id == wire::EVENT => true,
+            None => self.is_sent(id & wire::MAX_ID),
+            Some(Plain::Tagged) => self.is_sent(id),
+            Some(Plain::Ordered) => {
+                let first = self.calls.first();
+                id == wire::ORDERED_REPLY && first.is_some_and(|first| self.is_sent(first))
+            }
+        };
+        match is_expected {
+            true => Ok(Check::Pass),
+            false => Err(self.unknown(id)),
+        }
+    }
+
+    /// Judges a control frame by its length and the beginning of its payload.
+    fn check_control(&mut self, len: usize, begun: &[u8]) -> Result<Check, ChildViolation> {
+        if len <= LONGEST_CONTROL {
+            return Ok(Check::Pass);
+        }
+        let long = Err(ChildViolation::LongControl { claimed: len });
+        if !self.ready {
+            return long;
+        }
+        if begun.len() < wire::TELLING {
+            return Ok(Check::Later);
+        }
+        match ToParent::progress_id(begun) {
+            Some(id) if self.is_sent(id) => Ok(Check::Pass),
+            Some(id) => Err(ChildViolation::UnknownProgress { id }),
+            None => long,
+        }
+    }
+
+    /// What is wrong with a reply that has this id, and is to no outstanding call.
+    #[cold]
+    fn unknown(&mut self, id: u32) -> ChildViolation {
+        let call = id & wire::MAX_ID;
+        let fails_a_call = call != id && self.is_sent(call);
+        match self.plain {
+            None => ChildViolation::UnknownId { id: call },
+            Some(Plain::Tagged) if fails_a_call => ChildViolation::PlainFailed { id },
+            Some(Plain::Tagged) => ChildViolation::UnknownId { id },
+            Some(Plain::Ordered) if id == wire::ORDERED_REPLY => ChildViolation::NothingAsked,
+            Some(Plain::Ordered) => ChildViolation::NotOrdered { id },
         }
     }
 
@@ -433,6 +525,7 @@ impl<T, P: Clone> Connection<T, P> {
         if id != wire::CONTROL_TO_PARENT {
             return Err(ChildViolation::NotReady { id });
         }
+        self.check_control(payload.len(), payload)?;
         match ToParent::decode(payload).map_err(ChildViolation::Control)? {
             ToParent::Ready { protocol } if protocol != wire::VERSION => {
                 Ok(Delivery::Refused(Box::new(StartRefusal {
@@ -458,7 +551,7 @@ impl<T, P: Clone> Connection<T, P> {
 
     fn progress(&mut self, id: u32) -> Result<Delivery<T, P>, ChildViolation> {
         if !self.is_sent(id) {
-            return Err(ChildViolation::UnknownId { id });
+            return Err(ChildViolation::UnknownProgress { id });
         }
         let told = self.progress.get(id);
         Ok(told.cloned().map_or(Delivery::Late, Delivery::Progress))
@@ -678,6 +771,114 @@ mod tests {
     }
 
     #[test]
+    fn plain_peer_that_fails_a_call_as_a_worker_would_is_told_that() {
+        let mut c = plain(Plain::Tagged);
+        call(&mut c, 'a');
+        let failed = ChildViolation::PlainFailed { id: 0x8000_0001 };
+        assert_eq!(
+            c.receive(0x8000_0001, b""),
+            Err(ChildViolation::UnknownId { id: 0x8000_0001 }),
+            "it was not sent"
+        );
+        sent(&mut c);
+        assert_eq!(c.receive(0x8000_0001, b""), Err(failed));
+        assert_eq!(c.receive(1, b""), Ok(Delivery::Reply('a')));
+    }
+
+    /// Whether a frame may come, of which this has come.
+    fn check(
+        c: &mut Connection<char, char>,
+        id: u32,
+        claimed: usize,
+        begun: &[u8],
+    ) -> Result<Check, ChildViolation> {
+        let claimed = claimed as u32;
+        c.check(FrameHead { id, claimed, begun })
+    }
+
+    #[test]
+    fn replies_are_judged_by_their_headers() {
+        let (pass, long) = (Ok(Check::Pass), 60 << 20);
+        for (mut c, unknown) in [
+            (serving(), ChildViolation::UnknownId { id: 2 }),
+            (plain(Plain::Tagged), ChildViolation::UnknownId { id: 2 }),
+            (plain(Plain::Ordered), ChildViolation::NotOrdered { id: 2 }),
+        ] {
+            assert_eq!(check(&mut c, wire::EVENT, long, b""), pass);
+            let a = call(&mut c, 'a');
+            assert!(check(&mut c, a, long, b"").is_err(), "it was not sent");
+            sent(&mut c);
+            assert_eq!(check(&mut c, a, long, b""), pass);
+            assert_eq!(check(&mut c, 2, long, b""), Err(unknown));
+            assert_eq!(c.receive(a, b""), Ok(Delivery::Reply('a')));
+            assert!(check(&mut c, a, long, b"").is_err(), "it is answered");
+        }
+        let mut c = serving();
+        let a = call(&mut c, 'a');
+        sent(&mut c);
+        assert_eq!(check(&mut c, a | wire::FAILED, long, b""), pass);
+        assert_eq!(
+            check(&mut c, 2 | wire::FAILED, 1, b""),
+            Err(ChildViolation::UnknownId { id: 2 })
+        );
+        assert_eq!(c.cancel(a), Some(('a', Phase::Sent)));
+        assert_eq!(
+            check(&mut c, a, long, b""),
+            pass,
+            "the answer is on its way"
+        );
+    }
+
+    #[test]
+    fn long_control_frames_must_be_progress_of_outstanding_calls() {
+        let control = wire::CONTROL_TO_PARENT;
+        let mut c = Connection::<char, char>::new(None, LIMITS);
+        assert_eq!(
+            check(&mut c, 7, 1, b""),
+            Err(ChildViolation::NotReady { id: 7 })
+        );
+        assert_eq!(
+            check(&mut c, wire::EVENT, 1, b""),
+            Err(ChildViolation::NotReady { id: 0 })
+        );
+        let long = |claimed| Err(ChildViolation::LongControl { claimed });
+        let report = |id| {
+            let payload = &[7; LONGEST_CONTROL];
+            ToParent::Progress { id, payload }.encode()
+        };
+        let len = report(1).len();
+        assert_eq!(check(&mut c, control, len, &report(1)), long(len));
+        assert_eq!(check(&mut c, control, 200 << 20, b""), long(200 << 20));
+        assert_eq!(
+            check(&mut c, control, LONGEST_CONTROL, b""),
+            Ok(Check::Pass)
+        );
+        let mut c = serving();
+        call(&mut c, 'a');
+        sent(&mut c);
+        let dance = octets::encode([&b"dance"[..], &[0; LONGEST_CONTROL]]);
+        let unknown = Err(ChildViolation::UnknownProgress { id: 2 });
+        for (begun, end) in [
+            (report(1), Ok(Check::Pass)),
+            (report(2), unknown),
+            (dance, long(len)),
+        ] {
+            for n in 0..wire::TELLING {
+                assert_eq!(check(&mut c, control, len, &begun[..n]), Ok(Check::Later));
+            }
+            for n in [wire::TELLING, wire::TELLING + 1, begun.len()] {
+                let got = check(&mut c, control, len, &begun[..n]);
+                assert_eq!(got, end);
+            }
+        }
+        // One that comes whole is judged alike.
+        assert_eq!(
+            c.receive(control, &vec![0; len]),
+            Err(ChildViolation::LongControl { claimed: len })
+        );
+    }
+
+    #[test]
     fn ordered_replies_come_in_order() {
         let mut c = plain(Plain::Ordered);
         assert_eq!(c.receive(1, b""), Err(ChildViolation::NothingAsked));
@@ -811,7 +1012,7 @@ mod tests {
             |c: &mut Connection<char, char>, id| c.receive(wire::CONTROL_TO_PARENT, &report(id));
         assert_eq!(
             progress(&mut c, a),
-            Err(ChildViolation::UnknownId { id: a })
+            Err(ChildViolation::UnknownProgress { id: a })
         );
         sent(&mut c);
         assert_eq!(progress(&mut c, a), Ok(Delivery::Progress('p')));
@@ -821,7 +1022,7 @@ mod tests {
         c.receive(a, b"").unwrap();
         assert_eq!(
             progress(&mut c, a),
-            Err(ChildViolation::UnknownId { id: a })
+            Err(ChildViolation::UnknownProgress { id: a })
         );
     }
 
