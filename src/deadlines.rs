@@ -152,6 +152,35 @@ mod tests {
         assert!(deadlines.first().is_none() && queued(&deadlines) == 0);
     }
 
+    /// The first entry is never stale, so none of those behind it comes to the front.
+    #[test]
+    fn removed_moments_do_not_pile_up_behind_one_that_stays() {
+        let now = Instant::now();
+        for others_come in [now + MS, now] {
+            let mut deadlines = Deadlines::default();
+            deadlines.set(0, now);
+            for n in 1..10_000 {
+                // Later than all, or later than the first and earlier than all others.
+                let moment = match others_come > now {
+                    true => others_come + n as u32 * MS,
+                    false => others_come + (10_000 - n) as u32 * MS,
+                };
+                deadlines.set(n, moment);
+                assert!(queued(&deadlines) <= 2 * 2 + FEW, "{}", queued(&deadlines));
+                deadlines.remove(n);
+                assert!(queued(&deadlines) <= 2 + FEW, "{}", queued(&deadlines));
+                assert_eq!(deadlines.first(), Some((now, 0)));
+            }
+            // Many, which then go without others coming.
+            (1..1000).for_each(|n| deadlines.set(n, now + n as u32 * MS));
+            for n in 1..1000 {
+                deadlines.remove(n);
+                let left = 1000 - n as usize;
+                assert!(queued(&deadlines) <= 2 * left + FEW);
+            }
+        }
+    }
+
     #[test]
     fn excess_capacity_is_freed() {
         let now = Instant::now();

@@ -365,3 +365,24 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn status_is_described() {
+        const CORE: i32 = 0x80;
+        for (raw, text) in [
+            (0, "exited with status 0"),
+            (3 << 8, "exited with status 3"),
+            (9, "killed by SIGKILL"),
+            (6 | CORE, "killed by SIGABRT (core dumped)"),
+            (27, "killed by SIGPROF"),
+            (40, "killed by signal 40"),
+        ] {
+            assert_eq!(describe_status(ExitStatus::from_raw(raw)), text);
+        }
+    }
+}

@@ -31,7 +31,7 @@ fn main() {
         [CHILD, "ordered"] => child(Plain::Ordered, "do"),
         [CHILD, "tagged", kind] => child(Plain::Tagged, kind),
         [CHILD, "ordered", kind] => child(Plain::Ordered, kind),
-        _ => {}
+        _ => drop(named().run()),
     }
     // Options that cargo-nextest passes to a program without a harness.
     let has = |wanted: &str| args.iter().any(|arg| arg == wanted);
@@ -74,7 +74,23 @@ const CHECKS: &[(&str, fn())] = &[
         later_parent_gone,
     ),
     ("parent_works_with_every_kind_of_function", both_later),
+    ("child_has_the_name_of_its_parent", name),
 ];
+
+/// Not a plain child: one that is served on the process's first thread, as only a program without a
+/// harness can.
+fn named() -> Worker {
+    Worker::new().function("name", |_, _| Ok(fs::read_to_string("/proc/self/comm")?))
+}
+
+/// It is executed through `/proc/self/exe`.
+fn name() {
+    let rpc = named().run().rpc("name").start().unwrap();
+    let name = rpc.call(()).wait().unwrap();
+    // The rest of the file's name does not fit.
+    assert!(name.to_string().starts_with("plain_child-"), "{name}");
+    rpc.finish().unwrap();
+}
 
 fn child(plain: Plain, function: &str) -> ! {
     Worker::new()

@@ -228,3 +228,19 @@ impl From<SmallBytes> for Input<'static> {
         Input(Repr::Owned(bytes))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Output;
+
+    #[test]
+    fn output_is_empty_until_something_is_written() {
+        let mut output = Output::default();
+        assert!(output.is_empty());
+        output.extend(b"");
+        output.push(Vec::new());
+        assert!(output.is_empty());
+        output.push(vec![7]);
+        assert!(!output.is_empty() && output.len() == 1);
+    }
+}

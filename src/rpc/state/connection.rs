@@ -1099,6 +1099,48 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_what_is_still_allowed() {
+        let limits = QueueLimits {
+            max_frame: 100,
+            calls: 3,
+            bytes: 40,
+        };
+        let mut c = Connection::<char, char>::new(Some(Plain::Tagged), limits);
+        // A header has 8 bytes.
+        let mut queue = |len: usize| {
+            let request = &mut vec![0; len].into();
+            c.call(request, None, &mut None, &mut Some('a'))
+        };
+        assert_eq!(queue(100), Ok(1));
+        assert_eq!(
+            queue(101),
+            Err(Refusal::TooLarge {
+                len: 101,
+                limit: 100
+            })
+        );
+        sent(&mut c);
+        let mut c = Connection::<char, char>::new(Some(Plain::Tagged), limits);
+        call(&mut c, 'a');
+        assert_eq!(c.queued(), 9);
+        assert_eq!(c.admit(40 - 9), Ok(()), "exactly the limit");
+        assert_eq!(c.admit(40 - 9 + 1), Err(Refusal::Full));
+        // Threads that wait check again when half of it has gone.
+        for (more, has_room) in [(3, true), (1, false)] {
+            c.call(&mut vec![0; more].into(), None, &mut None, &mut Some('b'))
+                .unwrap();
+            assert_eq!((c.queued() <= 20, c.has_room()), (has_room, has_room));
+        }
+        sent(&mut c);
+        assert!(
+            !c.has_room() && c.admit(0) == Err(Refusal::Full),
+            "three calls"
+        );
+        assert_eq!(c.receive(1, b""), Ok(Delivery::Reply('a')));
+        assert!(c.has_room() && c.admit(0) == Ok(()));
+    }
+
+    #[test]
     fn lost_calls_know_their_phase() {
         let mut c = plain(Plain::Tagged);
         call(&mut c, 'a');
