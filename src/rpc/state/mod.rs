@@ -6,12 +6,14 @@ mod connection;
 mod ladder;
 mod life;
 mod role;
+mod violation;
 
 #[cfg(any(fuzzing, test))]
 pub(crate) use connection::StartRefusal;
-pub(crate) use connection::{ChildViolation, Connection, Delivery, QueueLimits};
+pub(crate) use connection::{Connection, Delivery, QueueLimits};
 pub(super) use ladder::Signal;
 pub use ladder::StopStage;
 pub use life::Exit;
 pub(super) use life::{Life, StartBy, Verdict};
 pub(super) use role::{AfterRelease, Role};
+pub(crate) use violation::ChildViolation;
