@@ -288,7 +288,7 @@ fn strings_of_a_setup_have_a_limit() {
         .run_in_test();
     bounded(move || {
         let long = |len| me.clone().setup("long", [vec![b'x'; len]]);
-        let most = (1 << 20) - 40;
+        let most = (1 << 20) - 300;
         let rpc = long(most).rpc("do").start().unwrap();
         rpc.call("echo").wait().unwrap();
         rpc.finish().unwrap();
