@@ -175,6 +175,8 @@
 //! - [`gotchas`]: hazards of child processes, and what this library does about each.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// They panic if standard output or error is a pipe that nobody reads.
+#![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod busy_poll;
 mod codec;
@@ -186,6 +188,7 @@ mod id_map;
 mod process;
 mod rpc;
 mod service;
+mod stderr;
 #[expect(unsafe_code, reason = "system calls, each behind a safe function")]
 mod sys;
 mod threads;

@@ -60,6 +60,10 @@ const CHECKS: &[(&str, fn())] = &[
     ("prints_do_not_corrupt_the_stream", prints),
     ("failures_end_the_child_with_a_message", failures),
     (
+        "failures_end_a_child_whose_standard_error_nobody_reads",
+        unread_failures,
+    ),
+    (
         "broken_requests_end_the_child_with_a_message",
         broken_requests,
     ),
@@ -274,6 +278,28 @@ fn failures() {
             for part in parts {
                 assert!(text.contains(part), "no `{part}` in: {text}");
             }
+        }
+    }
+}
+
+fn unread_failures() {
+    for mode in ["tagged", "ordered"] {
+        for (kind, verb) in [("do", "fail"), ("threaded", "panic"), ("deferred", "fail")] {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            let mut child = me(mode)
+                .arg(kind)
+                .stdin(process::Stdio::piped())
+                .stdout(process::Stdio::null())
+                .stderr(writer)
+                .spawn()
+                .unwrap();
+            // Its input does not end.
+            let mut stdin = child.stdin.take().unwrap();
+            stdin
+                .write_all(&request(mode, 1, &[verb, "no luck"]))
+                .unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(1), "{mode} {kind}");
         }
     }
 }

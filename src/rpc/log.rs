@@ -11,7 +11,7 @@ pub(super) fn error(error: &Error) {
 /// Reports an error that the program handles in no other way.
 #[cfg(not(feature = "log"))]
 pub(super) fn error(error: &Error) {
-    eprintln!("offspring: {error}");
+    crate::stderr::print(format_args!("offspring: {error}"));
 }
 
 /// Passes a child's log record to this program's logger, as if it had been made here.

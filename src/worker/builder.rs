@@ -9,6 +9,7 @@ use crate::codec::{Argument, Strings};
 use crate::error::BoxError;
 use crate::process::{Process, marker};
 use crate::service::Service;
+use crate::stderr;
 use crate::wire::Plain;
 use std::fmt;
 
@@ -391,7 +392,9 @@ impl Worker {
     /// prints a message on standard error and exits with status 2.
     pub fn serve(self) -> ! {
         let _ = self.run();
-        eprintln!("this program is a worker, to be started by a program that uses `offspring`");
+        stderr::print(format_args!(
+            "this program is a worker, to be started by a program that uses `offspring`"
+        ));
         std::process::exit(2)
     }
 

@@ -6,6 +6,7 @@ use super::server::{Options, Server, Stop};
 use super::session::Step;
 use super::table::{FunctionEntry, StartFailure, Table};
 use crate::process::marker::{self, Inherited};
+use crate::stderr;
 use crate::sys::{self, Lifeline};
 use crate::wire::Plain;
 use crate::wire::{self, ToParent};
@@ -61,7 +62,7 @@ fn exit(table: Table, result: Result<(), Stop>) -> ! {
         Ok(()) => 0,
         Err(Stop::Refused) => 1,
         Err(Stop::Error(message)) => {
-            eprintln!("offspring child: {message}");
+            stderr::print(format_args!("offspring child: {message}"));
             1
         }
     })

@@ -6,6 +6,7 @@
 
 use super::decision::{Decision, DoneState, LocalStatus, SleepMode};
 use crate::codec::Input;
+use crate::stderr;
 use crate::sys::{Interest, PollSet, Waker};
 use crate::threads;
 use crate::wire::{Failure, Plain};
@@ -197,7 +198,8 @@ impl ConcurrentChild {
                         // The threads there are will do. One is needed.
                         Err(_) if self.threads > 0 => return self.server.hub.remove_thread(),
                         Err(error) => {
-                            eprintln!("offspring child: cannot start a thread: {error}");
+                            let message = "offspring child: cannot start a thread";
+                            stderr::print(format_args!("{message}: {error}"));
                             std::process::exit(1);
                         }
                     }

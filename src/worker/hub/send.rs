@@ -5,6 +5,7 @@ use super::shared::Hub;
 use super::write_policy::{AfterSend, WritePolicy};
 use crate::codec::{Argument, CodecError, Output, Scratch};
 use crate::service::Service;
+use crate::stderr;
 use crate::wire::Plain;
 use crate::wire::{self, Body, CONTROL_ROOM, Failure, Framing, ToParent};
 
@@ -31,7 +32,7 @@ impl Hub {
     pub(in crate::worker) fn fail(&'static self, id: u32, failure: &Failure) {
         if self.plain().is_some() {
             self.flush();
-            eprintln!("offspring child: the function {failure}");
+            stderr::print(format_args!("offspring child: the function {failure}"));
             std::process::exit(1);
         }
         let mut payload = failure.encode();
