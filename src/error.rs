@@ -87,7 +87,8 @@ pub enum ErrorKind {
     UnhandledEvent,
     /// A blocking method was called in a callback, where it would stop the reactor.
     InCallback,
-    /// An operation in the parent failed.
+    /// An operation in the parent failed. Also if the [`Reactor`](crate::Reactor) that served the
+    /// child can serve no longer: the child is killed then.
     Io,
 }
 

@@ -192,6 +192,7 @@ mod stderr;
 #[expect(unsafe_code, reason = "system calls, each behind a safe function")]
 mod sys;
 mod threads;
+mod unwind;
 mod wire;
 mod worker;
 

@@ -1,5 +1,6 @@
-//! Starting threads.
+//! Starting and joining threads.
 
+use crate::unwind;
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
@@ -7,4 +8,11 @@ use std::thread::{Builder, JoinHandle};
 /// instantiated for each type of `work`.
 pub(crate) fn start(thread: Builder, work: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
     thread.spawn(work)
+}
+
+/// Waits until a thread has ended. If it has panicked, the panic hook has reported it.
+pub(crate) fn join(thread: JoinHandle<()>) {
+    if let Err(payload) = thread.join() {
+        unwind::discard(payload);
+    }
 }

@@ -13,6 +13,7 @@ use crate::service::Service;
 use crate::sys;
 use crate::wire::{self, Decoder, Framing, ToChild, truncate};
 use std::fmt;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -236,6 +237,7 @@ impl<S: Service> RpcBuilder<S> {
         if plain.is_none() {
             link.start(self.process.setups(), run);
         }
+        let abandon = Abandon(&link);
         let service = self.service;
         let on_event = self.on_event.map(|callback| {
             Box::new(TypedOnEvent::new(service.clone(), callback)) as Box<dyn OnEvent>
@@ -252,10 +254,8 @@ impl<S: Service> RpcBuilder<S> {
         }
         .and_then(|()| Driver::new(Arc::clone(&link), handlers, life, stderr))
         .and_then(|driver| core.add(Box::new(driver)));
-        if let Err(error) = added {
-            link.abandon();
-            return Err(io_error(error));
-        }
+        added.map_err(io_error)?;
+        mem::forget(abandon);
         Ok(Rpc::new(
             Handle::new(link, self.call_timeout, has_callbacks),
             service,
@@ -280,4 +280,13 @@ fn check_lengths(setups: &[(String, Vec<u8>)], run: &wire::Run<'_>) -> Result<()
         return Err(Error::new(ErrorKind::NoFunction, message));
     }
     Ok(())
+}
+
+/// Undoes a start that fails half way, even if that is because a destructor of the program's panics.
+struct Abandon<'a>(&'a Link);
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
 }

@@ -1,6 +1,6 @@
 //! One call: made, and waited for.
 
-use super::callback::in_callback;
+use super::callback::{guard, in_callback};
 use super::handle::Handle;
 use super::link::{
     Answer, AnswerWait, CallOptions, Completion, Ended, Fill, Link, Outcome, ProgressCallback,
@@ -116,7 +116,9 @@ impl<'a, S: Service> Call<'a, S> {
         let deadline = self.deadline();
         if let Err(ended) = self.submit(deadline, false, &mut completion) {
             // No progress is reported after the outcome, so nobody should be able to wait for it then.
-            self.progress = None;
+            // A panic of its destructor must not keep the callback from being called.
+            let progress = self.progress.take();
+            guard(|| drop(progress));
             let complete = move || refused(completion).complete(Answer::Ended(ended));
             self.handle.link.reactor().run(complete);
         }

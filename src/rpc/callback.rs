@@ -1,8 +1,8 @@
 //! Running the program's code, which may panic, and must not block the reactor.
 
 use crate::error::{Error, ErrorKind};
+use crate::unwind;
 use std::cell::Cell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 thread_local! {
     static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
@@ -46,11 +46,11 @@ pub(super) fn refuse_in_callback(what: &str) -> Result<(), Error> {
 
 /// Runs the program's code. A panic is reported by the panic hook and stops here.
 pub(super) fn guard(callback: impl FnOnce()) {
-    let _ = catch_unwind(AssertUnwindSafe(callback));
+    let _ = unwind::catch(callback);
 }
 
 /// Drops values of the program, each of which may panic.
-pub(super) fn drop_guarded<T>(values: Vec<T>) {
+pub(super) fn drop_guarded<T>(values: impl IntoIterator<Item = T>) {
     for value in values {
         guard(|| drop(value));
     }

@@ -14,7 +14,7 @@ use super::log;
 use super::reactor::{EventHandler, Source, poll_key};
 use super::state::{ChildViolation, Delivery, Exit, Life, Signal, Verdict};
 use crate::codec::Input;
-use crate::error::{Error, ErrorKind, Refusal};
+use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::{Child, StderrCallback};
 use crate::sys::{self, Registration};
 use crate::threads;
@@ -110,6 +110,48 @@ impl EventHandler for Driver {
 
     fn resume(&mut self, now: Instant) {
         self.process_ended(now);
+    }
+
+    /// Each step has a guard of its own, as nothing is known of the state that a panic has left.
+    fn fail(&mut self, error: Error) {
+        if self.over {
+            return;
+        }
+        let error = error.with_process(self.pid(), None, self.stderr.tail());
+        let lost = |mut completion: Completion, phase| {
+            let ended = Ended::Lost(error.clone(), phase);
+            guard(|| completion.complete(Answer::Ended(ended)));
+        };
+        self.process = ProcessWatch::None;
+        guard(|| {
+            if let Some(child) = self.link.child() {
+                child.abandon();
+            }
+        });
+        guard(|| self.link.disconnect());
+        guard(|| self.stderr.close());
+        // Those that were looked up, and not handed out.
+        for completion in self.completions.drain(..).flatten() {
+            lost(completion, Phase::Sent);
+        }
+        for other in self.others.drain(..) {
+            guard(|| {
+                if let Delivery::Reply(completion) | Delivery::Failed(completion) = other {
+                    lost(completion, Phase::Sent);
+                }
+            });
+        }
+        guard(|| {
+            for (completion, phase) in self.link.end(Err(error.clone())) {
+                lost(completion, phase);
+            }
+        });
+        guard(|| drop_guarded(self.link.take_done()));
+        if let Some(handlers) = self.handlers.take() {
+            guard(|| handlers.end(Some(error)));
+        }
+        self.link.over();
+        self.over = true;
     }
 }
 
@@ -287,7 +329,6 @@ impl Driver {
 
     /// It is over: ends the calls that are left, and reports the end after everything else.
     fn conclude(&mut self, verdict: Verdict) {
-        self.over = true;
         self.link.disconnect();
         if !matches!(self.process, ProcessWatch::None) {
             // It lives on. It is not to be left a zombie when it ends, whenever that is.
@@ -313,9 +354,11 @@ impl Driver {
             }
         };
         self.end_calls(&end);
-        let handlers = self.handlers.take().expect("concluded once");
-        guard(|| handlers.end(end.err()));
+        if let Some(handlers) = self.handlers.take() {
+            guard(|| handlers.end(end.err()));
+        }
         self.link.over();
+        self.over = true;
     }
 
     // ---- what comes from the child ----

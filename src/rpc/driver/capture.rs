@@ -60,6 +60,8 @@ impl Capture {
             let (pid, tail, callback) = (self.pid, &mut self.tail, &self.callback);
             self.lines
                 .finish(|line| hand_out(tail, callback, pid, line));
+            let callback = self.callback.take();
+            guard(|| drop(callback));
         }
     }
 

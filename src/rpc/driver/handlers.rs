@@ -2,6 +2,7 @@
 
 use crate::codec::{Codec, CodecError, Input};
 use crate::error::Error;
+use crate::rpc::callback::guard;
 use crate::rpc::log;
 use crate::service::Service;
 
@@ -14,19 +15,29 @@ pub(in crate::rpc) struct Handlers {
 
 impl Handlers {
     /// Reports how it ended, by the chain of the original: an error goes to `on_error`, without that
-    /// to `on_event`, without either to the log.
+    /// to `on_event`, without either to the log. Panics of the callbacks stop here.
     pub(super) fn end(self, error: Option<Error>) {
-        let Some(error) = error else {
-            if let Some(on_destroy) = self.on_destroy {
-                on_destroy();
+        let Handlers {
+            mut on_event,
+            mut on_error,
+            mut on_destroy,
+        } = self;
+        guard(|| match error {
+            None => {
+                if let Some(on_destroy) = on_destroy.take() {
+                    on_destroy();
+                }
             }
-            return;
-        };
-        match (self.on_error, self.on_event) {
-            (Some(on_error), _) => on_error(error),
-            (None, Some(mut on_event)) => on_event.error(error),
-            (None, None) => log::error(&error),
-        }
+            Some(error) => match (on_error.take(), &mut on_event) {
+                (Some(on_error), _) => on_error(error),
+                (None, Some(on_event)) => on_event.error(error),
+                (None, None) => log::error(&error),
+            },
+        });
+        // Each on its own: if two destructors panicked in one guard, the process would be aborted.
+        guard(|| drop(on_event));
+        guard(|| drop(on_error));
+        guard(|| drop(on_destroy));
     }
 }
 
@@ -125,6 +136,35 @@ mod tests {
             drop(sender);
             assert_eq!(told.iter().collect::<Vec<_>>(), reported, "with {wanted:?}");
         }
+    }
+
+    /// Sends its name when it is dropped, and panics.
+    struct Bomb(&'static str, mpsc::Sender<&'static str>);
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            self.1.send(self.0).unwrap();
+            panic!("a destructor panics");
+        }
+    }
+
+    /// Otherwise the process is aborted.
+    #[test]
+    fn callbacks_that_panic_when_they_are_called_and_when_they_are_dropped_are_all_dropped() {
+        let (sender, dropped) = mpsc::channel();
+        let bomb = |name| Bomb(name, sender.clone());
+        let (event, destroy) = (bomb("event"), bomb("destroy"));
+        let on_event = move |_: Strings| {
+            let _ = &event;
+        };
+        let handlers = Handlers {
+            on_event: Some(Box::new(TypedOnEvent::new("service", Box::new(on_event)))),
+            on_error: Some(Box::new(|error| panic!("{error}"))),
+            on_destroy: Some(Box::new(move || drop(destroy))),
+        };
+        drop(sender);
+        handlers.end(Some(Error::new(ErrorKind::Died, "it died")));
+        assert_eq!(dropped.iter().collect::<Vec<_>>(), ["event", "destroy"]);
     }
 
     #[test]

@@ -5,10 +5,10 @@ use crate::error::{CallError, Error, Panic, Phase, Refusal};
 use crate::rpc::callback::guard;
 use crate::service::Service;
 use crate::sys::{Consume, Family, Once};
+use crate::unwind;
 use crate::wire::{Failure, SmallBytes};
 use std::cell::Cell;
 use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What a call ends with, in the types of its service.
 pub(in crate::rpc) type Outcome<S> =
@@ -72,8 +72,8 @@ impl BorrowedAnswer<'_> {
 impl Answer {
     /// Decodes it. A panic of the codec is an error.
     pub(in crate::rpc) fn decode<S: Service>(self) -> Outcome<S> {
-        catch_unwind(AssertUnwindSafe(|| self.decode_or_panic::<S>()))
-            .unwrap_or_else(|_| Err(CallError::Malformed(codec_panicked())))
+        unwind::catch(|| self.decode_or_panic::<S>())
+            .unwrap_or_else(|| Err(CallError::Malformed(codec_panicked())))
     }
 
     /// Decodes it. Panics if the codec does.
@@ -117,7 +117,7 @@ fn reply<S: Service>(payload: Input<'_>) -> Outcome<S> {
 
 /// Decodes a value from the child, whose bytes may make the program's codec panic.
 pub(in crate::rpc) fn decode<C: Codec<T>, T>(input: Input<'_>) -> Result<T, CodecError> {
-    catch_unwind(AssertUnwindSafe(|| C::decode(input))).unwrap_or_else(|_| Err(codec_panicked()))
+    unwind::catch(|| C::decode(input)).unwrap_or_else(|| Err(codec_panicked()))
 }
 
 /// The error that stands for a panic of a codec, which the panic hook has reported.

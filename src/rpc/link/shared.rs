@@ -12,6 +12,7 @@ use crate::process::Child;
 use crate::rpc::reactor::{Core, Source, poll_key};
 use crate::rpc::state::{AfterRelease, Connection};
 use crate::sys::{self, Interest, Registration};
+use crate::unwind;
 use polling::Event;
 use std::io;
 use std::net::Shutdown;
@@ -81,7 +82,7 @@ impl Link {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, LinkState> {
-        self.state.lock().expect("nothing panics under this lock")
+        unwind::lock(&self.state)
     }
 
     /// Waits for a change while `condition` holds and `deadline` has not passed.

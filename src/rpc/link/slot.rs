@@ -3,8 +3,9 @@
 use super::completion::{Answer, AnswerFamily, BorrowedAnswer};
 use super::reader::Reader;
 use crate::sys::Consume;
+use crate::unwind;
 use std::cell::RefCell;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 /// Where the thread that reads puts an answer, and a caller waits for it. The caller may find the
@@ -83,7 +84,7 @@ impl Slot {
     }
 
     fn lock(&self) -> MutexGuard<'_, SlotState> {
-        self.state.lock().expect("nothing panics under this lock")
+        unwind::lock(&self.state)
     }
 }
 
@@ -103,15 +104,15 @@ pub(super) fn wait_until<'a, T>(
     deadline: Option<Instant>,
     condition: impl FnMut(&mut T) -> bool,
 ) -> MutexGuard<'a, T> {
-    let proof = "nothing panics under this lock";
     match deadline {
-        None => changed.wait_while(guard, condition).expect(proof),
+        None => {
+            let woken = changed.wait_while(guard, condition);
+            woken.unwrap_or_else(PoisonError::into_inner)
+        }
         Some(deadline) => {
             let left = deadline.saturating_duration_since(Instant::now());
-            changed
-                .wait_timeout_while(guard, left, condition)
-                .expect(proof)
-                .0
+            let woken = changed.wait_timeout_while(guard, left, condition);
+            woken.unwrap_or_else(PoisonError::into_inner).0
         }
     }
 }

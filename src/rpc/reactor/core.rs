@@ -3,6 +3,7 @@
 use super::handler::EventHandler;
 use super::table::HandlerTable;
 use crate::rpc::callback::in_callback;
+use crate::{threads, unwind};
 use polling::Poller;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -83,6 +84,13 @@ impl Inbox {
             self.awake = false;
             NextStep::Sleep
         }
+    }
+
+    /// The thread cannot serve, and ends, unless something came in.
+    pub(super) fn give_up(&mut self) -> bool {
+        let gives_up = self.jobs.is_empty() && self.attention.is_empty();
+        self.running &= !gives_up;
+        gives_up
     }
 
     /// What came in since the last time.
@@ -170,8 +178,7 @@ impl Core {
         let thread = inbox.thread.take();
         drop(inbox);
         if let Some(thread) = thread {
-            // It panics only if there is a bug, which the panic hook has reported.
-            let _ = thread.join();
+            threads::join(thread);
         }
     }
 
@@ -185,7 +192,7 @@ impl Core {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Inbox> {
-        self.inbox.lock().expect("nothing panics under this lock")
+        unwind::lock(&self.inbox)
     }
 }
 
@@ -241,6 +248,19 @@ mod tests {
         inbox.keep = false;
         assert!(inbox.needs_wake_up());
         assert_eq!(inbox.next_step(true), NextStep::End);
+    }
+
+    #[test]
+    fn thread_gives_up_only_when_nothing_came_in() {
+        let mut inbox = running();
+        inbox.keep = true;
+        inbox.push(Job::Run(Box::new(|| {})));
+        assert!(!inbox.give_up() && !inbox.needs_thread());
+        inbox.take();
+        inbox.attention.push(7);
+        assert!(!inbox.give_up());
+        inbox.take();
+        assert!(inbox.give_up() && inbox.needs_thread());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What a reactor serves.
 
+use crate::error::Error;
 use polling::Event;
 use std::time::Instant;
 
@@ -23,6 +24,9 @@ pub(in crate::rpc) trait EventHandler: Send {
 
     /// Another thread serves it from now on, and may be late: what happened meanwhile is handled.
     fn resume(&mut self, now: Instant);
+
+    /// Ends it with this error, whatever state it is in: it cannot be served any more.
+    fn fail(&mut self, error: Error);
 }
 
 /// Which of a handler's descriptors.

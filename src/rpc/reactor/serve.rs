@@ -45,8 +45,7 @@ impl Core {
         };
         self.wake(inbox);
         meanwhile();
-        // It panics only if there is a bug, which the panic hook has reported.
-        let _ = thread.join();
+        threads::join(thread);
         // Nothing is left if the handler was over.
         let left = self.lock().left.take();
         if let Some(mut handlers) = left {

@@ -2,7 +2,10 @@
 
 use super::handler::EventHandler;
 use crate::deadlines::Deadlines;
+use crate::error::{Error, ErrorKind};
 use crate::id_map::IdMap;
+use crate::rpc::callback::guard;
+use crate::unwind;
 use std::time::Instant;
 
 /// See the module's documentation.
@@ -28,13 +31,16 @@ impl HandlerTable {
         self.handlers.insert(key, handler);
     }
 
-    /// Lets a handler work, if it is still there, and notes its next deadline.
+    /// Lets a handler work, if it is still there, and notes its next deadline. A handler that panics
+    /// ends with an error, and the others are none the wiser.
     pub(super) fn with(&mut self, key: usize, work: impl FnOnce(&mut dyn EventHandler)) {
         let Some(handler) = self.handlers.get_mut(key as u64) else {
             return;
         };
         let before = handler.deadline();
-        work(&mut **handler);
+        if unwind::catch(|| work(&mut **handler)).is_none() {
+            return self.fail(key, &panicked());
+        }
         let over = handler.is_over();
         let after = handler.deadline().filter(|_| !over);
         if before != after {
@@ -44,10 +50,30 @@ impl HandlerTable {
             }
         }
         if over {
-            self.handlers.remove(key as u64);
-            self.handlers.trim();
-            self.deadlines.trim();
+            self.remove(key);
         }
+    }
+
+    /// Ends all handlers with this error.
+    pub(super) fn fail_all(&mut self, error: &Error) {
+        for key in self.keys() {
+            self.fail(key, error);
+        }
+    }
+
+    fn fail(&mut self, key: usize, error: &Error) {
+        if let Some(handler) = self.handlers.get_mut(key as u64) {
+            guard(|| handler.fail(error.clone()));
+        }
+        self.deadlines.remove(key as u64);
+        self.remove(key);
+    }
+
+    fn remove(&mut self, key: usize) {
+        let handler = self.handlers.remove(key as u64);
+        guard(|| drop(handler));
+        self.handlers.trim();
+        self.deadlines.trim();
     }
 
     /// Attends to all handlers whose deadline has passed.
@@ -73,6 +99,13 @@ impl HandlerTable {
     pub(super) fn is_empty(&self) -> bool {
         self.handlers.is_empty()
     }
+}
+
+/// The error of a handler that has panicked.
+pub(super) fn panicked() -> Error {
+    let message =
+        "the reactor has panicked, which is a bug in `offspring`: see the panic's message";
+    Error::new(ErrorKind::Io, message)
 }
 
 #[cfg(test)]
@@ -111,6 +144,76 @@ mod tests {
         }
 
         fn resume(&mut self, _: Instant) {}
+
+        fn fail(&mut self, _: Error) {
+            unreachable!("it does not panic")
+        }
+    }
+
+    /// Panics in whatever it does, but tells that it was ended.
+    struct Broken(usize, mpsc::Sender<String>);
+
+    impl EventHandler for Broken {
+        fn key(&self) -> usize {
+            self.0
+        }
+
+        fn deadline(&self) -> Option<Instant> {
+            None
+        }
+
+        fn is_over(&self) -> bool {
+            false
+        }
+
+        fn ready(&mut self, _: Source, _: Event, _: Instant) {
+            panic!("ready");
+        }
+
+        fn attend(&mut self, _: Instant) {
+            panic!("attend");
+        }
+
+        fn resume(&mut self, _: Instant) {
+            panic!("resume");
+        }
+
+        fn fail(&mut self, error: Error) {
+            self.1.send(format!("{} {error}", self.0)).unwrap();
+            panic!("fail");
+        }
+    }
+
+    impl Drop for Broken {
+        fn drop(&mut self) {
+            panic!("drop");
+        }
+    }
+
+    #[test]
+    fn handler_that_panics_is_ended_and_dropped_and_the_others_stay() {
+        let now = Instant::now();
+        let (sender, failed) = mpsc::channel();
+        let mut table = HandlerTable::default();
+        for key in 1..=4 {
+            table.insert(Box::new(Broken(key, sender.clone())));
+        }
+        table.with(2, |handler| handler.attend(now));
+        assert!(
+            failed
+                .try_recv()
+                .unwrap()
+                .starts_with("2 the reactor has panicked")
+        );
+        let mut left = table.keys();
+        left.sort_unstable();
+        assert_eq!(left, [1, 3, 4]);
+        table.fail_all(&Error::new(ErrorKind::Io, "all of them"));
+        assert!(table.is_empty());
+        drop(sender);
+        let mut failed: Vec<_> = failed.iter().collect();
+        failed.sort();
+        assert_eq!(failed, [1, 3, 4].map(|key| format!("{key} all of them")));
     }
 
     #[test]

@@ -1,0 +1,55 @@
+//! Where panics end.
+
+use std::any::Any;
+use std::mem;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Runs the program's code. Returns `None` after a panic, which the panic hook has reported.
+pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Option<T> {
+    match catch_unwind(AssertUnwindSafe(code)) {
+        Ok(value) => Some(value),
+        Err(payload) => {
+            discard(payload);
+            None
+        }
+    }
+}
+
+/// Drops the payload of a panic. It is the program's, and its destructor may panic, too.
+#[cold]
+pub(crate) fn discard(payload: Box<dyn Any + Send>) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // This could be repeated for ever.
+        mem::forget(payload);
+    }
+}
+
+/// Takes a lock under which nothing of the program's runs, so that nothing panics. If a bug makes
+/// something panic nevertheless, what is waited for under this lock must still end: everybody else
+/// continues with what is there.
+#[inline]
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::panic::panic_any;
+
+    /// The payload of a panic that panics when it is dropped, with another one like it.
+    struct Bomb(u32);
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            panic_any(Bomb(self.0 + 1));
+        }
+    }
+
+    #[test]
+    fn payload_whose_destructor_panics_is_caught() {
+        assert_eq!(catch(|| 7), Some(7));
+        assert_eq!(catch(|| -> i32 { panic_any(Bomb(1)) }), None);
+    }
+}
