@@ -68,6 +68,7 @@ const CHECKS: &[(&str, fn())] = &[
         broken_requests,
     ),
     ("child_exits_when_its_parent_is_gone", parent_gone),
+    ("child_whose_output_nobody_reads_exits", unread_output),
     ("flusher_waits_for_a_writer_that_is_blocked", blocked_writer),
     ("parent_and_child_work_together", both),
     ("later_answers_arrive_in_order", later_answers),
@@ -365,7 +366,30 @@ fn needs_a_parent(mode: &str, command: &mut Command) {
     assert_eq!(child.wait().unwrap().code(), Some(1));
     let mut text = String::new();
     child.stderr.unwrap().read_to_string(&mut text).unwrap();
-    assert!(text.contains("the parent is gone"), "{text}");
+    assert!(text.contains("cannot write to the parent"), "{text}");
+}
+
+/// Its input does not end, and nothing but the write on another thread fails.
+fn unread_output() {
+    for mode in ["tagged", "ordered"] {
+        for kind in ["do", "deferred", "threaded"] {
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            let mut child = me(mode)
+                .arg(kind)
+                .stdin(process::Stdio::piped())
+                .stdout(writer)
+                .stderr(process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut stdin = child.stdin.take().unwrap();
+            stdin.write_all(&request(mode, 1, &["echo", "on"])).unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(1), "{mode} {kind}");
+            let mut text = String::new();
+            child.stderr.unwrap().read_to_string(&mut text).unwrap();
+            assert!(text.contains("cannot write to the parent"), "{text}");
+        }
+    }
 }
 
 /// The thread that writes what is not urgent has nothing to do while another one writes.

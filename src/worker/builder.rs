@@ -370,7 +370,9 @@ impl Worker {
     ///
     /// A child exits with status 0 at the end of its requests, after it has dropped the functions and
     /// what they captured. It exits with status 1 and a message on standard error if the parent breaks
-    /// the protocol, or is gone before a reply is written.
+    /// the protocol, or is gone before a reply is written, or if the child lacks something to serve
+    /// with: a thread, or a descriptor. Calls that it has not answered are
+    /// [lost](crate::CallError::Lost) then.
     pub fn run(self) -> Process {
         self.run_or(Process::this_program)
     }

@@ -1,5 +1,6 @@
 //! Panics as values: the message, the location, and which calls fail with it.
 
+use crate::unwind;
 use crate::wire::Failure;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -35,7 +36,12 @@ pub(crate) fn catch<T>(function: impl FnOnce() -> T) -> Result<T, Failure> {
             previous(info);
         }));
     });
-    panic::catch_unwind(AssertUnwindSafe(function)).map_err(|_| last())
+    panic::catch_unwind(AssertUnwindSafe(function)).map_err(|payload| {
+        let panic = last();
+        // It may own calls, too.
+        drop_for(&panic, || unwind::discard(payload));
+        panic
+    })
 }
 
 /// Same as [`catch`], for a callback that may own calls, in what it captures or was given. If it
@@ -73,12 +79,19 @@ pub(crate) fn begin_once() {
 /// there were any.
 pub(crate) fn drop_after_panic<C>(value: C, panic: &Failure) -> bool {
     let before = FAILED_CALLS.get();
-    LAST.set(Some(panic.clone()));
-    DROPPING.set(true);
     // The hook shows a panic of a destructor; nothing more can be done about it here.
-    let _ = catch(|| drop(value));
-    DROPPING.set(false);
+    drop_for(panic, || {
+        let _ = unwind::catch(|| drop(value));
+    });
     FAILED_CALLS.get() > before
+}
+
+/// Calls that `drop` drops fail with a panic.
+fn drop_for(panic: &Failure, drop: impl FnOnce()) {
+    LAST.set(Some(panic.clone()));
+    let was_dropping = DROPPING.replace(true);
+    drop();
+    DROPPING.set(was_dropping);
 }
 
 /// The failure of a call that is being dropped unanswered.
@@ -88,6 +101,19 @@ pub(crate) fn failure_of_dropped_call() -> Failure {
     }
     FAILED_CALLS.set(FAILED_CALLS.get() + 1);
     last()
+}
+
+/// Held by a thread of a child without which calls would be waited for in vain. If it panics, which is
+/// a bug and reported by the panic hook, the process ends, and its calls with it: by a signal, as
+/// nothing is known of what the thread has left to be flushed.
+pub(crate) struct Vital;
+
+impl Drop for Vital {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

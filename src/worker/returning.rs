@@ -99,7 +99,7 @@ fn read_ahead_if_due(
 /// Answers everything that has come, having read what cancellations there are before each call.
 fn read_ahead(server: &mut Server, function: &mut ReturningFn) -> Result<(), Stop> {
     if server.hub.is_broken() {
-        return Err(Stop::parent_gone());
+        return Err(Stop::cannot_write(server.hub));
     }
     let mut may_read = true;
     loop {
@@ -172,7 +172,7 @@ fn call(function: &mut ReturningFn, request: Input<'_>, hub: &'static Hub, id: u
 fn check_parent(hub: &Hub, more: bool) -> Result<(), Stop> {
     // With more to do it is found a little later, and costs less.
     if !more && hub.is_broken() {
-        return Err(Stop::parent_gone());
+        return Err(Stop::cannot_write(hub));
     }
     Ok(())
 }

@@ -57,7 +57,7 @@ pub(super) fn serve_plain(mut table: Table, options: Options, name: &str, plain:
 
 /// Drops what the functions captured, and exits.
 fn exit(table: Table, result: Result<(), Stop>) -> ! {
-    drop(table);
+    table.clear();
     std::process::exit(match result {
         Ok(()) => 0,
         Err(Stop::Refused) => 1,
@@ -136,7 +136,6 @@ fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), 
 
 /// Answers requests until they end.
 fn answer(server: Server, entry: &mut FunctionEntry, options: Options) -> Result<(), Stop> {
-    server.hub.flush_at_exit();
     entry.serve(server, options)
 }
 

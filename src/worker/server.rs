@@ -4,6 +4,7 @@ use super::event_loop::Loop;
 use super::hub::Hub;
 use super::request_reader::RequestReader;
 use super::session::{ParentViolation, Session};
+use crate::unwind;
 use crate::wire::Plain;
 use std::fmt;
 use std::io;
@@ -26,6 +27,14 @@ pub(super) struct Options {
     pub(super) log: Option<log::LevelFilter>,
 }
 
+impl Drop for Options {
+    fn drop(&mut self) {
+        let done = self.done.take();
+        // It is the program's. The panic hook shows a panic of its destructor.
+        let _ = unwind::catch(|| drop(done));
+    }
+}
+
 /// Why a child stops serving before the end of its requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Stop {
@@ -45,8 +54,15 @@ impl Stop {
         Stop::error(format_args!("the parent broke the protocol: {violation}"))
     }
 
-    pub(super) fn parent_gone() -> Self {
-        Stop::error("the parent is gone, and replies could not be written")
+    /// There is none to run the function on.
+    pub(super) fn no_thread(error: &io::Error) -> Self {
+        Stop::error(format_args!("cannot start a thread: {error}"))
+    }
+
+    /// Replies could not be written.
+    pub(super) fn cannot_write(hub: &Hub) -> Self {
+        let error = hub.write_error();
+        Stop::error(format_args!("cannot write to the parent: {error}"))
     }
 
     fn error(message: impl fmt::Display) -> Self {
@@ -63,11 +79,13 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new(plain: Option<Plain>, requests: RequestReader, output: OwnedFd) -> Self {
+        // Shared by everything until the process exits: references need not be counted.
+        let hub: &'static Hub = Box::leak(Box::new(Hub::new(output, plain)));
+        hub.flush_at_exit();
         Server {
             session: Session::new(plain, BUFLEN),
             requests,
-            // Shared by everything until the process exits: references need not be counted.
-            hub: Box::leak(Box::new(Hub::new(output, plain))),
+            hub,
         }
     }
 

@@ -9,6 +9,7 @@ use super::server::{Options, Server, Stop};
 use crate::codec::{Argument, Codec, Input, Strings};
 use crate::error::BoxError;
 use crate::service::Service;
+use crate::unwind;
 use crate::wire::{self, Run};
 use std::num::NonZero;
 use std::sync::Arc;
@@ -130,6 +131,17 @@ impl Table {
         names(&self.functions).collect()
     }
 
+    /// Drops the functions and setups with what they captured. The panic hook shows a panic of a
+    /// destructor; the others run nevertheless.
+    pub(super) fn clear(self) {
+        for (_, entry) in self.functions {
+            let _ = unwind::catch(|| drop(entry));
+        }
+        for (_, setup) in self.setups {
+            let _ = unwind::catch(|| drop(setup));
+        }
+    }
+
     /// Runs a setup, with its octet strings still encoded.
     pub(super) fn set_up(&mut self, name: &str, strings: &[u8]) -> Result<(), StartFailure> {
         let refused = |message| (wire::REFUSED_SETUP, message);
@@ -196,11 +208,12 @@ impl FunctionEntry {
 /// Reports a panic that belongs to no call to the parent.
 fn report_panic<S: Service>(service: S) -> Arc<OnPanic> {
     Arc::new(move |hub, panic| {
-        let message = format!("a callback {panic}");
-        if let Some(event) = service.error_event(&message) {
-            // The hook shows a panic of this, as it did the first one.
-            let _ = panics::catch(|| hub.event::<S>(event));
-        }
+        // The hook shows a panic of this, as it did the first one.
+        let _ = panics::catch(|| {
+            if let Some(event) = service.error_event(&format!("a callback {panic}")) {
+                hub.event::<S>(event);
+            }
+        });
     })
 }
 

@@ -156,6 +156,11 @@ impl Ledger {
         self.closed = true;
     }
 
+    /// Whether no more requests will come.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
     /// Whether more requests may be read while `unsent` bytes of answers are not written.
     #[inline]
     pub(crate) fn wants_requests(&self, unsent: usize) -> bool {

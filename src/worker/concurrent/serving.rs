@@ -6,7 +6,6 @@
 
 use super::decision::{Decision, DoneState, LocalStatus, SleepMode};
 use crate::codec::Input;
-use crate::stderr;
 use crate::sys::{Interest, PollSet, Waker};
 use crate::threads;
 use crate::wire::{Failure, Plain};
@@ -43,7 +42,7 @@ pub(in crate::worker) fn answer(
     server: Server,
     function: Function<'_>,
     on_panic: &Arc<OnPanic>,
-    options: Options,
+    mut options: Options,
     running: usize,
 ) -> Result<(), Stop> {
     let (hub, on_panic) = (server.hub, Arc::clone(on_panic));
@@ -58,7 +57,8 @@ pub(in crate::worker) fn answer(
         high_water: options.high_water,
     });
     WritePolicy::Batch.set();
-    ConcurrentChild {
+    let mut done = options.done.take();
+    let mut child = ConcurrentChild {
         events: Loop::new(hub, Box::new(on_panic)),
         threads: 0,
         max_threads: running,
@@ -68,8 +68,16 @@ pub(in crate::worker) fn answer(
         set: PollSet::default(),
         places: PollPlaces::new(),
         server,
+    };
+    let result = child.run(function, &mut done);
+    if result.is_err() {
+        // The calls that are left are lost with this child. They are not unanswered, as they would be
+        // reported to be if they were dropped first.
+        hub.flush_and_close();
     }
-    .run(function, options.done)
+    child.events.clear();
+    options.done = done;
+    result
 }
 
 struct ConcurrentChild {
@@ -88,7 +96,7 @@ struct ConcurrentChild {
 }
 
 impl ConcurrentChild {
-    fn run(mut self, mut function: Function<'_>, mut done: Option<Done>) -> Result<(), Stop> {
+    fn run(&mut self, mut function: Function<'_>, done: &mut Option<Done>) -> Result<(), Stop> {
         let mut done_state = match done {
             Some(_) => DoneState::Pending,
             None => DoneState::None,
@@ -102,7 +110,7 @@ impl ConcurrentChild {
                     self.events.fire_timers(now);
                 }
             }
-            self.start_waiting(&mut function);
+            self.start_waiting(&mut function)?;
             self.server.hub.write_batch();
             let Some(status) = self.server.hub.prepare_to_sleep() else {
                 continue;
@@ -113,7 +121,7 @@ impl ConcurrentChild {
                 continue;
             }
             match self.status(done_state).decide(status) {
-                Decision::ParentGone => return Err(Stop::parent_gone()),
+                Decision::ParentGone => return Err(Stop::cannot_write(self.server.hub)),
                 Decision::Finished => return Ok(()),
                 Decision::CallDone => {
                     done_state = DoneState::Called;
@@ -177,7 +185,7 @@ impl ConcurrentChild {
 
     /// Starts the requests that wait, as far as they may start: here, or on threads, which are started
     /// as needed.
-    fn start_waiting(&mut self, function: &mut Function<'_>) {
+    fn start_waiting(&mut self, function: &mut Function<'_>) -> Result<(), Stop> {
         match function {
             Function::Deferred(function) => {
                 while let Some((id, request, _)) = self.server.hub.next_request() {
@@ -196,16 +204,16 @@ impl ConcurrentChild {
                     match spawned {
                         Ok(_) => self.threads += 1,
                         // The threads there are will do. One is needed.
-                        Err(_) if self.threads > 0 => return self.server.hub.remove_thread(),
-                        Err(error) => {
-                            let message = "offspring child: cannot start a thread";
-                            stderr::print(format_args!("{message}: {error}"));
-                            std::process::exit(1);
+                        Err(_) if self.threads > 0 => {
+                            self.server.hub.remove_thread();
+                            break;
                         }
+                        Err(error) => return Err(Stop::no_thread(&error)),
                     }
                 }
             }
         }
+        Ok(())
     }
 
     /// Reads requests while others run. If none come for a while, the loop makes a waker, to be woken
@@ -355,6 +363,7 @@ fn start<'a>(
 
 /// A thread of a child: takes requests that wait, and answers them.
 fn work(hub: &'static Hub, function: &ThreadedFn) {
+    let _vital = panics::Vital;
     loop {
         let (id, request) = hub.wait_for_request();
         WritePolicy::LastCall.set();

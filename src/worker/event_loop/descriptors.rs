@@ -36,6 +36,10 @@ impl<C> Descriptors<C> {
         Some(self.0.remove(at).1)
     }
 
+    pub(super) fn into_values(self) -> impl Iterator<Item = Descriptor<C>> {
+        self.0.into_iter().map(|(_, descriptor)| descriptor)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -6,6 +6,7 @@ use super::timers::Timers;
 use crate::id_map::IdMap;
 use crate::sys::{Interest, PollSet};
 use crate::threads;
+use crate::unwind;
 use crate::wire::Failure;
 use crate::worker::hub::Hub;
 use crate::worker::panics;
@@ -358,6 +359,22 @@ impl Loop {
                 ..descriptor
             };
             self.descriptors.borrow_mut().insert(id, descriptor);
+        }
+    }
+
+    /// Drops everything that is left. The panic hook shows a panic of a destructor.
+    pub(in crate::worker) fn clear(&self) {
+        let timers = self.timers.take().into_values();
+        let watches = self.descriptors.take().into_values();
+        let callbacks = timers.map(|timer| timer.callback);
+        for callback in callbacks.chain(watches.map(|descriptor| descriptor.callback)) {
+            let _ = unwind::catch(|| drop(callback));
+        }
+        for then in self.offloaded.take().into_values() {
+            let _ = unwind::catch(|| drop(then));
+        }
+        for post in self.handle.posts.take() {
+            let _ = unwind::catch(|| drop(post));
         }
     }
 

@@ -68,6 +68,11 @@ impl<T> Timers<T> {
         self.queue.first().map(|(due, _)| due)
     }
 
+    /// All that timers carry.
+    pub(crate) fn into_values(self) -> impl Iterator<Item = T> {
+        self.all.into_values()
+    }
+
     /// Whether there is no timer, not even one that never fires.
     pub(crate) fn is_empty(&self) -> bool {
         self.all.is_empty()

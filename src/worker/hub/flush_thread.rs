@@ -4,6 +4,7 @@ use super::flusher::{Flusher, FlusherStep};
 use super::shared::{Hub, PROOF};
 use super::state::HubState;
 use crate::threads;
+use crate::worker::panics;
 use std::sync::MutexGuard;
 use std::thread;
 use std::time::Duration;
@@ -36,6 +37,7 @@ impl Hub {
     }
 
     fn run_flusher(&self) {
+        let _vital = panics::Vital;
         let mut step = FlusherStep::Sleep;
         loop {
             let mut state = self.lock();

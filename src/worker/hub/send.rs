@@ -134,7 +134,7 @@ impl Hub {
         if let Some(id) = answers {
             on_cancel = self.answered(&mut state, id, unsent);
         }
-        if state.writer.is_closed() {
+        if state.writer.is_closed() || state.exiting {
             drop(state);
             return drop_callbacks(on_cancel);
         }
@@ -242,6 +242,31 @@ mod tests {
                 sender.join().unwrap();
             }
         }
+    }
+
+    /// Otherwise it may never end.
+    #[test]
+    fn flush_at_exit_writes_nothing_that_is_sent_after_it_has_begun() {
+        let (hub, near, mut far) = hub();
+        WritePolicy::Batch.set();
+        // More than the socket takes.
+        let payload = &vec![0; 4 << 20][..];
+        hub.control(&ToParent::Progress { id: 1, payload });
+        let unsent = hub.lock().writer.unsent();
+        let flusher = thread::spawn(|| hub.flush_and_close());
+        while !hub.lock().writer.is_writing() {
+            thread::yield_now();
+        }
+        hub.control(&READY);
+        assert!(hub.lock().writer.unsent() <= unsent);
+        let reader = thread::spawn(move || {
+            let mut got = Vec::new();
+            far.read_to_end(&mut got).unwrap();
+            got
+        });
+        flusher.join().unwrap();
+        near.shutdown(Shutdown::Write).unwrap();
+        assert!(!reader.join().unwrap().ends_with(&frame()));
     }
 
     #[test]

@@ -7,10 +7,13 @@ use crate::worker::calls::MainCall;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
+use std::thread::{self, ThreadId};
 
 /// See the [module](super)'s documentation.
 pub(crate) struct Hub {
     state: Mutex<HubState>,
+    /// The thread that reads requests.
+    pub(super) main_thread: ThreadId,
     /// The call that the main thread runs.
     pub(super) main_call: MainCall,
     /// Notified when a thread is done writing.
@@ -30,6 +33,7 @@ impl Hub {
     pub(in crate::worker) fn new(fd: OwnedFd, plain: Option<Plain>) -> Self {
         Hub {
             state: Mutex::default(),
+            main_thread: thread::current().id(),
             main_call: MainCall::default(),
             written: Condvar::new(),
             work: Condvar::new(),

@@ -27,6 +27,10 @@ pub(super) struct HubState {
     /// Whether the last answer wakes the loop: it has slept for long, and calls have run for as long.
     /// Short calls would only disturb it.
     pub(super) wake_when_idle: bool,
+    /// Whether the process exits: what is sent from now on is dropped.
+    pub(super) exiting: bool,
+    /// Why a write has failed.
+    pub(super) write_error: Option<String>,
 }
 
 /// The threads that take requests by themselves.
@@ -68,6 +72,8 @@ impl Default for HubState {
             asleep: false,
             requests_paused: false,
             wake_when_idle: false,
+            exiting: false,
+            write_error: None,
         }
     }
 }

@@ -2,10 +2,13 @@
 
 use super::shared::Hub;
 use super::state::HubState;
+use crate::stderr;
 use crate::sys::{self, Interest};
 use crate::wire::FULL_BATCH;
 use std::io::{self, IoSlice};
+use std::net::Shutdown;
 use std::sync::MutexGuard;
+use std::thread;
 
 impl Hub {
     /// Whether a write to the parent has failed.
@@ -19,10 +22,17 @@ impl Hub {
         !self.lock_flushed().writer.is_closed()
     }
 
-    /// As [`flush`](Hub::flush). What is sent after that is dropped, and no thread begins to write.
-    pub(super) fn flush_and_close(&self) {
+    /// As [`flush`](Hub::flush). What is sent from now on is dropped, and no thread begins to write.
+    pub(in crate::worker) fn flush_and_close(&self) {
+        // Otherwise there may be no end to what other threads send.
+        self.lock().exiting = true;
         // Under the lock: the process may end in the middle of what another thread would write.
         self.lock_flushed().writer.close();
+    }
+
+    /// Why replies could not be written.
+    pub(in crate::worker) fn write_error(&self) -> String {
+        self.lock().write_error.clone().unwrap_or_default()
     }
 
     /// Writes what has gathered, as far as there is room.
@@ -57,6 +67,7 @@ impl Hub {
         // There may be room again: the write finds out.
         state.writer.unblock();
         state.batch_threshold = FULL_BATCH;
+        let mut failure = None;
         while let Some(mut batch) = state.writer.begin(FULL_BATCH) {
             drop(state);
             if batch.should_widen() && self.is_socket {
@@ -64,6 +75,11 @@ impl Hub {
                 let _ = sys::widen(&self.fd);
             }
             let result = batch.write(|parts| self.write(parts, wait));
+            if let Err(error) = &result
+                && error.kind() != io::ErrorKind::WouldBlock
+            {
+                failure = Some(error.to_string());
+            }
             state = self.lock();
             state.writer.end(batch, result);
         }
@@ -74,7 +90,36 @@ impl Hub {
         if wakes_loop {
             state.wake_loop();
         }
-        state
+        match failure {
+            None => state,
+            Some(error) => self.cannot_write(state, error),
+        }
+    }
+
+    /// A write has failed: no call can be answered any more, so the process is to exit. The main thread
+    /// exits when it finds out, but it may be reading requests, which may never come or end.
+    #[cold]
+    fn cannot_write<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, HubState>,
+        error: String,
+    ) -> MutexGuard<'a, HubState> {
+        let reads = !state.exiting && !state.ledger.is_closed();
+        state.write_error = Some(error);
+        if !reads || thread::current().id() == self.main_thread {
+            return state;
+        }
+        drop(state);
+        // That ends its read. What is not a socket has no such function, and a socket that the program
+        // has closed cannot be reached.
+        if !self.is_socket || sys::shutdown(&self.fd, Shutdown::Both).is_err() {
+            let error = self.write_error();
+            stderr::print(format_args!(
+                "offspring child: cannot write to the parent: {error}"
+            ));
+            std::process::exit(1);
+        }
+        self.lock()
     }
 
     fn write(&self, parts: &[IoSlice<'_>], wait: bool) -> io::Result<usize> {
