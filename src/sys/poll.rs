@@ -125,6 +125,11 @@ impl PollSet {
         self.0[place].revents != 0
     }
 
+    /// Whether the other end of the descriptor at this place is gone.
+    pub(crate) fn is_hung_up(&self, place: usize) -> bool {
+        self.0[place].revents & libc::POLLHUP != 0
+    }
+
     /// Whether the descriptor at this place is closed.
     pub(crate) fn is_closed(&self, place: usize) -> bool {
         self.0[place].revents & libc::POLLNVAL != 0

@@ -2,7 +2,7 @@
 
 use super::session::Session;
 use crate::busy_poll::BusyPoll;
-use crate::sys::{self, Interest, Lifeline, ReadMode};
+use crate::sys::{self, Interest, Lifeline, PollSet, ReadMode};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -57,6 +57,16 @@ impl RequestReader {
         }
     }
 
+    /// Same as [`arm_lifeline`](RequestReader::arm_lifeline), after a wait for requests which has
+    /// found that the connection has, or has not, hung up. A parent that dies closes the connection
+    /// before the lifeline: armed in between, it would kill a child that is about to exit cleanly.
+    pub(super) fn rearm_lifeline(&mut self, hung_up: bool) -> io::Result<bool> {
+        if hung_up && !self.armed && self.lifeline.is_some() {
+            return Ok(false);
+        }
+        self.arm_lifeline()
+    }
+
     /// The process is idle: it will read the end of its requests.
     pub(super) fn disarm_lifeline(&mut self) {
         if let Some(lifeline) = &self.lifeline
@@ -82,8 +92,10 @@ impl RequestReader {
                 // Nothing has come for a while.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.disarm_lifeline();
-                    sys::wait_for(&self.fd, Interest::Readable)?;
-                    if !self.arm_lifeline()? {
+                    let mut set = PollSet::default();
+                    let place = set.add(self.fd.as_raw_fd(), Interest::Readable);
+                    set.wait(None)?;
+                    if !self.rearm_lifeline(set.is_hung_up(place))? {
                         return Ok(0);
                     }
                 }
@@ -191,6 +203,33 @@ mod tests {
         near.write_all(b"unread").unwrap();
         drop(far);
         assert_eq!(reader.read(&mut session).unwrap(), 0);
+    }
+
+    /// The lifeline must be dropped before the other end of its pipe: armed, it would kill this process.
+    #[test]
+    fn idle_child_whose_parent_dies_does_not_arm_its_lifeline_again() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let (pipe, _still_open) = std::io::pipe().unwrap();
+        let flags = format!("/proc/self/fdinfo/{}", pipe.as_raw_fd());
+        let is_armed = move || {
+            let info = std::fs::read_to_string(&flags).unwrap();
+            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+            let flags = i32::from_str_radix(flags.unwrap().trim(), 8).unwrap();
+            flags & libc::O_ASYNC != 0
+        };
+        let lifeline = Lifeline::new(pipe.into()).unwrap();
+        let mut reader = RequestReader::new(near.into(), Some(lifeline)).unwrap();
+        assert!(reader.arm_lifeline().unwrap() && is_armed());
+        let parent = std::thread::spawn(move || {
+            while is_armed() {
+                std::thread::yield_now();
+            }
+            drop(far);
+        });
+        assert_eq!(reader.read(&mut session()).unwrap(), 0);
+        assert!(!reader.is_armed());
+        parent.join().unwrap();
+        drop(reader);
     }
 
     #[test]

@@ -246,7 +246,7 @@ impl ConcurrentChild {
             self.set.add(number, Interest::Readable)
         });
         self.events.add_to(&mut self.set, &mut self.places);
-        self.wait(busy)?;
+        self.wait(busy, requests)?;
         self.server.hub.woke_up();
         if let (Some(place), Some(waker)) = (waker, &self.waker)
             && self.set.is_ready(place)
@@ -254,7 +254,7 @@ impl ConcurrentChild {
             waker.reset();
         }
         self.events.fire_ready(&self.set, &self.places);
-        if requests.is_some_and(|place| self.set.is_ready(place)) {
+        if self.reading && requests.is_some_and(|place| self.set.is_ready(place)) {
             let server = &mut self.server;
             let read = server.requests.try_read(&mut server.session);
             if let Some(n) = read.map_err(Stop::connection)? {
@@ -267,7 +267,8 @@ impl ConcurrentChild {
 
     /// Waits for the set and the next timer. A child that is idle for a while disarms its lifeline; one
     /// that has calls to answer does not, or it would continue them when the parent is gone.
-    fn wait(&mut self, busy: bool) -> Result<(), Stop> {
+    /// `at` is the place of the requests in the set.
+    fn wait(&mut self, busy: bool, at: Option<usize>) -> Result<(), Stop> {
         let deadline = self.events.deadline();
         let left = || deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let requests = &mut self.server.requests;
@@ -285,9 +286,13 @@ impl ConcurrentChild {
             }
         }
         self.set.wait(left()).map_err(Stop::connection)?;
-        if self.reading && !requests.arm_lifeline().map_err(Stop::connection)? {
-            // The parent is gone: no more requests will come.
-            self.end_of_requests();
+        if self.reading {
+            let hung_up = at.is_some_and(|place| self.set.is_hung_up(place));
+            let parent_lives = requests.rearm_lifeline(hung_up);
+            if !parent_lives.map_err(Stop::connection)? {
+                // No more requests will come.
+                self.end_of_requests();
+            }
         }
         Ok(())
     }
