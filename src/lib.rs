@@ -101,13 +101,17 @@
 //!
 //! # Errors
 //!
-//! Every call ends exactly once. An error that the function returned
-//! ([`Failed`](CallError::Failed)), its panic ([`Panicked`](CallError::Panicked)), a [`Caller`] that
-//! it dropped ([`Unanswered`](CallError::Unanswered)) and values that cannot be encoded or decoded
-//! ([`Malformed`](CallError::Malformed)) concern that call only, and the child lives on. If the
-//! child is lost, all its calls end with [`Lost`](CallError::Lost) and an [`Error`] that has the
-//! kind, the process id, the exit status or signal, and the last lines of standard error if they
-//! are captured. The [`Phase`] says whether the call was sent: one that was not can be repeated.
+//! Every call ends exactly once. An error that the function returned ([`Failed`](CallError::Failed),
+//! with the [text of its sources](Caller::fail)), its panic ([`Panicked`](CallError::Panicked)), a
+//! [`Caller`] that it dropped ([`Unanswered`](CallError::Unanswered)) and values that cannot be
+//! encoded or decoded ([`Malformed`](CallError::Malformed)) concern that call only, and the child
+//! lives on. If the child is lost, all its calls end with [`Lost`](CallError::Lost) and an [`Error`]
+//! that has the kind, the process id and the exit status or signal. The [`Phase`] says whether the
+//! call was sent: one that was not can be repeated.
+//!
+//! What the child last wrote to standard error is in that error only if it is
+//! [captured](Stdio::capture). By default the child inherits the parent's: a pipe would change what
+//! programs write, as they check for a terminal.
 //!
 //! The end of the child itself is reported exactly once, after everything else: to `on_error` if
 //! something went wrong (without that to `on_event`, without either to the log, or to standard error
@@ -179,6 +183,7 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod busy_poll;
+mod chain;
 mod codec;
 mod deadlines;
 mod error;

@@ -48,6 +48,22 @@ const PANICS_ENCODED: u32 = 1003;
 /// Panics when it is decoded.
 const PANICS_DECODED: u32 = 1004;
 
+/// An error of the codec, with a source.
+#[derive(Debug)]
+struct Undecodable(fmt::Error);
+
+impl fmt::Display for Undecodable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("undecodable")
+    }
+}
+
+impl std::error::Error for Undecodable {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
 /// Encodes numbers as four bytes, little endian.
 enum Little {}
 
@@ -65,7 +81,7 @@ fn encode_number(number: u32, output: &mut Output) -> Result<(), CodecError> {
 fn decode_number(bytes: &[u8]) -> Result<u32, CodecError> {
     let bytes = bytes.try_into().map_err(|_| CodecError::new("cut"))?;
     match u32::from_le_bytes(bytes) {
-        UNDECODABLE => Err(CodecError::new("undecodable")),
+        UNDECODABLE => Err(CodecError::new(Undecodable(fmt::Error))),
         PANICS_DECODED => panic!("the decoder panics"),
         number => Ok(number),
     }
@@ -238,8 +254,9 @@ fn failing_codec_fails_the_call_only() {
         rpc.call(call(&[UNENCODABLE]))
             .then(move |outcome| send.send(malformed(outcome)).unwrap());
         assert_eq!(receive.recv().unwrap(), "unencodable");
+        let request = format!("the request: undecodable: {}", fmt::Error);
         for (request, want) in [
-            (vec![UNDECODABLE], "the request: undecodable"),
+            (vec![UNDECODABLE], &*request),
             (vec![2000 + UNENCODABLE, 0], "the reply: unencodable"),
             (
                 vec![2000 + UNENCODABLE, 1],
@@ -309,7 +326,7 @@ fn event_that_cannot_be_decoded_ends_the_child() {
     let me = worker().run_in_test();
     bounded(move || {
         for (number, want) in [
-            (UNDECODABLE, "undecodable"),
+            (UNDECODABLE, &*format!("undecodable: {}", fmt::Error)),
             (PANICS_DECODED, "the codec panicked"),
         ] {
             let log = Log::default();

@@ -2,6 +2,7 @@
 
 use super::{Codec, CodecError, Input, Output, Strings};
 use crate::BoxError;
+use crate::chain::chain;
 
 /// The codec of octet strings, in the default encoding of `AnyEvent::Fork::RPC`: Perl's
 /// `pack "(w/a*)*"`. An error is sent as its text.
@@ -37,7 +38,7 @@ impl Codec<BoxError> for Octets {
     const NAME: &'static str = "octets";
 
     fn encode(value: &BoxError, output: &mut Output) -> Result<(), CodecError> {
-        output.extend(value.to_string().as_bytes());
+        output.extend(chain(&**value).as_bytes());
         Ok(())
     }
 

@@ -13,6 +13,7 @@ use super::link::{
 use super::log;
 use super::reactor::{EventHandler, Source, poll_key};
 use super::state::{ChildViolation, Delivery, Exit, Life, Signal, Verdict};
+use crate::chain::chain;
 use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::{Child, StderrCallback};
@@ -590,7 +591,7 @@ impl Driver {
             }
         }
         if let Err(error) = result {
-            let message = format!("an event from the child is malformed: {error}");
+            let message = format!("an event from the child is malformed: {}", chain(&error));
             life.fail(ErrorKind::Protocol, message, now);
         }
     }

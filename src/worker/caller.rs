@@ -2,9 +2,12 @@
 
 use super::hub::Hub;
 use super::panics;
+use crate::chain::chain;
 use crate::codec::{Argument, Codec, CodecError, Input, Output};
+use crate::error::BoxError;
 use crate::service::Service;
 use crate::wire::Failure;
+use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
@@ -79,7 +82,7 @@ impl<S: Service> Caller<S> {
 
     /// Fails the call, as its request cannot be decoded.
     pub(super) fn reject_request(self, error: &CodecError) {
-        self.fail_with(&Failure::malformed("the request", error));
+        self.fail_with(&Failure::malformed("the request", &chain(error)));
     }
 
     /// Answers the call.
@@ -91,15 +94,55 @@ impl<S: Service> Caller<S> {
         }
     }
 
-    /// Answers the call with an error.
+    /// Answers the call with an error. A [`BoxError`] arrives as text that includes its sources, as in
+    /// `cannot read the configuration: permission denied`: at most 16, and 8 KiB of them.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use offspring::BoxError;
+    /// use std::{fmt, io};
+    ///
+    /// #[derive(Debug)]
+    /// struct NoConfiguration(io::Error);
+    ///
+    /// impl fmt::Display for NoConfiguration {
+    ///     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    ///         f.write_str("cannot read the configuration")
+    ///     }
+    /// }
+    ///
+    /// impl std::error::Error for NoConfiguration {
+    ///     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+    ///         Some(&self.0)
+    ///     }
+    /// }
+    ///
+    /// # fn main() -> Result<(), BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .deferred("read", |_request, caller, _events| {
+    ///         caller.fail(NoConfiguration(io::Error::other("permission denied")).into());
+    ///     })
+    ///     .run();
+    /// let error = me.rpc("read").start()?.call(()).wait().unwrap_err();
+    /// assert_eq!(error.to_string(), "cannot read the configuration: permission denied");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn fail(self, error: S::Error) {
+        let any: &dyn Any = &error;
+        let message = match any.downcast_ref::<BoxError>() {
+            Some(error) => chain(&**error),
+            // How `anyhow` and others show sources.
+            None => format!("{error:#}"),
+        };
         let mut output = Output::default();
         let failure = match S::Codec::encode(&error, &mut output) {
             Ok(()) => Failure::Error {
-                message: error.to_string(),
+                message,
                 encoded: output.into_vec(),
             },
-            Err(codec_error) => Failure::malformed(&format!("the error ({error})"), &codec_error),
+            Err(error) => Failure::malformed(&format!("the error ({message})"), &chain(&error)),
         };
         self.fail_with(&failure);
     }

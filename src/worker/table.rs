@@ -6,6 +6,7 @@ use super::event_loop::Loop;
 use super::panics;
 use super::returning::{self, ReturningFn};
 use super::server::{Options, Server, Stop};
+use crate::chain::chain;
 use crate::codec::{Argument, Codec, Input, Strings};
 use crate::error::BoxError;
 use crate::service::Service;
@@ -151,8 +152,8 @@ impl Table {
         };
         let setup = &mut self.setups[at].1;
         let strings = Strings::decode(Input::from(strings))
-            .map_err(|error| refused(format!("setup `{name}`: {error}")))?;
-        match panics::catch(|| setup(strings).map_err(|error| error.to_string())) {
+            .map_err(|error| refused(format!("setup `{name}`: {}", chain(&error))))?;
+        match panics::catch(|| setup(strings).map_err(|error| chain(&*error))) {
             Ok(result) => result.map_err(|error| refused(format!("setup `{name}`: {error}"))),
             Err(panic) => Err(refused(format!("setup `{name}` {panic}"))),
         }

@@ -3,6 +3,7 @@
 use super::on_cancel::drop_callbacks;
 use super::shared::Hub;
 use super::write_policy::{AfterSend, WritePolicy};
+use crate::chain::chain;
 use crate::codec::{Argument, CodecError, Output, Scratch};
 use crate::service::Service;
 use crate::stderr;
@@ -75,7 +76,7 @@ impl Hub {
     ) {
         let mut output = Output::default();
         if let Err(error) = progress.encode_to(&mut output) {
-            panic!("a progress report cannot be encoded: {error}");
+            panic!("a progress report cannot be encoded: {}", chain(&error));
         }
         let payload = &output.into_vec();
         let limit = self.max_frame();
@@ -103,7 +104,7 @@ impl Hub {
         fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
     ) -> Result<(), Failure> {
         let mut output = Scratch::take();
-        fill(&mut output).map_err(|error| Failure::malformed(what, &error))?;
+        fill(&mut output).map_err(|error| Failure::malformed(what, &chain(&error)))?;
         let payload = output.body();
         let (len, limit) = (payload.len(), self.max_frame());
         if len > limit {
