@@ -140,20 +140,21 @@ impl Error {
         self.0.status
     }
 
-    /// The last lines the child wrote to standard error, if captured; see [`Stdio`](crate::Stdio).
+    /// The first and last lines the child wrote to standard error. Empty unless that is captured, which
+    /// is not the default; see [`Stdio`](crate::Stdio).
     #[must_use]
     pub fn stderr(&self) -> &str {
         &self.0.stderr
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Error {
+    /// Writes everything but the lines of standard error.
+    fn write_summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ErrorDetails {
             message,
             pid,
             status,
-            stderr,
             ..
         } = &*self.0;
         f.write_str(message)?;
@@ -163,10 +164,23 @@ impl fmt::Display for Error {
         if let Some(pid) = pid {
             write!(f, " (pid {pid})")?;
         }
-        if !stderr.is_empty() {
-            write!(f, "; last lines of its stderr: {}", stderr.trim_end())?;
-        }
         Ok(())
+    }
+
+    /// Writes the lines of standard error, if there are any. They may be many, so they come last.
+    fn write_stderr(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.stderr.trim_end() {
+            "" => Ok(()),
+            lines if lines.contains('\n') => write!(f, "; its stderr:\n{lines}"),
+            line => write!(f, "; its stderr: {line}"),
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write_summary(f)?;
+        self.write_stderr(f)
     }
 }
 
@@ -324,7 +338,11 @@ impl<E: fmt::Display> fmt::Display for CallError<E> {
             CallError::Unanswered => f.write_str("the function dropped the call unanswered"),
             CallError::Malformed(error) => write!(f, "malformed: {error}"),
             CallError::TimedOut(phase) => write!(f, "timed out, {phase}"),
-            CallError::Lost(error, phase) => write!(f, "{error}; the call was {phase}"),
+            CallError::Lost(error, phase) => {
+                error.write_summary(f)?;
+                write!(f, "; the call was {phase}")?;
+                error.write_stderr(f)
+            }
             CallError::Refused(refusal) => refusal.fmt(f),
         }
     }

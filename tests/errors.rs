@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::bounded;
-use offspring::{BoxError, CallError, ErrorKind, Stdio, Worker};
+use common::{bounded, lost};
+use offspring::{BoxError, CallError, ErrorKind, Plain, Process, Stdio, Worker};
 use std::{fmt, io};
 
 /// An error whose text does not include its source.
@@ -51,5 +51,50 @@ fn sources_of_an_error_arrive() {
         let error = rpc.wait_ready().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Setup);
         assert!(error.to_string().contains(UNREADABLE), "{error}");
+    });
+}
+
+#[test]
+fn panic_message_is_found_under_a_long_backtrace() {
+    let me = Worker::new()
+        .function("die", |_, _| -> Result<(), BoxError> {
+            (0..100).for_each(|n| eprintln!("log {n}"));
+            eprintln!("thread 'main' panicked at src/main.rs:1:1:\nthe reason");
+            (0..100).for_each(|n| eprintln!("  {n}: frame"));
+            std::process::exit(3)
+        })
+        .run_in_test();
+    bounded(move || {
+        let process = me.stderr(Stdio::capture());
+        let rpc = process.rpc("die").on_error(drop).start().unwrap();
+        let outcome = rpc.call(()).wait();
+        let text = outcome.as_ref().unwrap_err().to_string();
+        let error = lost(outcome);
+        assert!(error.stderr().contains("\nthe reason\n"), "{error}");
+        assert!(error.stderr().ends_with("\n  99: frame\n"), "{error}");
+        // How far the call got stands before all these lines.
+        let (phase, lines) = (text.find("already sent"), text.find("panicked"));
+        assert!(phase.is_some() && phase < lines, "{text}");
+    });
+}
+
+#[test]
+fn states_of_a_progress_bar_are_lines() {
+    bounded(|| {
+        let (send, lines) = std::sync::mpsc::channel();
+        // Nothing more is written before the first state has been seen.
+        let script = r#"printf '\r 1 %%\r' >&2; head -c 9 >/dev/null; printf ' 2 %%\r\n' >&2"#;
+        let rpc = Process::command(Plain::Tagged, "sh")
+            .args(["-c", script])
+            .stderr(Stdio::lines(move |_, line| {
+                send.send(line.to_owned()).unwrap()
+            }))
+            .rpc("bar")
+            .on_error(drop)
+            .start()
+            .unwrap();
+        assert_eq!(lines.recv().unwrap(), " 1 %");
+        assert_eq!(lost(rpc.call("x").wait()).stderr(), " 1 %\n 2 %\n");
+        assert_eq!(lines.iter().collect::<Vec<_>>(), [" 2 %"]);
     });
 }

@@ -1,20 +1,25 @@
 //! Where a child's standard error goes.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
 /// A longer line is split.
 const LONGEST_LINE: usize = 8 << 10;
-/// How many lines are kept for errors, and how many bytes in total.
-const TAIL_LINES: usize = 20;
-const TAIL_BYTES: usize = 8 << 10;
+/// How many of the first and of the last lines are kept for errors, and how many bytes of each.
+const KEPT_LINES: usize = 10;
+const KEPT_BYTES: usize = 4 << 10;
+/// The first lines start over if a panic begins with no more than this many left.
+const PANIC_LINES: usize = 3;
 
 /// Called with the child's process id and a line without its line break.
 pub(crate) type StderrCallback = Arc<dyn Fn(u32, &str) + Send + Sync>;
 
 /// Where a child's standard error goes.
 ///
-/// If it is captured, [`Error::stderr`](crate::Error::stderr) has the last 20 lines, at most 8 KiB.
+/// If it is captured, [`Error::stderr`](crate::Error::stderr) has the first 10 and the last 10 lines, at
+/// most 4 KiB of each. By default it is inherited, and errors do not contain it: it would have to be a
+/// pipe, and programs that check for a terminal would write something else, or later.
 ///
 /// # Examples
 ///
@@ -56,15 +61,17 @@ impl Stdio {
         Stdio(StdioKind::Null)
     }
 
-    /// Captures it: it is shown nowhere, but its last lines are kept for errors.
+    /// Captures it: it is shown nowhere, but its first and last lines are kept for errors. The first are
+    /// those from the last panic on, so that its message is not lost under a backtrace.
     #[must_use]
     pub fn capture() -> Self {
         Stdio(StdioKind::Capture(None))
     }
 
-    /// Captures it, and calls `callback` with the child's process id and each line; the last lines
-    /// are also kept for errors. Invalid UTF-8 is replaced, and a line above 8 KiB is split. The
-    /// callback runs on the reactor's thread.
+    /// Captures it, and calls `callback` with the child's process id and each line; the first and last
+    /// lines are also kept for errors. A line ends with `\n`, `\r\n`, or `\r`, as the states of a
+    /// progress bar do. Invalid UTF-8 is replaced, and a line above 8 KiB is split. The callback runs
+    /// on the reactor's thread.
     #[must_use]
     pub fn lines(callback: impl Fn(u32, &str) + Send + Sync + 'static) -> Self {
         Stdio(StdioKind::Capture(Some(Arc::new(callback))))
@@ -89,11 +96,14 @@ impl fmt::Debug for Stdio {
     }
 }
 
-/// Splits bytes into lines, in whatever pieces they arrive.
+/// Splits bytes into lines, in whatever pieces they arrive. A line ends with `\n`, `\r\n`, or `\r`, as a
+/// progress bar's does; nothing between two `\r` is not a line.
 #[derive(Default)]
 pub(crate) struct Lines {
     /// The beginning of an incomplete line.
     partial: Vec<u8>,
+    /// Whether the last line ended with `\r`, so that `\n` is a part of that.
+    after_return: bool,
 }
 
 impl Lines {
@@ -101,11 +111,22 @@ impl Lines {
     pub(crate) fn push(&mut self, mut bytes: &[u8], mut line: impl FnMut(&str)) {
         while !bytes.is_empty() {
             let room = LONGEST_LINE - self.partial.len();
-            let end = memchr::memchr(b'\n', &bytes[..room.min(bytes.len())]);
+            let end = memchr::memchr2(b'\n', b'\r', &bytes[..room.min(bytes.len())]);
             let taken = end.unwrap_or(room.min(bytes.len()));
             self.partial.extend_from_slice(&bytes[..taken]);
+            if taken > 0 {
+                self.after_return = false;
+            }
+            let is_line = match end.map(|end| bytes[end]) {
+                Some(b'\n') => !std::mem::take(&mut self.after_return),
+                Some(_) => {
+                    self.after_return |= !self.partial.is_empty();
+                    !self.partial.is_empty()
+                }
+                None => self.partial.len() == LONGEST_LINE,
+            };
             bytes = &bytes[taken + usize::from(end.is_some())..];
-            if end.is_some() || self.partial.len() == LONGEST_LINE {
+            if is_line {
                 self.finish_line(&mut line);
             }
         }
@@ -124,33 +145,81 @@ impl Lines {
     }
 }
 
-/// The last lines of a child's standard error.
+/// The first and last lines of a child's standard error. The first are those since the last panic, if
+/// there was one: its message comes first, and a backtrace of any length after it.
 #[derive(Default)]
 pub(crate) struct Tail {
-    /// The oldest first.
-    lines: Vec<String>,
+    /// How many lines came before the first.
+    before: usize,
+    first: Kept,
+    /// How many lines came between the first and the last.
+    between: usize,
+    /// Empty as long as there is room among the first.
+    last: Kept,
+}
+
+#[derive(Default)]
+struct Kept {
+    lines: VecDeque<String>,
     bytes: usize,
 }
 
 impl Tail {
     pub(crate) fn push(&mut self, line: &str) {
-        self.lines.push(line.to_owned());
-        self.bytes += line.len();
-        while self.lines.len() > TAIL_LINES || (self.bytes > TAIL_BYTES && self.lines.len() > 1) {
-            let gone = self.lines.remove(0);
-            self.bytes -= gone.len();
+        if self.first.lines.len() + PANIC_LINES > KEPT_LINES && is_panic(line) {
+            let kept = self.first.lines.len() + self.last.lines.len();
+            *self = Tail {
+                before: self.before + kept + self.between,
+                ..Tail::default()
+            };
         }
+        if self.last.lines.is_empty() && self.first.has_room(line) {
+            return self.first.push(line);
+        }
+        while !self.last.has_room(line) {
+            self.last.drop_first();
+            self.between += 1;
+        }
+        self.last.push(line);
     }
 
     /// The lines, each with a line break.
     pub(crate) fn text(&self) -> String {
-        let mut text = String::with_capacity(self.bytes + self.lines.len());
-        for line in &self.lines {
-            text += line;
-            text += "\n";
+        let mut text = String::new();
+        for (left_out, kept) in [(self.before, &self.first), (self.between, &self.last)] {
+            if left_out > 0 {
+                text += &format!("[{left_out} lines left out]\n");
+            }
+            for line in &kept.lines {
+                text += line;
+                text += "\n";
+            }
         }
         text
     }
+}
+
+impl Kept {
+    /// Whether a line can be added. One always can.
+    fn has_room(&self, line: &str) -> bool {
+        let (lines, bytes) = (self.lines.len(), self.bytes);
+        lines == 0 || (lines < KEPT_LINES && bytes + line.len() <= KEPT_BYTES)
+    }
+
+    fn push(&mut self, line: &str) {
+        self.lines.push_back(line.to_owned());
+        self.bytes += line.len();
+    }
+
+    fn drop_first(&mut self) {
+        let gone = self.lines.pop_front();
+        self.bytes -= gone.map_or(0, |line| line.len());
+    }
+}
+
+/// Whether a line is what Rust's panic hook begins with.
+fn is_panic(line: &str) -> bool {
+    line.starts_with("thread '") && line.contains(" panicked at ")
 }
 
 #[cfg(test)]
@@ -179,14 +248,63 @@ mod tests {
         assert_eq!(got, [LONGEST_LINE, LONGEST_LINE, LONGEST_LINE, 1]);
     }
 
+    fn lines(pieces: &[&str]) -> Vec<String> {
+        let (mut lines, mut got) = (Lines::default(), Vec::new());
+        for piece in pieces {
+            lines.push(piece.as_bytes(), |line| got.push(line.to_owned()));
+        }
+        lines.finish(|line| got.push(line.to_owned()));
+        got
+    }
+
     #[test]
-    fn tail_keeps_the_last_lines() {
+    fn carriage_returns_end_lines() {
+        let text = "\r 1 %\r 2 %\rdone\r\n\r\nnext\n\nodd\r\r\nend\r";
+        let want = [" 1 %", " 2 %", "done", "", "next", "", "odd", "end"];
+        assert_eq!(lines(&[text]), want);
+        for at in 1..text.len() {
+            let (one, two) = text.split_at(at);
+            assert_eq!(lines(&[one, two]), want, "split at {at}");
+        }
+        assert_eq!(lines(&["a\r", "", "\n", "\n"]), ["a", ""]);
+    }
+
+    fn tail(lines: impl IntoIterator<Item = String>) -> Vec<String> {
         let mut tail = Tail::default();
-        (0..100).for_each(|n| tail.push(&n.to_string()));
-        assert_eq!(tail.text().lines().next(), Some("80"));
-        tail.push(&"x".repeat(2 * TAIL_BYTES));
-        assert_eq!(tail.text().len(), 2 * TAIL_BYTES + 1);
-        tail.push("last");
-        assert_eq!(tail.text(), "last\n");
+        lines.into_iter().for_each(|line| tail.push(&line));
+        tail.text().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn tail_keeps_the_first_and_last_lines() {
+        let numbers = |n: usize| (0..n).map(|n| n.to_string());
+        assert_eq!(tail(numbers(20)), numbers(20).collect::<Vec<_>>());
+        let kept = tail(numbers(100));
+        let (first, last) = (numbers(10), numbers(100).skip(90));
+        let between = ["[80 lines left out]".to_owned()];
+        assert_eq!(kept, first.chain(between).chain(last).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn tail_is_bounded_in_bytes() {
+        let long = || "x".repeat(KEPT_BYTES);
+        let kept = tail([long() + "y", "a".to_owned(), long(), "last".to_owned()]);
+        assert_eq!(kept, [&*(long() + "y"), "[2 lines left out]", "last"]);
+    }
+
+    #[test]
+    fn tail_keeps_the_message_of_a_panic_under_its_backtrace() {
+        let log = (0..30).map(|n| format!("log {n}"));
+        let panic = ["thread 'main' (1) panicked at src/x.rs:1:1:", "no!"].map(str::to_owned);
+        let trace = (0..50).map(|n| format!("  {n}: frame"));
+        let kept = tail(log.chain(panic).chain(trace.clone()));
+        let want = [
+            "[30 lines left out]",
+            "thread 'main' (1) panicked at src/x.rs:1:1:",
+            "no!",
+        ];
+        assert_eq!(kept[..3], want);
+        assert_eq!(kept.last(), trace.last().as_ref());
+        assert_eq!(kept.len(), 1 + 10 + 1 + 10);
     }
 }
