@@ -51,6 +51,9 @@ struct ErrorDetails {
 pub enum ErrorKind {
     /// The program could not be executed, or resources (memory, descriptors) for that were lacking.
     Spawn,
+    /// An option of the [`Process`](crate::Process) that this kind of child cannot have. The message
+    /// names it.
+    Unsupported,
     /// A process that was started as a child and has not reached [`Worker::run`] tried to start
     /// children. Call `run` first: without this check, such a program would start itself forever.
     ///

@@ -4,6 +4,7 @@ mod common;
 
 use common::{bounded, lost};
 use offspring::{BoxError, CallError, ErrorKind, Plain, Process, Stdio, Worker};
+use std::os::unix::net::UnixStream;
 use std::{fmt, io};
 
 /// An error whose text does not include its source.
@@ -96,5 +97,34 @@ fn states_of_a_progress_bar_are_lines() {
         assert_eq!(lines.recv().unwrap(), " 1 %");
         assert_eq!(lost(rpc.call("x").wait()).stderr(), " 1 %\n 2 %\n");
         assert_eq!(lines.iter().collect::<Vec<_>>(), [" 2 %"]);
+    });
+}
+
+#[test]
+fn option_that_a_child_cannot_have_is_an_error_that_names_it() {
+    bounded(|| {
+        let refused = |process: Process, option: &str| {
+            let error = process.rpc("any").start().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.to_string().contains(option), "{error}");
+        };
+        let command = Process::command(Plain::Tagged, "cat");
+        refused(command.setup("drop privileges", ()), "setup()");
+        let (near, _far) = UnixStream::pair().unwrap();
+        let stream = Process::stream(Plain::Ordered, near);
+        let changed = || stream.clone();
+        refused(changed().arg("-v"), "arg()");
+        refused(changed().args(["-v"]), "arg()");
+        refused(changed().env("A", "b"), "env()");
+        refused(changed().env_remove("A"), "env()");
+        refused(changed().env_clear(), "env()");
+        refused(changed().current_dir("/"), "current_dir()");
+        refused(changed().stderr(Stdio::capture()), "stderr()");
+        refused(changed().stderr(Stdio::null()), "stderr()");
+        refused(changed().outlive_parent(), "outlive_parent()");
+        refused(changed().setup("drop privileges", ()), "setup()");
+        // It was not used up, and these are the defaults.
+        let rpc = stream.stderr(Stdio::inherit()).rpc("any").start().unwrap();
+        rpc.kill();
     });
 }

@@ -26,6 +26,10 @@ pub(crate) struct Launched {
 impl Process {
     /// Starts the child. Setups and functions are sent to it later.
     pub(crate) fn launch(&self) -> Result<Launched, Error> {
+        if let Some((option, why)) = self.unsupported() {
+            let message = format!("{self} cannot have Process::{option}: {why}");
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         if let Target::Stream(_, socket) = &self.target {
             let socket = socket
                 .lock()

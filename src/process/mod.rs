@@ -24,8 +24,10 @@ use std::sync::{Arc, Mutex};
 /// started until `start` is called on what [`rpc`](Process::rpc) returns; each start makes a new
 /// child. Cloning copies the description.
 ///
-/// Options that do not apply to a [`stream`](Process::stream) (arguments, environment, directory,
-/// standard error) are ignored there.
+/// What a kind of child cannot do is an error at its start,
+/// [`Unsupported`](crate::ErrorKind::Unsupported), which names the option: a
+/// [`stream`](Process::stream) has none of those below, as nothing is executed, and a plain
+/// [`command`](Process::command) has no setups.
 ///
 /// # What a child inherits
 ///
@@ -113,7 +115,7 @@ impl Process {
     /// socket. If `program` contains no slash, it is searched for in the parent's `PATH`.
     ///
     /// Such a child does not support setups, and is not killed when the parent ends: it reads the
-    /// end of its input.
+    /// end of its input, as if it could [outlive](Process::outlive_parent) the parent.
     pub fn command(plain: Plain, program: impl AsRef<OsStr>) -> Self {
         Process::new(Target::Command(plain, program.as_ref().to_owned()))
     }
@@ -204,7 +206,19 @@ impl Process {
     ///
     /// A setup that fails, or that the child does not have, is a start error of the kind
     /// [`Setup`](crate::ErrorKind::Setup), and so is one with a name and strings of more than a
-    /// mebibyte: pass what is long in a request or in a file.
+    /// mebibyte: pass what is long in a request or in a file. Plain peers have no setups: that is an
+    /// error of the kind [`Unsupported`](crate::ErrorKind::Unsupported).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use offspring::{ErrorKind, Plain, Process};
+    ///
+    /// let process = Process::command(Plain::Tagged, "cat").setup("drop privileges", ());
+    /// let error = process.rpc("cat").start().unwrap_err();
+    /// assert_eq!(error.kind(), ErrorKind::Unsupported);
+    /// assert!(error.to_string().contains("setup()"));
+    /// ```
     pub fn setup(
         mut self,
         name: impl Into<String>,
@@ -216,6 +230,32 @@ impl Process {
             .expect("octet strings can always be encoded");
         self.setups.push((name.into(), output.into_vec()));
         self
+    }
+
+    /// An option that is set and that this kind of child cannot have, and why. It must not be ignored:
+    /// the program may rely on it.
+    fn unsupported(&self) -> Option<(&'static str, &'static str)> {
+        let has_env = self.env_clear || !self.env.is_empty();
+        let of_programs = [
+            (!self.args.is_empty(), "arg()"),
+            (has_env, "env()"),
+            (self.dir.is_some(), "current_dir()"),
+            (!self.stderr.is_inherit(), "stderr()"),
+            (self.outlive, "outlive_parent()"),
+        ];
+        let of_workers = [(!self.setups.is_empty(), "setup()")];
+        let first = |options: &[(bool, &'static str)]| {
+            let set = options.iter().find(|(is_set, _)| *is_set);
+            set.map(|(_, name)| *name)
+        };
+        match self.target {
+            Target::ThisProgram | Target::Test(_) | Target::Exe(_) => None,
+            Target::Command(..) => Some((first(&of_workers)?, "a plain peer has no setups")),
+            Target::Stream(..) => match first(&of_programs) {
+                Some(option) => Some((option, "it only connects to a peer, and starts no program")),
+                None => Some((first(&of_workers)?, "a plain peer has no setups")),
+            },
+        }
     }
 
     /// The setups in order: names and encoded arguments.

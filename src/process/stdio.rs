@@ -77,6 +77,10 @@ impl Stdio {
         Stdio(StdioKind::Capture(Some(Arc::new(callback))))
     }
 
+    pub(super) fn is_inherit(&self) -> bool {
+        matches!(self.0, StdioKind::Inherit)
+    }
+
     pub(super) fn callback(&self) -> Option<StderrCallback> {
         match &self.0 {
             StdioKind::Capture(callback) => callback.clone(),

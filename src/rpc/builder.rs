@@ -103,6 +103,7 @@ impl<S: Service> RpcBuilder<S> {
 
     /// How long the child may take to get ready, setups included. After that it is killed, and its
     /// calls end with [`ErrorKind::StartTimeout`]. Default: 10 seconds. [`Duration::MAX`] is no limit.
+    /// Plain peers do not report that they are ready: they count as ready from the start.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.start_timeout = timeout;
         self
@@ -129,7 +130,8 @@ impl<S: Service> RpcBuilder<S> {
         self.buflen_req(bytes).buflen_res(bytes)
     }
 
-    /// As [`buflen`](RpcBuilder::buflen), for the child's buffer only, into which requests are read.
+    /// As [`buflen`](RpcBuilder::buflen), for the child's buffer only, into which requests are read. A
+    /// plain peer is not told.
     pub fn buflen_req(mut self, bytes: usize) -> Self {
         self.buflen_req = bytes;
         self
@@ -180,8 +182,9 @@ impl<S: Service> RpcBuilder<S> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Spawn`] if the program cannot be executed, [`ErrorKind::Setup`] if the strings of a
-    /// [setup](crate::Process::setup) are too long, [`ErrorKind::NotServing`] if this process is a
+    /// [`ErrorKind::Spawn`] if the program cannot be executed, [`ErrorKind::Unsupported`] if the
+    /// [`Process`] has an option that such a child cannot have, [`ErrorKind::Setup`] if the strings of
+    /// a [setup](crate::Process::setup) are too long, [`ErrorKind::NotServing`] if this process is a
     /// child itself and does not serve yet, [`ErrorKind::Io`] if there are no descriptors or threads
     /// left. What goes wrong later is reported to `on_error` and to all calls.
     pub fn start(self) -> Result<Rpc<S>, Error> {
