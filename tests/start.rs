@@ -7,7 +7,7 @@ use offspring::{Error, ErrorKind, Plain, Process, Rpc, Stdio, Worker};
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A start timeout for children that are never ready.
 const SHORT: Duration = Duration::from_millis(50);
@@ -142,15 +142,16 @@ fn missing_program_is_reported_immediately() {
         let error = missing.rpc("do").start().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Spawn);
         let text = error.to_string();
-        for part in ["/nowhere/to/be/found", "No such file"] {
+        for part in [
+            "`/nowhere/to/be/found`: there is no such program",
+            "No such file",
+        ] {
             assert!(text.contains(part), "no `{part}` in: {text}");
         }
         let missing = Process::command(Plain::Tagged, "offspring-no-such-command");
         let error = missing.rpc("do").start().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Spawn);
-        let nowhere = Process::exe("/bin/cat").current_dir("/nowhere/to/be/found");
-        let error = nowhere.rpc("do").start().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Spawn);
+        assert!(error.to_string().contains("not in PATH"), "{error}");
         let nul = Process::exe("/bin/cat").arg("a\0b");
         let error = nul.rpc("do").start().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Spawn);
@@ -175,6 +176,70 @@ fn program_that_is_not_executable_is_reported_immediately() {
             Ok(rpc) => assert_eq!(rpc.finish().unwrap_err().kind(), ErrorKind::Exited),
         }
         drop(File::open(&file.0).unwrap());
+    });
+}
+
+#[test]
+fn error_says_which_file_is_missing_or_unusable() {
+    bounded(|| {
+        let script = Temporary::new("script");
+        fs::write(&script.0, "#!/nowhere/interpreter -x\n").unwrap();
+        fs::set_permissions(&script.0, fs::Permissions::from_mode(0o755)).unwrap();
+        let cat = || Process::exe("/bin/cat");
+        for (process, parts) in [
+            (
+                cat().current_dir("/nowhere/to/be/found"),
+                [
+                    "`/bin/cat`: its current_dir() `/nowhere/to/be/found`",
+                    "No such file",
+                ],
+            ),
+            (
+                cat().current_dir("/bin/cat"),
+                [
+                    "`/bin/cat`: its current_dir() `/bin/cat`",
+                    "Not a directory",
+                ],
+            ),
+            (
+                Process::exe(&script.0),
+                ["its interpreter `/nowhere/interpreter`", "No such file"],
+            ),
+            (
+                Process::exe("/"),
+                ["it is a directory", "Permission denied"],
+            ),
+            (
+                Process::exe("/bin/cat/cat"),
+                ["there is no such program", "Not a directory"],
+            ),
+        ] {
+            let error = process.rpc("do").start().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Spawn);
+            for part in parts {
+                assert!(error.to_string().contains(part), "no `{part}` in: {error}");
+            }
+        }
+    });
+}
+
+#[test]
+fn program_that_is_being_written_is_tried_for_a_while() {
+    bounded(|| {
+        let program = Temporary::new("busy");
+        fs::copy("/bin/true", &program.0).unwrap();
+        let writer = File::options().append(true).open(&program.0).unwrap();
+        let start = || Process::exe(&program.0).rpc("do").on_error(drop).start();
+        let begin = Instant::now();
+        let error = start().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Spawn);
+        let text = error.to_string();
+        assert!(text.contains("it is open for writing"), "{text}");
+        // The sum of the pauses: it cannot be less, however busy the machine is.
+        assert!(begin.elapsed() >= Duration::from_millis(100));
+        drop(writer);
+        let end = start().unwrap().finish().unwrap_err();
+        assert_eq!(end.kind(), ErrorKind::Exited);
     });
 }
 

@@ -1,5 +1,6 @@
 //! Starting a child from its description.
 
+use super::diagnosis::{Attempt, pause, retry_while_busy};
 use super::marker::{self, Inherited};
 use super::stdio::StdioKind;
 use super::{Child, Process, Target};
@@ -108,14 +109,22 @@ impl Process {
             .as_deref()
             .map(|dir| c_string(dir.as_os_str()))
             .transpose()?;
-        let pid = sys::spawn(&sys::Spawn {
-            program: &c_string(&self.program()?)?,
+        let program = self.program()?;
+        let spawn = sys::Spawn {
+            program: &c_string(&program)?,
             args: &self.arguments()?,
             env: &self.environment(marker)?,
             dir: dir.as_deref(),
             fds: &fds,
             close_from: fds.iter().map(|(_, number)| number + 1).fold(3, i32::max),
-        })?;
+        };
+        let attempt = Attempt {
+            program: program.as_bytes().contains(&b'/').then(|| program.as_ref()),
+            dir: self.dir.as_deref(),
+            is_own: matches!(self.target, Target::ThisProgram | Target::Test(_)),
+        };
+        let pid = retry_while_busy(|| sys::spawn(&spawn), pause);
+        let pid = pid.map_err(|error| attempt.explain(error))?;
         let child = Some(Child::new(pid, lifeline)?);
         Ok(Launched {
             socket: near.into(),
@@ -126,7 +135,11 @@ impl Process {
 
     /// The program to execute. It contains a slash, unless `PATH` is to be searched.
     fn program(&self) -> io::Result<OsString> {
-        let absolute = |path: &Path| std::path::absolute(path).map(OsString::from);
+        let absolute = |path: &Path| {
+            let absolute = std::path::absolute(path);
+            let named = absolute.map_err(|error| about("the parent's directory", error));
+            named.map(OsString::from)
+        };
         match &self.target {
             // Not its path, where there may be another program by now.
             Target::ThisProgram | Target::Test(_) => Ok("/proc/self/exe".into()),
@@ -193,7 +206,13 @@ fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
 }
 
 fn null() -> io::Result<OwnedFd> {
-    duplicate(File::options().write(true).open("/dev/null")?)
+    let null = File::options().write(true).open("/dev/null");
+    duplicate(null.map_err(|error| about("/dev/null", error))?)
+}
+
+/// Adds to an error which file it is about.
+fn about(file: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{file}: {error}"))
 }
 
 fn c_string(string: &OsStr) -> io::Result<CString> {

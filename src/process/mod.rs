@@ -1,6 +1,7 @@
 //! Ways to get a child, as a description that can be started any number of times.
 
 mod child;
+mod diagnosis;
 mod launch;
 pub(crate) mod marker;
 mod stdio;

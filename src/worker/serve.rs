@@ -41,7 +41,7 @@ pub(super) fn serve_plain(mut table: Table, options: Options, name: &str, plain:
     let connect = || -> io::Result<Server> {
         let input = sys::duplicate_above(sys::standard(0), STANDARD)?;
         let output = sys::duplicate_above(sys::standard(1), STANDARD)?;
-        sys::replace(0, File::open("/dev/null")?)?;
+        sys::replace(0, null()?)?;
         // A stray print must not get between the frames.
         sys::replace(1, sys::standard(2))?;
         Ok(Server::new(
@@ -71,7 +71,7 @@ fn exit(table: Table, result: Result<(), Stop>) -> ! {
 /// Makes the standard descriptors what a program expects, and the connection private.
 fn take_over(inherited: Inherited) -> io::Result<(OwnedFd, Option<Lifeline>)> {
     let socket = sys::duplicate_above(sys::standard(0), STANDARD)?;
-    sys::replace(0, File::open("/dev/null")?)?;
+    sys::replace(0, null()?)?;
     let take = |number| {
         let missing = || io::Error::new(ErrorKind::NotFound, "an inherited descriptor is closed");
         sys::take_inherited(number).ok_or_else(missing)
@@ -92,6 +92,11 @@ fn take_over(inherited: Inherited) -> io::Result<(OwnedFd, Option<Lifeline>)> {
         }
     }
     Ok((socket, lifeline))
+}
+
+fn null() -> io::Result<File> {
+    File::open("/dev/null")
+        .map_err(|error| io::Error::new(error.kind(), format!("/dev/null: {error}")))
 }
 
 /// Runs setups until the parent names the function to serve, and serves it.
