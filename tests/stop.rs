@@ -3,10 +3,13 @@
 mod common;
 
 use common::{Gate, Random, Storm, alone, bounded, logged, lost_kind, script, worker};
-use offspring::{CallError, ErrorKind, Phase, Plain, Process, Refusal, Rpc, StopStage};
+use offspring::{
+    CallError, ErrorKind, Phase, Plain, Process, Refusal, Rpc, Stdio, StopStage, Worker,
+};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -33,6 +36,112 @@ fn finish_waits_until_everything_is_answered_and_the_child_has_exited() {
         let mut want: Vec<String> = (0..100).map(|n| n.to_string()).collect();
         want.push("destroy".to_owned());
         assert_eq!(log.lines(), want);
+    });
+}
+
+#[test]
+fn end_can_be_asked_for_without_waiting() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("do").start().unwrap();
+        rpc.wait_ready().unwrap();
+        assert!(rpc.try_exit().is_none());
+        let other = rpc.clone();
+        rpc.finish().unwrap();
+        let exit = other.try_exit().expect("finish() has waited").unwrap();
+        assert_eq!(exit.stage(), StopStage::Closed);
+        assert_eq!(exit.status().and_then(|status| status.code()), Some(0));
+
+        let rpc = me.rpc("do").on_error(drop).start().unwrap();
+        let kind = lost_kind(rpc.call(["exit", "3"]).wait());
+        let error = rpc.try_exit().expect("its call was lost").unwrap_err();
+        assert_eq!((kind, error.kind()), (ErrorKind::Died, ErrorKind::Died));
+        assert_eq!(error.status().and_then(|status| status.code()), Some(3));
+
+        // Nobody waits or calls.
+        let rpc = me.rpc("do").on_error(drop).start().unwrap();
+        rpc.wait_ready().unwrap();
+        rpc.kill();
+        common::eventually("it has ended", || rpc.try_exit().is_some());
+        assert_eq!(rpc.try_exit().unwrap().unwrap().stage(), StopStage::Killed);
+    });
+}
+
+#[test]
+fn signals_reach_the_child_and_its_group_until_it_has_ended() {
+    bounded(|| {
+        let (send, lines) = mpsc::channel();
+        // Both shells report the signal, and live on.
+        let shell =
+            "trap 'echo $0 >&2' USR1; echo ready >&2; while :; do sleep 1000 & wait $!; done";
+        let both = format!(r#"sh -c "{}" inner & {shell}"#, shell.replace('$', r"\$"));
+        let rpc = Process::command(Plain::Tagged, "sh")
+            .args(["-c", &both, "outer"])
+            .stderr(Stdio::lines(move |_, line| {
+                // Shells also report how their `sleep` ended.
+                if ["ready", "inner", "outer"].contains(&line) {
+                    let _ = send.send(line.to_owned());
+                }
+            }))
+            .rpc("any")
+            .start()
+            .unwrap();
+        assert_eq!([lines.recv().unwrap(), lines.recv().unwrap()], ["ready"; 2]);
+        rpc.signal(0).unwrap();
+        rpc.signal(libc::SIGUSR1).unwrap();
+        let mut names = [lines.recv().unwrap(), lines.recv().unwrap()];
+        names.sort();
+        assert_eq!(names, ["inner", "outer"]);
+        assert!(rpc.try_exit().is_none(), "the handle is in use");
+        let number = |signal| rpc.signal(signal).unwrap_err().raw_os_error();
+        assert_eq!(number(12345), Some(libc::EINVAL));
+        rpc.kill();
+        common::eventually("it has ended", || rpc.try_exit().is_some());
+        for signal in [0, libc::SIGUSR1, libc::SIGKILL] {
+            assert_eq!(number(signal), Some(libc::ESRCH));
+        }
+        let (near, _far) = UnixStream::pair().unwrap();
+        let stream = Process::stream(Plain::Tagged, near).rpc("any");
+        let error = stream.start().unwrap().signal(0).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
+    });
+}
+
+/// Counts the first real-time signal. Unlike others, that is queued if it comes twice.
+#[expect(unsafe_code, reason = "the standard library knows no signals")]
+fn count_signals() -> &'static AtomicUsize {
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
+    extern "C" fn count(_: i32) {
+        COUNT.fetch_add(1, Ordering::Relaxed);
+    }
+    let handler: extern "C" fn(i32) = count;
+    // SAFETY: the handler only changes an atomic.
+    unsafe { libc::signal(libc::SIGRTMIN(), handler as libc::sighandler_t) };
+    &COUNT
+}
+
+#[test]
+fn signal_arrives_once() {
+    let me = Worker::new()
+        .setup("count", |_| {
+            count_signals();
+            Ok(())
+        })
+        .function("count", |_, _| {
+            Ok(count_signals().load(Ordering::Relaxed).to_string())
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.setup("count", ()).rpc("count").start().unwrap();
+        rpc.wait_ready().unwrap();
+        let count = || rpc.call(()).wait().unwrap()[0].to_vec();
+        for want in ["1", "2", "3"] {
+            // All of the last round have arrived, or the next one's number is too high.
+            rpc.signal(libc::SIGRTMIN()).unwrap();
+            common::eventually("it arrives", || count() >= want.as_bytes().to_vec());
+            assert_eq!(count(), want.as_bytes());
+        }
+        rpc.finish().unwrap();
     });
 }
 

@@ -75,6 +75,16 @@ impl Child {
         }
     }
 
+    /// As [`signal`](Child::signal), and reports what went wrong. Once it is reaped there is no such
+    /// process.
+    pub(crate) fn try_signal(&self, number: i32) -> Result<()> {
+        let reaped = self.lock();
+        match &self.pidfd {
+            Some(pidfd) if !*reaped => sys::signal(self.pid, pidfd.as_fd(), number),
+            _ => Err(sys::no_process()),
+        }
+    }
+
     /// Takes the exit status once the process has ended: `None` if it has not. The inner `None`
     /// means that other code took the status.
     pub(crate) fn reap(&self) -> Option<Option<ExitStatus>> {

@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::process::Child;
 use crate::service::Service;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -139,6 +140,64 @@ impl<S: Service> Rpc<S> {
     /// [`ErrorKind::Killed`](crate::ErrorKind::Killed). Does not wait.
     pub fn kill(&self) {
         self.handle.link.kill();
+    }
+
+    /// Sends the child and its process group a signal by its number, as in `libc::SIGUSR1`. What it does
+    /// is up to the child: the handle stays in use, and a child that ends by the signal has died. To end
+    /// it, use [`kill`](Rpc::kill) or [`finish`](Rpc::finish). With the number 0, this only checks
+    /// whether the child is there.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` once the child has ended and was reaped, `EINVAL` if there is no such signal, `EPERM` if
+    /// the child runs as another user; [`Unsupported`](io::ErrorKind::Unsupported) if the peer is only a
+    /// stream.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new().function("echo", |request, _caller| Ok(request)).run();
+    /// let rpc = me.rpc("echo").start()?;
+    /// rpc.signal(libc::SIGSTOP)?;
+    /// let reply = rpc.call("hello").start(); // it waits
+    /// rpc.signal(libc::SIGCONT)?;
+    /// assert_eq!(reply.wait()?, ["hello"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn signal(&self, number: i32) -> io::Result<()> {
+        match self.handle.link.child() {
+            Some(child) => child.try_signal(number),
+            None => Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the peer is only a stream, and has no process to signal",
+            )),
+        }
+    }
+
+    /// Whether the child has ended, and how: what [`finish`](Rpc::finish) would return. `None` as long
+    /// as it runs, or something that it wrote has not been read. Does not wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .function("exit", |_request, _caller| -> Result<(), _> { std::process::exit(3) })
+    ///     .run();
+    /// let rpc = me.rpc("exit").on_error(drop).start()?;
+    /// assert!(rpc.try_exit().is_none());
+    /// rpc.call(()).wait().unwrap_err();
+    ///
+    /// let error = rpc.try_exit().expect("its last call has ended with it").unwrap_err();
+    /// assert_eq!(error.status().and_then(|status| status.code()), Some(3));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn try_exit(&self) -> Option<Result<Exit, Error>> {
+        self.handle.link.try_end()
     }
 
     /// Lets the child answer all outstanding calls and exit, and waits for that and for the last

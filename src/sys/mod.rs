@@ -22,8 +22,8 @@ pub(crate) use io::{
 pub(crate) use lifeline::Lifeline;
 pub(crate) use poll::{Interest, PollSet, Registration, wait_at_most, wait_for};
 pub(crate) use process::{
-    SIGKILL, SIGTERM, at_exit, is_no_process, kill_and_reap, open_pidfd, reap, rename_process,
-    signal, wait_for_exit,
+    SIGKILL, SIGTERM, at_exit, is_no_process, kill_and_reap, no_process, open_pidfd, reap,
+    rename_process, signal, wait_for_exit,
 };
 pub(crate) use signals::signal_name;
 pub(crate) use spawn::{Spawn, spawn};

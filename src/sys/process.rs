@@ -68,13 +68,17 @@ pub(crate) const SIGKILL: i32 = libc::SIGKILL;
 
 /// Signals a child that has not been reaped, and its process group, whose id is the child's.
 ///
-/// The child is signalled first, and by pidfd: only if it exists, if only as a zombie, the group id
-/// is certain to be its own.
+/// The pidfd is used first: only if the child exists, if only as a zombie, the group id is certain to be
+/// its own. A child in that group is only probed by it, so that it does not get the signal twice:
+/// programs take a second SIGTERM for impatience.
 pub(crate) fn signal(pid: u32, pidfd: BorrowedFd<'_>, number: i32) -> Result<()> {
+    // SAFETY: takes no pointers.
+    let leads = unsafe { libc::getpgid(pid as libc::pid_t) } == pid as libc::pid_t;
+    let first = if leads { 0 } else { number };
     let info: *const libc::siginfo_t = std::ptr::null();
     let (call, fd) = (libc::SYS_pidfd_send_signal, pidfd.as_raw_fd());
     // SAFETY: a null siginfo means what kill(2) would send.
-    let sent = unsafe { libc::syscall(call, fd, number, info, 0) };
+    let sent = unsafe { libc::syscall(call, fd, first, info, 0) };
     check(sent as libc::c_int)?;
     // SAFETY: takes no pointers.
     check(unsafe { libc::kill(-(pid as libc::pid_t), number) })
@@ -114,6 +118,11 @@ pub(crate) fn rename_process(name: &CStr) {
 /// Whether a call failed because there is no such process.
 pub(crate) fn is_no_process(error: &std::io::Error) -> bool {
     error.raw_os_error() == Some(libc::ESRCH)
+}
+
+/// The error of a call if there is no such process.
+pub(crate) fn no_process() -> std::io::Error {
+    std::io::Error::from_raw_os_error(libc::ESRCH)
 }
 
 /// Registers a function to be called when the process exits by exit(3); see atexit(3).

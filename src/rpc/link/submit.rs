@@ -169,6 +169,11 @@ impl Link {
         }
     }
 
+    /// How it ended, if it has. The last callbacks may not have returned.
+    pub(in crate::rpc) fn try_end(&self) -> Option<Result<Exit, Error>> {
+        self.lock().end.clone()
+    }
+
     /// Waits for the end, and for the last callback to have returned.
     pub(in crate::rpc) fn wait_end(&self) -> Result<Exit, Error> {
         let mut state = self.lock();
