@@ -50,7 +50,7 @@
 //! | [`Pending`] | a started call, to be waited for later or [cancelled](Pending::cancel) |
 //! | [`Exit`] | how a child exited, and which [`StopStage`] was needed to stop it |
 //! | [`Reactor`] | a thread that serves several handles |
-//! | [`Stdio`] | where a child's standard error goes; it can be captured line by line |
+//! | [`Stdio`] | where a child's standard output and error go; they can be captured by lines |
 //! | [`Error`], [`CallError`] | what happened to a child; how a call ended, if not with a reply |
 //!
 //! In the child:

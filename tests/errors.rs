@@ -109,7 +109,9 @@ fn option_that_a_child_cannot_have_is_an_error_that_names_it() {
             assert!(error.to_string().contains(option), "{error}");
         };
         let command = Process::command(Plain::Tagged, "cat");
-        refused(command.setup("drop privileges", ()), "setup()");
+        refused(command.clone().setup("drop privileges", ()), "setup()");
+        refused(command.clone().stdout(Stdio::null()), "stdout()");
+        refused(command.stdout(Stdio::capture()), "stdout()");
         let (near, _far) = UnixStream::pair().unwrap();
         let stream = Process::stream(Plain::Ordered, near);
         let changed = || stream.clone();
@@ -119,6 +121,7 @@ fn option_that_a_child_cannot_have_is_an_error_that_names_it() {
         refused(changed().env_remove("A"), "env()");
         refused(changed().env_clear(), "env()");
         refused(changed().current_dir("/"), "current_dir()");
+        refused(changed().stdout(Stdio::capture()), "stdout()");
         refused(changed().stderr(Stdio::capture()), "stderr()");
         refused(changed().stderr(Stdio::null()), "stderr()");
         refused(changed().outlive_parent(), "outlive_parent()");

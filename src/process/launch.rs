@@ -2,7 +2,7 @@
 
 use super::diagnosis::{Attempt, pause, retry_while_busy};
 use super::marker::{self, Inherited};
-use super::stdio::StdioKind;
+use super::stdio::{Stdio, StdioKind};
 use super::{Child, Process, Target};
 use crate::error::{Error, ErrorKind};
 use crate::sys;
@@ -20,6 +20,8 @@ pub(crate) struct Launched {
     pub(crate) socket: OwnedFd,
     /// The process, unless there is only a connection.
     pub(crate) child: Option<Child>,
+    /// Its standard output, if captured.
+    pub(crate) stdout: Option<PipeReader>,
     /// Its standard error, if captured.
     pub(crate) stderr: Option<PipeReader>,
 }
@@ -57,6 +59,7 @@ impl Process {
             Some(socket) => Ok(Launched {
                 socket,
                 child: None,
+                stdout: None,
                 stderr: None,
             }),
         }
@@ -67,13 +70,18 @@ impl Process {
         let mut fds = vec![(duplicate(far)?, 0)];
         let mut lifeline = None;
         let mut marker = None;
+        let mut stdout = None;
         if self.plain().is_some() {
             fds.push((fds[0].0.try_clone()?, 1));
         } else {
-            let stdout = matches!(self.target, Target::Test(_));
+            // The harness prints the name of the test that it runs: discard that. The child moves its
+            // standard output to its place later.
+            let is_test = matches!(self.target, Target::Test(_));
+            let (writer, reader) = self.stdout.open()?;
+            stdout = reader;
             let inherited = Inherited {
                 lifeline: !self.outlive,
-                stdout,
+                stdout: is_test,
             };
             marker = Some(inherited.marker(&fds[0].0)?);
             if inherited.lifeline {
@@ -81,25 +89,18 @@ impl Process {
                 fds.push((duplicate(reader)?, marker::LIFELINE));
                 lifeline = Some(writer);
             }
-            if inherited.stdout {
-                // The harness prints the name of the test that it runs: discard that. The child
-                // restores its standard output later.
-                fds.push((null()?, 1));
-                fds.push((duplicate(sys::standard(1))?, marker::STDOUT));
+            match writer {
+                writer if is_test => {
+                    fds.push((null()?, 1));
+                    let writer = writer.map_or_else(|| duplicate(sys::standard(1)), Ok);
+                    fds.push((writer?, marker::STDOUT));
+                }
+                Some(writer) => fds.push((writer, 1)),
+                None => {}
             }
         }
-        let stderr = match &self.stderr.0 {
-            StdioKind::Inherit => None,
-            StdioKind::Null => {
-                fds.push((null()?, 2));
-                None
-            }
-            StdioKind::Capture(_) => {
-                let (reader, writer) = io::pipe()?;
-                fds.push((duplicate(writer)?, 2));
-                Some(reader)
-            }
-        };
+        let (writer, stderr) = self.stderr.open()?;
+        fds.extend(writer.map(|writer| (writer, 2)));
         let fds: Vec<(BorrowedFd<'_>, RawFd)> = fds
             .iter()
             .map(|(fd, number)| (fd.as_fd(), *number))
@@ -129,6 +130,7 @@ impl Process {
         Ok(Launched {
             socket: near.into(),
             child,
+            stdout,
             stderr,
         })
     }
@@ -197,6 +199,20 @@ impl Process {
             add(marker::VARIABLE.as_ref(), marker.as_ref())?;
         }
         Ok(all)
+    }
+}
+
+impl Stdio {
+    /// What the child writes to, unless it inherits that, and what the parent reads, if it does.
+    fn open(&self) -> io::Result<(Option<OwnedFd>, Option<PipeReader>)> {
+        match &self.0 {
+            StdioKind::Inherit => Ok((None, None)),
+            StdioKind::Null => Ok((Some(null()?), None)),
+            StdioKind::Capture(_) => {
+                let (reader, writer) = io::pipe()?;
+                Ok((Some(duplicate(writer)?), Some(reader)))
+            }
+        }
     }
 }
 

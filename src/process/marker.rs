@@ -12,7 +12,7 @@ pub(crate) const VARIABLE: &str = "OFFSPRING_CHILD";
 /// The descriptor of the lifeline's reading end, in children that have one.
 pub(crate) const LIFELINE: i32 = 3;
 
-/// The descriptor of the parent's standard output, in children whose descriptor 1 is another file.
+/// The descriptor of what is to be the standard output, in children whose descriptor 1 is another file.
 pub(crate) const STDOUT: i32 = 4;
 
 /// No child gets a descriptor of this number or above.

@@ -9,7 +9,7 @@ mod stdio;
 pub(crate) use child::Child;
 pub(crate) use launch::Launched;
 pub use stdio::Stdio;
-pub(crate) use stdio::{Lines, StderrCallback, Tail};
+pub(crate) use stdio::{Lines, OutputCallback, Tail};
 
 use crate::codec::{Argument, Octets, Output, Strings};
 use crate::wire::Plain;
@@ -28,7 +28,7 @@ use std::sync::{Arc, Mutex};
 /// What a kind of child cannot do is an error at its start,
 /// [`Unsupported`](crate::ErrorKind::Unsupported), which names the option: a
 /// [`stream`](Process::stream) has none of those below, as nothing is executed, and a plain
-/// [`command`](Process::command) has no setups.
+/// [`command`](Process::command) has no setups, and no standard output but the connection.
 ///
 /// # What a child inherits
 ///
@@ -61,6 +61,7 @@ pub struct Process {
     /// Changes to the inherited environment, by name; `None` removes a variable.
     env: Vec<(OsString, Option<OsString>)>,
     dir: Option<PathBuf>,
+    stdout: Stdio,
     stderr: Stdio,
     outlive: bool,
     /// Names and encoded arguments.
@@ -90,6 +91,7 @@ impl Process {
             env_clear: false,
             env: Vec::new(),
             dir: None,
+            stdout: Stdio::default(),
             stderr: Stdio::default(),
             outlive: false,
             setups: Vec::new(),
@@ -188,7 +190,40 @@ impl Process {
         self
     }
 
-    /// Sets where the child's standard error goes. Default: [`Stdio::inherit`].
+    /// Sets where a worker's standard output goes. Default: [`Stdio::inherit`], the parent's. Errors
+    /// do not contain it, so that [`Stdio::capture`] only discards it.
+    ///
+    /// A plain [`command`](Process::command) has the connection there: to set this for it is an error
+    /// at its start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// use offspring::{Stdio, Worker};
+    ///
+    /// let me = Worker::new()
+    ///     .function("greet", |request, _caller| {
+    ///         println!("greeting {request}");
+    ///         Ok(format!("hello {request}"))
+    ///     })
+    ///     .run();
+    /// let (send, lines) = std::sync::mpsc::channel();
+    /// let rpc = me
+    ///     .stdout(Stdio::lines(move |_pid, line| send.send(line.to_owned()).unwrap()))
+    ///     .rpc("greet")
+    ///     .start()?;
+    /// assert_eq!(rpc.call("Alice").wait()?, ["hello Alice"]);
+    /// assert_eq!(lines.recv()?, "greeting Alice");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn stdout(mut self, stdout: Stdio) -> Self {
+        self.stdout = stdout;
+        self
+    }
+
+    /// Sets where the child's standard error goes. Default: [`Stdio::inherit`], the parent's.
     pub fn stderr(mut self, stderr: Stdio) -> Self {
         self.stderr = stderr;
         self
@@ -241,6 +276,7 @@ impl Process {
             (!self.args.is_empty(), "arg()"),
             (has_env, "env()"),
             (self.dir.is_some(), "current_dir()"),
+            (!self.stdout.is_inherit(), "stdout()"),
             (!self.stderr.is_inherit(), "stderr()"),
             (self.outlive, "outlive_parent()"),
         ];
@@ -251,6 +287,9 @@ impl Process {
         };
         match self.target {
             Target::ThisProgram | Target::Test(_) | Target::Exe(_) => None,
+            Target::Command(..) if !self.stdout.is_inherit() => {
+                Some(("stdout()", "its standard output is the connection"))
+            }
             Target::Command(..) => Some((first(&of_workers)?, "a plain peer has no setups")),
             Target::Stream(..) => match first(&of_programs) {
                 Some(option) => Some((option, "it only connects to a peer, and starts no program")),
@@ -264,7 +303,11 @@ impl Process {
         &self.setups
     }
 
-    pub(crate) fn stderr_callback(&self) -> Option<StderrCallback> {
+    pub(crate) fn stdout_callback(&self) -> Option<OutputCallback> {
+        self.stdout.callback()
+    }
+
+    pub(crate) fn stderr_callback(&self) -> Option<OutputCallback> {
         self.stderr.callback()
     }
 

@@ -1,4 +1,4 @@
-//! Where a child's standard error goes.
+//! Where a child's standard output and error go.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,12 +12,19 @@ const KEPT_BYTES: usize = 4 << 10;
 /// The first lines start over if a panic begins with no more than this many left.
 const PANIC_LINES: usize = 3;
 
-/// Called with the child's process id and a line without its line break.
-pub(crate) type StderrCallback = Arc<dyn Fn(u32, &str) + Send + Sync>;
+/// What captured output is passed to, with the child's process id.
+#[derive(Clone)]
+pub(crate) enum OutputCallback {
+    /// Lines, without their line breaks.
+    Lines(Arc<dyn Fn(u32, &str) + Send + Sync>),
+    /// Whatever a read returns.
+    Chunks(Arc<dyn Fn(u32, &[u8]) + Send + Sync>),
+}
 
-/// Where a child's standard error goes.
+/// Where a child's [standard output](crate::Process::stdout) or
+/// [standard error](crate::Process::stderr) goes.
 ///
-/// If it is captured, [`Error::stderr`](crate::Error::stderr) has the first 10 and the last 10 lines, at
+/// If standard error is captured, [`Error::stderr`](crate::Error::stderr) has the first 10 and the last 10 lines, at
 /// most 4 KiB of each. By default it is inherited, and errors do not contain it: it would have to be a
 /// pipe, and programs that check for a terminal would write something else, or later.
 ///
@@ -45,11 +52,11 @@ pub(super) enum StdioKind {
     #[default]
     Inherit,
     Null,
-    Capture(Option<StderrCallback>),
+    Capture(Option<OutputCallback>),
 }
 
 impl Stdio {
-    /// The child inherits the parent's standard error. The default. Errors do not contain it.
+    /// The child inherits the parent's. The default. Errors do not contain it.
     #[must_use]
     pub fn inherit() -> Self {
         Stdio(StdioKind::Inherit)
@@ -61,27 +68,72 @@ impl Stdio {
         Stdio(StdioKind::Null)
     }
 
-    /// Captures it: it is shown nowhere, but its first and last lines are kept for errors. The first are
+    /// Captures it: it is shown nowhere, but standard error's first and last lines are kept for errors. The first are
     /// those from the last panic on, so that its message is not lost under a backtrace.
     #[must_use]
     pub fn capture() -> Self {
         Stdio(StdioKind::Capture(None))
     }
 
-    /// Captures it, and calls `callback` with the child's process id and each line; the first and last
-    /// lines are also kept for errors. A line ends with `\n`, `\r\n`, or `\r`, as the states of a
+    /// Captures it, and calls `callback` with the child's process id and each line; standard
+    /// error's first and last lines are also kept for errors. A line ends with `\n`, `\r\n`, or `\r`, as the states of a
     /// progress bar do. Invalid UTF-8 is replaced, and a line above 8 KiB is split. The callback runs
     /// on the reactor's thread.
     #[must_use]
     pub fn lines(callback: impl Fn(u32, &str) + Send + Sync + 'static) -> Self {
-        Stdio(StdioKind::Capture(Some(Arc::new(callback))))
+        Stdio(StdioKind::Capture(Some(OutputCallback::Lines(Arc::new(
+            callback,
+        )))))
+    }
+
+    /// Captures it, and calls `callback` with the child's process id and whatever has been written,
+    /// immediately and as it is: a piece may end anywhere. Otherwise as [`lines`](Stdio::lines).
+    ///
+    /// # Examples
+    ///
+    /// A progress bar goes on where it belongs, other output elsewhere:
+    ///
+    /// ```
+    /// use offspring::{Stdio, Worker};
+    /// use std::io::Write;
+    /// use std::sync::{Arc, Mutex};
+    ///
+    /// fn main() -> Result<(), offspring::BoxError> {
+    ///     let me = Worker::new()
+    ///         .function("download", |_request, _caller| {
+    ///             (0..=100).step_by(50).for_each(|n| eprint!("\r{n:3} %"));
+    ///             println!("downloaded");
+    ///             Ok(())
+    ///         })
+    ///         .run();
+    ///
+    ///     let (bar, log) = (Arc::new(Mutex::new(Vec::new())), Arc::new(Mutex::new(Vec::new())));
+    ///     let (to_bar, to_log) = (Arc::clone(&bar), Arc::clone(&log));
+    ///     let rpc = me
+    ///         .stderr(Stdio::chunks(move |_pid, bytes| to_bar.lock().unwrap().extend(bytes)))
+    ///         .stdout(Stdio::lines(move |_pid, line| to_log.lock().unwrap().push(line.to_owned())))
+    ///         .rpc("download")
+    ///         .start()?;
+    ///     rpc.call(()).wait()?;
+    ///     rpc.finish()?;
+    ///     std::io::stderr().write_all(&bar.lock().unwrap())?;
+    ///     assert_eq!(*bar.lock().unwrap(), b"\r  0 %\r 50 %\r100 %");
+    ///     assert_eq!(*log.lock().unwrap(), ["downloaded"]);
+    ///     Ok(())
+    /// }
+    /// ```
+    #[must_use]
+    pub fn chunks(callback: impl Fn(u32, &[u8]) + Send + Sync + 'static) -> Self {
+        Stdio(StdioKind::Capture(Some(OutputCallback::Chunks(Arc::new(
+            callback,
+        )))))
     }
 
     pub(super) fn is_inherit(&self) -> bool {
         matches!(self.0, StdioKind::Inherit)
     }
 
-    pub(super) fn callback(&self) -> Option<StderrCallback> {
+    pub(super) fn callback(&self) -> Option<OutputCallback> {
         match &self.0 {
             StdioKind::Capture(callback) => callback.clone(),
             StdioKind::Inherit | StdioKind::Null => None,
@@ -95,7 +147,8 @@ impl fmt::Debug for Stdio {
             StdioKind::Inherit => "Stdio::inherit()",
             StdioKind::Null => "Stdio::null()",
             StdioKind::Capture(None) => "Stdio::capture()",
-            StdioKind::Capture(Some(_)) => "Stdio::lines(..)",
+            StdioKind::Capture(Some(OutputCallback::Lines(_))) => "Stdio::lines(..)",
+            StdioKind::Capture(Some(OutputCallback::Chunks(_))) => "Stdio::chunks(..)",
         })
     }
 }

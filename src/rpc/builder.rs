@@ -1,6 +1,6 @@
 //! Options of a handle, and its start.
 
-use super::driver::{Driver, Handlers, OnEvent, TypedOnEvent};
+use super::driver::{CapturedOutput, Driver, Handlers, OnEvent, TypedOnEvent};
 use super::handle::{Handle, Rpc};
 use super::link::{Link, Reader};
 use super::reactor::{Core, Reactor};
@@ -10,7 +10,6 @@ use crate::deadlines::after;
 use crate::error::{Error, ErrorKind};
 use crate::process::{Launched, Process};
 use crate::service::Service;
-use crate::sys;
 use crate::wire::{self, Decoder, Framing, ToChild, truncate};
 use std::fmt;
 use std::mem;
@@ -210,6 +209,7 @@ impl<S: Service> RpcBuilder<S> {
         let Launched {
             socket,
             child,
+            stdout,
             stderr,
         } = self.process.launch()?;
         let (calls, bytes) = self.max_queue;
@@ -229,11 +229,18 @@ impl<S: Service> RpcBuilder<S> {
             decoder = decoder.with_control(|id| id & wire::FAILED != 0);
         }
         let (reader, rewatch_delay) = (Reader::new(decoder), self.event_delay);
-        let stderr_callback = self.process.stderr_callback();
+        let stdout = stdout.map(|pipe| (OwnedFd::from(pipe), self.process.stdout_callback()));
+        let stderr = stderr.map(|pipe| (OwnedFd::from(pipe), self.process.stderr_callback()));
+        let has_callback = |output: &Option<CapturedOutput>| {
+            output
+                .as_ref()
+                .is_some_and(|(_, callback)| callback.is_some())
+        };
         let has_callbacks = self.on_event.is_some()
             || self.on_error.is_some()
             || self.on_destroy.is_some()
-            || stderr_callback.is_some();
+            || has_callback(&stdout)
+            || has_callback(&stderr);
         let on_reactor = Arc::clone(&core);
         let link = Link::new(connection, reader, rewatch_delay, socket, child, on_reactor);
         let link = Arc::new(link);
@@ -250,13 +257,8 @@ impl<S: Service> RpcBuilder<S> {
             on_error: self.on_error,
             on_destroy: self.on_destroy,
         };
-        let stderr = stderr.map(|pipe| (OwnedFd::from(pipe), stderr_callback));
-        let added = match &stderr {
-            Some((pipe, _)) => sys::set_nonblocking(pipe),
-            None => Ok(()),
-        }
-        .and_then(|()| Driver::new(Arc::clone(&link), handlers, life, stderr))
-        .and_then(|driver| core.add(Box::new(driver)));
+        let added = Driver::new(Arc::clone(&link), handlers, life, stdout, stderr)
+            .and_then(|driver| core.add(Box::new(driver)));
         added.map_err(io_error)?;
         mem::forget(abandon);
         Ok(Rpc::new(

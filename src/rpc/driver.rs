@@ -16,7 +16,7 @@ use super::state::{ChildViolation, Delivery, Exit, Life, Signal, Verdict};
 use crate::chain::chain;
 use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
-use crate::process::{Child, StderrCallback};
+use crate::process::{Child, OutputCallback};
 use crate::sys::{self, Registration};
 use crate::threads;
 use crate::wire::{self, Check, Decoder, FrameHead, Payload, ToParent};
@@ -46,12 +46,16 @@ const FRAMES: usize = 4096;
 /// after that is not from the child, and may never end.
 const LAST_READS: usize = 10_000;
 
+/// The reading end of a pipe that a child writes to, and what the output is passed to.
+pub(super) type CapturedOutput = (OwnedFd, Option<OutputCallback>);
+
 /// See the module's documentation.
 pub(super) struct Driver {
     link: Arc<Link>,
     handlers: Option<Handlers>,
     life: Life,
     process: ProcessWatch,
+    stdout: Capture,
     stderr: Capture,
     /// Frames of a read until they are delivered; the completions of the calls that they reply to; and
     /// what the others are, in order. The first two are kept for their memory.
@@ -95,6 +99,10 @@ impl EventHandler for Driver {
                 self.attend_to_link(now, event.writable);
             }
             Source::Process => self.process_ended(now),
+            Source::Stdout => {
+                self.stdout.read(READS);
+                self.attend_to_link(now, false);
+            }
             Source::Stderr => {
                 self.stderr.read(READS);
                 self.attend_to_link(now, false);
@@ -130,6 +138,7 @@ impl EventHandler for Driver {
             }
         });
         guard(|| self.link.disconnect());
+        guard(|| self.stdout.close());
         guard(|| self.stderr.close());
         // Those that were looked up, and not handed out.
         for completion in self.completions.drain(..).flatten() {
@@ -161,7 +170,8 @@ impl Driver {
         link: Arc<Link>,
         handlers: Handlers,
         life: Life,
-        stderr: Option<(OwnedFd, Option<StderrCallback>)>,
+        stdout: Option<CapturedOutput>,
+        stderr: Option<CapturedOutput>,
     ) -> io::Result<Self> {
         let register = |fd: &Arc<OwnedFd>, source| {
             let event = Event::readable(poll_key(link.key(), source));
@@ -175,17 +185,20 @@ impl Driver {
             None => ProcessWatch::None,
         };
         let pid = link.child().map_or(0, Child::pid);
-        let stderr = match stderr {
-            Some((pipe, callback)) => {
-                Capture::new(pid, register(&Arc::new(pipe), Source::Stderr)?, callback)
-            }
-            None => Capture::default(),
+        let capture = |output: Option<CapturedOutput>, source| {
+            let Some((pipe, callback)) = output else {
+                return Ok(Capture::default());
+            };
+            sys::set_nonblocking(&pipe)?;
+            let pipe = register(&Arc::new(pipe), source)?;
+            io::Result::Ok(Capture::new(pid, pipe, callback))
         };
         let mut driver = Driver {
             handlers: Some(handlers),
             life,
             process,
-            stderr,
+            stdout: capture(stdout, Source::Stdout)?,
+            stderr: capture(stderr, Source::Stderr)?,
             frames: Vec::new(),
             completions: Vec::new(),
             others: Vec::new(),
@@ -233,8 +246,10 @@ impl Driver {
         // not waited for: this is the end of the stream, for a caller that reads, too.
         let _ = sys::shutdown(self.link.socket(), Shutdown::Read);
         self.read(LAST_READS, now);
-        self.stderr.read(capture::LAST_READS);
-        self.stderr.close();
+        for output in [&mut self.stdout, &mut self.stderr] {
+            output.read(capture::LAST_READS);
+            output.close();
+        }
         true
     }
 
@@ -342,6 +357,7 @@ impl Driver {
             });
         }
         self.process = ProcessWatch::None;
+        self.stdout.close();
         self.stderr.close();
         let Verdict {
             error,

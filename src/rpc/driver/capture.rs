@@ -1,6 +1,6 @@
-//! A child's standard error, while it is captured.
+//! A child's standard output or error, while it is captured.
 
-use crate::process::{Lines, StderrCallback, Tail};
+use crate::process::{Lines, OutputCallback, Tail};
 use crate::rpc::callback::guard;
 use crate::sys::{self, ReadMode, Registration};
 use std::io::ErrorKind;
@@ -19,13 +19,13 @@ pub(super) struct Capture {
     /// While it is open.
     pipe: Option<Registration>,
     lines: Lines,
-    callback: Option<StderrCallback>,
+    callback: Option<OutputCallback>,
     tail: Tail,
 }
 
 impl Capture {
     /// Captures what comes from a pipe that does not block.
-    pub(super) fn new(pid: u32, pipe: Registration, callback: Option<StderrCallback>) -> Self {
+    pub(super) fn new(pid: u32, pipe: Registration, callback: Option<OutputCallback>) -> Self {
         Capture {
             pid,
             pipe: Some(pipe),
@@ -34,7 +34,7 @@ impl Capture {
         }
     }
 
-    /// Reads at most so many times, and hands whole lines out.
+    /// Reads at most so many times, and hands out what has come, or whole lines of it.
     pub(super) fn read(&mut self, reads: usize) {
         let mut buf = Vec::with_capacity(READ);
         for _ in 0..reads {
@@ -45,6 +45,9 @@ impl Capture {
             match sys::receive(&**pipe.fd(), (&mut buf, READ), None, ReadMode::Any) {
                 Ok(n) if n > 0 => {
                     let (pid, tail, callback) = (self.pid, &mut self.tail, &self.callback);
+                    if let Some(OutputCallback::Chunks(callback)) = callback {
+                        guard(|| callback(pid, &buf));
+                    }
                     self.lines
                         .push(&buf, |line| hand_out(tail, callback, pid, line));
                 }
@@ -65,15 +68,15 @@ impl Capture {
         }
     }
 
-    /// The last lines.
+    /// The first and last lines.
     pub(super) fn tail(&self) -> String {
         self.tail.text()
     }
 }
 
-fn hand_out(tail: &mut Tail, callback: &Option<StderrCallback>, pid: u32, line: &str) {
+fn hand_out(tail: &mut Tail, callback: &Option<OutputCallback>, pid: u32, line: &str) {
     tail.push(line);
-    if let Some(callback) = callback {
+    if let Some(OutputCallback::Lines(callback)) = callback {
         guard(|| callback(pid, line));
     }
 }

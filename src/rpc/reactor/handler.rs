@@ -34,10 +34,16 @@ pub(in crate::rpc) trait EventHandler: Send {
 pub(in crate::rpc) enum Source {
     Socket,
     Process,
+    Stdout,
     Stderr,
 }
 
-const SOURCES: [Source; 3] = [Source::Socket, Source::Process, Source::Stderr];
+const SOURCES: [Source; 4] = [
+    Source::Socket,
+    Source::Process,
+    Source::Stdout,
+    Source::Stderr,
+];
 
 /// The key under which the poller reports a descriptor of a handler.
 pub(in crate::rpc) fn poll_key(handler: usize, source: Source) -> usize {
