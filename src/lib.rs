@@ -122,7 +122,7 @@
 //! A [timeout](Call::timeout), [`Pending::cancel`], and dropping a [`Pending`] made with
 //! [`cancel_on_drop`](Call::cancel_on_drop) end a call in the parent immediately. If it has not been
 //! sent, it never is; if it has not begun in the child, it does not begin; if it is running, it
-//! continues, and a threaded or deferred function can [check](Caller::is_cancelled) or [be
+//! continues, and can [check](Caller::is_cancelled), or, if it is threaded or deferred, [be
 //! notified](Cancellation::then). Its answer is then dropped. To end a function that does not
 //! check, [kill](Rpc::kill) the child.
 //!

@@ -6,6 +6,7 @@
 mod clock;
 mod inline;
 mod io;
+mod lent;
 mod lifeline;
 mod poll;
 mod process;
@@ -19,6 +20,7 @@ pub(crate) use io::{
     ReadMode, duplicate_above, inode, is_stream_socket, receive, replace, send, set_nonblocking,
     shutdown, standard, take_inherited, widen, write,
 };
+pub(crate) use lent::Lent;
 pub(crate) use lifeline::Lifeline;
 pub(crate) use poll::{Interest, PollSet, Registration, wait_at_most, wait_for};
 pub(crate) use process::{

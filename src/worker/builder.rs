@@ -255,7 +255,8 @@ impl Worker {
     /// written, and requests to be started. Above that it reads no more requests until there are fewer,
     /// and a thread that sends more blocks until some are written. Default: 1 MiB.
     ///
-    /// A child that runs one call at a time does not need it.
+    /// A child that runs one call at a time keeps only the requests that it reads while its function
+    /// [asks](Caller::is_cancelled) whether it is cancelled.
     ///
     /// # Examples
     ///

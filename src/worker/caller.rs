@@ -2,6 +2,7 @@
 
 use super::hub::Hub;
 use super::panics;
+use super::returning_child::read_if_asked;
 use crate::chain::chain;
 use crate::codec::{Argument, Codec, CodecError, Input, Output};
 use crate::error::BoxError;
@@ -192,10 +193,40 @@ impl<S: Service> Caller<S> {
     /// Whether the parent does not wait for the answer any more: the call was cancelled, or its timeout
     /// has passed. It must still be answered, or dropped.
     ///
-    /// In functions that run [one call at a time](crate::Worker::function) this does not change while
-    /// they run.
+    /// A [returning](crate::Worker::function) function finds out some milliseconds later, and on its own
+    /// thread only: there this also reads what has come, every few milliseconds at most. Otherwise it is
+    /// cheap, and can be asked often. It reads no further than
+    /// [`high_water`](crate::Worker::high_water) bytes of requests that wait. A
+    /// [deferred](crate::Worker::deferred) function must return to its loop to find out.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .function("search", |_request, caller| {
+    ///         for _step in 0.. {
+    ///             if caller.is_cancelled() {
+    ///                 caller.event("given up");
+    ///                 break;
+    ///             }
+    ///         }
+    ///         Ok(())
+    ///     })
+    ///     .run();
+    /// let (send, events) = std::sync::mpsc::channel();
+    /// let rpc = me.rpc("search").on_event(move |event| drop(send.send(event))).start()?;
+    /// rpc.wait_ready()?;
+    /// rpc.call(()).timeout(Duration::from_millis(50)).wait().unwrap_err();
+    /// assert_eq!(events.recv()?, ["given up"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
+        read_if_asked();
         self.parent.hub.is_cancelled(self.id)
     }
 
@@ -335,11 +366,14 @@ impl Cancellation {
     /// Same as [`Caller::is_cancelled`]. False once the call is answered.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
+        read_if_asked();
         self.hub.is_cancelled(self.id)
     }
 
     /// Calls `callback` when the call is cancelled, on the child's main thread; immediately, on this
-    /// one, if it was. Drops it uncalled if the call is answered before.
+    /// one, if it was. Drops it uncalled if the call is answered before. While a
+    /// [returning](crate::Worker::function) function runs, it is called only if that asks
+    /// [whether it is cancelled](Caller::is_cancelled).
     pub fn then(&self, callback: impl FnOnce() + Send + 'static) {
         self.hub.on_cancel(self.id, Box::new(callback));
     }

@@ -11,6 +11,7 @@ mod logger;
 mod panics;
 mod request_reader;
 mod returning;
+mod returning_child;
 mod serve;
 mod server;
 mod session;

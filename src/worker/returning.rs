@@ -4,51 +4,53 @@
 use super::calls::CallLimits;
 use super::hub::{Hub, WritePolicy};
 use super::panics;
+use super::returning_child::{Incoming, RequestPayload, ReturningChild};
 use super::server::{Server, Stop};
-use super::session::{ParentViolation, Step};
-use crate::codec::Input;
-use crate::sys::{CoarseTime, coarse_clock};
+use super::session::Step;
+use crate::sys::coarse_clock;
 
 /// Runs the function with a request, and answers the call of this id.
-pub(super) type ReturningFn = dyn FnMut(Input<'_>, &'static Hub, u32);
+pub(super) type ReturningFn = dyn FnMut(Incoming<'_>, u32);
 
 /// Answers requests until they end, each before the next is begun.
 pub(super) fn answer(
-    mut server: Server,
+    server: Server,
     function: &mut ReturningFn,
     high_water: usize,
 ) -> Result<(), Stop> {
-    server.hub.set_limits(CallLimits {
+    let hub = server.hub;
+    hub.set_limits(CallLimits {
         running: 1,
         high_water,
     });
-    let mut read_at = coarse_clock();
+    let mut child = ReturningChild::new(server);
     loop {
         // A panic ends one call only. The others need no guard of their own.
-        match panics::catch(|| answer_small(&mut server, function, &mut read_at)) {
+        match panics::catch(|| answer_small(&mut child, function)) {
             Ok(result) => result?,
             // The call has failed, as its caller was dropped.
             Err(_) => {
-                check_parent(server.hub, false)?;
-                read_ahead_if_due(&mut server, function, &mut read_at)?;
+                check_parent(hub, false)?;
+                read_ahead_if_due(&mut child, function)?;
                 continue;
             }
         }
-        match server.session.next().map_err(Stop::protocol)? {
+        match child.server.session.next().map_err(Stop::protocol)? {
             None => {
-                if !server.read()? {
+                if !child.server.read()? {
                     // Nothing may be left to the flusher.
-                    server.hub.flush();
-                    return check_parent(server.hub, false);
+                    hub.flush();
+                    return check_parent(hub, false);
                 }
-                read_at = coarse_clock();
+                child.has_read();
             }
             Some(Step::Request { id, payload }) => {
-                begin(server.hub, id);
-                call_guarded(function, payload, server.hub, id, false)?;
-                read_ahead_if_due(&mut server, function, &mut read_at)?;
+                let payload = RequestPayload::Owned(payload.into_small());
+                begin(hub, id);
+                call_guarded(function, &mut child, payload, id, false)?;
+                read_ahead_if_due(&mut child, function)?;
             }
-            Some(Step::Cancel { id }) => server.hub.cancel(id),
+            Some(Step::Cancel { id }) => hub.cancel(id),
             Some(Step::Setup { .. } | Step::Run(_)) => {
                 unreachable!("the session refuses these after `run`")
             }
@@ -64,18 +66,14 @@ fn begin(hub: &Hub, id: u32) {
 }
 
 /// Answers the small requests that come next.
-fn answer_small(
-    server: &mut Server,
-    function: &mut ReturningFn,
-    read_at: &mut CoarseTime,
-) -> Result<(), Stop> {
-    let hub = server.hub;
-    while let Some(request) = server.session.request() {
-        let (id, more) = (request.id, request.has_more());
+fn answer_small(child: &mut ReturningChild, function: &mut ReturningFn) -> Result<(), Stop> {
+    let hub = child.server.hub;
+    while let Some((id, at)) = child.server.session.request_at() {
+        let more = child.server.session.has_more();
         begin(hub, id);
-        call(function, request.payload.into(), hub, id, more);
+        call(function, child, RequestPayload::At(at), id, more);
         check_parent(hub, more)?;
-        read_ahead_if_due(server, function, read_at)?;
+        read_ahead_if_due(child, function)?;
     }
     Ok(())
 }
@@ -84,58 +82,38 @@ fn answer_small(
 /// be cancellations of others; but reading is a system call, too much for each of thousands of short
 /// calls.
 #[inline(always)]
-fn read_ahead_if_due(
-    server: &mut Server,
-    function: &mut ReturningFn,
-    read_at: &mut CoarseTime,
-) -> Result<(), Stop> {
-    if *read_at != coarse_clock() {
-        read_ahead(server, function)?;
-        *read_at = coarse_clock();
+fn read_ahead_if_due(child: &mut ReturningChild, function: &mut ReturningFn) -> Result<(), Stop> {
+    if child.is_read_due() {
+        read_ahead(child, function)?;
+        child.has_read();
     }
     Ok(())
 }
 
 /// Answers everything that has come, having read what cancellations there are before each call.
-fn read_ahead(server: &mut Server, function: &mut ReturningFn) -> Result<(), Stop> {
-    if server.hub.is_broken() {
-        return Err(Stop::cannot_write(server.hub));
+fn read_ahead(child: &mut ReturningChild, function: &mut ReturningFn) -> Result<(), Stop> {
+    let hub = child.server.hub;
+    child.check()?;
+    if hub.is_broken() {
+        return Err(Stop::cannot_write(hub));
     }
     let mut may_read = true;
     loop {
-        while let Some(step) = server.session.next().map_err(Stop::protocol)? {
-            match step {
-                Step::Request { id, payload } => {
-                    let queued = server.hub.queue(id, payload);
-                    queued.map_err(|_| Stop::protocol(ParentViolation::Duplicate { id }))?;
-                }
-                Step::Cancel { id } => server.hub.cancel(id),
-                Step::Setup { .. } | Step::Run(_) => {
-                    unreachable!("the session refuses these after `run`")
-                }
-            }
-        }
+        child.take_steps()?;
         // One read each time: if everything were read here, short calls would never be answered in
         // the faster way again.
-        if may_read && server.requests.is_socket() && server.hub.wants_requests() {
+        if may_read && child.read_once()? {
             may_read = false;
-            let read = server
-                .requests
-                .try_read(&mut server.session)
-                .map_err(Stop::connection)?;
-            // The end of the requests is found again when none are left.
-            if let Some(n @ 1..) = read {
-                server.after_read(n)?;
-                continue;
-            }
+            continue;
         }
         may_read = true;
         let started = coarse_clock();
         loop {
-            let Some((id, request, more)) = server.hub.next_request() else {
+            let Some((id, request, more)) = hub.next_request() else {
                 return Ok(());
             };
-            call_guarded(function, Input::from(request), server.hub, id, more)?;
+            call_guarded(function, child, RequestPayload::Owned(request), id, more)?;
+            child.check()?;
             if started != coarse_clock() {
                 break;
             }
@@ -146,26 +124,33 @@ fn read_ahead(server: &mut Server, function: &mut ReturningFn) -> Result<(), Sto
 /// Answers one call, even if the function panics.
 fn call_guarded(
     function: &mut ReturningFn,
-    request: Input<'_>,
-    hub: &'static Hub,
+    child: &mut ReturningChild,
+    payload: RequestPayload,
     id: u32,
     more: bool,
 ) -> Result<(), Stop> {
+    let hub = child.server.hub;
     // After a panic the call has failed, as its caller was dropped.
-    let _ = panics::catch(|| call(function, request, hub, id, more));
+    let _ = panics::catch(|| call(function, child, payload, id, more));
     check_parent(hub, more)
 }
 
 /// Runs one call. With `more`, the next one begins as soon as it is answered.
 #[inline]
-fn call(function: &mut ReturningFn, request: Input<'_>, hub: &'static Hub, id: u32, more: bool) {
+fn call(
+    function: &mut ReturningFn,
+    child: &mut ReturningChild,
+    payload: RequestPayload,
+    id: u32,
+    more: bool,
+) {
     let policy = if more {
         WritePolicy::Call
     } else {
         WritePolicy::LastCall
     };
     policy.set();
-    function(request, hub, id);
+    function(Incoming { child, payload }, id);
 }
 
 /// After a call: stops if the parent is gone.

@@ -16,6 +16,7 @@ use crate::wire::{
     LONGEST_SETUP, Payload, Run, Space, ToChild,
 };
 use std::fmt;
+use std::ops::Range;
 
 /// See the module's documentation.
 pub(crate) struct Session {
@@ -47,15 +48,6 @@ pub(crate) struct Request<'a> {
     /// The reply carries the same.
     pub(crate) id: u32,
     pub(crate) payload: &'a [u8],
-    decoder: &'a Decoder,
-}
-
-impl Request<'_> {
-    /// Whether another step can be taken without reading.
-    #[inline]
-    pub(crate) fn has_more(&self) -> bool {
-        self.decoder.has_whole()
-    }
 }
 
 /// How a parent broke the protocol, and with which frame.
@@ -165,6 +157,17 @@ impl Session {
     /// of [`next`](Session::next).
     #[inline]
     pub(crate) fn request(&mut self) -> Option<Request<'_>> {
+        let (id, at) = self.request_at()?;
+        Some(Request {
+            id,
+            payload: self.decoder.bytes(at),
+        })
+    }
+
+    /// As [`request`](Session::request): its id and where its [bytes](Session::bytes) are until the
+    /// next step or read.
+    #[inline]
+    pub(crate) fn request_at(&mut self) -> Option<(u32, Range<usize>)> {
         let (serving, plain) = (self.serving, self.plain);
         let (id, at) = self.decoder.next_if(|id| match plain {
             None => serving && id != wire::CONTROL_TO_CHILD && id <= wire::MAX_ID,
@@ -175,11 +178,19 @@ impl Session {
             None | Some(Plain::Tagged) => id,
             Some(Plain::Ordered) => self.counted(),
         };
-        Some(Request {
-            id,
-            payload: self.decoder.bytes(at),
-            decoder: &self.decoder,
-        })
+        Some((id, at))
+    }
+
+    /// The payload of a request.
+    #[inline]
+    pub(crate) fn bytes(&self, at: Range<usize>) -> &[u8] {
+        self.decoder.bytes(at)
+    }
+
+    /// Whether another step can be taken without reading.
+    #[inline]
+    pub(crate) fn has_more(&self) -> bool {
+        self.decoder.has_whole()
     }
 
     /// The next step, if it has come whole.

@@ -59,8 +59,15 @@ impl Table {
         F: FnMut(S::Request, &Caller<S>) -> Result<R, S::Error> + 'static,
         R: Argument<S::Reply, S::Codec>,
     {
-        let mut function: Box<ReturningFn> = Box::new(move |request, hub, id| {
-            Caller::<S>::new(hub, id).answer_with(request, &mut function);
+        let mut function: Box<ReturningFn> = Box::new(move |mut incoming, id| {
+            let caller = Caller::<S>::new(incoming.hub(), id);
+            match S::Codec::decode(incoming.input()) {
+                Ok(request) => {
+                    let result = incoming.run(|| function(request, &caller));
+                    caller.answer(result);
+                }
+                Err(error) => caller.reject_request(&error),
+            }
         });
         let serve = move |server: Server, options: Options| {
             returning::answer(server, &mut *function, options.high_water)

@@ -93,6 +93,12 @@ impl MainCall {
         self.state.load(Ordering::Acquire) == AT | u64::from(id)
     }
 
+    /// The main thread's call, if it runs one that is not answered.
+    pub(crate) fn unanswered(&self) -> Option<u32> {
+        let state = self.state.load(Ordering::Acquire);
+        (state & AT != 0).then_some(state as u32)
+    }
+
     #[inline]
     fn end(&self, open: bool) {
         let state = if open { OPEN } else { CLOSED };

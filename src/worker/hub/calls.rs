@@ -34,6 +34,14 @@ impl Hub {
         }
     }
 
+    /// The main thread's call goes into the ledger, if it is not answered: requests that come meanwhile
+    /// can be [queued](Hub::queue) behind it, and it can be [cancelled](Hub::cancel).
+    pub(in crate::worker) fn set_main_call_aside(&self) {
+        if let Some(id) = self.main_call.unanswered() {
+            self.returned_unanswered(id);
+        }
+    }
+
     fn returned_unanswered(&self, id: u32) {
         let state = &mut *self.lock();
         self.main_call
