@@ -161,3 +161,52 @@ fn check_parent(hub: &Hub, more: bool) -> Result<(), Stop> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Failure;
+    use crate::worker::returning_child::read_if_asked;
+    use crate::worker::returning_child::tests::{frame, server};
+    use std::io::Write;
+    use std::net::Shutdown;
+    use std::sync::mpsc;
+
+    /// Lets the clock tick.
+    fn tick() {
+        let begun = coarse_clock();
+        while coarse_clock() == begun {}
+    }
+
+    #[test]
+    fn violation_that_is_read_during_a_call_ends_the_child_after_it() {
+        // In a call that is taken out of the read buffer, and in one that has waited.
+        for asking in [1, 2] {
+            let (server, mut far) = server();
+            far.write_all(&[frame(2, b""), frame(3, b"")].concat())
+                .unwrap();
+            let (send, answered) = mpsc::channel();
+            let mut function = move |incoming: Incoming<'_>, id| {
+                let hub = incoming.hub();
+                if id == asking {
+                    far.write_all(&frame(0x8000_0000, b"")).unwrap();
+                } else if id > asking {
+                    // It must not get here. If it does, it must not wait for more, either.
+                    far.shutdown(Shutdown::Write).unwrap();
+                }
+                incoming.run(|| {
+                    tick();
+                    if id == asking {
+                        read_if_asked();
+                    }
+                });
+                hub.fail(id, &Failure::Unanswered);
+                send.send(id).unwrap();
+            };
+            let stop = answer(server, &mut function, 1 << 20);
+            assert!(matches!(stop, Err(Stop::Error(error)) if error.contains("0x80000000")));
+            drop(function);
+            assert!(answered.iter().eq(1..=asking), "asking {asking}");
+        }
+    }
+}

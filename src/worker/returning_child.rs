@@ -156,7 +156,7 @@ impl ReturningChild {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::wire::{self, Failure, Framing, Run, ToChild};
     use crate::worker::calls::CallLimits;
@@ -164,13 +164,19 @@ mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
 
-    fn frame(id: u32, payload: &[u8]) -> Vec<u8> {
+    pub(in crate::worker) fn frame(id: u32, payload: &[u8]) -> Vec<u8> {
         let (header, n) = wire::header(Framing::Tagged, id, payload.len() as u32);
         [&header[..n], payload].concat()
     }
 
     /// A child that is about to run call 1, and its parent's end.
     fn child() -> (ReturningChild, UnixStream) {
+        let (server, far) = server();
+        (ReturningChild::new(server), far)
+    }
+
+    /// A child that has read call 1, and its parent's end.
+    pub(in crate::worker) fn server() -> (Server, UnixStream) {
         let (near, mut far) = UnixStream::pair().unwrap();
         let input = near.try_clone().unwrap().into();
         let requests = RequestReader::new(input, None).unwrap();
@@ -195,7 +201,7 @@ mod tests {
         assert!(server.read().unwrap());
         assert!(matches!(server.session.next(), Ok(Some(Step::Run(_)))));
         server.session.serve(64, 1 << 20);
-        (ReturningChild::new(server), far)
+        (server, far)
     }
 
     /// Runs call 1, whose function does this, and answers it.
