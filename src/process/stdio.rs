@@ -12,13 +12,16 @@ const KEPT_BYTES: usize = 4 << 10;
 /// The first lines start over if a panic begins with no more than this many left.
 const PANIC_LINES: usize = 3;
 
+/// Called with a child's process id and a piece of its output.
+type Callback<T> = Arc<dyn Fn(u32, &T) + Send + Sync>;
+
 /// What captured output is passed to, with the child's process id.
 #[derive(Clone)]
 pub(crate) enum OutputCallback {
     /// Lines, without their line breaks.
-    Lines(Arc<dyn Fn(u32, &str) + Send + Sync>),
+    Lines(Callback<str>),
     /// Whatever a read returns.
-    Chunks(Arc<dyn Fn(u32, &[u8]) + Send + Sync>),
+    Chunks(Callback<[u8]>),
 }
 
 /// Where a child's [standard output](crate::Process::stdout) or
@@ -354,14 +357,14 @@ mod tests {
         let log = (0..30).map(|n| format!("log {n}"));
         let panic = ["thread 'main' (1) panicked at src/x.rs:1:1:", "no!"].map(str::to_owned);
         let trace = (0..50).map(|n| format!("  {n}: frame"));
-        let kept = tail(log.chain(panic).chain(trace.clone()));
+        let kept = tail(log.chain(panic).chain(trace));
         let want = [
             "[30 lines left out]",
             "thread 'main' (1) panicked at src/x.rs:1:1:",
             "no!",
         ];
         assert_eq!(kept[..3], want);
-        assert_eq!(kept.last(), trace.last().as_ref());
+        assert_eq!(kept.last(), Some(&"  49: frame".to_owned()));
         assert_eq!(kept.len(), 1 + 10 + 1 + 10);
     }
 }
