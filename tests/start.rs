@@ -5,6 +5,7 @@ mod common;
 use common::{Gate, alone, bounded, logged, lost, script, worker};
 use offspring::{Error, ErrorKind, Plain, Process, Rpc, Stdio, Worker};
 use std::fs::{self, File};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -161,7 +162,7 @@ fn missing_program_is_reported_immediately() {
 
 #[test]
 fn program_that_is_not_executable_is_reported_immediately() {
-    bounded(|| {
+    alone(|| {
         let file = Temporary::new("not-executable");
         fs::write(&file.0, "#!/bin/sh\n").unwrap();
         let error = Process::exe(&file.0).rpc("do").start().unwrap_err();
@@ -181,7 +182,8 @@ fn program_that_is_not_executable_is_reported_immediately() {
 
 #[test]
 fn error_says_which_file_is_missing_or_unusable() {
-    bounded(|| {
+    // Alone: a process that another test forks could have a new file open for writing.
+    alone(|| {
         let script = Temporary::new("script");
         fs::write(&script.0, "#!/nowhere/interpreter -x\n").unwrap();
         fs::set_permissions(&script.0, fs::Permissions::from_mode(0o755)).unwrap();
@@ -225,7 +227,7 @@ fn error_says_which_file_is_missing_or_unusable() {
 
 #[test]
 fn program_that_is_being_written_is_tried_for_a_while() {
-    bounded(|| {
+    alone(|| {
         let program = Temporary::new("busy");
         fs::copy("/bin/true", &program.0).unwrap();
         let writer = File::options().append(true).open(&program.0).unwrap();
@@ -474,10 +476,19 @@ fn program_whose_file_was_removed_can_start_children() {
     let copy = Temporary::new("copy");
     fs::copy(std::env::current_exe().unwrap(), &copy.0).unwrap();
     let name = std::thread::current().name().unwrap().to_owned();
-    let status = std::process::Command::new(&copy.0)
+    let mut command = std::process::Command::new(&copy.0);
+    command
         .args([&name, "--exact", "--nocapture"])
-        .env(VARIABLE, "1")
-        .status();
+        .env(VARIABLE, "1");
+    let mut status = command.status();
+    common::eventually("no process that another test forked has it open", || {
+        let busy = |error: &io::Error| error.kind() == io::ErrorKind::ExecutableFileBusy;
+        let is_busy = status.as_ref().is_err_and(busy);
+        if is_busy {
+            status = command.status();
+        }
+        !is_busy
+    });
     assert!(status.unwrap().success());
     assert!(!copy.0.exists(), "it removed itself");
 }

@@ -71,17 +71,18 @@ impl Stdio {
         Stdio(StdioKind::Null)
     }
 
-    /// Captures it: it is shown nowhere, but standard error's first and last lines are kept for errors. The first are
-    /// those from the last panic on, so that its message is not lost under a backtrace.
+    /// Captures it: it is shown nowhere, but standard error's first and last lines are kept for
+    /// errors. The first are those from the last panic on, so that its message is not lost under a
+    /// backtrace.
     #[must_use]
     pub fn capture() -> Self {
         Stdio(StdioKind::Capture(None))
     }
 
-    /// Captures it, and calls `callback` with the child's process id and each line; standard
-    /// error's first and last lines are also kept for errors. A line ends with `\n`, `\r\n`, or `\r`, as the states of a
-    /// progress bar do. Invalid UTF-8 is replaced, and a line above 8 KiB is split. The callback runs
-    /// on the reactor's thread.
+    /// Captures it, and calls `callback` with the child's process id and each line; standard error's
+    /// first and last lines are also kept for errors. A line ends with `\n`, `\r\n`, or `\r`, as the
+    /// states of a progress bar do. Invalid UTF-8 is replaced, and a line above 8 KiB is split. The
+    /// callback runs on the reactor's thread.
     #[must_use]
     pub fn lines(callback: impl Fn(u32, &str) + Send + Sync + 'static) -> Self {
         Stdio(StdioKind::Capture(Some(OutputCallback::Lines(Arc::new(
