@@ -89,7 +89,7 @@
 //! | threaded functions | child | [a number of threads](Worker::threads) of the child |
 //! | what is [offloaded](Loop::offload) | child | a thread of its own |
 //! | [`Call::then`]'s callback, [`Call::on_progress`] | parent | the reactor's |
-//! | [`on_event`](RpcBuilder::on_event), [`on_error`](RpcBuilder::on_error), [`on_destroy`](RpcBuilder::on_destroy), [`Stdio::lines`] | parent | the reactor's |
+//! | [`on_event`](RpcBuilder::on_event), [`on_error`](RpcBuilder::on_error), [`on_destroy`](RpcBuilder::on_destroy), [`Stdio::lines`], [`Stdio::chunks`] | parent | the reactor's |
 //! | the parent's logger, for the child's log records (feature `log`, [`Worker`]`::log`) | parent | the reactor's |
 //!
 //! Each handle has a reactor thread of its own, unless it [shares](RpcBuilder::reactor) one.

@@ -27,9 +27,9 @@ pub(crate) enum OutputCallback {
 /// Where a child's [standard output](crate::Process::stdout) or
 /// [standard error](crate::Process::stderr) goes.
 ///
-/// If standard error is captured, [`Error::stderr`](crate::Error::stderr) has the first 10 and the last 10 lines, at
-/// most 4 KiB of each. By default it is inherited, and errors do not contain it: it would have to be a
-/// pipe, and programs that check for a terminal would write something else, or later.
+/// If standard error is captured, [`Error::stderr`](crate::Error::stderr) has the first 10 and the last
+/// 10 lines, at most 4 KiB of each. By default it is inherited, and errors do not contain it: it would
+/// have to be a pipe, and programs that check for a terminal would write something else, or later.
 ///
 /// # Examples
 ///
