@@ -24,8 +24,9 @@ pub(crate) struct Spawn<'a> {
     /// be above all of the latter, see [`super::duplicate_above`]. 0, 1 and 2 are inherited if not
     /// listed here.
     pub(crate) fds: &'a [(BorrowedFd<'a>, RawFd)],
-    /// All other descriptors below this number are closed, and all from it on if the C library
-    /// can (glibc 2.34). Otherwise those that are not close-on-exec are inherited.
+    /// All other descriptors below this number are closed, and all from it on. Where the C library
+    /// cannot do the latter, those are closed that are open and not close-on-exec just before the
+    /// start: one that another thread opens meanwhile is inherited.
     pub(crate) close_from: RawFd,
 }
 
@@ -52,7 +53,14 @@ pub(crate) fn spawn(what: &Spawn<'_>) -> Result<u32> {
             actions.close(number)?;
         }
     }
-    actions.close_from(what.close_from)?;
+    if let Some(add) = add_closefrom() {
+        // SAFETY: the actions are initialised.
+        check(unsafe { add(&raw mut actions.0, what.close_from) })?;
+    } else {
+        for number in inheritable(what.close_from)? {
+            actions.close(number)?;
+        }
+    }
     let attributes = SpawnAttributes::new()?;
     let (args, env) = (pointers(what.args), pointers(what.env));
     let mut pid: libc::pid_t = 0;
@@ -114,28 +122,12 @@ impl FileActions {
     }
 
     fn change_dir(&mut self, dir: &CStr) -> Result<()> {
-        type AddChdir =
-            unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, *const c_char) -> c_int;
-        let Some(function) = symbol(c"posix_spawn_file_actions_addchdir_np") else {
-            let why = "setting the child's directory needs glibc 2.29 or musl 1.1.24";
+        let Some(add) = add_chdir() else {
+            let why = "setting the child's directory needs glibc 2.29";
             return Err(Error::new(ErrorKind::Unsupported, why));
         };
-        // SAFETY: the function of that name has this signature in every C library that has it.
-        let add = unsafe { std::mem::transmute::<*mut c_void, AddChdir>(function) };
         // SAFETY: the actions are initialised; the path is copied.
         check(unsafe { add(&raw mut self.0, dir.as_ptr()) })
-    }
-
-    fn close_from(&mut self, number: RawFd) -> Result<()> {
-        type AddClosefrom =
-            unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, c_int) -> c_int;
-        let Some(function) = symbol(c"posix_spawn_file_actions_addclosefrom_np") else {
-            return Ok(());
-        };
-        // SAFETY: the function of that name has this signature in every C library that has it.
-        let add = unsafe { std::mem::transmute::<*mut c_void, AddClosefrom>(function) };
-        // SAFETY: the actions are initialised.
-        check(unsafe { add(&raw mut self.0, number) })
     }
 }
 
@@ -184,9 +176,110 @@ impl Drop for SpawnAttributes {
     }
 }
 
+type AddChdir = unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, *const c_char) -> c_int;
+type AddClosefrom = unsafe extern "C" fn(*mut libc::posix_spawn_file_actions_t, c_int) -> c_int;
+
+// Functions that not every version of the C library has. A program that is linked dynamically looks
+// for them when it runs, since one that names them does not start where they are missing. A static
+// program has none to look them up, but has its C library with it, so they are linked directly. A
+// weak reference would not do: it does not make the linker take anything from a static library.
+
+/// Every musl that Rust supports has the function, and static programs do not run on an older glibc
+/// than they were built with.
+#[cfg(any(
+    target_env = "musl",
+    all(target_env = "gnu", target_feature = "crt-static")
+))]
+fn add_chdir() -> Option<AddChdir> {
+    unsafe extern "C" {
+        fn posix_spawn_file_actions_addchdir_np(
+            actions: *mut libc::posix_spawn_file_actions_t,
+            dir: *const c_char,
+        ) -> c_int;
+    }
+    Some(posix_spawn_file_actions_addchdir_np)
+}
+
+/// glibc 2.29.
+#[cfg(not(any(
+    target_env = "musl",
+    all(target_env = "gnu", target_feature = "crt-static")
+)))]
+fn add_chdir() -> Option<AddChdir> {
+    let function = symbol(c"posix_spawn_file_actions_addchdir_np")?;
+    // SAFETY: the function of that name has this signature in every C library that has it.
+    Some(unsafe { std::mem::transmute::<*mut c_void, AddChdir>(function) })
+}
+
+/// glibc 2.34.
+#[cfg(all(target_env = "gnu", target_feature = "crt-static"))]
+fn add_closefrom() -> Option<AddClosefrom> {
+    unsafe extern "C" {
+        fn posix_spawn_file_actions_addclosefrom_np(
+            actions: *mut libc::posix_spawn_file_actions_t,
+            from: c_int,
+        ) -> c_int;
+    }
+    Some(posix_spawn_file_actions_addclosefrom_np)
+}
+
+/// glibc 2.34. In a static program for musl this finds nothing.
+#[cfg(not(all(target_env = "gnu", target_feature = "crt-static")))]
+fn add_closefrom() -> Option<AddClosefrom> {
+    let function = symbol(c"posix_spawn_file_actions_addclosefrom_np")?;
+    // SAFETY: the function of that name has this signature in every C library that has it.
+    Some(unsafe { std::mem::transmute::<*mut c_void, AddClosefrom>(function) })
+}
+
 /// A function of the C library that not every version has.
+#[cfg(not(all(target_env = "gnu", target_feature = "crt-static")))]
 fn symbol(name: &CStr) -> Option<*mut c_void> {
     // SAFETY: the name is a C string.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
     (!found.is_null()).then_some(found)
+}
+
+/// The open descriptors from this number on that a program would inherit.
+fn inheritable(least: RawFd) -> Result<Vec<RawFd>> {
+    let error = |error: Error| {
+        let message = format!("cannot list the descriptors in /proc/thread-self/fd: {error}");
+        Error::new(error.kind(), message)
+    };
+    let mut found = Vec::new();
+    // A thread can have descriptors of its own.
+    for entry in std::fs::read_dir("/proc/thread-self/fd").map_err(error)? {
+        let name = entry.map_err(error)?.file_name();
+        let number = name.to_str().and_then(|name| name.parse::<RawFd>().ok());
+        let Some(number) = number.filter(|number| *number >= least) else {
+            continue;
+        };
+        // SAFETY: takes no pointers. It fails if the descriptor was closed meanwhile.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        if flags != -1 && flags & libc::FD_CLOEXEC == 0 {
+            found.push(number);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    #[test]
+    fn inheritable_descriptors_are_those_that_are_not_close_on_exec() {
+        let (inherited, private) = (File::open("/dev/null").unwrap(), File::open("/dev/null"));
+        let private = private.unwrap();
+        // SAFETY: takes no pointers.
+        let result = unsafe { libc::fcntl(inherited.as_raw_fd(), libc::F_SETFD, 0) };
+        assert_eq!(result, 0);
+        let number = inherited.as_fd().as_raw_fd();
+        let found = inheritable(number).unwrap();
+        assert!(found.contains(&number));
+        assert!(!found.contains(&private.as_raw_fd()));
+        assert!(!inheritable(number + 1).unwrap().contains(&number));
+        assert!(inheritable(3).unwrap().iter().all(|number| *number >= 3));
+    }
 }
