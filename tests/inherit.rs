@@ -6,7 +6,7 @@ use common::{Log, alone, descriptors, eventually, logged, status_field, worker};
 use offspring::{Plain, Process, Rpc, Stdio};
 use std::fs::{File, OpenOptions};
 use std::io::Read;
-use std::os::fd::{AsRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::process;
 
 /// The kinds of a child's open descriptors, except the standard ones.
@@ -103,6 +103,74 @@ fn signals_of_a_child_are_reset() {
             rpc.finish().unwrap();
         }
     });
+}
+
+#[test]
+fn numbers_of_closed_standard_descriptors_are_not_used() {
+    let me = worker()
+        .deferred("closed", |_request, caller, events| {
+            let closed = Closed::new(&[0, 1, 2]);
+            // It has to wake the loop, for which there is a descriptor then.
+            events.offload(|| (), move |(), _| caller.reply([closed.reopen()]));
+        })
+        .run_in_test();
+    alone(move || {
+        for numbers in [&[0][..], &[2], &[0, 2]] {
+            let closed = Closed::new(numbers);
+            let rpc = me.clone().stderr(Stdio::capture()).rpc("do").start();
+            let reply = rpc.as_ref().map(|rpc| rpc.call(["echo", "on"]).wait());
+            assert_eq!(closed.reopen(), "none");
+            assert_eq!(reply.unwrap().unwrap(), ["on"]);
+            rpc.unwrap().finish().unwrap();
+        }
+        let closed = Closed::new(&[0, 1, 2]);
+        let command = Process::command(Plain::Tagged, "cat").stderr(Stdio::capture());
+        let command = command.rpc("any").start();
+        assert_eq!(closed.reopen(), "none");
+        drop(command.unwrap());
+
+        let rpc = me.rpc("closed").start().unwrap();
+        assert_eq!(rpc.call(()).wait().unwrap(), ["none"]);
+        rpc.finish().unwrap();
+    });
+}
+
+/// Standard descriptors that are closed, and what they were.
+struct Closed(Vec<(i32, OwnedFd)>);
+
+#[expect(unsafe_code, reason = "system calls")]
+impl Closed {
+    fn new(numbers: &[i32]) -> Self {
+        let kept = numbers.iter().map(|&number| {
+            // SAFETY: they are open.
+            let fd = unsafe { BorrowedFd::borrow_raw(number) };
+            (number, fd.try_clone_to_owned().unwrap())
+        });
+        let kept = kept.collect();
+        for &number in numbers {
+            // SAFETY: takes no pointers, and the descriptor has no owner.
+            let _ = unsafe { libc::close(number) };
+        }
+        Closed(kept)
+    }
+
+    /// Makes them what they were. Returns which of them something else had got the number of.
+    fn reopen(self) -> String {
+        let mut found = String::new();
+        for (number, kept) in self.0 {
+            // SAFETY: takes no pointers.
+            if unsafe { libc::fcntl(number, libc::F_GETFD) } != -1 {
+                found += &format!("{number} ");
+            }
+            // SAFETY: takes no pointers.
+            let result = unsafe { libc::dup2(kept.as_raw_fd(), number) };
+            assert_eq!(result, number);
+        }
+        if found.is_empty() {
+            found += "none";
+        }
+        found
+    }
 }
 
 /// A command that has fully started, and does nothing until the end of its input.

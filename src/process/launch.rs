@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind};
 use crate::sys;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
-use std::io::{self, PipeReader};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
@@ -21,9 +21,9 @@ pub(crate) struct Launched {
     /// The process, unless there is only a connection.
     pub(crate) child: Option<Child>,
     /// Its standard output, if captured.
-    pub(crate) stdout: Option<PipeReader>,
+    pub(crate) stdout: Option<OwnedFd>,
     /// Its standard error, if captured.
-    pub(crate) stderr: Option<PipeReader>,
+    pub(crate) stderr: Option<OwnedFd>,
 }
 
 impl Process {
@@ -67,6 +67,7 @@ impl Process {
 
     fn spawn(&self) -> io::Result<Launched> {
         let (near, far) = UnixStream::pair()?;
+        let near = sys::above_standard(near)?;
         let mut fds = vec![(duplicate(far)?, 0)];
         let mut lifeline = None;
         let mut marker = None;
@@ -87,7 +88,7 @@ impl Process {
             if inherited.lifeline {
                 let (reader, writer) = io::pipe()?;
                 fds.push((duplicate(reader)?, marker::LIFELINE));
-                lifeline = Some(writer);
+                lifeline = Some(sys::above_standard(writer)?.into());
             }
             match writer {
                 writer if is_test => {
@@ -128,7 +129,7 @@ impl Process {
         let pid = pid.map_err(|error| attempt.explain(error))?;
         let child = Some(Child::new(pid, lifeline)?);
         Ok(Launched {
-            socket: near.into(),
+            socket: near,
             child,
             stdout,
             stderr,
@@ -204,13 +205,13 @@ impl Process {
 
 impl Stdio {
     /// What the child writes to, unless it inherits that, and what the parent reads, if it does.
-    fn open(&self) -> io::Result<(Option<OwnedFd>, Option<PipeReader>)> {
+    fn open(&self) -> io::Result<(Option<OwnedFd>, Option<OwnedFd>)> {
         match &self.0 {
             StdioKind::Inherit => Ok((None, None)),
             StdioKind::Null => Ok((Some(null()?), None)),
             StdioKind::Capture(_) => {
                 let (reader, writer) = io::pipe()?;
-                Ok((Some(duplicate(writer)?), Some(reader)))
+                Ok((Some(duplicate(writer)?), Some(sys::above_standard(reader)?)))
             }
         }
     }

@@ -13,7 +13,6 @@ use crate::service::Service;
 use crate::wire::{self, Decoder, Framing, ToChild, truncate};
 use std::fmt;
 use std::mem;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -229,8 +228,8 @@ impl<S: Service> RpcBuilder<S> {
             decoder = decoder.with_control(|id| id & wire::FAILED != 0);
         }
         let (reader, rewatch_delay) = (Reader::new(decoder), self.event_delay);
-        let stdout = stdout.map(|pipe| (OwnedFd::from(pipe), self.process.stdout_callback()));
-        let stderr = stderr.map(|pipe| (OwnedFd::from(pipe), self.process.stderr_callback()));
+        let stdout = stdout.map(|pipe| (pipe, self.process.stdout_callback()));
+        let stderr = stderr.map(|pipe| (pipe, self.process.stderr_callback()));
         let has_callback = |output: &Option<CapturedOutput>| {
             output
                 .as_ref()

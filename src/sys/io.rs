@@ -171,6 +171,19 @@ pub(crate) fn duplicate_above(fd: impl AsFd, least: RawFd) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(new) })
 }
 
+/// The least number that is not a standard descriptor's.
+pub(crate) const ABOVE_STANDARD: RawFd = 3;
+
+/// A descriptor that was just created, with a number above those of the standard ones: if the
+/// program has closed one of these, it would get that number, and what the program then prints.
+pub(crate) fn above_standard(fd: impl Into<OwnedFd>) -> Result<OwnedFd> {
+    let fd = fd.into();
+    if fd.as_raw_fd() >= ABOVE_STANDARD {
+        return Ok(fd);
+    }
+    duplicate_above(fd, ABOVE_STANDARD)
+}
+
 /// A standard descriptor: 0, 1 or 2.
 ///
 /// `std::io::stdin()` and `stdout()` refer to these, too, but each allocates a buffer.
@@ -181,7 +194,7 @@ pub(crate) fn standard(number: RawFd) -> BorrowedFd<'static> {
     unsafe { BorrowedFd::borrow_raw(number) }
 }
 
-/// The inode of a file, or of a socket.
+/// The inode of a file, socket or pipe.
 pub(crate) fn inode(fd: BorrowedFd<'_>) -> Result<u64> {
     // SAFETY: all-zero is a valid stat64.
     let mut stat: libc::stat64 = unsafe { std::mem::zeroed() };

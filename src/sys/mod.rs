@@ -17,8 +17,8 @@ mod waker;
 pub(crate) use clock::{CoarseTime, coarse_clock};
 pub(crate) use inline::{Consume, Family, Once};
 pub(crate) use io::{
-    ReadMode, duplicate_above, inode, is_stream_socket, receive, replace, send, set_nonblocking,
-    shutdown, standard, take_inherited, widen, write,
+    ABOVE_STANDARD, ReadMode, above_standard, duplicate_above, inode, is_stream_socket, receive,
+    replace, send, set_nonblocking, shutdown, standard, take_inherited, widen, write,
 };
 pub(crate) use lent::Lent;
 pub(crate) use lifeline::Lifeline;

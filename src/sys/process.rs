@@ -1,6 +1,6 @@
 //! Child processes by pidfd: a process id is not used once it may have been reused.
 
-use super::{check, retry};
+use super::{above_standard, check, retry};
 use std::ffi::CStr;
 use std::io::Result;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -18,7 +18,7 @@ pub(crate) fn open_pidfd(pid: u32) -> Result<OwnedFd> {
     let fd = check(fd as libc::c_int)?;
     // SAFETY: the descriptor was just created and has no other owner. The kernel makes it
     // close-on-exec.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    above_standard(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Takes the exit status of a child, if it has ended; see waitid(2).

@@ -1,6 +1,6 @@
 //! A way to wake a thread that polls.
 
-use super::{check, check_size, retry};
+use super::{above_standard, check, check_size, retry};
 use std::io::{ErrorKind, Result};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -14,7 +14,8 @@ impl Waker {
         // SAFETY: takes no pointers.
         let fd = check(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })?;
         // SAFETY: the descriptor was just created and has no other owner.
-        Ok(Waker(unsafe { OwnedFd::from_raw_fd(fd) }))
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Waker(above_standard(fd)?))
     }
 
     pub(crate) fn wake(&self) {

@@ -3,9 +3,10 @@
 use super::handler::EventHandler;
 use super::table::HandlerTable;
 use crate::rpc::callback::in_callback;
-use crate::{threads, unwind};
+use crate::{sys, threads, unwind};
 use polling::Poller;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
@@ -135,11 +136,25 @@ impl Inbox {
     }
 }
 
+/// A poller none of whose descriptors has the number of a standard one: see
+/// [`sys::above_standard`].
+fn new_poller() -> io::Result<Poller> {
+    // The poller's first descriptor gets the lowest number, and then keeps it from the next poller.
+    let mut low = Vec::new();
+    loop {
+        let poller = Poller::new()?;
+        if poller.as_raw_fd() >= sys::ABOVE_STANDARD {
+            return Ok(poller);
+        }
+        low.push(poller);
+    }
+}
+
 impl Core {
     /// A reactor of one handler's own, or one that several may share.
     pub(in crate::rpc) fn new(is_own: bool) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Core {
-            poller: Arc::new(Poller::new()?),
+            poller: Arc::new(new_poller()?),
             inbox: Mutex::default(),
             is_own,
         }))
