@@ -72,7 +72,8 @@ pub enum ErrorKind {
     NoFunction,
     /// The child's function has another codec, or another service version.
     Mismatch,
-    /// A setup failed in the child, or none has that name.
+    /// A setup failed in the child, or none has that name; or the child has closed a descriptor
+    /// that it needs and did not open.
     Setup,
     /// The child exited, crashed or was killed, or closed its connection, while in use.
     Died,

@@ -128,6 +128,9 @@ fn arguments_environment_and_directory_reach_the_child() {
         assert_eq!(look(&removed), ["none", "b", "/"]);
         let cleared = removed.env_clear().env("OFFSPRING_A", "a");
         assert_eq!(look(&cleared), ["a", "none", "/"]);
+        // As a child passes it on that sets every variable that it has.
+        let marked = cleared.env("OFFSPRING_CHILD", "1 lifeline=2");
+        assert_eq!(look(&marked), ["a", "none", "/"]);
 
         let rpc = script("ready; exec cat >/dev/null")
             .arg("ignored")
@@ -364,6 +367,37 @@ fn strings_of_a_setup_have_a_limit() {
         let text = error.to_string();
         assert!(text.contains("`long` have more than a mebibyte"), "{text}");
     });
+}
+
+#[test]
+fn child_that_closed_what_it_inherited_is_reported() {
+    const VARIABLE: &str = "OFFSPRING_TEST_CLOSE";
+    let close = std::env::var(VARIABLE);
+    let mut opened = None;
+    if let Ok(what) = &close {
+        close_all_but_standard();
+        if what == "and open" {
+            opened = Some(File::open("/dev/null").unwrap());
+        }
+    }
+    let me = worker().run_in_test();
+    drop(opened);
+    bounded(move || {
+        for what in ["all", "and open"] {
+            let error = start_error(&me.clone().env(VARIABLE, what), Duration::MAX);
+            assert_eq!(error.kind(), ErrorKind::Setup, "{error}");
+            assert!(error.to_string().contains("closed descriptor 3"), "{error}");
+        }
+    });
+}
+
+/// What daemons do, and sudo.
+#[expect(unsafe_code, reason = "a system call")]
+fn close_all_but_standard() {
+    for number in 3..100 {
+        // SAFETY: takes no pointers. What is open belongs to nothing that is used after this.
+        let _ = unsafe { libc::close(number) };
+    }
 }
 
 #[test]

@@ -1,11 +1,10 @@
 //! Starting a child from its description.
 
 use super::diagnosis::{Attempt, pause, retry_while_busy};
-use super::marker::{self, Inherited};
 use super::stdio::{Stdio, StdioKind};
 use super::{Child, Process, Target};
 use crate::error::{Error, ErrorKind};
-use crate::sys;
+use crate::sys::{self, ExtraFd, Marker};
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -40,7 +39,7 @@ impl Process {
                 .take();
             return self.adopt(socket);
         }
-        if marker::unserved().is_some() {
+        if sys::unserved().is_some() {
             let message = "this process was started as a child and has not called Worker::run(), \
                            so it must not start children; call run() first in main()";
             return Err(Error::new(ErrorKind::NotServing, message));
@@ -80,25 +79,27 @@ impl Process {
             let is_test = matches!(self.target, Target::Test(_));
             let (writer, reader) = self.stdout.open()?;
             stdout = reader;
-            let inherited = Inherited {
-                lifeline: !self.outlive,
-                stdout: is_test,
-            };
-            marker = Some(inherited.marker(&fds[0].0)?);
-            if inherited.lifeline {
+            let mut extras = Vec::new();
+            if !self.outlive {
                 let (reader, writer) = io::pipe()?;
-                fds.push((duplicate(reader)?, marker::LIFELINE));
+                extras.push((duplicate(reader)?, ExtraFd::Lifeline));
                 lifeline = Some(sys::above_standard(writer)?.into());
             }
             match writer {
                 writer if is_test => {
                     fds.push((null()?, 1));
                     let writer = writer.map_or_else(|| duplicate(sys::standard(1)), Ok);
-                    fds.push((writer?, marker::STDOUT));
+                    extras.push((writer?, ExtraFd::Stdout));
                 }
                 Some(writer) => fds.push((writer, 1)),
                 None => {}
             }
+            let mut text = Marker::new(&fds[0].0)?;
+            for (fd, which) in extras {
+                text.add(which, &fd)?;
+                fds.push((fd, which.number()));
+            }
+            marker = Some(text.to_string());
         }
         let (writer, stderr) = self.stderr.open()?;
         fds.extend(writer.map(|writer| (writer, 2)));
@@ -186,18 +187,19 @@ impl Process {
         };
         if !self.env_clear {
             for (name, value) in std::env::vars_os() {
-                if self.find_env(&name).is_err() && name != marker::VARIABLE {
+                if self.find_env(&name).is_err() && name != sys::MARKER {
                     add(&name, &value)?;
                 }
             }
         }
         for (name, value) in &self.env {
-            if let Some(value) = value {
+            // The marker of a child that passes on its environment by name is not its children's.
+            if let (Some(value), true) = (value, name != sys::MARKER) {
                 add(name, value)?;
             }
         }
         if let Some(marker) = marker {
-            add(marker::VARIABLE.as_ref(), marker.as_ref())?;
+            add(sys::MARKER.as_ref(), marker.as_ref())?;
         }
         Ok(all)
     }
@@ -219,7 +221,7 @@ impl Stdio {
 
 /// A duplicate whose number is above those that a child's descriptors get.
 fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
-    sys::duplicate_above(fd, marker::LIMIT)
+    sys::duplicate_above(fd, ExtraFd::LIMIT)
 }
 
 fn null() -> io::Result<OwnedFd> {

@@ -3,7 +3,6 @@
 mod child;
 mod diagnosis;
 mod launch;
-pub(crate) mod marker;
 mod stdio;
 
 pub(crate) use child::Child;

@@ -218,15 +218,3 @@ fn assert_standard(number: RawFd) {
         "only the standard descriptors have no owner"
     );
 }
-
-/// Takes a descriptor that the process was started with, and makes it close-on-exec. `None` if
-/// none has that number.
-///
-/// To be called once for each number, before the program opens a descriptor that gets the number.
-pub(crate) fn take_inherited(number: RawFd) -> Option<OwnedFd> {
-    // SAFETY: takes no pointers.
-    check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }).ok()?;
-    // SAFETY: it is open, and this process inherited it from its parent for the caller to own: the
-    // marker says so, and the marker is taken only once.
-    Some(unsafe { OwnedFd::from_raw_fd(number) })
-}

@@ -4,6 +4,7 @@
 //! Sockets, pipes and duplicated descriptors come from `std`, where it has safe functions for them.
 
 mod clock;
+mod inherited;
 mod inline;
 mod io;
 mod lent;
@@ -15,10 +16,11 @@ mod spawn;
 mod waker;
 
 pub(crate) use clock::{CoarseTime, coarse_clock};
+pub(crate) use inherited::{ExtraFd, Inherited, MARKER, Marker, Unserved, unserved};
 pub(crate) use inline::{Consume, Family, Once};
 pub(crate) use io::{
-    ABOVE_STANDARD, ReadMode, above_standard, duplicate_above, inode, is_stream_socket, receive,
-    replace, send, set_nonblocking, shutdown, standard, take_inherited, widen, write,
+    ABOVE_STANDARD, ReadMode, above_standard, duplicate_above, is_stream_socket, receive, replace,
+    send, set_nonblocking, shutdown, standard, widen, write,
 };
 pub(crate) use lent::Lent;
 pub(crate) use lifeline::Lifeline;

@@ -7,10 +7,10 @@ use super::server::Options;
 use super::table::Table;
 use crate::codec::{Argument, Strings};
 use crate::error::BoxError;
-use crate::process::{Process, marker};
+use crate::process::Process;
 use crate::service::Service;
-use crate::stderr;
 use crate::wire::Plain;
+use crate::{stderr, sys};
 use std::fmt;
 
 /// The table of functions that a child serves. A program builds the same table whether it is the parent
@@ -416,8 +416,8 @@ impl Worker {
     }
 
     fn run_or(self, parent: impl FnOnce() -> Process) -> Process {
-        match marker::unserved() {
-            Some(inherited) => serve::serve(self.table, self.options, inherited),
+        match sys::unserved() {
+            Some(unserved) => serve::serve(self.table, self.options, unserved),
             None => parent(),
         }
     }

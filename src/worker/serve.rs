@@ -5,42 +5,53 @@ use super::request_reader::RequestReader;
 use super::server::{Options, Server, Stop};
 use super::session::Step;
 use super::table::{FunctionEntry, StartFailure, Table};
-use crate::process::marker::{self, Inherited};
 use crate::stderr;
-use crate::sys::{self, Lifeline};
+use crate::sys::{self, ABOVE_STANDARD, ExtraFd, Inherited, Lifeline, Unserved};
 use crate::wire::Plain;
 use crate::wire::{self, ToParent};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// No descriptor of a child's own is below this.
-const STANDARD: i32 = 3;
-
 /// Serves the parent that started this process, and exits.
-pub(super) fn serve(mut table: Table, options: Options, inherited: Inherited) -> ! {
-    let connect = || {
-        let (input, lifeline) = take_over(inherited)?;
-        let mut requests = RequestReader::new(input.try_clone()?, lifeline)?;
-        if options.done.is_some() {
-            requests.outlive_parent();
+pub(super) fn serve(mut table: Table, options: Options, unserved: Unserved) -> ! {
+    let Some(inherited) = unserved.claim() else {
+        // Another thread serves, and ends the process.
+        loop {
+            std::thread::park();
         }
-        Ok(Server::new(None, requests, input))
     };
+    let connect = || take_over(inherited?);
     let result = connect().map_err(Stop::connection);
-    let result = result.and_then(|server| start(server, &mut table, options));
+    let result = result.and_then(|(mut server, missing)| {
+        if let Some(missing) = missing {
+            return Err(refuse(server.hub, (wire::REFUSED_SETUP, closed(missing))));
+        }
+        if options.done.is_some() {
+            server.requests.outlive_parent();
+        }
+        start(server, &mut table, options)
+    });
     exit(table, result)
+}
+
+/// The message of a child that cannot serve without what the program has closed.
+fn closed(missing: ExtraFd) -> String {
+    format!(
+        "the child closed descriptor {}, which it had inherited and does not own, before \
+         Worker::run(); call run() first in main(), or close only what was opened there",
+        missing.number()
+    )
 }
 
 /// Serves a plain peer on the standard input and output, and exits.
 pub(super) fn serve_plain(mut table: Table, options: Options, name: &str, plain: Plain) -> ! {
     let entry = table.plain_function(name);
     let connect = || -> io::Result<Server> {
-        let input = sys::duplicate_above(sys::standard(0), STANDARD)?;
-        let output = sys::duplicate_above(sys::standard(1), STANDARD)?;
+        let input = sys::duplicate_above(sys::standard(0), ABOVE_STANDARD)?;
+        let output = sys::duplicate_above(sys::standard(1), ABOVE_STANDARD)?;
         sys::replace(0, null()?)?;
         // A stray print must not get between the frames.
         sys::replace(1, sys::standard(2))?;
@@ -68,21 +79,14 @@ fn exit(table: Table, result: Result<(), Stop>) -> ! {
     })
 }
 
-/// Makes the standard descriptors what a program expects, and the connection private.
-fn take_over(inherited: Inherited) -> io::Result<(OwnedFd, Option<Lifeline>)> {
-    let socket = sys::duplicate_above(sys::standard(0), STANDARD)?;
+/// Makes the standard descriptors what a program expects, and the connection private. Returns what
+/// the program has closed of what it inherited, too.
+fn take_over(inherited: Inherited) -> io::Result<(Server, Option<ExtraFd>)> {
     sys::replace(0, null()?)?;
-    let take = |number| {
-        let missing = || io::Error::new(ErrorKind::NotFound, "an inherited descriptor is closed");
-        sys::take_inherited(number).ok_or_else(missing)
-    };
-    if inherited.stdout {
-        sys::replace(1, take(marker::STDOUT)?)?;
+    if let Some(stdout) = inherited.stdout {
+        sys::replace(1, stdout)?;
     }
-    let mut lifeline = None;
-    if inherited.lifeline {
-        lifeline = Some(Lifeline::new(take(marker::LIFELINE)?)?);
-    }
+    let lifeline = inherited.lifeline.map(Lifeline::new).transpose()?;
     if let Some(name) = std::env::args_os().next() {
         let name = Path::new(&name)
             .file_name()
@@ -91,7 +95,9 @@ fn take_over(inherited: Inherited) -> io::Result<(OwnedFd, Option<Lifeline>)> {
             sys::rename_process(&name);
         }
     }
-    Ok((socket, lifeline))
+    let socket = inherited.socket;
+    let requests = RequestReader::new(socket.try_clone()?, lifeline)?;
+    Ok((Server::new(None, requests, socket), inherited.missing))
 }
 
 fn null() -> io::Result<File> {

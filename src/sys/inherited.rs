@@ -1,0 +1,196 @@
+//! How a process detects that it was started as a child, and takes what it inherited.
+//!
+//! This is here since it makes owners for descriptors that the process did not open itself. That is
+//! sound only if the parent passed them on for this purpose, and only once.
+
+use super::io::inode;
+use super::{ABOVE_STANDARD, check, duplicate_above, standard};
+use std::fmt;
+use std::io::Result;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The environment variable that marks a child. Its value begins with the inode of the socket on
+/// descriptor 0: a process that inherited the variable from a child, but not that socket, is not a
+/// child. So the variable need not be removed, which would race with other threads.
+pub(crate) const MARKER: &str = "OFFSPRING_CHILD";
+
+/// A descriptor that a child may inherit in addition to its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExtraFd {
+    /// The reading end of the pipe that tells whether the parent is alive.
+    Lifeline = 3,
+    /// The parent's standard output, in children whose descriptor 1 is another file.
+    Stdout = 4,
+}
+
+impl ExtraFd {
+    /// No child inherits a descriptor of this number or above.
+    pub(crate) const LIMIT: RawFd = 5;
+
+    /// Its number in the child.
+    pub(crate) fn number(self) -> RawFd {
+        self as RawFd
+    }
+}
+
+/// What a child is told about its descriptors: the value of [`MARKER`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Marker {
+    /// The inode of its connection.
+    socket: u64,
+    /// The inodes of what else it inherits.
+    lifeline: Option<u64>,
+    stdout: Option<u64>,
+}
+
+impl Marker {
+    /// For a child that has this end of the connection.
+    pub(crate) fn new(socket: impl AsFd) -> Result<Self> {
+        Ok(Marker {
+            socket: inode(socket.as_fd())?,
+            lifeline: None,
+            stdout: None,
+        })
+    }
+
+    /// Adds a descriptor that it inherits.
+    pub(crate) fn add(&mut self, which: ExtraFd, fd: impl AsFd) -> Result<()> {
+        let inode = Some(inode(fd.as_fd())?);
+        match which {
+            ExtraFd::Lifeline => self.lifeline = inode,
+            ExtraFd::Stdout => self.stdout = inode,
+        }
+        Ok(())
+    }
+
+    /// The marker with this text.
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let mut marker = Marker {
+            socket: words.next()?.parse().ok()?,
+            lifeline: None,
+            stdout: None,
+        };
+        for word in words {
+            match word.split_once('=') {
+                Some(("lifeline", inode)) => marker.lifeline = Some(inode.parse().ok()?),
+                Some(("stdout", inode)) => marker.stdout = Some(inode.parse().ok()?),
+                _ => {}
+            }
+        }
+        Some(marker)
+    }
+}
+
+impl fmt::Display for Marker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.socket)?;
+        if let Some(inode) = self.lifeline {
+            write!(f, " lifeline={inode}")?;
+        }
+        if let Some(inode) = self.stdout {
+            write!(f, " stdout={inode}")?;
+        }
+        Ok(())
+    }
+}
+
+/// This process, which was started as a child and has not taken its connection yet.
+#[derive(Debug)]
+pub(crate) struct Unserved(Marker);
+
+/// Whether this process was started as a child and has not taken its connection yet.
+pub(crate) fn unserved() -> Option<Unserved> {
+    let marker = Marker::parse(&std::env::var(MARKER).ok()?)?;
+    (inode(standard(0)).ok()? == marker.socket).then_some(Unserved(marker))
+}
+
+/// What a child inherited.
+#[derive(Debug)]
+pub(crate) struct Inherited {
+    /// The connection, with a number above those of the standard descriptors.
+    pub(crate) socket: OwnedFd,
+    pub(crate) lifeline: Option<OwnedFd>,
+    pub(crate) stdout: Option<OwnedFd>,
+    /// What it should have inherited, too, but the program has closed.
+    pub(crate) missing: Option<ExtraFd>,
+}
+
+impl Unserved {
+    /// Takes what the process inherited, and leaves descriptor 0 as it is. `None` if this was done
+    /// before.
+    pub(crate) fn claim(self) -> Option<Result<Inherited>> {
+        static CLAIMED: AtomicBool = AtomicBool::new(false);
+        if CLAIMED.swap(true, Ordering::Relaxed) {
+            return None;
+        }
+        let mut missing = None;
+        let mut take = |which: ExtraFd, inode: Option<u64>| {
+            let fd = take(which, inode?);
+            if fd.is_none() {
+                missing = missing.or(Some(which));
+            }
+            fd
+        };
+        // Before anything gets the number of one that the program has closed.
+        let lifeline = take(ExtraFd::Lifeline, self.0.lifeline);
+        let stdout = take(ExtraFd::Stdout, self.0.stdout);
+        let socket = duplicate_above(standard(0), ABOVE_STANDARD);
+        Some(socket.map(|socket| Inherited {
+            socket,
+            lifeline,
+            stdout,
+            missing,
+        }))
+    }
+}
+
+/// Takes one descriptor, and makes it close-on-exec, if it is still what the parent passed on.
+fn take(which: ExtraFd, expected: u64) -> Option<OwnedFd> {
+    let number = which.number();
+    // SAFETY: if there is a descriptor of this number, nothing closes it while it is borrowed: only
+    // this process's first call of `run` gets here, and other owners than the one below do not
+    // close what they do not own.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    if inode(borrowed).ok()? != expected {
+        return None;
+    }
+    // SAFETY: takes no pointers.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) }).ok()?;
+    // SAFETY: it is open. It is what the parent passed on for this library to own, under this
+    // number: the environment names its inode, and that of the connection, which is on descriptor
+    // 0. It has no other owner, since `claim` gets this far only once in the life of the process.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marker_is_its_text() {
+        for (lifeline, stdout, text) in [
+            (None, None, "7"),
+            (Some(8), None, "7 lifeline=8"),
+            (Some(8), Some(9), "7 lifeline=8 stdout=9"),
+        ] {
+            let marker = Marker {
+                socket: 7,
+                lifeline,
+                stdout,
+            };
+            assert_eq!(marker.to_string(), text);
+            assert_eq!(Marker::parse(text), Some(marker));
+        }
+        for junk in ["", "x", "7 lifeline=x", "-1"] {
+            assert_eq!(Marker::parse(junk), None, "{junk}");
+        }
+    }
+
+    #[test]
+    fn descriptor_that_is_not_what_was_passed_on_is_not_taken() {
+        // Whatever has this number in a test process is not the parent's.
+        assert!(take(ExtraFd::Stdout, u64::MAX).is_none());
+    }
+}
