@@ -50,6 +50,7 @@
 //! | [`Pending`] | a started call, to be waited for later or [cancelled](Pending::cancel) |
 //! | [`Exit`] | how a child exited, and which [`StopStage`] was needed to stop it |
 //! | [`Reactor`] | a thread that serves several handles |
+//! | [`Group`] | which process group and session a child is in |
 //! | [`Stdio`] | where a child's standard output and error go; they can be captured by lines |
 //! | [`Error`], [`CallError`] | what happened to a child; how a call ended, if not with a reply |
 //!
@@ -203,7 +204,7 @@ mod worker;
 
 pub use codec::{Argument, Codec, CodecError, Input, OctetString, Octets, Output, Strings};
 pub use error::{BoxError, CallError, Error, ErrorKind, Panic, Phase, Refusal};
-pub use process::{Process, Stdio};
+pub use process::{Group, Process, Stdio};
 pub use rpc::{Call, Exit, Pending, Reactor, Rpc, RpcBuilder, StopStage};
 pub use service::Service;
 pub use wire::Plain;

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 #[derive(Debug)]
 pub(crate) struct Child {
     pid: u32,
+    /// Whether its process group is its own, to be signalled with it.
+    leads_group: bool,
     /// Readable once the process has ended. `None` if it had ended and was reaped by other code
     /// before this could be opened.
     pidfd: Option<Arc<OwnedFd>>,
@@ -22,7 +24,7 @@ pub(crate) struct Child {
 
 impl Child {
     /// Takes ownership of a process that was just started.
-    pub(crate) fn new(pid: u32, lifeline: Option<PipeWriter>) -> Result<Self> {
+    pub(crate) fn new(pid: u32, leads_group: bool, lifeline: Option<PipeWriter>) -> Result<Self> {
         let pidfd = match sys::open_pidfd(pid) {
             Ok(pidfd) => Some(Arc::new(pidfd)),
             // The process and its status are gone: the program ignores SIGCHLD.
@@ -34,6 +36,7 @@ impl Child {
         };
         Ok(Child {
             pid,
+            leads_group,
             pidfd,
             lifeline: Mutex::new(lifeline),
             reaped: Mutex::new(false),
@@ -49,7 +52,7 @@ impl Child {
         self.pidfd.as_ref()
     }
 
-    /// Signals the process and its group. Does nothing once the process has ended.
+    /// Signals the process, and its group if that is its own. Does nothing once the process has ended.
     ///
     /// # Errors
     ///
@@ -57,7 +60,7 @@ impl Child {
     pub(crate) fn signal(&self, number: i32) -> Result<()> {
         let reaped = self.lock();
         if let (false, Some(pidfd)) = (*reaped, &self.pidfd) {
-            return match sys::signal(self.pid, pidfd.as_fd(), number) {
+            return match sys::signal(self.pid, pidfd.as_fd(), number, self.leads_group) {
                 // Other code has reaped it, which the pidfd reports as well.
                 Err(error) if sys::is_no_process(&error) => Ok(()),
                 result => result,
@@ -80,7 +83,9 @@ impl Child {
     pub(crate) fn try_signal(&self, number: i32) -> Result<()> {
         let reaped = self.lock();
         match &self.pidfd {
-            Some(pidfd) if !*reaped => sys::signal(self.pid, pidfd.as_fd(), number),
+            Some(pidfd) if !*reaped => {
+                sys::signal(self.pid, pidfd.as_fd(), number, self.leads_group)
+            }
             _ => Err(sys::no_process()),
         }
     }

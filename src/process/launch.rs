@@ -2,7 +2,7 @@
 
 use super::diagnosis::{Attempt, pause, retry_while_busy};
 use super::stdio::{Stdio, StdioKind};
-use super::{Child, Process, Target};
+use super::{Child, Group, Process, Target};
 use crate::error::{Error, ErrorKind};
 use crate::sys::{self, ExtraFd, Marker};
 use std::ffi::{CString, OsStr, OsString};
@@ -118,6 +118,7 @@ impl Process {
             args: &self.arguments()?,
             env: &self.environment(marker)?,
             dir: dir.as_deref(),
+            leads: self.group.leads(),
             fds: &fds,
             close_from: fds.iter().map(|(_, number)| number + 1).fold(3, i32::max),
         };
@@ -128,7 +129,7 @@ impl Process {
         };
         let pid = retry_while_busy(|| sys::spawn(&spawn), pause);
         let pid = pid.map_err(|error| attempt.explain(error))?;
-        let child = Some(Child::new(pid, lifeline)?);
+        let child = Some(Child::new(pid, self.group != Group::Parents, lifeline)?);
         Ok(Launched {
             socket: near,
             child,

@@ -2,10 +2,12 @@
 
 mod child;
 mod diagnosis;
+mod group;
 mod launch;
 mod stdio;
 
 pub(crate) use child::Child;
+pub use group::Group;
 pub(crate) use launch::Launched;
 pub use stdio::Stdio;
 pub(crate) use stdio::{Lines, OutputCallback, Tail};
@@ -32,11 +34,15 @@ use std::sync::{Arc, Mutex};
 /// # What a child inherits
 ///
 /// Standard input is the connection, or `/dev/null` once the child serves; standard output and
-/// error are the parent's unless configured otherwise; no other descriptor is open. Signals have
-/// their default dispositions and none is blocked. The child leads its own process group, so
-/// Ctrl-C reaches only the parent, which decides what to do. When the parent ends, for whatever
-/// reason, the child ends too: an idle one exits, a busy one is killed, unless it may
-/// [outlive](Process::outlive_parent) the parent.
+/// error are the parent's unless configured otherwise; no other descriptor is open. The child leads its
+/// own process group, so Ctrl-C reaches only the parent, which decides what to do, unless it is
+/// [told otherwise](Process::group). When the parent ends, for whatever reason, the child ends too: an
+/// idle one exits, a busy one is killed, unless it may [outlive](Process::outlive_parent) the parent.
+///
+/// Signals have their default dispositions, and none is blocked but SIGTSTP, SIGTTIN and SIGTTOU, with
+/// which a terminal stops processes: they are blocked until the program is executed, and a plain
+/// [command](Process::command) keeps them blocked. A worker discards those that came, and from
+/// [`run`](crate::Worker::run) on blocks none, but ignores SIGTTIN and SIGTTOU.
 ///
 /// # Examples
 ///
@@ -62,6 +68,7 @@ pub struct Process {
     dir: Option<PathBuf>,
     stdout: Stdio,
     stderr: Stdio,
+    group: Group,
     outlive: bool,
     /// Names and encoded arguments.
     setups: Vec<(String, Vec<u8>)>,
@@ -92,6 +99,7 @@ impl Process {
             dir: None,
             stdout: Stdio::default(),
             stderr: Stdio::default(),
+            group: Group::default(),
             outlive: false,
             setups: Vec::new(),
         }
@@ -189,6 +197,12 @@ impl Process {
         self
     }
 
+    /// Sets which process group and session the child is in. Default: [`Group::Own`].
+    pub fn group(mut self, group: Group) -> Self {
+        self.group = group;
+        self
+    }
+
     /// Sets where a worker's standard output goes. Default: [`Stdio::inherit`], the parent's. Errors
     /// do not contain it, so that [`Stdio::capture`] only discards it.
     ///
@@ -278,6 +292,7 @@ impl Process {
             (!self.stdout.is_inherit(), "stdout()"),
             (!self.stderr.is_inherit(), "stderr()"),
             (self.outlive, "outlive_parent()"),
+            (self.group != Group::Own, "group()"),
         ];
         let of_workers = [(!self.setups.is_empty(), "setup()")];
         let first = |options: &[(bool, &'static str)]| {

@@ -135,8 +135,8 @@ impl<S: Service> Rpc<S> {
         self.handle.link.child().map(Child::pid)
     }
 
-    /// Kills the child and its process group with SIGKILL; a peer that is only a stream is
-    /// disconnected. Calls that it has not answered end with
+    /// Kills the child and its process group, if that [is its own](crate::Group), with SIGKILL; a
+    /// peer that is only a stream is disconnected. Calls that it has not answered end with
     /// [`ErrorKind::Killed`](crate::ErrorKind::Killed). Does not wait.
     pub fn kill(&self) {
         self.handle.link.kill();

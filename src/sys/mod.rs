@@ -29,8 +29,8 @@ pub(crate) use process::{
     SIGKILL, SIGTERM, at_exit, is_no_process, kill_and_reap, no_process, open_pidfd, reap,
     rename_process, signal, wait_for_exit,
 };
-pub(crate) use signals::signal_name;
-pub(crate) use spawn::{Spawn, spawn};
+pub(crate) use signals::{accept_stop_signals, signal_name};
+pub(crate) use spawn::{Leads, Spawn, spawn};
 pub(crate) use waker::Waker;
 
 use std::io::{Error, ErrorKind, Result};

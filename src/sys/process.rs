@@ -66,20 +66,29 @@ pub(crate) const SIGTERM: i32 = libc::SIGTERM;
 /// The number of SIGKILL.
 pub(crate) const SIGKILL: i32 = libc::SIGKILL;
 
-/// Signals a child that has not been reaped, and its process group, whose id is the child's.
+/// Signals a child that has not been reaped, and if it leads a process group, that, too: the
+/// group's id is the child's.
 ///
 /// The pidfd is used first: only if the child exists, if only as a zombie, the group id is certain to be
 /// its own. A child in that group is only probed by it, so that it does not get the signal twice:
-/// programs take a second SIGTERM for impatience.
-pub(crate) fn signal(pid: u32, pidfd: BorrowedFd<'_>, number: i32) -> Result<()> {
+/// programs take a second SIGTERM for impatience. If it does not lead a group, it is signalled alone.
+pub(crate) fn signal(
+    pid: u32,
+    pidfd: BorrowedFd<'_>,
+    number: i32,
+    leads_group: bool,
+) -> Result<()> {
     // SAFETY: takes no pointers.
-    let leads = unsafe { libc::getpgid(pid as libc::pid_t) } == pid as libc::pid_t;
-    let first = if leads { 0 } else { number };
+    let is_leader = unsafe { libc::getpgid(pid as libc::pid_t) } == pid as libc::pid_t;
+    let first = if leads_group && is_leader { 0 } else { number };
     let info: *const libc::siginfo_t = std::ptr::null();
     let (call, fd) = (libc::SYS_pidfd_send_signal, pidfd.as_raw_fd());
     // SAFETY: a null siginfo means what kill(2) would send.
     let sent = unsafe { libc::syscall(call, fd, first, info, 0) };
     check(sent as libc::c_int)?;
+    if !leads_group {
+        return Ok(());
+    }
     // SAFETY: takes no pointers.
     check(unsafe { libc::kill(-(pid as libc::pid_t), number) })
         .map(drop)

@@ -4,6 +4,7 @@
 //! descriptors that are not close-on-exec, and doing either in a `pre_exec` hook would make it
 //! `fork`, which for a parent of 10 GB takes as long as copying its page tables.
 
+use super::signals::stop_signals;
 use std::ffi::{CStr, CString, c_char, c_int, c_short, c_void};
 use std::io::{Error, ErrorKind, Result};
 use std::mem::MaybeUninit;
@@ -20,6 +21,7 @@ pub(crate) struct Spawn<'a> {
     pub(crate) env: &'a [CString],
     /// The directory it starts in.
     pub(crate) dir: Option<&'a CStr>,
+    pub(crate) leads: Leads,
     /// Its descriptors: one of this process's, and the number it gets in the child. The former must
     /// be above all of the latter, see [`super::duplicate_above`]. 0, 1 and 2 are inherited if not
     /// listed here.
@@ -30,8 +32,22 @@ pub(crate) struct Spawn<'a> {
     pub(crate) close_from: RawFd,
 }
 
-/// Starts a program in its own process group, with default signal dispositions and no signal
-/// blocked. Returns its process id.
+/// What a new process leads. Otherwise it belongs to what its parent does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leads {
+    Nothing,
+    /// A process group.
+    Group,
+    /// A session, and a process group in it.
+    Session,
+}
+
+/// In glibc since 2.26, which refuses flags that it does not know, and in every musl that Rust
+/// supports.
+const POSIX_SPAWN_SETSID: c_int = 0x80;
+
+/// Starts a program with default signal dispositions, and with no signal blocked but those of
+/// [`stop_signals`]. Returns its process id.
 ///
 /// # Errors
 ///
@@ -61,7 +77,7 @@ pub(crate) fn spawn(what: &Spawn<'_>) -> Result<u32> {
             actions.close(number)?;
         }
     }
-    let attributes = SpawnAttributes::new()?;
+    let attributes = SpawnAttributes::new(what.leads)?;
     let (args, env) = (pointers(what.args), pointers(what.env));
     let mut pid: libc::pid_t = 0;
     // SAFETY: `program` is a C string; `args` and `env` are null-terminated arrays of C strings;
@@ -142,27 +158,33 @@ impl Drop for FileActions {
 struct SpawnAttributes(libc::posix_spawnattr_t);
 
 impl SpawnAttributes {
-    fn new() -> Result<Self> {
+    fn new(leads: Leads) -> Result<Self> {
         let mut attributes = MaybeUninit::uninit();
         // SAFETY: initialises what it points to.
         check(unsafe { libc::posix_spawnattr_init(attributes.as_mut_ptr()) })?;
         // SAFETY: it has just been initialised. From here on `drop` destroys it.
         let mut this = SpawnAttributes(unsafe { attributes.assume_init() });
         let attributes = &raw mut this.0;
-        let (mut none, mut all) = (MaybeUninit::uninit(), MaybeUninit::uninit());
+        // A terminal's stop signal that reached the new process before it left the parent's group
+        // would stop it before it has executed the program: posix_spawn never returned, and nothing
+        // that continues the parent's group would reach it.
+        let blocked = stop_signals();
+        // SAFETY: attributes and set are initialised.
+        check(unsafe { libc::posix_spawnattr_setsigmask(attributes, &raw const blocked) })?;
+        let mut all = MaybeUninit::uninit();
         // SAFETY: initialises what it points to.
-        unsafe { libc::sigemptyset(none.as_mut_ptr()) };
-        // SAFETY: as above.
         unsafe { libc::sigfillset(all.as_mut_ptr()) };
         // SAFETY: attributes and set are initialised.
-        check(unsafe { libc::posix_spawnattr_setsigmask(attributes, none.as_ptr()) })?;
-        // SAFETY: as above.
         check(unsafe { libc::posix_spawnattr_setsigdefault(attributes, all.as_ptr()) })?;
         // SAFETY: the attributes are initialised. 0 means the process's own id.
         check(unsafe { libc::posix_spawnattr_setpgroup(attributes, 0) })?;
         let flags = libc::POSIX_SPAWN_SETSIGMASK
             | libc::POSIX_SPAWN_SETSIGDEF
-            | libc::POSIX_SPAWN_SETPGROUP;
+            | match leads {
+                Leads::Nothing => 0,
+                Leads::Group => libc::POSIX_SPAWN_SETPGROUP,
+                Leads::Session => POSIX_SPAWN_SETSID,
+            };
         // SAFETY: the attributes are initialised.
         check(unsafe { libc::posix_spawnattr_setflags(attributes, flags as c_short) })?;
         Ok(this)

@@ -23,6 +23,7 @@ pub(super) fn serve(mut table: Table, options: Options, unserved: Unserved) -> !
             std::thread::park();
         }
     };
+    sys::accept_stop_signals();
     let connect = || take_over(inherited?);
     let result = connect().map_err(Stop::connection);
     let result = result.and_then(|(mut server, missing)| {

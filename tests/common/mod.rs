@@ -322,6 +322,11 @@ pub fn group(pid: u32) -> Option<u32> {
     stat(pid)?[2].parse().ok()
 }
 
+/// The session of a process.
+pub fn session(pid: u32) -> Option<u32> {
+    stat(pid)?[3].parse().ok()
+}
+
 /// The fields of `/proc/PID/stat` after the name: state, parent, group, and so on.
 fn stat(pid: u32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
