@@ -56,6 +56,7 @@ pub enum ErrorKind {
     Unsupported,
     /// A process that was started as a child and has not reached [`Worker::run`] tried to start
     /// children. Call `run` first: without this check, such a program would start itself forever.
+    /// Or its environment was cleared, by which it would have known that it is a child.
     ///
     /// [`Worker::run`]: crate::Worker::run
     NotServing,

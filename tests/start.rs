@@ -477,6 +477,33 @@ fn process_that_does_not_serve_yet_cannot_start_children() {
 }
 
 #[test]
+fn child_with_a_cleared_environment_cannot_start_children() {
+    const CLEARED: &str = "cleared";
+    let me = worker().run_in_test();
+    if std::env::args().any(|arg| arg == CLEARED) {
+        let error = me.rpc("do").start().unwrap_err();
+        eprintln!("{:?}: {error}", error.kind());
+        std::process::exit(3);
+    }
+    let name = std::thread::current().name().unwrap().to_owned();
+    bounded(move || {
+        let wrapped = Process::exe("/usr/bin/env")
+            .arg("-i")
+            .arg(std::env::current_exe().unwrap())
+            .args([&name, "--exact", "--nocapture", CLEARED])
+            .stderr(Stdio::capture());
+        let rpc = wrapped.rpc("do").on_error(drop).start().unwrap();
+        let error = rpc.finish().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Exited, "{error}");
+        let text = error.stderr();
+        assert!(
+            text.contains("NotServing: ") && text.contains("environment"),
+            "{error}"
+        );
+    });
+}
+
+#[test]
 fn stream_can_be_started_once_and_must_be_a_stream() {
     bounded(|| {
         let (near, _far) = std::os::unix::net::UnixStream::pair().unwrap();

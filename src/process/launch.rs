@@ -44,6 +44,12 @@ impl Process {
                            so it must not start children; call run() first in main()";
             return Err(Error::new(ErrorKind::NotServing, message));
         }
+        if sys::has_childs_socket() {
+            let message = "this process was started as a child, but the environment variable \
+                           OFFSPRING_CHILD is missing, so it cannot serve, and must not start \
+                           children; whatever started it must not clear its environment";
+            return Err(Error::new(ErrorKind::NotServing, message));
+        }
         self.spawn()
             .map_err(|error| Error::new(ErrorKind::Spawn, format!("cannot start {self}: {error}")))
     }

@@ -7,13 +7,17 @@ use super::io::inode;
 use super::{ABOVE_STANDARD, check, duplicate_above, standard};
 use std::fmt;
 use std::io::Result;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The environment variable that marks a child. Its value begins with the inode of the socket on
 /// descriptor 0: a process that inherited the variable from a child, but not that socket, is not a
 /// child. So the variable need not be removed, which would race with other threads.
 pub(crate) const MARKER: &str = "OFFSPRING_CHILD";
+
+/// What the names of childrens' ends of connections begin with: see unix(7). They are in no directory,
+/// and nothing can be connected to them.
+const NAME: &[u8] = b"\0offspring-child-";
 
 /// A descriptor that a child may inherit in addition to its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,10 +49,16 @@ pub(crate) struct Marker {
 }
 
 impl Marker {
-    /// For a child that has this end of the connection.
+    /// For a child that has this end of the connection. It gets a name, so that a child whose
+    /// environment was cleared can still find out what it has.
     pub(crate) fn new(socket: impl AsFd) -> Result<Self> {
+        let socket = socket.as_fd();
+        let inode = inode(socket)?;
+        let name = [NAME, inode.to_string().as_bytes()].concat();
+        // Without a name there is only the variable.
+        let _ = bind(socket, &name);
         Ok(Marker {
-            socket: inode(socket.as_fd())?,
+            socket: inode,
             lifeline: None,
             stdout: None,
         })
@@ -104,6 +114,41 @@ pub(crate) struct Unserved(Marker);
 pub(crate) fn unserved() -> Option<Unserved> {
     let marker = Marker::parse(&std::env::var(MARKER).ok()?)?;
     (inode(standard(0)).ok()? == marker.socket).then_some(Unserved(marker))
+}
+
+/// Whether descriptor 0 is a connection for a child: if the process is not [`unserved`], its
+/// environment has been changed, or it belongs to a program that the child has started.
+pub(crate) fn has_childs_socket() -> bool {
+    // SAFETY: all-zero is a valid sockaddr_un.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    let mut len = size_of_val(&address) as libc::socklen_t;
+    let (fd, start) = (standard(0).as_raw_fd(), (&raw mut address).cast());
+    // SAFETY: `start` points to `len` writable bytes, and `len` to its length.
+    if unsafe { libc::getsockname(fd, start, &raw mut len) } == -1 {
+        return false;
+    }
+    address.sun_family == libc::AF_UNIX as libc::sa_family_t
+        && address
+            .sun_path
+            .iter()
+            .map(|c| *c as u8)
+            .take(NAME.len())
+            .eq(NAME.iter().copied())
+}
+
+/// Gives a Unix socket a name.
+fn bind(socket: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    // SAFETY: all-zero is a valid sockaddr_un.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    assert!(name.len() < address.sun_path.len(), "the name is short");
+    for (to, from) in address.sun_path.iter_mut().zip(name) {
+        *to = *from as libc::c_char;
+    }
+    let len = std::mem::offset_of!(libc::sockaddr_un, sun_path) + name.len();
+    let (fd, start) = (socket.as_raw_fd(), (&raw const address).cast());
+    // SAFETY: `start` points to more than `len` bytes.
+    check(unsafe { libc::bind(fd, start, len as libc::socklen_t) }).map(drop)
 }
 
 /// What a child inherited.
@@ -186,6 +231,17 @@ mod tests {
         for junk in ["", "x", "7 lifeline=x", "-1"] {
             assert_eq!(Marker::parse(junk), None, "{junk}");
         }
+    }
+
+    #[test]
+    fn name_of_a_socket_is_found_only_on_a_childs() {
+        use std::os::unix::net::UnixStream;
+        let (near, far) = UnixStream::pair().unwrap();
+        Marker::new(&far).unwrap();
+        let name = far.local_addr().unwrap();
+        assert!(!name.is_unnamed() && name.as_pathname().is_none());
+        assert!(near.local_addr().unwrap().is_unnamed());
+        assert!(!has_childs_socket(), "of a test process");
     }
 
     #[test]

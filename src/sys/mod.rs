@@ -16,7 +16,9 @@ mod spawn;
 mod waker;
 
 pub(crate) use clock::{CoarseTime, coarse_clock};
-pub(crate) use inherited::{ExtraFd, Inherited, MARKER, Marker, Unserved, unserved};
+pub(crate) use inherited::{
+    ExtraFd, Inherited, MARKER, Marker, Unserved, has_childs_socket, unserved,
+};
 pub(crate) use inline::{Consume, Family, Once};
 pub(crate) use io::{
     ABOVE_STANDARD, ReadMode, above_standard, duplicate_above, is_stream_socket, receive, replace,

@@ -396,7 +396,12 @@ impl Worker {
     pub fn serve(self) -> ! {
         let _ = self.run();
         stderr::print(format_args!(
-            "this program is a worker, to be started by a program that uses `offspring`"
+            "{}",
+            if sys::has_childs_socket() {
+                "this worker cannot serve: its environment was cleared"
+            } else {
+                "this program is a worker, to be started by a program that uses `offspring`"
+            }
         ));
         std::process::exit(2)
     }
