@@ -503,6 +503,44 @@ fn child_with_a_cleared_environment_cannot_start_children() {
     });
 }
 
+/// Code to be tested that calls `run()`.
+fn product() -> Process {
+    worker().run()
+}
+
+#[test]
+fn child_is_served_by_the_run_that_described_it() {
+    let me = product();
+    let name = std::thread::current().name().unwrap().to_owned();
+    bounded(move || {
+        // Not the whole test binary, as it would be without arguments.
+        let this = me.clone().args([&name, "--exact", "--nocapture"]);
+        let rpc = this.rpc("do").start().unwrap();
+        assert_eq!(rpc.call(["echo", "on"]).wait().unwrap(), ["on"]);
+        rpc.finish().unwrap();
+
+        let other = "calls_made_before_ready_are_answered";
+        let error = start_error(&me.args([other, "--exact"]), Duration::MAX);
+        assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+        assert!(error.to_string().contains("run_in_test()"), "{error}");
+    });
+}
+
+#[test]
+fn child_of_a_test_is_served_by_the_run_that_described_it() {
+    const VARIABLE: &str = "OFFSPRING_TEST_OTHER";
+    if std::env::var_os(VARIABLE).is_some() {
+        drop(worker().run_in_test());
+    }
+    let me = worker().run_in_test();
+    bounded(move || {
+        let error = start_error(&me.env(VARIABLE, "1"), Duration::MAX);
+        assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
+        let text = error.to_string();
+        assert_eq!(text.matches("tests/start.rs:").count(), 2, "{text}");
+    });
+}
+
 #[test]
 fn stream_can_be_started_once_and_must_be_a_stream() {
     bounded(|| {

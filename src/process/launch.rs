@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
+use std::panic::Location;
 use std::path::Path;
 
 /// A child that was started, and the parent's ends of its descriptors.
@@ -82,7 +83,7 @@ impl Process {
         } else {
             // The harness prints the name of the test that it runs: discard that. The child moves its
             // standard output to its place later.
-            let is_test = matches!(self.target, Target::Test(_));
+            let is_test = matches!(self.target, Target::Test(..));
             let (writer, reader) = self.stdout.open()?;
             stdout = reader;
             let mut extras = Vec::new();
@@ -100,7 +101,7 @@ impl Process {
                 Some(writer) => fds.push((writer, 1)),
                 None => {}
             }
-            let mut text = Marker::new(&fds[0].0)?;
+            let mut text = Marker::new(&fds[0].0, self.place().map(Location::to_string))?;
             for (fd, which) in extras {
                 text.add(which, &fd)?;
                 fds.push((fd, which.number()));
@@ -131,7 +132,7 @@ impl Process {
         let attempt = Attempt {
             program: program.as_bytes().contains(&b'/').then(|| program.as_ref()),
             dir: self.dir.as_deref(),
-            is_own: matches!(self.target, Target::ThisProgram | Target::Test(_)),
+            is_own: matches!(self.target, Target::ThisProgram(..) | Target::Test(..)),
         };
         let pid = retry_while_busy(|| sys::spawn(&spawn), pause);
         let pid = pid.map_err(|error| attempt.explain(error))?;
@@ -153,7 +154,7 @@ impl Process {
         };
         match &self.target {
             // Not its path, where there may be another program by now.
-            Target::ThisProgram | Target::Test(_) => Ok("/proc/self/exe".into()),
+            Target::ThisProgram(_) | Target::Test(..) => Ok("/proc/self/exe".into()),
             Target::Exe(path) => absolute(path),
             Target::Command(_, program) if program.as_bytes().contains(&b'/') => {
                 absolute(Path::new(program))
@@ -166,13 +167,15 @@ impl Process {
     /// The command line.
     fn arguments(&self) -> io::Result<Vec<CString>> {
         let name = match &self.target {
-            Target::ThisProgram | Target::Test(_) => std::env::args_os().next().unwrap_or_default(),
+            Target::ThisProgram(_) | Target::Test(..) => {
+                std::env::args_os().next().unwrap_or_default()
+            }
             Target::Exe(path) => path.clone().into(),
             Target::Command(_, program) => program.clone(),
             Target::Stream(..) => OsString::new(),
         };
         let mut all = vec![c_string(&name)?];
-        if let Target::Test(test) = &self.target {
+        if let Target::Test(test, _) = &self.target {
             // Options that both libtest and nextest understand.
             for arg in [test, "--exact", "--nocapture", "--include-ignored"] {
                 all.push(c_string(arg.as_ref())?);

@@ -17,6 +17,7 @@ use crate::wire::Plain;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::fd::OwnedFd;
+use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -74,13 +75,17 @@ pub struct Process {
     setups: Vec<(String, Vec<u8>)>,
 }
 
+/// Where in the source of the program a function is called.
+pub(crate) type Place = &'static Location<'static>;
+
 /// What to start.
 #[derive(Debug, Clone)]
 enum Target {
-    /// The running program.
-    ThisProgram,
-    /// The running program, which is a test harness, with this test.
-    Test(String),
+    /// The running program, up to this call of `run`.
+    ThisProgram(Place),
+    /// The running program, which is a test harness, with this test, up to this call of
+    /// `run_in_test`.
+    Test(String, Place),
     /// A program that serves a [`Worker`](crate::Worker).
     Exe(PathBuf),
     /// A command that speaks a plain mode.
@@ -105,14 +110,15 @@ impl Process {
         }
     }
 
-    /// The running program. The child runs from `main` up to [`Worker::run`](crate::Worker::run).
-    pub(crate) fn this_program() -> Self {
-        Process::new(Target::ThisProgram)
+    /// The running program. The child runs from `main` up to [`Worker::run`](crate::Worker::run),
+    /// called at this place.
+    pub(crate) fn this_program(place: Place) -> Self {
+        Process::new(Target::ThisProgram(place))
     }
 
     /// The running program, which is a test harness, running this one test.
-    pub(crate) fn test(name: String) -> Self {
-        Process::new(Target::Test(name))
+    pub(crate) fn test(name: String, place: Place) -> Self {
+        Process::new(Target::Test(name, place))
     }
 
     /// Another program, which serves a [`Worker`](crate::Worker). A relative path is resolved
@@ -300,7 +306,7 @@ impl Process {
             set.map(|(_, name)| *name)
         };
         match self.target {
-            Target::ThisProgram | Target::Test(_) | Target::Exe(_) => None,
+            Target::ThisProgram(..) | Target::Test(..) | Target::Exe(_) => None,
             Target::Command(..) if !self.stdout.is_inherit() => {
                 Some(("stdout()", "its standard output is the connection"))
             }
@@ -338,11 +344,19 @@ impl Process {
         }
     }
 
+    /// Where in its source the child is to be served. Another program may do so anywhere.
+    fn place(&self) -> Option<Place> {
+        match self.target {
+            Target::ThisProgram(place) | Target::Test(_, place) => Some(place),
+            Target::Command(..) | Target::Stream(..) | Target::Exe(_) => None,
+        }
+    }
+
     /// The plain mode of the peer, if it uses one.
     pub(crate) fn plain(&self) -> Option<Plain> {
         match self.target {
             Target::Command(plain, _) | Target::Stream(plain, _) => Some(plain),
-            Target::ThisProgram | Target::Test(_) | Target::Exe(_) => None,
+            Target::ThisProgram(_) | Target::Test(..) | Target::Exe(_) => None,
         }
     }
 }
@@ -351,8 +365,8 @@ impl Process {
 impl fmt::Display for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.target {
-            Target::ThisProgram => f.write_str("this program"),
-            Target::Test(name) => write!(f, "this test binary's `{name}`"),
+            Target::ThisProgram(_) => f.write_str("this program"),
+            Target::Test(name, _) => write!(f, "this test binary's `{name}`"),
             Target::Exe(path) => write!(f, "`{}`", path.display()),
             Target::Command(_, program) => write!(f, "`{}`", program.display()),
             Target::Stream(..) => f.write_str("the stream"),

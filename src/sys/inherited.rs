@@ -19,6 +19,9 @@ pub(crate) const MARKER: &str = "OFFSPRING_CHILD";
 /// and nothing can be connected to them.
 const NAME: &[u8] = b"\0offspring-child-";
 
+/// What comes before the place in a marker.
+const PLACE: &str = " at=";
+
 /// A descriptor that a child may inherit in addition to its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExtraFd {
@@ -46,12 +49,14 @@ pub(crate) struct Marker {
     /// The inodes of what else it inherits.
     lifeline: Option<u64>,
     stdout: Option<u64>,
+    /// Where in the program's source the child is to be served, if that matters.
+    place: Option<String>,
 }
 
 impl Marker {
     /// For a child that has this end of the connection. It gets a name, so that a child whose
     /// environment was cleared can still find out what it has.
-    pub(crate) fn new(socket: impl AsFd) -> Result<Self> {
+    pub(crate) fn new(socket: impl AsFd, place: Option<String>) -> Result<Self> {
         let socket = socket.as_fd();
         let inode = inode(socket)?;
         let name = [NAME, inode.to_string().as_bytes()].concat();
@@ -61,6 +66,7 @@ impl Marker {
             socket: inode,
             lifeline: None,
             stdout: None,
+            place,
         })
     }
 
@@ -76,11 +82,17 @@ impl Marker {
 
     /// The marker with this text.
     fn parse(text: &str) -> Option<Self> {
-        let mut words = text.split(' ');
+        // The place comes last, since it may contain anything.
+        let (words, place) = match text.split_once(PLACE) {
+            Some((words, place)) => (words, Some(place.to_owned())),
+            None => (text, None),
+        };
+        let mut words = words.split(' ');
         let mut marker = Marker {
             socket: words.next()?.parse().ok()?,
             lifeline: None,
             stdout: None,
+            place,
         };
         for word in words {
             match word.split_once('=') {
@@ -101,6 +113,9 @@ impl fmt::Display for Marker {
         }
         if let Some(inode) = self.stdout {
             write!(f, " stdout={inode}")?;
+        }
+        if let Some(place) = &self.place {
+            write!(f, "{PLACE}{place}")?;
         }
         Ok(())
     }
@@ -163,6 +178,11 @@ pub(crate) struct Inherited {
 }
 
 impl Unserved {
+    /// Where in the program's source it is to be served, if that matters.
+    pub(crate) fn place(&self) -> Option<&str> {
+        self.0.place.as_deref()
+    }
+
     /// Takes what the process inherited, and leaves descriptor 0 as it is. `None` if this was done
     /// before.
     pub(crate) fn claim(self) -> Option<Result<Inherited>> {
@@ -215,15 +235,22 @@ mod tests {
 
     #[test]
     fn marker_is_its_text() {
-        for (lifeline, stdout, text) in [
-            (None, None, "7"),
-            (Some(8), None, "7 lifeline=8"),
-            (Some(8), Some(9), "7 lifeline=8 stdout=9"),
+        for (lifeline, stdout, place, text) in [
+            (None, None, None, "7"),
+            (
+                Some(8),
+                None,
+                Some("src/a b.rs:1:2"),
+                "7 lifeline=8 at=src/a b.rs:1:2",
+            ),
+            (Some(8), Some(9), None, "7 lifeline=8 stdout=9"),
+            (None, None, Some("a at=b stdout=1"), "7 at=a at=b stdout=1"),
         ] {
             let marker = Marker {
                 socket: 7,
                 lifeline,
                 stdout,
+                place: place.map(str::to_owned),
             };
             assert_eq!(marker.to_string(), text);
             assert_eq!(Marker::parse(text), Some(marker));
@@ -237,7 +264,7 @@ mod tests {
     fn name_of_a_socket_is_found_only_on_a_childs() {
         use std::os::unix::net::UnixStream;
         let (near, far) = UnixStream::pair().unwrap();
-        Marker::new(&far).unwrap();
+        Marker::new(&far, None).unwrap();
         let name = far.local_addr().unwrap();
         assert!(!name.is_unnamed() && name.as_pathname().is_none());
         assert!(near.local_addr().unwrap().is_unnamed());

@@ -7,11 +7,12 @@ use super::server::Options;
 use super::table::Table;
 use crate::codec::{Argument, Strings};
 use crate::error::BoxError;
-use crate::process::Process;
+use crate::process::{Place, Process};
 use crate::service::Service;
 use crate::wire::Plain;
 use crate::{stderr, sys};
 use std::fmt;
+use std::panic::Location;
 
 /// The table of functions that a child serves. A program builds the same table whether it is the parent
 /// or the child; [`run`](Worker::run) finds out which.
@@ -60,7 +61,10 @@ use std::fmt;
 /// }
 /// ```
 ///
-/// The code before that line runs in the child, too. What the child prints is not captured: it appears
+/// The code before that line runs in the child, too. With [`run`](Worker::run) instead, perhaps in the code
+/// that is tested, the child would run the whole test binary, all the other tests included; the first of
+/// them that reaches another call of `run` or `run_in_test` ends it with a start error. Code to be tested
+/// had better take the [`Process`] as an argument. What the child prints is not captured: it appears
 /// immediately.
 #[must_use = "a table of functions does nothing before run()"]
 pub struct Worker {
@@ -374,8 +378,14 @@ impl Worker {
     /// the protocol, or is gone before a reply is written, or if the child lacks something to serve
     /// with: a thread, or a descriptor. Calls that it has not answered are
     /// [lost](crate::CallError::Lost) then.
+    ///
+    /// A child of what one call of `run` returned is served by that call, which it knows by its place in
+    /// the source. If it reaches another one first, that is a start error of the kind
+    /// [`Mismatch`](crate::ErrorKind::Mismatch). What `run` returns in a function, in a child, describes
+    /// another child like that, served by the same call and table.
+    #[track_caller]
     pub fn run(self) -> Process {
-        self.run_or(Process::this_program)
+        self.run_or(Location::caller(), Process::this_program)
     }
 
     /// Same as [`run`](Worker::run), for the first line of a `#[test]`: see [above](Worker#in-tests).
@@ -383,16 +393,18 @@ impl Worker {
     /// # Panics
     ///
     /// If the thread has no name, and therefore runs no test.
+    #[track_caller]
     pub fn run_in_test(self) -> Process {
-        self.run_or(|| {
+        self.run_or(Location::caller(), |place| {
             let thread = std::thread::current();
             let name = thread.name().expect("a test's thread has the test's name");
-            Process::test(name.to_owned())
+            Process::test(name.to_owned(), place)
         })
     }
 
     /// Same as [`run`](Worker::run), for a program that is only ever a child: started otherwise, it
     /// prints a message on standard error and exits with status 2.
+    #[track_caller]
     pub fn serve(self) -> ! {
         let _ = self.run();
         stderr::print(format_args!(
@@ -420,10 +432,10 @@ impl Worker {
         serve::serve_plain(self.table, self.options, name, plain)
     }
 
-    fn run_or(self, parent: impl FnOnce() -> Process) -> Process {
+    fn run_or(self, place: Place, parent: impl FnOnce(Place) -> Process) -> Process {
         match sys::unserved() {
-            Some(unserved) => serve::serve(self.table, self.options, unserved),
-            None => parent(),
+            Some(unserved) => serve::serve(self.table, self.options, unserved, place),
+            None => parent(serve::place().unwrap_or(place)),
         }
     }
 }

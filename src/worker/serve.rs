@@ -5,6 +5,7 @@ use super::request_reader::RequestReader;
 use super::server::{Options, Server, Stop};
 use super::session::Step;
 use super::table::{FunctionEntry, StartFailure, Table};
+use crate::process::Place;
 use crate::stderr;
 use crate::sys::{self, ABOVE_STANDARD, ExtraFd, Inherited, Lifeline, Unserved};
 use crate::wire::Plain;
@@ -14,19 +15,37 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::OnceLock;
+
+/// Where this process serves, if it is a child.
+static SERVING: OnceLock<Place> = OnceLock::new();
+
+/// Where in the source this process serves as a child, and where a child of its own that runs `main` as
+/// it did would be served: no other call of `run` can be reached.
+pub(super) fn place() -> Option<Place> {
+    SERVING.get().copied()
+}
 
 /// Serves the parent that started this process, and exits.
-pub(super) fn serve(mut table: Table, options: Options, unserved: Unserved) -> ! {
+pub(super) fn serve(mut table: Table, options: Options, unserved: Unserved, place: Place) -> ! {
+    let other = unserved
+        .place()
+        .filter(|wanted| *wanted != place.to_string());
+    let other = other.map(|wanted| elsewhere(wanted, place));
     let Some(inherited) = unserved.claim() else {
         // Another thread serves, and ends the process.
         loop {
             std::thread::park();
         }
     };
+    let _ = SERVING.set(place);
     sys::accept_stop_signals();
     let connect = || take_over(inherited?);
     let result = connect().map_err(Stop::connection);
     let result = result.and_then(|(mut server, missing)| {
+        if let Some(message) = other {
+            return Err(refuse(server.hub, (wire::REFUSED_MISMATCH, message)));
+        }
         if let Some(missing) = missing {
             return Err(refuse(server.hub, (wire::REFUSED_SETUP, closed(missing))));
         }
@@ -36,6 +55,15 @@ pub(super) fn serve(mut table: Table, options: Options, unserved: Unserved) -> !
         start(server, &mut table, options)
     });
     exit(table, result)
+}
+
+/// The message of a child whose parent wants another table.
+fn elsewhere(wanted: &str, place: Place) -> String {
+    format!(
+        "the child was to be served at {wanted}, but came to {place} first; each child is served by \
+         the call of Worker::run() that described it. In a test, call run_in_test() instead of \
+         run(), or the child runs all the tests"
+    )
 }
 
 /// The message of a child that cannot serve without what the program has closed.
