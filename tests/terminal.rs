@@ -3,8 +3,8 @@
 
 mod common;
 
-use common::{bounded, eventually, is_gone, logged, worker};
-use offspring::{BoxError, Group, Plain, Process, Worker};
+use common::{Gate, bounded, eventually, logged, worker};
+use offspring::{BoxError, Group, Plain, Process, Strings, Worker};
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind as IoErrorKind, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -181,20 +181,31 @@ fn child_is_in_the_group_that_was_asked_for() {
     });
 }
 
-/// A function that makes the child lead a group, with a process that it starts.
+/// A function that makes the child lead a group, with a process that waits at a gate.
 #[expect(unsafe_code, reason = "a system call")]
-fn lead() -> Result<String, BoxError> {
+fn lead(gate: &str) -> Result<(), BoxError> {
     // SAFETY: takes no pointers.
     assert_eq!(unsafe { libc::setpgid(0, 0) }, 0);
-    let sleeper = Command::new("sleep").arg("1000").spawn()?;
-    Ok(sleeper.id().to_string())
+    let name = thread::current().name().unwrap().to_owned();
+    let mut waiting = Command::new("/proc/self/exe");
+    waiting.args([&name, "--exact", "--nocapture"]);
+    waiting.env(GATE, gate).spawn()?;
+    Ok(())
 }
+
+/// The gate that a process waits at.
+const GATE: &str = "OFFSPRING_TEST_GATE";
 
 #[test]
 fn kill_ends_what_the_child_has_started_only_in_a_group_of_its_own() {
-    let me = Worker::new().function("lead", |_, _| lead()).run_in_test();
+    if let Ok(gate) = std::env::var(GATE) {
+        return Gate::enter(&gate);
+    }
+    let me = Worker::new()
+        .function("lead", |gate: Strings, _| lead(gate.texts::<1>()?[0]))
+        .run_in_test();
     bounded(move || {
-        let killed = |group: Group| {
+        for (group, survives) in [(Group::Own, false), (Group::Parents, true)] {
             let rpc = me
                 .clone()
                 .group(group)
@@ -202,15 +213,13 @@ fn kill_ends_what_the_child_has_started_only_in_a_group_of_its_own() {
                 .on_error(drop)
                 .start()
                 .unwrap();
-            let pid: u32 = rpc.call(()).wait().unwrap().to_string().parse().unwrap();
+            let gate = Gate::new();
+            rpc.call(gate.name()).wait().unwrap();
+            let mut inside = gate.entered();
+            assert!(inside.is_waiting());
             rpc.kill();
             let _ = rpc.finish();
-            pid
-        };
-        let sleeper = killed(Group::Own);
-        eventually("it was signalled, too", || is_gone(sleeper));
-        let sleeper = killed(Group::Parents);
-        assert!(!is_gone(sleeper), "not in a group that was the parent's");
-        common::signal(sleeper, "KILL");
+            assert_eq!(inside.is_waiting(), survives, "{group:?}");
+        }
     });
 }
