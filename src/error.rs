@@ -71,8 +71,8 @@ pub enum ErrorKind {
     Version,
     /// The child's table has no function of that name. The message lists the existing ones.
     NoFunction,
-    /// The child's function has another codec, or another service version; or the child came to another
-    /// [`Worker::run`](crate::Worker::run) than the one that described it.
+    /// The child's function has another codec, or another service version; or the child came to
+    /// another [`Worker::run`](crate::Worker::run) than the one that described it.
     Mismatch,
     /// A setup failed in the child, or none has that name; or the child has closed a descriptor
     /// that it needs and did not open.

@@ -35,15 +35,16 @@ use std::sync::{Arc, Mutex};
 /// # What a child inherits
 ///
 /// Standard input is the connection, or `/dev/null` once the child serves; standard output and
-/// error are the parent's unless configured otherwise; no other descriptor is open. The child leads its
-/// own process group, so Ctrl-C reaches only the parent, which decides what to do, unless it is
-/// [told otherwise](Process::group). When the parent ends, for whatever reason, the child ends too: an
-/// idle one exits, a busy one is killed, unless it may [outlive](Process::outlive_parent) the parent.
+/// error are the parent's unless configured otherwise; no other descriptor is open. The child leads
+/// its own process group, so Ctrl-C reaches only the parent, which decides what to do, unless it is
+/// [told otherwise](Process::group). When the parent ends, for whatever reason, the child ends too:
+/// an idle one exits, a busy one is killed, unless it may [outlive](Process::outlive_parent) the
+/// parent.
 ///
-/// Signals have their default dispositions, and none is blocked but SIGTSTP, SIGTTIN and SIGTTOU, with
-/// which a terminal stops processes: they are blocked until the program is executed, and a plain
-/// [command](Process::command) keeps them blocked. A worker discards those that came, and from
-/// [`run`](crate::Worker::run) on blocks none, but ignores SIGTTIN and SIGTTOU.
+/// Signals have their default dispositions, and none is blocked but SIGTSTP, SIGTTIN and SIGTTOU,
+/// with which a terminal stops processes: they are blocked until the program is executed, and a
+/// plain [command](Process::command) keeps them blocked. A worker discards those that came, and
+/// from [`run`](crate::Worker::run) on blocks none, but ignores SIGTTIN and SIGTTOU.
 ///
 /// # Examples
 ///

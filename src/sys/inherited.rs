@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// child. So the variable need not be removed, which would race with other threads.
 pub(crate) const MARKER: &str = "OFFSPRING_CHILD";
 
-/// What the names of childrens' ends of connections begin with: see unix(7). They are in no directory,
-/// and nothing can be connected to them.
+/// What the names of childrens' ends of connections begin with: see unix(7). They are in no
+/// directory, and nothing can be connected to them.
 const NAME: &[u8] = b"\0offspring-child-";
 
 /// What comes before the place in a marker.

@@ -20,8 +20,8 @@ use std::sync::OnceLock;
 /// Where this process serves, if it is a child.
 static SERVING: OnceLock<Place> = OnceLock::new();
 
-/// Where in the source this process serves as a child, and where a child of its own that runs `main` as
-/// it did would be served: no other call of `run` can be reached.
+/// Where in the source this process serves as a child, and where a child of its own that runs
+/// `main` as it did would be served: no other call of `run` can be reached.
 pub(super) fn place() -> Option<Place> {
     SERVING.get().copied()
 }
