@@ -186,7 +186,14 @@ impl SpawnAttributes {
                 Leads::Session => POSIX_SPAWN_SETSID,
             };
         // SAFETY: the attributes are initialised.
-        check(unsafe { libc::posix_spawnattr_setflags(attributes, flags as c_short) })?;
+        let set = unsafe { libc::posix_spawnattr_setflags(attributes, flags as c_short) };
+        check(set).map_err(|error| match leads {
+            Leads::Session if error.kind() == ErrorKind::InvalidInput => {
+                let why = "a session of the child's own needs glibc 2.26";
+                Error::new(ErrorKind::Unsupported, why)
+            }
+            _ => error,
+        })?;
         Ok(this)
     }
 }
