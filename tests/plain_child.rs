@@ -31,7 +31,7 @@ fn main() {
         [CHILD, "ordered"] => child(Plain::Ordered, "do"),
         [CHILD, "tagged", kind] => child(Plain::Tagged, kind),
         [CHILD, "ordered", kind] => child(Plain::Ordered, kind),
-        _ => drop(named().run()),
+        _ => drop(named()),
     }
     // Options that cargo-nextest passes to a program without a harness.
     let has = |wanted: &str| args.iter().any(|arg| arg == wanted);
@@ -84,13 +84,15 @@ const CHECKS: &[(&str, fn())] = &[
 
 /// Not a plain child: one that is served on the process's first thread, as only a program without a
 /// harness can.
-fn named() -> Worker {
-    Worker::new().function("name", |_, _| Ok(fs::read_to_string("/proc/self/comm")?))
+fn named() -> Process {
+    Worker::new()
+        .function("name", |_, _| Ok(fs::read_to_string("/proc/self/comm")?))
+        .run()
 }
 
 /// It is executed through `/proc/self/exe`.
 fn name() {
-    let rpc = named().run().rpc("name").start().unwrap();
+    let rpc = named().rpc("name").start().unwrap();
     let name = rpc.call(()).wait().unwrap();
     // The rest of the file's name does not fit.
     assert!(name.to_string().starts_with("plain_child-"), "{name}");
