@@ -39,17 +39,17 @@ mod tests {
     use std::panic::panic_any;
 
     /// The payload of a panic that panics when it is dropped, with another one like it.
-    struct Bomb(u32);
+    struct PanickingPayload(u32);
 
-    impl Drop for Bomb {
+    impl Drop for PanickingPayload {
         fn drop(&mut self) {
-            panic_any(Bomb(self.0 + 1));
+            panic_any(PanickingPayload(self.0 + 1));
         }
     }
 
     #[test]
     fn payload_whose_destructor_panics_is_caught() {
         assert_eq!(catch(|| 7), Some(7));
-        assert_eq!(catch(|| -> i32 { panic_any(Bomb(1)) }), None);
+        assert_eq!(catch(|| -> i32 { panic_any(PanickingPayload(1)) }), None);
     }
 }

@@ -13,15 +13,15 @@ const KEPT_BYTES: usize = 4 << 10;
 const PANIC_LINES: usize = 3;
 
 /// Called with a child's process id and a piece of its output.
-type Callback<T> = Arc<dyn Fn(u32, &T) + Send + Sync>;
+type PieceCallback<T> = Arc<dyn Fn(u32, &T) + Send + Sync>;
 
 /// What captured output is passed to, with the child's process id.
 #[derive(Clone)]
 pub(crate) enum OutputCallback {
     /// Lines, without their line breaks.
-    Lines(Callback<str>),
+    Lines(PieceCallback<str>),
     /// Whatever a read returns.
-    Chunks(Callback<[u8]>),
+    Chunks(PieceCallback<[u8]>),
 }
 
 /// Where a child's [standard output](crate::Process::stdout) or

@@ -4,6 +4,7 @@
 mod breach;
 mod capture;
 mod handlers;
+mod process_watch;
 
 use super::callback::{drop_guarded, guard};
 use super::link::{
@@ -18,16 +19,15 @@ use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::{Child, OutputCallback};
 use crate::sys::{self, Registration};
-use crate::threads;
 use crate::wire::{self, Check, Decoder, FrameHead, Payload, ToParent};
 use breach::{Breach, refusal_kind};
 use capture::Capture;
 use polling::Event;
+use process_watch::ProcessWatch;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 pub(super) use handlers::{Handlers, OnEvent, TypedOnEvent};
@@ -38,8 +38,6 @@ const READS: usize = 16;
 const CATCH_UP_READS: usize = 64;
 /// After how long it is checked again whether a caller has read what there is.
 const CATCH_UP_AGAIN: Duration = Duration::from_millis(1);
-/// The thread that waits for a process does nothing else.
-const REAPER_STACK: usize = 32 << 10;
 /// How many frames are looked up under one lock.
 const FRAMES: usize = 4096;
 /// How often the socket is read once the process has ended. Far more than a socket holds: what comes
@@ -64,17 +62,6 @@ pub(super) struct Driver {
     others: Vec<Delivery<Completion, ProgressCallback>>,
     deadline: Option<Instant>,
     over: bool,
-}
-
-/// How the end of the process is noticed.
-enum ProcessWatch {
-    /// It has been reaped, or there is none.
-    None,
-    /// The poller reports it.
-    Polled { _pidfd: Registration },
-    /// A thread waits for it: the process has ended, but is traced, and cannot be reaped before its
-    /// tracer lets go of it. The poller would report it all the time.
-    Traced,
 }
 
 impl EventHandler for Driver {
@@ -218,23 +205,14 @@ impl Driver {
     fn process_ended(&mut self, now: Instant) {
         if self.reap(now) {
             self.attend_to_link(now, false);
-        } else if let ProcessWatch::Polled { .. } = self.process {
-            let link = Arc::clone(&self.link);
-            let wait = move || {
-                if let Some(child) = link.child() {
-                    child.wait_for_exit();
-                }
-                link.reactor().attend(link.key());
-            };
-            if start_reaper(wait) {
-                self.process = ProcessWatch::Traced;
-            }
+        } else {
+            self.process.wait_for_tracer(&self.link);
         }
     }
 
     /// Reaps the process and reads what it has left, if it has ended just now.
     fn reap(&mut self, now: Instant) -> bool {
-        if let ProcessWatch::None = self.process {
+        if self.process.is_none() {
             return false;
         }
         let Some(status) = self.link.child().and_then(Child::reap) else {
@@ -346,17 +324,7 @@ impl Driver {
     /// It is over: ends the calls that are left, and reports the end after everything else.
     fn conclude(&mut self, verdict: Verdict) {
         self.link.disconnect();
-        if !matches!(self.process, ProcessWatch::None) {
-            // It lives on. It is not to be left a zombie when it ends, whenever that is.
-            let link = Arc::clone(&self.link);
-            start_reaper(move || {
-                if let Some(child) = link.child() {
-                    child.wait_for_exit();
-                    child.reap();
-                }
-            });
-        }
-        self.process = ProcessWatch::None;
+        self.process.reap_when_it_ends(&self.link);
         self.stdout.close();
         self.stderr.close();
         let Verdict {
@@ -405,7 +373,7 @@ impl Driver {
                 self.deliver(reader.decoder(), now);
                 // If that was all, the poller reports what comes next; after the exit there is no
                 // poller any more.
-                return more || matches!(self.process, ProcessWatch::None);
+                return more || self.process.is_none();
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // The child may have closed with requests unread: a reset.
@@ -616,10 +584,4 @@ impl Driver {
         let (kind, message) = breach.describe(self.life.is_ready());
         self.life.fail(kind, message, now);
     }
-}
-
-/// Waits for a process on a thread of its own. Returns whether there is one.
-fn start_reaper(wait: impl FnOnce() + Send + 'static) -> bool {
-    let thread = thread::Builder::new().name("offspring reap".into());
-    threads::start(thread.stack_size(REAPER_STACK), Box::new(wait)).is_ok()
 }

@@ -86,7 +86,7 @@ struct Frame {
 
 /// Where the decoder is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Place {
+enum DecoderPlace {
     Link,
     Caller(u8),
     Slot(Id),
@@ -168,7 +168,7 @@ struct ModelReactor {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct World {
     role: Role<Id>,
-    reader: Place,
+    reader: DecoderPlace,
     decoder: Vec<Frame>,
     calls: Vec<ModelCall>,
     callers: Vec<(usize, At)>,
@@ -218,7 +218,7 @@ impl Model {
         role.set_watched(true);
         World {
             role,
-            reader: Place::Link,
+            reader: DecoderPlace::Link,
             decoder: Vec::new(),
             calls: vec![ModelCall::default(); self.kinds.len()],
             callers: vec![(0, At::Idle); self.scenario.callers.len()],
@@ -388,7 +388,7 @@ impl Model {
         w.callers[caller].1 = match self.kinds[usize::from(id)] {
             Kind::Wait | Kind::Timed => {
                 if !self.is(Fault::RoleAfterWrite) && self.take_role(w) {
-                    w.reader = Place::Caller(caller as u8);
+                    w.reader = DecoderPlace::Caller(caller as u8);
                 }
                 if w.busy {
                     At::Sent
@@ -423,9 +423,9 @@ impl Model {
         }
         w.tell_if_closing(self);
         w.callers[caller].1 = if self.is(Fault::RoleAfterWrite) && self.take_role(w) {
-            w.reader = Place::Caller(caller as u8);
+            w.reader = DecoderPlace::Caller(caller as u8);
             At::Receive
-        } else if w.reader == Place::Caller(caller as u8) {
+        } else if w.reader == DecoderPlace::Caller(caller as u8) {
             match w.decoder.is_empty() {
                 true => At::Receive,
                 false => At::Read,
@@ -436,7 +436,7 @@ impl Model {
     }
 
     fn take_role(&self, w: &mut World) -> bool {
-        if !w.connected || w.reader != Place::Link || !w.role.take() {
+        if !w.connected || w.reader != DecoderPlace::Link || !w.role.take() {
             return false;
         }
         if !self.is(Fault::NoTurns) {
@@ -453,7 +453,7 @@ impl Model {
         let too_late = call.expired || (call.given_up && self.first_wait(w, id));
         match at {
             At::Receive => !w.socket.is_empty() || w.ended || too_late,
-            At::Parked => call.answer || w.reader == Place::Slot(id) || too_late,
+            At::Parked => call.answer || w.reader == DecoderPlace::Slot(id) || too_late,
             At::Await => call.answer,
             _ => true,
         }
@@ -466,7 +466,7 @@ impl Model {
     }
 
     fn go_on(&self, w: &mut World, caller: usize, all: bool) -> Result<(), Wrong> {
-        let me = Place::Caller(caller as u8);
+        let me = DecoderPlace::Caller(caller as u8);
         let (count, at) = w.callers[caller].clone();
         let id = self.id(caller, count);
         let call = usize::from(id);
@@ -500,7 +500,7 @@ impl Model {
                 }
             }
             At::Parked => {
-                let (answered, given) = (w.take_answer(id), w.reader == Place::Slot(id));
+                let (answered, given) = (w.take_answer(id), w.reader == DecoderPlace::Slot(id));
                 if given {
                     w.reader = me;
                 }
@@ -512,7 +512,7 @@ impl Model {
             }
             At::Leave { answered, given } => {
                 if !self.is(Fault::NoLeave) && !w.role.unpark(|parked| *parked == id) {
-                    if !given && w.reader != Place::Slot(id) {
+                    if !given && w.reader != DecoderPlace::Slot(id) {
                         return Err("who is not parked was not given the role".into());
                     }
                     w.reader = me;
@@ -619,10 +619,10 @@ impl Model {
         let outstanding = live > 0 || w.closed;
         match w.role.release(outstanding, self.now) {
             AfterRelease::PassTo(next) => {
-                w.reader = Place::Slot(next);
+                w.reader = DecoderPlace::Slot(next);
             }
             after => {
-                w.reader = Place::Link;
+                w.reader = DecoderPlace::Link;
                 match after {
                     AfterRelease::Watch if !self.is(Fault::ReleaseUnwatched) => {
                         w.role.set_watched(true)
@@ -640,7 +640,7 @@ impl Model {
 
     fn hand_off(&self, w: &mut World) {
         w.role.hand_off();
-        w.reader = Place::Link;
+        w.reader = DecoderPlace::Link;
         if !self.is(Fault::HandOffUntold) {
             w.notify_reactor();
         }
@@ -680,15 +680,15 @@ impl Model {
             }
             Doing::TakeReader => {
                 if !w.reactor.disconnected && w.role.take_for_reactor() {
-                    w.must_have(Place::Link)?;
-                    w.reader = Place::Reactor;
+                    w.must_have(DecoderPlace::Link)?;
+                    w.reader = DecoderPlace::Reactor;
                     Doing::TakeIn
                 } else {
                     Doing::Attend
                 }
             }
             Doing::TakeIn => {
-                w.must_have(Place::Reactor)?;
+                w.must_have(DecoderPlace::Reactor)?;
                 // Up to an event, whose followers need no lock.
                 while !w.decoder.is_empty() {
                     let frame = w.decoder.remove(0);
@@ -717,7 +717,7 @@ impl Model {
                 }
             }
             Doing::Receive => {
-                w.must_have(Place::Reactor)?;
+                w.must_have(DecoderPlace::Reactor)?;
                 if w.read(all) {
                     Doing::TakeIn
                 } else {
@@ -727,7 +727,7 @@ impl Model {
             }
             Doing::GiveBack => {
                 w.role.give_back();
-                w.reader = Place::Link;
+                w.reader = DecoderPlace::Link;
                 if w.connected && !self.is(Fault::GiveBackUnwatched) {
                     w.role.set_watched(true);
                 }
@@ -827,9 +827,9 @@ impl Model {
 
     fn check(&self, w: &World) -> Result<(), Wrong> {
         let holder = match w.reader {
-            Place::Link => Holder::Nobody,
-            Place::Caller(_) | Place::Slot(_) => Holder::Caller,
-            Place::Reactor => Holder::Reactor,
+            DecoderPlace::Link => Holder::Nobody,
+            DecoderPlace::Caller(_) | DecoderPlace::Slot(_) => Holder::Caller,
+            DecoderPlace::Reactor => Holder::Reactor,
         };
         if w.role.holder != holder {
             return Err(format!("{:?} has the role", w.role.holder));
@@ -972,7 +972,7 @@ impl World {
         count > 0
     }
 
-    fn must_have(&self, place: Place) -> Result<(), Wrong> {
+    fn must_have(&self, place: DecoderPlace) -> Result<(), Wrong> {
         if self.reader == place {
             return Ok(());
         }
