@@ -1,4 +1,14 @@
 //! The child: a table of functions, and the loop that serves them. Declares and re-exports only.
+//!
+//! ```text
+//!   builder ──▶ serve ──▶ table ──▶ returning, concurrent ──▶ server ──▶ session, request_reader
+//!                           │                 │                  │
+//!                           ▼                 ▼                  ▼
+//!                        caller          event_loop ──────────▶ hub ──▶ calls
+//! ```
+//!
+//! `serve` takes the connection over and runs setups; `table` knows the functions, and serves the one
+//! that the parent asks for in the way of its kind.
 
 mod builder;
 mod caller;
