@@ -50,7 +50,6 @@ impl<V> IdMap<V> {
     }
 
     /// Whether the capacity is far more than needed.
-    #[inline]
     pub(crate) fn is_roomy(&self) -> bool {
         self.list.capacity() > 8 * self.list.len().max(FEW)
     }
@@ -112,13 +111,11 @@ impl Hasher for IdHasher {
         }
     }
 
-    #[inline]
     fn write_u64(&mut self, id: u64) {
         // The high bits of the product depend on all bits of the id, and a map uses the low ones.
         self.0 = (self.0 ^ id).wrapping_mul(FACTOR).rotate_left(32);
     }
 
-    #[inline]
     fn finish(&self) -> u64 {
         self.0
     }

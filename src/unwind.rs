@@ -28,7 +28,6 @@ pub(crate) fn discard(payload: Box<dyn Any + Send>) {
 /// Takes a lock under which nothing of the program's runs, so that nothing panics. If a bug makes
 /// something panic nevertheless, what is waited for under this lock must still end: everybody else
 /// continues with what is there.
-#[inline]
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -85,7 +85,6 @@ pub trait OctetString {
 }
 
 impl<T: AsRef<[u8]> + ?Sized> OctetString for &T {
-    #[inline]
     fn push_to(self, output: &mut Output) {
         octets::push(output.vec(), self.as_ref());
     }
@@ -126,7 +125,6 @@ impl OctetString for Arc<[u8]> {
 }
 
 impl<const N: usize> OctetString for [u8; N] {
-    #[inline]
     fn push_to(self, output: &mut Output) {
         (&self).push_to(output);
     }

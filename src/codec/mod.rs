@@ -146,13 +146,11 @@ impl Output {
     }
 
     /// The last piece, for code that appends in place.
-    #[inline]
     pub(crate) fn vec(&mut self) -> &mut Vec<u8> {
         self.body.end()
     }
 
     /// The pieces, to be queued for writing.
-    #[inline]
     pub(crate) fn body(&mut self) -> &mut Body {
         &mut self.body
     }
@@ -211,7 +209,6 @@ impl Deref for Input<'_> {
 }
 
 impl<'a> From<&'a [u8]> for Input<'a> {
-    #[inline]
     fn from(bytes: &'a [u8]) -> Self {
         Input(Repr::Borrowed(bytes))
     }

@@ -44,7 +44,6 @@ impl Drop for Scratch {
 impl Deref for Scratch {
     type Target = Output;
 
-    #[inline]
     fn deref(&self) -> &Output {
         self.output.as_ref().expect("present until it is dropped")
     }

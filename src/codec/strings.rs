@@ -52,7 +52,6 @@ impl Strings {
     }
 
     /// Appends the payload of a frame.
-    #[inline]
     pub(crate) fn encode_to(&self, out: &mut Vec<u8>) {
         self.encoded.append_to(out);
     }

@@ -40,7 +40,6 @@ impl<S: Service> fmt::Debug for Call<'_, S> {
 }
 
 impl<'a, S: Service> Call<'a, S> {
-    #[inline]
     pub(super) fn new(
         handle: &'a Handle,
         request: impl Argument<S::Request, S::Codec>,

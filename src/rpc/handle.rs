@@ -105,14 +105,12 @@ impl<S: Service> Rpc<S> {
     /// [`start`](Call::start), which wait if the queue is [full](crate::RpcBuilder::max_queue).
     ///
     /// The request is encoded here, and need not live longer.
-    #[inline]
     pub fn call(&self, request: impl Argument<S::Request, S::Codec>) -> Call<'_, S> {
         Call::new(&self.handle, request, true)
     }
 
     /// As [`call`](Rpc::call), but if the queue is full, the call ends with
     /// [`Refusal::Full`](crate::Refusal::Full).
-    #[inline]
     pub fn try_call(&self, request: impl Argument<S::Request, S::Codec>) -> Call<'_, S> {
         Call::new(&self.handle, request, false)
     }

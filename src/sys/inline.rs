@@ -39,7 +39,6 @@ struct Vtable<A: Family> {
 }
 
 impl<A: Family> Once<A> {
-    #[inline]
     pub(crate) fn new<F: Consume<A>>(value: F) -> Self {
         let mut room = Room::uninit();
         if Inline::<F>::FITS {
@@ -57,7 +56,6 @@ impl<A: Family> Once<A> {
     }
 
     /// Consumes the value in place: to move it first would cost as much. Later calls do nothing.
-    #[inline]
     pub(crate) fn consume(&mut self, argument: A::Of<'_>) {
         let vtable = std::mem::replace(&mut self.vtable, const { &Inline::<Spent>::vtable() });
         let room = &raw mut self.room;

@@ -21,7 +21,6 @@ impl<T> Lent<T> {
     }
 
     /// Runs `body`, in which [`with`](Lent::with) has the value.
-    #[inline]
     pub(crate) fn lend<R>(&self, value: &mut T, body: impl FnOnce() -> R) -> R {
         let _restore = Restore(&self.0, self.0.replace(value));
         body()

@@ -40,7 +40,6 @@ impl Body {
     }
 
     /// The last piece, to append to.
-    #[inline]
     pub(crate) fn end(&mut self) -> &mut Vec<u8> {
         match self.rest.as_mut().and_then(|rest| rest.last_mut()) {
             None => &mut self.head,

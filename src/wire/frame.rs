@@ -30,7 +30,6 @@ pub(crate) enum Framing {
 
 impl Framing {
     /// The header's length.
-    #[inline]
     pub(crate) const fn header_len(self) -> usize {
         match self {
             Framing::Tagged => 8,
@@ -40,7 +39,6 @@ impl Framing {
 }
 
 /// The header of a frame, left-aligned, and its length.
-#[inline]
 pub(crate) fn header(framing: Framing, id: u32, payload_len: u32) -> ([u8; 8], usize) {
     let mut bytes = [0; 8];
     match framing {
@@ -54,7 +52,6 @@ pub(crate) fn header(framing: Framing, id: u32, payload_len: u32) -> ([u8; 8], u
 }
 
 /// The id of a frame and the length of its payload, if its header is complete.
-#[inline]
 pub(crate) fn parse_header(framing: Framing, frame: &[u8]) -> Option<(u32, u32)> {
     match framing {
         Framing::Tagged => {
@@ -279,7 +276,6 @@ impl Decoder {
 
     /// The next frame, if it is complete and in the buffer, its id is `wanted`, and it is not too
     /// large: its id, and where its payload is. Errors are left to [`next`](Decoder::next).
-    #[inline]
     pub(crate) fn next_if(
         &mut self,
         wanted: impl FnOnce(u32) -> bool,
@@ -293,19 +289,16 @@ impl Decoder {
     }
 
     /// Whether everything that was read has been taken.
-    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.buf.len() == self.start && self.large.is_none()
     }
 
     /// Whether the next frame is complete and in the buffer.
-    #[inline]
     pub(crate) fn has_whole(&self) -> bool {
         self.whole().is_some()
     }
 
     /// The next frame's id and length, if it is complete and in the buffer.
-    #[inline]
     fn whole(&self) -> Option<(u32, usize)> {
         if self.large.is_some() {
             return None;
@@ -317,7 +310,6 @@ impl Decoder {
     }
 
     /// Advances past the payload at `at`.
-    #[inline]
     fn pass(&mut self, at: usize, len: usize) -> Range<usize> {
         self.start = at + len;
         self.after_large = false;
@@ -342,7 +334,6 @@ impl Decoder {
     }
 
     /// The bytes of a payload.
-    #[inline]
     pub(crate) fn payload<'a>(&'a self, payload: &'a Payload) -> &'a [u8] {
         match payload {
             Payload::At(at) => self.bytes(at.clone()),
@@ -356,7 +347,6 @@ impl Decoder {
     }
 
     /// The bytes of a payload that is in the buffer.
-    #[inline]
     pub(crate) fn bytes(&self, at: Range<usize>) -> &[u8] {
         &self.buf[at]
     }
@@ -465,7 +455,6 @@ impl Decoder {
     }
 
     /// The header of the next frame, if it is complete.
-    #[inline]
     fn peek(&self) -> Option<(u32, u32)> {
         parse_header(self.framing, &self.buf[self.start..])
     }

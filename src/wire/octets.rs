@@ -5,7 +5,6 @@
 use std::fmt;
 
 /// Appends one string.
-#[inline]
 pub(crate) fn push(out: &mut Vec<u8>, string: &[u8]) {
     match string.len() {
         // Nearly all lengths have one digit.

@@ -251,19 +251,16 @@ impl Outbox {
     }
 
     /// The offset of the next frame.
-    #[inline]
     pub(crate) fn end(&self) -> u64 {
         self.end
     }
 
     /// Whether no byte of the frame at `start` was taken.
-    #[inline]
     pub(crate) fn is_queued(&self, start: u64) -> bool {
         start >= self.taken
     }
 
     /// The number of bytes that can be taken.
-    #[inline]
     pub(crate) fn queued(&self) -> u64 {
         self.queued
     }
@@ -330,7 +327,6 @@ pub(crate) struct Batch {
 }
 
 impl Batch {
-    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.first.is_empty()
     }
@@ -346,7 +342,6 @@ impl Batch {
 
     /// Whether it has contained a payload that is slow to pass through a socket buffer of the
     /// default size.
-    #[inline]
     pub(super) fn has_large(&self) -> bool {
         self.has_large
     }
@@ -358,7 +353,6 @@ impl Batch {
 
     /// Whether the socket's buffer should be enlarged for large payloads before this is written.
     /// True only once.
-    #[inline]
     pub(crate) fn should_widen(&mut self) -> bool {
         std::mem::take(&mut self.widen)
     }

@@ -25,7 +25,6 @@ impl SmallBytes {
     }
 
     /// Appends the bytes.
-    #[inline]
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
         match self {
             SmallBytes::Inline { len, bytes } => {
@@ -102,7 +101,6 @@ impl From<Vec<u8>> for SmallBytes {
 impl Deref for SmallBytes {
     type Target = [u8];
 
-    #[inline]
     fn deref(&self) -> &[u8] {
         match self {
             SmallBytes::Inline { len, bytes } => &bytes[..usize::from(*len)],

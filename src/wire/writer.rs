@@ -62,13 +62,11 @@ impl Default for Writer {
 
 impl Writer {
     /// The frames that no thread has taken yet.
-    #[inline]
     pub(crate) fn outbox(&self) -> &Outbox {
         &self.outbox
     }
 
     /// As [`outbox`](Writer::outbox), to append and withdraw frames.
-    #[inline]
     pub(crate) fn outbox_mut(&mut self) -> &mut Outbox {
         &mut self.outbox
     }
@@ -148,13 +146,11 @@ impl Writer {
     }
 
     /// The number of unwritten bytes, including those being written.
-    #[inline]
     pub(crate) fn unsent(&self) -> usize {
         self.outbox.queued() as usize + self.in_batch
     }
 
     /// Whether a thread is writing.
-    #[inline]
     pub(crate) fn is_writing(&self) -> bool {
         self.batch.is_none()
     }
@@ -165,13 +161,11 @@ impl Writer {
     }
 
     /// Whether a write has failed.
-    #[inline]
     pub(crate) fn has_failed(&self) -> bool {
         self.state == State::Failed
     }
 
     /// Whether it was [closed](Writer::close) or a write failed, so that nothing more is written.
-    #[inline]
     pub(crate) fn is_closed(&self) -> bool {
         matches!(self.state, State::Failed | State::Closed)
     }

@@ -70,7 +70,6 @@ pub(crate) fn catch_with_calls_once(run: impl FnOnce()) -> Result<(), Failure> {
 
 /// What follows counts for [`catch_with_calls_once`] as if it were run on its own: one guard serves
 /// many calls.
-#[inline]
 pub(crate) fn begin_once() {
     FAILED_BEFORE.set(FAILED_CALLS.get());
 }

@@ -59,7 +59,6 @@ pub(super) fn answer(
 }
 
 /// Begins a call. No other call runs or waits.
-#[inline]
 fn begin(hub: &Hub, id: u32) {
     let begins = hub.begin(id);
     debug_assert_eq!(begins, Ok(true), "no other call runs or waits");
@@ -81,7 +80,7 @@ fn answer_small(child: &mut ReturningChild, function: &mut ReturningFn) -> Resul
 /// Reads ahead if the clock has ticked since the last read. Among the requests that have come there may
 /// be cancellations of others; but reading is a system call, too much for each of thousands of short
 /// calls.
-#[inline(always)]
+#[inline]
 fn read_ahead_if_due(child: &mut ReturningChild, function: &mut ReturningFn) -> Result<(), Stop> {
     if child.is_read_due() {
         read_ahead(child, function)?;
@@ -136,7 +135,6 @@ fn call_guarded(
 }
 
 /// Runs one call. With `more`, the next one begins as soon as it is answered.
-#[inline]
 fn call(
     function: &mut ReturningFn,
     child: &mut ReturningChild,

@@ -87,7 +87,6 @@ impl ReturningChild {
     }
 
     /// Whether the clock has ticked since it last read.
-    #[inline(always)]
     pub(super) fn is_read_due(&self) -> bool {
         self.read_at != coarse_clock()
     }

@@ -182,13 +182,11 @@ impl Session {
     }
 
     /// The payload of a request.
-    #[inline]
     pub(crate) fn bytes(&self, at: Range<usize>) -> &[u8] {
         self.decoder.bytes(at)
     }
 
     /// Whether another step can be taken without reading.
-    #[inline]
     pub(crate) fn has_more(&self) -> bool {
         self.decoder.has_whole()
     }
@@ -272,7 +270,6 @@ struct Rules {
 }
 
 impl Rules {
-    #[inline]
     fn check(self, id: u32, len: usize) -> Result<(), ParentViolation> {
         let Rules {
             plain,

@@ -107,7 +107,6 @@ impl Answer {
 }
 
 /// Decodes the payload of a reply.
-#[inline(always)]
 fn reply<S: Service>(payload: Input<'_>) -> Outcome<S> {
     match S::Codec::decode(payload) {
         Ok(reply) => Ok(reply),

@@ -20,7 +20,6 @@ pub(super) struct Unprocessed(AtomicBool);
 // ORDERING: what a thread sees in the socket, it sees after the system call of the one that emptied it,
 // before which this was set.
 impl Unprocessed {
-    #[inline]
     pub(super) fn set(&self, unprocessed: bool) {
         self.0.store(unprocessed, Ordering::Release);
     }
@@ -44,13 +43,11 @@ impl Reader {
     }
 
     /// What turns the bytes into frames.
-    #[inline]
     pub(in crate::rpc) fn decoder(&mut self) -> &mut Decoder {
         &mut self.decoder
     }
 
     /// Whether nothing is buffered.
-    #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.decoder.is_empty()
     }

@@ -227,7 +227,6 @@ impl LinkState {
     }
 
     /// Whether there is something to write, and nobody writes or waits for room.
-    #[inline]
     pub(super) fn has_unattended_output(&self) -> bool {
         let writer = self.connection.writer();
         let attended = writer.is_writing() || writer.is_closed() || self.awaits_room;

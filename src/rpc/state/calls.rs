@@ -123,14 +123,12 @@ impl<E> Calls<E> {
     }
 
     /// Where an id is in the window: the block, and the place in it. Out of range if it is not there.
-    #[inline]
     fn place(&self, id: u32) -> (usize, usize) {
         let n = id.wrapping_sub(self.base) as usize;
         (n / BLOCK, n % BLOCK)
     }
 
     /// The entry of an id, if it is outstanding.
-    #[inline]
     pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut E> {
         let (block, at) = self.place(id);
         let block = self.window.get_mut(block);

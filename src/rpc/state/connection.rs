@@ -75,18 +75,15 @@ struct CallEntry<T> {
 struct FramePlace(NonZeroU64);
 
 impl FramePlace {
-    #[inline]
     fn new(start: u64, timed: bool) -> Self {
         let place = NonZeroU64::new((start + 1) << 1 | u64::from(timed));
         FramePlace(place.expect("no stream has 2^63 bytes"))
     }
 
-    #[inline]
     fn start(self) -> u64 {
         (self.0.get() >> 1) - 1
     }
 
-    #[inline]
     fn is_timed(self) -> bool {
         self.0.get() & 1 == 1
     }
@@ -205,7 +202,6 @@ impl<T, P: Clone> Connection<T, P> {
     ///
     /// It is moved once, from the table to where it stays: moving it on as a whole right after it was
     /// written in pieces is a store-forwarding stall.
-    #[inline]
     pub(crate) fn receive_into(
         &mut self,
         id: u32,
@@ -376,13 +372,11 @@ impl<T, P: Clone> Connection<T, P> {
     }
 
     /// What there is to write. What a batch takes of it counts as sent.
-    #[inline]
     pub(crate) fn writer(&self) -> &Writer {
         &self.writer
     }
 
     /// As [`writer`](Connection::writer), to write it.
-    #[inline]
     pub(crate) fn writer_mut(&mut self) -> &mut Writer {
         &mut self.writer
     }
@@ -512,7 +506,6 @@ impl<T, P: Clone> Connection<T, P> {
     }
 
     /// Whether a call is outstanding, and some of it was taken to be written.
-    #[inline]
     fn is_sent(&mut self, id: u32) -> bool {
         let outbox = self.writer.outbox();
         let entry = self.calls.get_mut(id);

@@ -20,7 +20,6 @@ const LEAVING: usize = 1;
 /// No word has this number.
 const NONE: u32 = u32::MAX;
 
-#[inline]
 fn place(id: u32) -> (u32, u64) {
     (id / 64, 1 << (id % 64))
 }
@@ -63,7 +62,6 @@ impl IdSet {
         true
     }
 
-    #[inline]
     pub(crate) fn contains(&self, id: u32) -> bool {
         let (at, bit) = place(id);
         let word = match self.near {

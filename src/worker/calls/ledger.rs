@@ -75,13 +75,11 @@ impl Ledger {
 
     /// Whether a request with a new id may start immediately, and another may be read, while `unsent`
     /// bytes of answers are not written.
-    #[inline]
     pub(crate) fn is_open(&self, unsent: usize) -> bool {
         self.may_start_new() && self.wants_requests(unsent)
     }
 
     /// Whether a new request need not wait for others.
-    #[inline]
     pub(crate) fn may_start_new(&self) -> bool {
         self.waiting.is_empty() && self.running.len() < self.limits.running
     }
@@ -162,7 +160,6 @@ impl Ledger {
     }
 
     /// Whether more requests may be read while `unsent` bytes of answers are not written.
-    #[inline]
     pub(crate) fn wants_requests(&self, unsent: usize) -> bool {
         !self.closed && unsent.saturating_add(self.waiting_bytes) <= self.limits.high_water
     }

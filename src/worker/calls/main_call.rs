@@ -82,13 +82,11 @@ impl MainCall {
     }
 
     /// Whether a call may begin if its id is new.
-    #[inline]
     pub(crate) fn is_open(&self) -> bool {
         self.state.load(Ordering::Acquire) == OPEN
     }
 
     /// Whether the main thread runs this call, and it is not answered.
-    #[inline]
     pub(crate) fn is_at(&self, id: u32) -> bool {
         self.state.load(Ordering::Acquire) == AT | u64::from(id)
     }
@@ -99,7 +97,6 @@ impl MainCall {
         (state & AT != 0).then_some(state as u32)
     }
 
-    #[inline]
     fn end(&self, open: bool) {
         let state = if open { OPEN } else { CLOSED };
         self.state.store(state, Ordering::Release);

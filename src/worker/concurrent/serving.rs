@@ -343,7 +343,7 @@ fn take(
 }
 
 /// Starts a call, or queues it.
-#[inline(always)]
+#[inline]
 fn start<'a>(
     function: &mut Function<'_>,
     call: &mut Option<u32>,

@@ -14,7 +14,7 @@ impl Hub {
 
     /// A request has come. Returns whether the main thread is to begin its call now and then to call
     /// [`returned`](Hub::returned); if not, it is to be [queued](Hub::queue).
-    #[inline(always)]
+    #[inline]
     pub(in crate::worker) fn begin(&self, id: u32) -> Result<bool, Duplicate> {
         match self.main_call.begin(id) {
             true => Ok(true),
@@ -27,7 +27,7 @@ impl Hub {
     }
 
     /// The function has returned from the main thread's call, which is answered later if it has not been.
-    #[inline(always)]
+    #[inline]
     pub(in crate::worker) fn returned(&self, id: u32) {
         if self.main_call.is_at(id) {
             self.returned_unanswered(id);
@@ -74,7 +74,6 @@ impl Hub {
     }
 
     /// Whether more requests may be taken.
-    #[inline]
     pub(in crate::worker) fn wants_requests(&self) -> bool {
         if self.main_call.is_open() {
             return true;

@@ -7,7 +7,6 @@ pub(super) type OnCancel = Box<dyn FnOnce() + Send>;
 
 /// Drops the callbacks of a call that was answered. Runs destructors of the program: not to be called
 /// under the lock.
-#[inline]
 pub(super) fn drop_callbacks(callbacks: Vec<OnCancel>) {
     #[cold]
     fn drop_guarded(callbacks: Vec<OnCancel>) {

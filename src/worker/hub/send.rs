@@ -95,7 +95,7 @@ impl Hub {
     }
 
     /// Makes a frame whose payload `fill` writes, and sends it.
-    #[inline(always)]
+    #[inline]
     fn frame(
         &'static self,
         what: &str,

@@ -55,7 +55,6 @@ impl WritePolicy {
     }
 
     /// How urgent a frame is, which is an answer or something else.
-    #[inline]
     pub(super) fn urgency(self, is_answer: bool) -> Urgency {
         match self {
             WritePolicy::Now | WritePolicy::LastCall => Urgency::Now,
