@@ -58,15 +58,15 @@ fn bad_header(plain: Option<Plain>, stream: &[u8]) -> Option<(ParentViolation, u
         Some(Plain::Ordered) => Framing::Counted,
         _ => Framing::Tagged,
     };
-    let mut max_frame = None;
-    let mut at = 0;
+    let mut max_frame = None::<usize>;
+    let mut at = 0usize;
     loop {
         let (id, claimed) = parse_header(framing, stream.get(at..)?)?;
         let (offset, claimed) = (at as u64, claimed as usize);
         at += framing.header_len();
         let is_control = id == 0 && plain.is_none();
         let room = if is_control { CONTROL_ROOM } else { 0 };
-        if max_frame.is_some_and(|limit| claimed > limit + room) {
+        if max_frame.is_some_and(|limit| claimed > limit.saturating_add(room)) {
             return None;
         }
         let limit = match max_frame {
@@ -89,7 +89,7 @@ fn bad_header(plain: Option<Plain>, stream: &[u8]) -> Option<(ParentViolation, u
         if let Some(bad) = bad {
             return Some((bad, at));
         }
-        let payload = stream.get(at..at + claimed)?;
+        let payload = stream.get(at..at.checked_add(claimed)?)?;
         at += claimed;
         if is_control {
             match (ToChild::decode(payload).ok()?, max_frame) {
