@@ -14,6 +14,7 @@ use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::OnceLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,15 @@ struct LoopHandle {
 }
 
 impl LoopHandle {
+    /// A handle that is shared until the process exits: references need not be counted.
+    fn leak(hub: &'static Hub, posts: Mailbox<Post>) -> &'static Self {
+        // A process has one loop, except in tests. Leak checkers find its handle here when it is gone.
+        static HANDLE: OnceLock<&LoopHandle> = OnceLock::new();
+        let handle = Box::leak(Box::new(LoopHandle { hub, posts }));
+        let _ = HANDLE.set(handle);
+        handle
+    }
+
     fn post(&self, post: Post) {
         self.posts.push(post);
         self.hub.wake_loop();
@@ -121,7 +131,7 @@ impl Loop {
     pub(in crate::worker) fn new(hub: &'static Hub, on_panic: Box<dyn Fn(&Failure)>) -> Self {
         let posts = Mailbox::default();
         Loop {
-            handle: Box::leak(Box::new(LoopHandle { hub, posts })),
+            handle: LoopHandle::leak(hub, posts),
             last_id: Cell::new(0),
             timers: RefCell::default(),
             descriptors: RefCell::default(),
