@@ -5,7 +5,7 @@ use std::io::Result;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 /// Which signal `O_ASYNC` sends; see F_SETSIG in fcntl(2). Not in the libc crate. It is 10 in Linux's
-/// asm-generic/fcntl.h, which all architectures take it from but PA-RISC, where there is no Rust.
+/// asm-generic/fcntl.h; PA-RISC, for which there is no Rust target, has a number of its own.
 const F_SETSIG: libc::c_int = 10;
 
 /// The reading end of a pipe whose writing end only the parent holds. Nothing is ever written.
