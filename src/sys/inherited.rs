@@ -261,6 +261,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri does not support fstat")]
     fn name_of_a_socket_is_found_only_on_a_childs() {
         use std::os::unix::net::UnixStream;
         let (near, far) = UnixStream::pair().unwrap();

@@ -298,6 +298,7 @@ mod tests {
     use std::os::fd::AsFd;
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri does not support F_SETFD")]
     fn inheritable_descriptors_are_those_that_are_not_close_on_exec() {
         let (inherited, private) = (File::open("/dev/null").unwrap(), File::open("/dev/null"));
         let private = private.unwrap();
