@@ -171,10 +171,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg_attr(
-        miri,
-        ignore = "its clock advances by microseconds with every few instructions"
-    )]
     fn wait_as_long_as_a_wake_up_makes_it_poll() {
         let mut busy_poll = BusyPoll::default();
         let sleep = || {

@@ -434,7 +434,7 @@ mod tests {
     }
 
     /// Small frames, more than go into a few chunks.
-    const MANY: usize = if cfg!(miri) { 4000 } else { 100_000 };
+    const MANY: usize = 100_000;
 
     fn taken(outbox: &mut Outbox, limit: usize) -> Batch {
         let mut batch = Batch::default();
@@ -671,7 +671,7 @@ mod tests {
                 .wrapping_add(1);
             (random >> 33) as usize % limit
         };
-        for round in 0..if cfg!(miri) { 5 } else { 100 } {
+        for round in 0..100 {
             let (mut outbox, mut batch) = (Outbox::default(), Batch::default());
             let (mut frames, mut written) = (Vec::<(u64, Vec<u8>)>::new(), Vec::new());
             let mut body = Body::default();

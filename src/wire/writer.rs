@@ -215,9 +215,7 @@ mod tests {
     #[test]
     fn every_split_of_the_writes_yields_the_stream_once_and_in_order() {
         let payloads = [&b"a"[..], &[1; 20_000], b"", &[2; 70_000], b"end"];
-        let least = if cfg!(miri) { 1000 } else { 1 };
-        let splits = [1, 7, 8, 9, 1000, 65_536, 100_000];
-        for most in splits.into_iter().filter(|n| *n >= least) {
+        for most in [1, 7, 8, 9, 1000, 65_536, 100_000] {
             let (mut writer, mut want, mut got) = (Writer::default(), Vec::new(), Vec::new());
             for (n, payload) in payloads.iter().enumerate() {
                 push(&mut writer, payload);

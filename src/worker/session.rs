@@ -367,7 +367,6 @@ mod tests {
 
     #[test]
     fn start_and_requests_in_any_split() {
-        let least = if cfg!(miri) { 1000 } else { 1 };
         let strings = octets::encode([vec![b'x'; 100_000]]);
         let setup = ToChild::Setup {
             name: "s",
@@ -381,8 +380,7 @@ mod tests {
             frame(wire::CONTROL_TO_CHILD, &ToChild::Cancel { id: 1 }.encode()),
         ]
         .concat();
-        let splits = [1, 7, 8, 9, 1000, usize::MAX];
-        for split in splits.into_iter().filter(|n| *n >= least) {
+        for split in [1, 7, 8, 9, 1000, usize::MAX] {
             let mut session = Session::new(None, 64);
             assert_eq!(
                 steps(&mut session, &stream, split).unwrap(),

@@ -83,7 +83,7 @@ mod tests {
     /// that no other makes up for a lost wake-up.
     #[test]
     fn post_wakes_a_loop_that_sleeps() {
-        const POSTS: usize = if cfg!(miri) { 100 } else { 20_000 };
+        const POSTS: usize = 20_000;
         let (mailbox, asleep, woken) = (Mailbox::default(), Mutex::new(false), Condvar::new());
         let (taken, next) = mpsc::sync_channel(1);
         thread::scope(|scope| {
