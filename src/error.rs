@@ -93,6 +93,9 @@ pub enum ErrorKind {
     UnhandledEvent,
     /// A blocking method was called in a callback, where it would stop the reactor.
     InCallback,
+    /// This process is a copy, made by fork(2), of the one that started the child, which alone can use
+    /// it: see the [guide](crate::guide#forking).
+    Forked,
     /// An operation in the parent failed. Also if the [`Reactor`](crate::Reactor) that served the
     /// child can serve no longer: the child is killed then.
     Io,
@@ -291,6 +294,10 @@ pub enum Refusal {
     },
     /// The outcome was already taken.
     Taken,
+    /// This process is a copy, made by fork(2), of the one that started the child, which alone can call
+    /// it: see the [guide](crate::guide#forking). If the call was made before the fork, the original
+    /// gets its outcome.
+    Forked,
 }
 
 /// A panic in the child.
@@ -385,6 +392,10 @@ impl fmt::Display for Refusal {
                 "refused: a request of {len} bytes is above the limit (max_frame) of {limit}"
             ),
             Refusal::Taken => f.write_str("refused: the outcome was already taken"),
+            Refusal::Forked => f.write_str(
+                "refused: this process was forked from the one that started the child, which alone can \
+                 use it; start another one here",
+            ),
         }
     }
 }

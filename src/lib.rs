@@ -186,6 +186,7 @@
 mod busy_poll;
 mod chain;
 mod codec;
+mod copies;
 mod deadlines;
 mod error;
 #[cfg(any(fuzzing, test))]

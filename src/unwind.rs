@@ -1,5 +1,7 @@
 //! Where panics end.
 
+use crate::copies::end_if_copy;
+use crate::sys::Origin;
 use std::any::Any;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,19 +9,22 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Runs the program's code. Returns `None` after a panic, which the panic hook has reported.
 pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Option<T> {
-    match catch_unwind(AssertUnwindSafe(code)) {
-        Ok(value) => Some(value),
-        Err(payload) => {
-            discard(payload);
-            None
-        }
-    }
+    let result = try_catch(code);
+    result.map_err(discard).ok()
+}
+
+/// Runs the program's code. Returns the payload of a panic, which the panic hook has reported.
+pub(crate) fn try_catch<T>(code: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
+    let origin = Origin::here();
+    let result = catch_unwind(AssertUnwindSafe(code));
+    end_if_copy(origin);
+    result
 }
 
 /// Drops the payload of a panic. It is the program's, and its destructor may panic, too.
 #[cold]
 pub(crate) fn discard(payload: Box<dyn Any + Send>) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+    if let Err(payload) = try_catch(|| drop(payload)) {
         // This could be repeated for ever.
         mem::forget(payload);
     }

@@ -118,6 +118,17 @@ impl Child {
         }
     }
 
+    /// Gives up what this copy of the process that started it shares with that one.
+    pub(crate) fn give_up(&self) {
+        if let Some(pidfd) = &self.pidfd {
+            sys::give_up(pidfd);
+        }
+        // If a thread that the copy does not have held the lock, it is dropping it.
+        if let Ok(mut lifeline) = self.lifeline.try_lock() {
+            *lifeline = None;
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, bool> {
         self.reaped.lock().expect("nothing panics under this lock")
     }

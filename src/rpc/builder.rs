@@ -183,12 +183,18 @@ impl<S: Service> RpcBuilder<S> {
     /// [`ErrorKind::Spawn`] if the program cannot be executed, [`ErrorKind::Unsupported`] if the
     /// [`Process`] has an option that such a child cannot have, [`ErrorKind::Setup`] if the strings of
     /// a [setup](crate::Process::setup) are too long, [`ErrorKind::NotServing`] if this process is a
-    /// child itself and does not serve yet, [`ErrorKind::Io`] if there are no descriptors or threads
+    /// child itself and does not serve yet, [`ErrorKind::Forked`] if the [`Reactor`](crate::Reactor) is
+    /// that of the process from which this one was forked, [`ErrorKind::Io`] if there are no descriptors or threads
     /// left. What goes wrong later is reported to `on_error` and to all calls.
     pub fn start(self) -> Result<Rpc<S>, Error> {
         let io_error =
             |error| Error::new(ErrorKind::Io, format!("cannot start a reactor: {error}"));
         let core = match &self.reactor {
+            Some(reactor) if reactor.core().is_elsewhere() => {
+                let message = "this process was forked from the one that made the Reactor, which \
+                               alone can use it; make another one here";
+                return Err(Error::new(ErrorKind::Forked, message));
+            }
             Some(reactor) => Arc::clone(reactor.core()),
             None => Core::new(true).map_err(io_error)?,
         };

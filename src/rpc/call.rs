@@ -259,6 +259,9 @@ impl<S: Service> Pending<S> {
 
     /// The outcome, if there is one by now. Never waits.
     pub fn try_wait(&mut self) -> Option<Outcome<S>> {
+        if self.link.is_elsewhere() {
+            return Some(Err(CallError::Refused(Refusal::Forked)));
+        }
         match self.slot.take() {
             Some(answer) => Some(self.deliver(answer)),
             None if self.taken => Some(Err(CallError::Refused(Refusal::Taken))),

@@ -165,7 +165,9 @@ impl<S: Service> Rpc<S> {
     /// # }
     /// ```
     pub fn signal(&self, number: i32) -> io::Result<()> {
-        match self.handle.link.child() {
+        let link = &self.handle.link;
+        link.refuse_elsewhere().map_err(io::Error::other)?;
+        match link.child() {
             Some(child) => child.try_signal(number),
             None => Err(io::Error::new(
                 io::ErrorKind::Unsupported,
@@ -226,6 +228,7 @@ impl<S: Service> Rpc<S> {
 
     fn finish_by(self, stop_by: Option<Instant>) -> Result<Exit, Error> {
         let link = Arc::clone(&self.handle.link);
+        link.refuse_elsewhere()?;
         let is_last = Arc::strong_count(&self.handle) == 1;
         let has_callbacks = self.handle.has_callbacks;
         drop(self);

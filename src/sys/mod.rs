@@ -9,6 +9,7 @@ mod inline;
 mod io;
 mod lent;
 mod lifeline;
+mod origin;
 mod poll;
 mod process;
 mod signals;
@@ -26,7 +27,8 @@ pub(crate) use io::{
 };
 pub(crate) use lent::Lent;
 pub(crate) use lifeline::Lifeline;
-pub(crate) use poll::{Interest, PollSet, Registration, wait_at_most, wait_for};
+pub(crate) use origin::{Origin, exit_immediately, give_up};
+pub(crate) use poll::{Interest, PollSet, Registration, SharedPoller, wait_at_most, wait_for};
 pub(crate) use process::{
     SIGKILL, SIGTERM, at_exit, is_no_process, kill_and_reap, no_process, open_pidfd, reap,
     rename_process, signal, wait_for_exit,

@@ -1,24 +1,94 @@
 //! Waiting for descriptors: with a poller, or directly with ppoll(2).
 
+use super::origin::{Origin, replace_owned};
 use super::{check, retry};
 use polling::{Event, PollMode, Poller};
 use std::io::Result;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// A poller that a copy of this process leaves alone. What is registered is the kernel's, and shared
+/// with copies: what one of them removed, the original would no longer hear of.
+#[derive(Debug)]
+pub(crate) struct SharedPoller {
+    poller: ManuallyDrop<Poller>,
+    origin: Origin,
+}
+
+impl SharedPoller {
+    /// A poller of this process, none of whose descriptors has the number of a standard one: see
+    /// [`above_standard`](super::above_standard).
+    pub(crate) fn new() -> Result<Self> {
+        // The poller's first descriptor gets the lowest number, and then keeps it from the next poller.
+        let mut low = Vec::new();
+        loop {
+            let poller = Poller::new()?;
+            if poller.as_raw_fd() < super::ABOVE_STANDARD {
+                low.push(poller);
+                continue;
+            }
+            return Ok(SharedPoller {
+                poller: ManuallyDrop::new(poller),
+                origin: Origin::here(),
+            });
+        }
+    }
+
+    /// Whether this process is a copy of the one that made it, which must not use it.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.origin.is_elsewhere()
+    }
+}
+
+impl Deref for SharedPoller {
+    type Target = Poller;
+
+    fn deref(&self) -> &Poller {
+        &self.poller
+    }
+}
+
+impl Drop for SharedPoller {
+    fn drop(&mut self) {
+        // Its destructor removes what the poller itself has registered: a copy has it do so with an
+        // empty one.
+        if self.is_elsewhere() && self.replace_by_empty().is_err() {
+            return;
+        }
+        // SAFETY: `self` is being dropped, so that nothing uses it afterwards.
+        unsafe { ManuallyDrop::drop(&mut self.poller) }
+    }
+}
+
+impl SharedPoller {
+    fn replace_by_empty(&self) -> Result<()> {
+        // SAFETY: takes no pointers.
+        let empty = check(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })?;
+        // SAFETY: the descriptor was just created and has no other owner.
+        let empty = unsafe { OwnedFd::from_raw_fd(empty) };
+        replace_owned(&**self, &empty)
+    }
+}
 
 /// A descriptor that is registered with a poller. Its existence proves that the descriptor is open,
 /// and dropping it removes the registration, as `Poller::add` requires.
 #[derive(Debug)]
 pub(crate) struct Registration {
-    poller: Arc<Poller>,
+    poller: Arc<SharedPoller>,
     fd: Arc<OwnedFd>,
 }
 
 impl Registration {
     /// Registers `fd`, level-triggered.
-    pub(crate) fn new(poller: &Arc<Poller>, fd: &Arc<OwnedFd>, interest: Event) -> Result<Self> {
+    pub(crate) fn new(
+        poller: &Arc<SharedPoller>,
+        fd: &Arc<OwnedFd>,
+        interest: Event,
+    ) -> Result<Self> {
         // SAFETY: the descriptor stays open as long as `self` has it, and `drop` deletes it.
         unsafe { poller.add_with_mode(fd.as_raw_fd(), interest, PollMode::Level)? };
         Ok(Registration {
@@ -46,8 +116,10 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // This only fails for a descriptor that is not registered, and then there is nothing to do.
-        let _ = self.poller.delete(self.fd.as_fd());
+        if !self.poller.is_elsewhere() {
+            // This only fails for a descriptor that is not registered, and then there is nothing to do.
+            let _ = self.poller.delete(self.fd.as_fd());
+        }
     }
 }
 

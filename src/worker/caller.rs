@@ -226,8 +226,7 @@ impl<S: Service> Caller<S> {
     /// ```
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        read_if_asked();
-        self.parent.hub.is_cancelled(self.id)
+        is_cancelled(self.parent.hub, self.id)
     }
 
     /// The call's cancellation, to keep when the caller itself is moved elsewhere.
@@ -362,12 +361,19 @@ impl fmt::Debug for Cancellation {
     }
 }
 
+fn is_cancelled(hub: &Hub, id: u32) -> bool {
+    if hub.is_elsewhere() {
+        return false;
+    }
+    read_if_asked();
+    hub.is_cancelled(id)
+}
+
 impl Cancellation {
     /// Same as [`Caller::is_cancelled`]. False once the call is answered.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        read_if_asked();
-        self.hub.is_cancelled(self.id)
+        is_cancelled(self.hub, self.id)
     }
 
     /// Calls `callback` when the call is cancelled, on the child's main thread; immediately, on this

@@ -4,7 +4,7 @@ use crate::unwind;
 use crate::wire::Failure;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::panic::{self, AssertUnwindSafe};
+use std::panic;
 use std::sync::Once;
 
 thread_local! {
@@ -36,7 +36,7 @@ pub(crate) fn catch<T>(function: impl FnOnce() -> T) -> Result<T, Failure> {
             previous(info);
         }));
     });
-    panic::catch_unwind(AssertUnwindSafe(function)).map_err(|payload| {
+    unwind::try_catch(function).map_err(|payload| {
         let panic = last();
         // It may own calls, too.
         drop_for(&panic, || unwind::discard(payload));

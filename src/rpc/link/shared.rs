@@ -11,7 +11,7 @@ use super::state::{LinkState, ProgressCallback};
 use crate::process::Child;
 use crate::rpc::reactor::{Core, Source, poll_key};
 use crate::rpc::state::{AfterRelease, Connection};
-use crate::sys::{self, Interest, Registration};
+use crate::sys::{self, Interest, Origin, Registration};
 use crate::unwind;
 use polling::Event;
 use std::io;
@@ -34,6 +34,8 @@ pub(in crate::rpc) struct Link {
     reactor: Arc<Core>,
     /// The link's key at the reactor.
     key: usize,
+    /// The process that started the child.
+    origin: Origin,
 }
 
 impl Link {
@@ -55,6 +57,23 @@ impl Link {
             child,
             reactor,
             key,
+            origin: Origin::here(),
+        }
+    }
+
+    /// Whether this process is a copy of the one that started the child. It must not take the lock,
+    /// which another thread of the original may have held, nor touch the socket or the process.
+    #[inline]
+    pub(in crate::rpc) fn is_elsewhere(&self) -> bool {
+        self.origin.is_elsewhere()
+    }
+
+    /// Gives up what this copy of the process shares with the original: the child is to learn of the
+    /// original's end.
+    pub(super) fn give_up(&self) {
+        sys::give_up(self.socket());
+        if let Some(child) = &self.child {
+            child.give_up();
         }
     }
 

@@ -4,7 +4,7 @@ use super::completion::{Completion, Ended};
 use super::reader::Reader;
 use super::shared::Link;
 use super::state::{LinkState, ProgressCallback};
-use crate::error::{Error, Phase, Refusal};
+use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Child;
 use crate::rpc::callback::{in_callback, refuse_in_callback};
 use crate::rpc::state::Exit;
@@ -53,6 +53,9 @@ impl Link {
             may_wait,
             waits,
         } = options;
+        if self.is_elsewhere() {
+            return Err(Ended::Refused(Refusal::Forked));
+        }
         let mut state = self.lock();
         let id = loop {
             let connection = &mut state.connection;
@@ -111,7 +114,9 @@ impl Link {
 
     /// Cancels a call whose outcome nobody waits for any more.
     pub(in crate::rpc) fn cancel(&self, id: u32) {
-        drop(self.withdraw(id));
+        if !self.is_elsewhere() {
+            drop(self.withdraw(id));
+        }
     }
 
     /// Ends a call, unless it has ended.
@@ -125,6 +130,9 @@ impl Link {
 
     /// Refuses further calls. The child is told to exit when it has answered; `stop_by` bounds that.
     pub(in crate::rpc) fn close(&self, stop_by: Option<Instant>) {
+        if self.is_elsewhere() {
+            return self.give_up();
+        }
         let mut state = self.lock();
         state.connection.close();
         state.stop_by = stop_by.into_iter().chain(state.stop_by).min();
@@ -137,9 +145,21 @@ impl Link {
 
     /// Kills the child, whatever it does.
     pub(in crate::rpc) fn kill(&self) {
+        if self.is_elsewhere() {
+            return;
+        }
         let mut state = self.lock();
         state.kill = true;
         self.notify_reactor(state);
+    }
+
+    /// Refuses what only the process can do that started the child.
+    pub(in crate::rpc) fn refuse_elsewhere(&self) -> Result<(), Error> {
+        if self.is_elsewhere() {
+            Err(Error::new(ErrorKind::Forked, Refusal::Forked.to_string()))
+        } else {
+            Ok(())
+        }
     }
 
     /// Whether all calls have ended.
@@ -157,6 +177,7 @@ impl Link {
 
     /// Waits until the child serves, or ends.
     pub(in crate::rpc) fn wait_ready(&self) -> Result<(), Error> {
+        self.refuse_elsewhere()?;
         let starting = |state: &mut LinkState| !state.connection.is_ready() && state.end.is_none();
         let mut state = self.lock();
         if starting(&mut state) {
@@ -171,6 +192,9 @@ impl Link {
 
     /// How it ended, if it has. The last callbacks may not have returned.
     pub(in crate::rpc) fn try_end(&self) -> Option<Result<Exit, Error>> {
+        if let Err(error) = self.refuse_elsewhere() {
+            return Some(Err(error));
+        }
         self.lock().end.clone()
     }
 

@@ -3,17 +3,16 @@
 use super::handler::EventHandler;
 use super::table::HandlerTable;
 use crate::rpc::callback::in_callback;
-use crate::{sys, threads, unwind};
-use polling::Poller;
+use crate::sys::SharedPoller;
+use crate::{threads, unwind};
 use std::io;
-use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 /// See the module's documentation.
 #[derive(Debug)]
 pub(in crate::rpc) struct Core {
-    poller: Arc<Poller>,
+    poller: Arc<SharedPoller>,
     inbox: Mutex<Inbox>,
     /// Whether it serves one handler only, and its thread ends with that.
     pub(super) is_own: bool,
@@ -136,33 +135,25 @@ impl Inbox {
     }
 }
 
-/// A poller none of whose descriptors has the number of a standard one: see
-/// [`sys::above_standard`].
-fn new_poller() -> io::Result<Poller> {
-    // The poller's first descriptor gets the lowest number, and then keeps it from the next poller.
-    let mut low = Vec::new();
-    loop {
-        let poller = Poller::new()?;
-        if poller.as_raw_fd() >= sys::ABOVE_STANDARD {
-            return Ok(poller);
-        }
-        low.push(poller);
-    }
-}
-
 impl Core {
     /// A reactor of one handler's own, or one that several may share.
     pub(in crate::rpc) fn new(is_own: bool) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Core {
-            poller: Arc::new(new_poller()?),
+            poller: Arc::new(SharedPoller::new()?),
             inbox: Mutex::default(),
             is_own,
         }))
     }
 
     /// The poller, for handlers to register their descriptors with.
-    pub(in crate::rpc) fn poller(&self) -> &Arc<Poller> {
+    pub(in crate::rpc) fn poller(&self) -> &Arc<SharedPoller> {
         &self.poller
+    }
+
+    /// Whether this process is a copy of the one that made it. Its thread is not there, and its locks
+    /// may be held for ever.
+    pub(in crate::rpc) fn is_elsewhere(&self) -> bool {
+        self.poller.is_elsewhere()
     }
 
     /// A key that no other handler has.

@@ -55,6 +55,9 @@ impl Reactor {
 
 impl Drop for Keep {
     fn drop(&mut self) {
+        if self.0.is_elsewhere() {
+            return;
+        }
         let mut inbox = self.0.lock();
         inbox.keep = false;
         self.0.wake(inbox);

@@ -24,6 +24,12 @@ impl Core {
 
     /// Runs a callback on the thread, or here if no thread can be started.
     pub(in crate::rpc) fn run(self: &Arc<Self>, callback: impl FnOnce() + Send + 'static) {
+        if self.is_elsewhere() {
+            return match Core::new(true) {
+                Ok(core) => core.run(callback),
+                Err(_) => guard(callback),
+            };
+        }
         if let Err((_, Job::Run(callback))) = self.submit(Job::Run(Box::new(callback))) {
             guard(callback);
         }

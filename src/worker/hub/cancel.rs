@@ -30,6 +30,9 @@ impl Hub {
     /// Calls `callback` when the call is cancelled, immediately if it was. Drops it when the call is
     /// answered.
     pub(in crate::worker) fn on_cancel(&self, id: u32, callback: OnCancel) {
+        if self.is_elsewhere() {
+            return;
+        }
         let mut state = self.lock();
         if state.ledger.is_cancelled(id) {
             drop(state);

@@ -31,6 +31,9 @@ impl Hub {
     /// Answers a call that failed. In plain mode there is no such answer: the process exits after
     /// writing what was sent before.
     pub(in crate::worker) fn fail(&'static self, id: u32, failure: &Failure) {
+        if self.is_elsewhere() {
+            return;
+        }
         if self.plain().is_some() {
             self.flush();
             stderr::print(format_args!("offspring child: the function {failure}"));
@@ -117,6 +120,9 @@ impl Hub {
 
     /// Sends a frame, which may answer a call. The large parts of the payload are moved out of it.
     fn send(&'static self, id: u32, payload: &mut Body, answers: Option<u32>) {
+        if self.is_elsewhere() {
+            return;
+        }
         let len = u32::try_from(payload.len()).expect("the caller checked it against max_frame");
         let header = wire::header(Framing::Tagged, id, len);
         let policy = WritePolicy::current();

@@ -1,7 +1,8 @@
 //! The hub itself: its lock, and what is not under it.
 
 use super::state::HubState;
-use crate::sys;
+use crate::copies::end_if_copy;
+use crate::sys::{self, Origin};
 use crate::wire::Plain;
 use crate::worker::calls::MainCall;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -27,6 +28,8 @@ pub(crate) struct Hub {
     plain: Option<Plain>,
     /// The longest payload that the parent takes.
     max_frame: AtomicUsize,
+    /// The process that is the child.
+    origin: Origin,
 }
 
 impl Hub {
@@ -42,7 +45,14 @@ impl Hub {
             fd,
             plain,
             max_frame: AtomicUsize::new(u32::MAX as usize),
+            origin: Origin::here(),
         }
+    }
+
+    /// Whether this process is a copy that a function has made. It sends nothing, and is told nothing.
+    #[inline]
+    pub(in crate::worker) fn is_elsewhere(&self) -> bool {
+        self.origin.is_elsewhere()
     }
 
     pub(in crate::worker) fn set_max_frame(&self, max_frame: usize) {
@@ -63,7 +73,10 @@ impl Hub {
         self.fd.as_fd()
     }
 
+    /// Takes the lock. Only a copy gets here whose function has returned: what functions may call in
+    /// one does nothing.
     pub(super) fn lock(&self) -> MutexGuard<'_, HubState> {
+        end_if_copy(self.origin);
         self.state.lock().expect(PROOF)
     }
 

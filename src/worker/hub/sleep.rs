@@ -39,7 +39,9 @@ impl Hub {
 
     /// Wakes the loop if it sleeps.
     pub(in crate::worker) fn wake_loop(&self) {
-        self.lock().wake_loop();
+        if !self.is_elsewhere() {
+            self.lock().wake_loop();
+        }
     }
 }
 

@@ -19,11 +19,17 @@ impl Hub {
     /// Waits until everything sent so far is written. Returns whether it was: not if the parent is
     /// gone, or nothing is written any more.
     pub(in crate::worker) fn flush(&self) -> bool {
+        if self.is_elsewhere() {
+            return false;
+        }
         !self.lock_flushed().writer.is_closed()
     }
 
     /// As [`flush`](Hub::flush). What is sent from now on is dropped, and no thread begins to write.
     pub(in crate::worker) fn flush_and_close(&self) {
+        if self.is_elsewhere() {
+            return;
+        }
         // Otherwise there may be no end to what other threads send.
         self.lock().exiting = true;
         // Under the lock: the process may end in the middle of what another thread would write.
