@@ -266,12 +266,49 @@ pub enum CallError<E = BoxError> {
 }
 
 /// How far a call had got when it ended without an answer.
+///
+/// Of a worker that has ended, the parent knows which calls it had begun, whatever killed it: the
+/// others can be made again in another child.
+///
+/// # Examples
+///
+/// ```
+/// use offspring::{Phase, Worker};
+///
+/// # fn main() -> Result<(), offspring::BoxError> {
+/// let me = Worker::new()
+///     .function("crash", |_request, _caller| -> Result<(), _> { std::process::abort() })
+///     .run();
+/// let rpc = me.rpc("crash").on_error(drop).start()?;
+/// let (first, second) = (rpc.call(()).start(), rpc.call(()).start());
+/// let phase = first.wait().unwrap_err().phase();
+/// assert_eq!(phase, Some(Phase::Begun));
+/// let phase = second.wait().unwrap_err().phase();
+/// assert!(phase.is_some_and(Phase::is_safe_to_repeat));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Phase {
-    /// No byte of it was sent to the child: it is safe to repeat the call.
+    /// No byte of it was sent to the child.
     Queued,
-    /// It was sent: the function may or may not have run.
+    /// It was sent, and the function is known not to have begun.
     Sent,
+    /// It was sent, and the function has begun, or may have: calls that time out or are cancelled, and
+    /// those of plain peers, of streams, and of children that live on without a connection.
+    Begun,
+}
+
+impl Phase {
+    /// Whether the function has not begun: if the call is made again, nothing is done twice.
+    #[must_use]
+    pub fn is_safe_to_repeat(self) -> bool {
+        match self {
+            Phase::Queued | Phase::Sent => true,
+            Phase::Begun => false,
+        }
+    }
 }
 
 /// The reason why a call was not queued.
@@ -350,10 +387,10 @@ impl<E: fmt::Display> fmt::Display for CallError<E> {
             CallError::Panicked(panic) => panic.fmt(f),
             CallError::Unanswered => f.write_str("the function dropped the call unanswered"),
             CallError::Malformed(error) => write!(f, "malformed: {error}"),
-            CallError::TimedOut(phase) => write!(f, "timed out, {phase}"),
+            CallError::TimedOut(phase) => write!(f, "timed out; the call {phase}"),
             CallError::Lost(error, phase) => {
                 error.write_summary(f)?;
-                write!(f, "; the call was {phase}")?;
+                write!(f, "; the call {phase}")?;
                 error.write_stderr(f)
             }
             CallError::Refused(refusal) => refusal.fmt(f),
@@ -373,8 +410,9 @@ impl<E: fmt::Display + fmt::Debug> std::error::Error for CallError<E> {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Phase::Queued => "never sent",
-            Phase::Sent => "already sent",
+            Phase::Queued => "was never sent",
+            Phase::Sent => "had not begun",
+            Phase::Begun => "had begun, or may have",
         })
     }
 }

@@ -122,7 +122,7 @@ fn timeout_ends_a_sent_call_and_its_late_reply_is_dropped() {
             .call(["gate", gate.name()])
             .timeout(Duration::from_millis(20))
             .wait();
-        assert!(matches!(outcome, Err(CallError::TimedOut(Phase::Sent))));
+        assert!(matches!(outcome, Err(CallError::TimedOut(Phase::Begun))));
         let inside = gate.entered();
         let next = rpc.call(["echo", "next"]).start();
         inside.open();
@@ -145,7 +145,7 @@ fn timeout_fires_while_the_child_is_stopped() {
         let short = Duration::from_millis(20);
         assert!(matches!(
             rpc.call(["event", "sent"]).timeout(short).wait(),
-            Err(CallError::TimedOut(Phase::Sent))
+            Err(CallError::TimedOut(Phase::Begun))
         ));
         // More than the socket takes: the rest of it, and what follows it, stays here.
         let large = rpc.call([b"size".to_vec(), vec![0; 16 << 20]]).start();

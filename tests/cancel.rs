@@ -213,7 +213,7 @@ fn call_that_is_made_while_another_times_out_has_its_timeout() {
         });
         timed_out.recv().unwrap();
         let outcome = rpc.call(name).timeout(short).wait();
-        assert!(matches!(outcome, Err(CallError::TimedOut(Phase::Sent))));
+        assert!(matches!(outcome, Err(CallError::TimedOut(Phase::Begun))));
         rpc.kill();
     });
 }

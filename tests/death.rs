@@ -162,7 +162,7 @@ fn phase_states_what_was_never_sent() {
         let behind = rpc.call("echo").start();
         common::signal(rpc.pid().unwrap(), "KILL");
         for (call, phase) in [
-            (first, Phase::Sent),
+            (first, Phase::Begun),
             (large, Phase::Sent),
             (behind, Phase::Queued),
         ] {
@@ -170,7 +170,7 @@ fn phase_states_what_was_never_sent() {
             assert_eq!(outcome.as_ref().unwrap_err().phase(), Some(phase));
             let error = outcome.unwrap_err();
             let text = error.to_string();
-            assert!(text.ends_with(&format!("the call was {phase}")), "{text}");
+            assert!(text.ends_with(&format!("the call {phase}")), "{text}");
         }
         // A call that is made now cannot have been sent.
         let late = rpc.call("echo").wait();

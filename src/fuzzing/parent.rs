@@ -1,6 +1,6 @@
 use super::Script;
 use crate::error::{Phase, Refusal};
-use crate::rpc::{ChildViolation, Connection, Delivery, QueueLimits, StartRefusal};
+use crate::rpc::{Begun, ChildViolation, Connection, Delivery, QueueLimits, StartRefusal};
 use crate::wire::Plain;
 use crate::wire::{
     self, Body, Check, Decoder, FrameHead, Framing, LARGE, LONGEST_CONTROL, Payload, Run, TELLING,
@@ -33,7 +33,14 @@ pub fn parent(data: &[u8]) {
             5 => parent.control(script.byte()),
             6 => parent.pass(script.byte()),
             _ => match script.byte() {
-                0 => parent.drain(),
+                0 => {
+                    let begun = script.pick(&[Begun::None, Begun::UpTo(0), Begun::Unknown]);
+                    let begun = match begun {
+                        Begun::UpTo(_) => parent.up_to(script.byte()),
+                        begun => begun,
+                    };
+                    parent.drain(begun);
+                }
                 1 => parent.close(),
                 id @ 128.. => parent.cancel(u32::from(id - 128)),
                 _ => parent.expire(),
@@ -41,7 +48,7 @@ pub fn parent(data: &[u8]) {
         }
         parent.check();
     }
-    parent.drain();
+    parent.drain(Begun::Unknown);
     parent.check();
     assert!(parent.returned.iter().all(|returned| *returned));
 }
@@ -410,7 +417,7 @@ impl ParentModel {
             sent,
             ..
         } = self.calls[at];
-        let phase = if sent { Phase::Sent } else { Phase::Queued };
+        let phase = if sent { Phase::Begun } else { Phase::Queued };
         assert_eq!(got, Some((completion, phase)));
         self.is_returned(completion);
         if !sent {
@@ -431,21 +438,31 @@ impl ParentModel {
         self.closed = true;
     }
 
-    fn drain(&mut self) {
-        let live = self.calls.drain(..).filter(|call| !call.ended);
+    /// One of the calls that are there, or else one that is gone: the child has begun up to it.
+    fn up_to(&self, n: u8) -> Begun {
+        let call = self.calls.get(usize::from(n));
+        call.map_or(Begun::None, |call| Begun::UpTo(call.id))
+    }
+
+    fn drain(&mut self, begun: Begun) {
+        let first_unbegun = match begun {
+            Begun::None => 0,
+            Begun::Unknown => usize::MAX,
+            Begun::UpTo(id) => self.position(id).map_or(0, |at| at + 1),
+        };
+        let numbered = self.calls.drain(..).enumerate();
+        let live = numbered.filter(|(_, call)| !call.ended);
         let want: Vec<(usize, Phase)> = live
-            .map(|call| {
-                (
-                    call.completion,
-                    if call.sent {
-                        Phase::Sent
-                    } else {
-                        Phase::Queued
-                    },
-                )
+            .map(|(n, call)| {
+                let phase = match call.sent {
+                    false => Phase::Queued,
+                    true if n < first_unbegun => Phase::Begun,
+                    true => Phase::Sent,
+                };
+                (call.completion, phase)
             })
             .collect();
-        assert_eq!(self.connection.drain(), want);
+        assert_eq!(self.connection.drain(begun), want);
         want.into_iter()
             .for_each(|(completion, _)| self.is_returned(completion));
         self.queue.clear();

@@ -1,6 +1,6 @@
 //! A child process, from its start until it is reaped.
 
-use crate::sys;
+use crate::sys::{self, SharedNote};
 use std::io::{PipeWriter, Result};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitStatus;
@@ -17,14 +17,32 @@ pub(crate) struct Child {
     pidfd: Option<Arc<OwnedFd>>,
     /// Keeps the process from being killed: see [`sys::Lifeline`].
     lifeline: Mutex<Option<PipeWriter>>,
+    /// Where it notes which calls it has begun, if it can.
+    note: Option<SharedNote>,
     /// Whether it was reaped. Locked while it is signalled, so that its pid cannot be reused
     /// meanwhile.
     reaped: Mutex<bool>,
 }
 
+/// What a child has noted for its parent, which can be read after its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Noted {
+    /// It does not serve, or is a program that notes nothing.
+    Nothing,
+    /// The id of the call that it has begun last, or 0 if it has begun none.
+    LastCall(u32),
+    /// There is nothing to note it in, or another process does.
+    Unknown,
+}
+
 impl Child {
     /// Takes ownership of a process that was just started.
-    pub(crate) fn new(pid: u32, leads_group: bool, lifeline: Option<PipeWriter>) -> Result<Self> {
+    pub(crate) fn new(
+        pid: u32,
+        leads_group: bool,
+        lifeline: Option<PipeWriter>,
+        note: Option<SharedNote>,
+    ) -> Result<Self> {
         let pidfd = match sys::open_pidfd(pid) {
             Ok(pidfd) => Some(Arc::new(pidfd)),
             // The process and its status are gone: the program ignores SIGCHLD.
@@ -39,6 +57,7 @@ impl Child {
             leads_group,
             pidfd,
             lifeline: Mutex::new(lifeline),
+            note,
             reaped: Mutex::new(false),
         })
     }
@@ -118,6 +137,19 @@ impl Child {
         }
     }
 
+    /// What it has noted by now.
+    pub(crate) fn noted(&self) -> Noted {
+        let Some(note) = &self.note else {
+            return Noted::Unknown;
+        };
+        match note.author() {
+            0 => Noted::Nothing,
+            author if author == self.pid => Noted::LastCall(note.load()),
+            // This process has started it, and it may live on.
+            _ => Noted::Unknown,
+        }
+    }
+
     /// Gives up what this copy of the process that started it shares with that one.
     pub(crate) fn give_up(&self) {
         if let Some(pidfd) = &self.pidfd {
@@ -131,5 +163,39 @@ impl Child {
 
     fn lock(&self) -> MutexGuard<'_, bool> {
         self.reaped.lock().expect("nothing panics under this lock")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    /// What a shell has started may live on when the shell has ended.
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri starts no processes")]
+    fn note_counts_if_the_child_itself_has_signed_it() {
+        let started = || Command::new("true").spawn().unwrap().id();
+        let child = |pid, note| Child::new(pid, false, None, note).unwrap();
+        let silent = child(started(), None);
+        assert_eq!(silent.noted(), Noted::Unknown);
+
+        let (note, fd) = SharedNote::new().unwrap();
+        let other = child(started(), Some(note));
+        assert_eq!(other.noted(), Noted::Nothing);
+        let signed = SharedNote::inherited(&fd).unwrap();
+        signed.store(7);
+        assert_eq!(other.noted(), Noted::Unknown);
+
+        let (note, fd) = SharedNote::new().unwrap();
+        let mut own = child(started(), Some(note));
+        // As if this process were the child.
+        let pid = std::mem::replace(&mut own.pid, std::process::id());
+        let signed = SharedNote::inherited(&fd).unwrap();
+        assert_eq!(own.noted(), Noted::LastCall(0));
+        signed.store(7);
+        assert_eq!(own.noted(), Noted::LastCall(7));
+        own.pid = pid;
+        [silent, other, own].iter().for_each(Child::abandon);
     }
 }

@@ -4,7 +4,7 @@ use super::diagnosis::{Attempt, pause, retry_while_busy};
 use super::stdio::{Stdio, StdioKind};
 use super::{Child, Group, Process, Target};
 use crate::error::{Error, ErrorKind};
-use crate::sys::{self, ExtraFd, Marker};
+use crate::sys::{self, ExtraFd, Marker, SharedNote};
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -76,6 +76,7 @@ impl Process {
         let near = sys::above_standard(near)?;
         let mut fds = vec![(duplicate(far)?, 0)];
         let mut lifeline = None;
+        let mut note = None;
         let mut marker = None;
         let mut stdout = None;
         if self.plain().is_some() {
@@ -91,6 +92,11 @@ impl Process {
                 let (reader, writer) = io::pipe()?;
                 extras.push((duplicate(reader)?, ExtraFd::Lifeline));
                 lifeline = Some(sys::above_standard(writer)?.into());
+            }
+            // Without one, it is not known what a child that has ended had begun.
+            if let Ok((ours, fd)) = SharedNote::new() {
+                extras.push((duplicate(fd)?, ExtraFd::Note));
+                note = Some(ours);
             }
             match writer {
                 writer if is_test => {
@@ -136,7 +142,8 @@ impl Process {
         };
         let pid = retry_while_busy(|| sys::spawn(&spawn), pause);
         let pid = pid.map_err(|error| attempt.explain(error))?;
-        let child = Some(Child::new(pid, self.group != Group::Parents, lifeline)?);
+        let leads_group = self.group != Group::Parents;
+        let child = Some(Child::new(pid, leads_group, lifeline, note)?);
         Ok(Launched {
             socket: near,
             child,

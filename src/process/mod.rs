@@ -6,7 +6,7 @@ mod group;
 mod launch;
 mod stdio;
 
-pub(crate) use child::Child;
+pub(crate) use child::{Child, Noted};
 pub use group::Group;
 pub(crate) use launch::Launched;
 pub use stdio::Stdio;

@@ -183,7 +183,7 @@ impl<S: Service> RpcBuilder<S> {
     /// [`ErrorKind::Spawn`] if the program cannot be executed, [`ErrorKind::Unsupported`] if the
     /// [`Process`] has an option that such a child cannot have, [`ErrorKind::Setup`] if the strings of
     /// a [setup](crate::Process::setup) are too long, [`ErrorKind::NotServing`] if this process is a
-    /// child itself and does not serve yet, [`ErrorKind::Forked`] if the [`Reactor`](crate::Reactor) is
+    /// child itself and does not serve yet, [`ErrorKind::Forked`] if the [`Reactor`] is
     /// that of the process from which this one was forked, [`ErrorKind::Io`] if there are no descriptors or threads
     /// left. What goes wrong later is reported to `on_error` and to all calls.
     pub fn start(self) -> Result<Rpc<S>, Error> {

@@ -13,11 +13,11 @@ use super::link::{
 };
 use super::log;
 use super::reactor::{EventHandler, Source, poll_key};
-use super::state::{ChildViolation, Delivery, Exit, Life, Signal, Verdict};
+use super::state::{Begun, ChildViolation, Delivery, Exit, Life, Signal, Verdict};
 use crate::chain::chain;
 use crate::codec::Input;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
-use crate::process::{Child, OutputCallback};
+use crate::process::{Child, Noted, OutputCallback};
 use crate::sys::{self, Registration};
 use crate::wire::{self, Check, Decoder, FrameHead, Payload, ToParent};
 use breach::{Breach, refusal_kind};
@@ -129,17 +129,17 @@ impl EventHandler for Driver {
         guard(|| self.stderr.close());
         // Those that were looked up, and not handed out.
         for completion in self.completions.drain(..).flatten() {
-            lost(completion, Phase::Sent);
+            lost(completion, Phase::Begun);
         }
         for other in self.others.drain(..) {
             guard(|| {
                 if let Delivery::Reply(completion) | Delivery::Failed(completion) = other {
-                    lost(completion, Phase::Sent);
+                    lost(completion, Phase::Begun);
                 }
             });
         }
         guard(|| {
-            for (completion, phase) in self.link.end(Err(error.clone())) {
+            for (completion, phase) in self.link.end(Err(error.clone()), Begun::Unknown) {
                 lost(completion, phase);
             }
         });
@@ -307,7 +307,15 @@ impl Driver {
 
     /// Ends the calls that are left, and all that are made from now on.
     fn end_calls(&mut self, end: &Result<Exit, Error>) {
-        for (mut completion, phase) in self.link.end(end.clone()) {
+        let begun = match self.link.is_idle() {
+            // Memory that is not touched costs little to unmap.
+            true => Begun::Unknown,
+            false => {
+                let noted = || self.link.child().map_or(Noted::Unknown, Child::noted);
+                self.life.begun(noted)
+            }
+        };
+        for (mut completion, phase) in self.link.end(end.clone(), begun) {
             let ended = match &end {
                 Err(error) => Ended::Lost(error.clone(), phase),
                 Ok(_) => Ended::Refused(Refusal::Closed),

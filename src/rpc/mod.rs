@@ -32,4 +32,4 @@ pub use reactor::Reactor;
 pub use state::{Exit, StopStage};
 
 #[cfg(any(fuzzing, test))]
-pub(crate) use state::{ChildViolation, Connection, Delivery, QueueLimits, StartRefusal};
+pub(crate) use state::{Begun, ChildViolation, Connection, Delivery, QueueLimits, StartRefusal};

@@ -29,11 +29,13 @@ pub(crate) enum ExtraFd {
     Lifeline = 3,
     /// The parent's standard output, in children whose descriptor 1 is another file.
     Stdout = 4,
+    /// The memory in which the child notes what it begins: see [`SharedNote`](super::SharedNote).
+    Note = 5,
 }
 
 impl ExtraFd {
     /// No child inherits a descriptor of this number or above.
-    pub(crate) const LIMIT: RawFd = 5;
+    pub(crate) const LIMIT: RawFd = 6;
 
     /// Its number in the child.
     pub(crate) fn number(self) -> RawFd {
@@ -49,6 +51,7 @@ pub(crate) struct Marker {
     /// The inodes of what else it inherits.
     lifeline: Option<u64>,
     stdout: Option<u64>,
+    note: Option<u64>,
     /// Where in the program's source the child is to be served, if that matters.
     place: Option<String>,
 }
@@ -66,6 +69,7 @@ impl Marker {
             socket: inode,
             lifeline: None,
             stdout: None,
+            note: None,
             place,
         })
     }
@@ -76,6 +80,7 @@ impl Marker {
         match which {
             ExtraFd::Lifeline => self.lifeline = inode,
             ExtraFd::Stdout => self.stdout = inode,
+            ExtraFd::Note => self.note = inode,
         }
         Ok(())
     }
@@ -92,12 +97,14 @@ impl Marker {
             socket: words.next()?.parse().ok()?,
             lifeline: None,
             stdout: None,
+            note: None,
             place,
         };
         for word in words {
             match word.split_once('=') {
                 Some(("lifeline", inode)) => marker.lifeline = Some(inode.parse().ok()?),
                 Some(("stdout", inode)) => marker.stdout = Some(inode.parse().ok()?),
+                Some(("note", inode)) => marker.note = Some(inode.parse().ok()?),
                 _ => {}
             }
         }
@@ -113,6 +120,9 @@ impl fmt::Display for Marker {
         }
         if let Some(inode) = self.stdout {
             write!(f, " stdout={inode}")?;
+        }
+        if let Some(inode) = self.note {
+            write!(f, " note={inode}")?;
         }
         if let Some(place) = &self.place {
             write!(f, "{PLACE}{place}")?;
@@ -173,6 +183,7 @@ pub(crate) struct Inherited {
     pub(crate) socket: OwnedFd,
     pub(crate) lifeline: Option<OwnedFd>,
     pub(crate) stdout: Option<OwnedFd>,
+    pub(crate) note: Option<OwnedFd>,
     /// What it should have inherited, too, but the program has closed.
     pub(crate) missing: Option<ExtraFd>,
 }
@@ -201,11 +212,13 @@ impl Unserved {
         // Before anything gets the number of one that the program has closed.
         let lifeline = take(ExtraFd::Lifeline, self.0.lifeline);
         let stdout = take(ExtraFd::Stdout, self.0.stdout);
+        let note = take(ExtraFd::Note, self.0.note);
         let socket = duplicate_above(standard(0), ABOVE_STANDARD);
         Some(socket.map(|socket| Inherited {
             socket,
             lifeline,
             stdout,
+            note,
             missing,
         }))
     }
@@ -235,27 +248,35 @@ mod tests {
 
     #[test]
     fn marker_is_its_text() {
-        for (lifeline, stdout, place, text) in [
-            (None, None, None, "7"),
+        for ([lifeline, stdout, note], place, text) in [
+            ([None, None, None], None, "7"),
             (
-                Some(8),
-                None,
+                [Some(8), None, None],
                 Some("src/a b.rs:1:2"),
                 "7 lifeline=8 at=src/a b.rs:1:2",
             ),
-            (Some(8), Some(9), None, "7 lifeline=8 stdout=9"),
-            (None, None, Some("a at=b stdout=1"), "7 at=a at=b stdout=1"),
+            (
+                [Some(8), Some(9), Some(10)],
+                None,
+                "7 lifeline=8 stdout=9 note=10",
+            ),
+            (
+                [None, None, Some(8)],
+                Some("a at=b stdout=1"),
+                "7 note=8 at=a at=b stdout=1",
+            ),
         ] {
             let marker = Marker {
                 socket: 7,
                 lifeline,
                 stdout,
+                note,
                 place: place.map(str::to_owned),
             };
             assert_eq!(marker.to_string(), text);
             assert_eq!(Marker::parse(text), Some(marker));
         }
-        for junk in ["", "x", "7 lifeline=x", "-1"] {
+        for junk in ["", "x", "7 lifeline=x", "7 note=", "-1"] {
             assert_eq!(Marker::parse(junk), None, "{junk}");
         }
     }

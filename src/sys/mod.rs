@@ -12,6 +12,7 @@ mod lifeline;
 mod origin;
 mod poll;
 mod process;
+mod shared_note;
 mod signals;
 mod spawn;
 mod waker;
@@ -33,6 +34,7 @@ pub(crate) use process::{
     SIGKILL, SIGTERM, at_exit, is_no_process, kill_and_reap, no_process, open_pidfd, reap,
     rename_process, signal, wait_for_exit,
 };
+pub(crate) use shared_note::SharedNote;
 pub(crate) use signals::{accept_stop_signals, signal_name};
 pub(crate) use spawn::{Leads, Spawn, spawn};
 pub(crate) use waker::Waker;

@@ -179,7 +179,7 @@ pub(super) mod tests {
         let (near, mut far) = UnixStream::pair().unwrap();
         let input = near.try_clone().unwrap().into();
         let requests = RequestReader::new(input, None).unwrap();
-        let mut server = Server::new(None, requests, near.into());
+        let mut server = Server::new(None, requests, near.into(), None);
         server.hub.set_limits(CallLimits {
             running: 1,
             high_water: 1 << 20,

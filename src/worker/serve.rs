@@ -7,7 +7,7 @@ use super::session::Step;
 use super::table::{FunctionEntry, StartFailure, Table};
 use crate::process::Place;
 use crate::stderr;
-use crate::sys::{self, ABOVE_STANDARD, ExtraFd, Inherited, Lifeline, Unserved};
+use crate::sys::{self, ABOVE_STANDARD, ExtraFd, Inherited, Lifeline, SharedNote, Unserved};
 use crate::wire::Plain;
 use crate::wire::{self, ToParent};
 use std::ffi::{CString, OsStr};
@@ -88,6 +88,7 @@ pub(super) fn serve_plain(mut table: Table, options: Options, name: &str, plain:
             Some(plain),
             RequestReader::new(input, None)?,
             output,
+            None,
         ))
     };
     let result = connect().map_err(Stop::connection);
@@ -124,9 +125,12 @@ fn take_over(inherited: Inherited) -> io::Result<(Server, Option<ExtraFd>)> {
             sys::rename_process(&name);
         }
     }
+    // A parent that gave this process none, or that it cannot map, assumes the worst of it.
+    let note = inherited.note.as_ref();
+    let note = note.and_then(|fd| SharedNote::inherited(fd).ok());
     let socket = inherited.socket;
     let requests = RequestReader::new(socket.try_clone()?, lifeline)?;
-    Ok((Server::new(None, requests, socket), inherited.missing))
+    Ok((Server::new(None, requests, socket, note), inherited.missing))
 }
 
 fn null() -> io::Result<File> {

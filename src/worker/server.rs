@@ -4,6 +4,7 @@ use super::event_loop::Loop;
 use super::hub::Hub;
 use super::request_reader::RequestReader;
 use super::session::{ParentViolation, Session};
+use crate::sys::SharedNote;
 use crate::unwind;
 use crate::wire::Plain;
 use std::fmt;
@@ -78,9 +79,14 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(plain: Option<Plain>, requests: RequestReader, output: OwnedFd) -> Self {
+    pub(super) fn new(
+        plain: Option<Plain>,
+        requests: RequestReader,
+        output: OwnedFd,
+        note: Option<SharedNote>,
+    ) -> Self {
         // Shared by everything until the process exits: references need not be counted.
-        let hub: &'static Hub = Box::leak(Box::new(Hub::new(output, plain)));
+        let hub: &'static Hub = Box::leak(Box::new(Hub::new(output, plain, note)));
         hub.flush_at_exit();
         Server {
             session: Session::new(plain, BUFLEN),

@@ -443,7 +443,7 @@ pub fn logged(builder: RpcBuilder<&'static str>) -> (RpcBuilder<&'static str>, L
 pub fn time_out<'a>(mut call: impl FnMut() -> Call<'a, &'static str>) {
     loop {
         match call().timeout(Duration::from_millis(20)).wait() {
-            Err(CallError::TimedOut(Phase::Sent)) => return,
+            Err(CallError::TimedOut(Phase::Begun)) => return,
             // This process was too busy to send it in time.
             Err(CallError::TimedOut(Phase::Queued)) => {}
             other => panic!("the call should time out, but ended with {other:?}"),

@@ -5,7 +5,7 @@ use super::reader::Reader;
 use super::shared::Link;
 use super::state::{Actions, ProgressCallback};
 use crate::error::{Error, Phase};
-use crate::rpc::state::{ChildViolation, Connection, Exit};
+use crate::rpc::state::{Begun, ChildViolation, Connection, Exit};
 use crate::sys;
 use crate::wire::{self, Check, FrameHead};
 use std::io;
@@ -118,14 +118,19 @@ impl Link {
         }
     }
 
-    /// Ends it for all further calls, and returns the calls that have not ended.
-    pub(in crate::rpc) fn end(&self, end: Result<Exit, Error>) -> Vec<(Completion, Phase)> {
+    /// Ends it for all further calls, and returns the calls that have not ended. `begun` are those that
+    /// the child has begun.
+    pub(in crate::rpc) fn end(
+        &self,
+        end: Result<Exit, Error>,
+        begun: Begun,
+    ) -> Vec<(Completion, Phase)> {
         let mut state = self.lock();
         state.end = Some(end);
         if state.waiting > 0 {
             self.changed.notify_all();
         }
-        state.connection.drain()
+        state.connection.drain(begun)
     }
 
     /// Takes the progress callbacks of calls that have ended, to be dropped.

@@ -462,7 +462,7 @@ mod tests {
         assert!(state.is_due());
         let actions = attend(&mut state, now + 5 * SECOND);
         let phases: Vec<_> = actions.expired.iter().map(|(_, phase)| *phase).collect();
-        assert_eq!(phases, [Phase::Queued, Phase::Sent]);
+        assert_eq!(phases, [Phase::Queued, Phase::Begun]);
         assert_eq!(actions.deadline, Some(now + 6 * SECOND));
         assert!(state.connection.cancel(first).is_none(), "it has ended");
     }

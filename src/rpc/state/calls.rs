@@ -235,19 +235,32 @@ impl<E> Calls<E> {
         id.wrapping_sub(self.base.into())
     }
 
-    /// Takes all entries out, in the order in which they were put in.
-    pub(crate) fn drain(&mut self, mut take: impl FnMut(E)) {
+    /// How many ids ago this one was given: the last one was given 1 ago.
+    pub(crate) fn ids_since(&self, id: u32) -> u32 {
+        match id < self.next {
+            true => self.next - id,
+            false => MAX_ID - id + self.next,
+        }
+    }
+
+    /// Takes all entries out, in the order in which they were put in, and passes each on with how many
+    /// [ids ago](Calls::ids_since) that was.
+    pub(crate) fn drain(&mut self, mut take: impl FnMut(u32, E)) {
         let old = self.left.iter().map(|(id, _)| Reverse((self.age(id), id)));
         let mut old: BinaryHeap<_> = old.collect();
         while let Some(Reverse((_, id))) = old.pop() {
             if let Some(entry) = self.left.remove(id) {
-                take(entry);
+                take(self.ids_since(id as u32), entry);
             }
         }
-        while let Some(mut block) = self.pop_block() {
-            for place in &mut block.places {
+        loop {
+            let first = self.base;
+            let Some(mut block) = self.pop_block() else {
+                break;
+            };
+            for (place, id) in block.places.iter_mut().zip(first..) {
                 if let Some(entry) = place.take() {
-                    take(entry);
+                    take(self.ids_since(id), entry);
                 }
             }
         }
@@ -278,7 +291,7 @@ mod tests {
 
     fn drained<E>(calls: &mut Calls<E>) -> Vec<E> {
         let mut all = Vec::new();
-        calls.drain(|entry| all.push(entry));
+        calls.drain(|_, entry| all.push(entry));
         all
     }
 
@@ -311,6 +324,20 @@ mod tests {
         assert_eq!(calls.first(), Some(1));
         assert_eq!(taken(&mut calls, 1), Some(0));
         assert_eq!((calls.len(), calls.first()), (0, None));
+    }
+
+    #[test]
+    fn ids_are_counted_back_across_the_wrap_around() {
+        let mut calls = Calls::new();
+        (calls.base, calls.next) = (MAX_ID - 1, MAX_ID - 1);
+        let ids: Vec<u32> = (0..4).map(|n| calls.insert(n).0).collect();
+        assert_eq!(ids, [MAX_ID - 1, MAX_ID, 1, 2]);
+        let since = ids.iter().map(|id| calls.ids_since(*id));
+        assert_eq!(since.collect::<Vec<_>>(), [4, 3, 2, 1]);
+        assert_eq!(calls.ids_since(3), MAX_ID, "it is next");
+        let mut all = Vec::new();
+        calls.drain(|since, n| all.push((since, n)));
+        assert_eq!(all, [(4, 0), (3, 1), (2, 2), (1, 3)]);
     }
 
     #[test]

@@ -21,6 +21,7 @@
 //! [`cancel`]: Connection::cancel
 //! [`drain`]: Connection::drain
 
+use super::begun::Begun;
 use super::calls::Calls;
 use super::violation::ChildViolation;
 use crate::deadlines::Deadlines;
@@ -43,6 +44,9 @@ pub(crate) struct QueueLimits {
     /// The most bytes that may be queued.
     pub(crate) bytes: usize,
 }
+
+/// Requests with all the ids that there are have at least so many bytes.
+const BYTES_OF_ALL_IDS: u64 = (wire::MAX_ID as u64) * 8;
 
 /// See the module's documentation.
 pub(crate) struct Connection<T, P> {
@@ -340,7 +344,7 @@ impl<T, P: Clone> Connection<T, P> {
         if self.plain.is_none() {
             self.control(&ToChild::Cancel { id });
         }
-        Some((note, Phase::Sent))
+        Some((note, Phase::Begun))
     }
 
     /// When [`expire`](Connection::expire) is to be called next.
@@ -348,21 +352,27 @@ impl<T, P: Clone> Connection<T, P> {
         self.deadlines.first().map(|(deadline, _)| deadline)
     }
 
-    /// Ends all calls, in the order in which they were made: the child is lost.
-    pub(crate) fn drain(&mut self) -> Vec<(T, Phase)> {
+    /// Ends all calls, in the order in which they were made: the child is lost, and had begun these.
+    pub(crate) fn drain(&mut self, begun: Begun) -> Vec<(T, Phase)> {
         self.closed = true;
         self.live = 0;
         self.deadlines.clear();
         let progress = std::mem::take(&mut self.progress);
         self.done.extend(progress.into_values());
         let outbox = self.writer.outbox();
+        let last_begun = match begun {
+            Begun::None => None,
+            Begun::UpTo(id) => Some(self.calls.ids_since(id)),
+            Begun::Unknown => Some(0),
+        };
         let mut all = Vec::new();
-        self.calls.drain(|entry| {
+        self.calls.drain(|ids, entry| {
+            let start = entry.place.start();
+            let phase = match outbox.is_queued(start) {
+                true => Phase::Queued,
+                false => phase_of_sent(ids, outbox.end() - start, last_begun),
+            };
             if let Some(note) = entry.note {
-                let phase = match outbox.is_queued(entry.place.start()) {
-                    true => Phase::Queued,
-                    false => Phase::Sent,
-                };
                 all.push((note, phase));
             }
         });
@@ -568,6 +578,17 @@ impl<T, P: Clone> Connection<T, P> {
     }
 }
 
+/// How far a call had got that was sent, so many ids and bytes ago. The one that had begun last was given
+/// its id `last_begun` ids ago.
+fn phase_of_sent(ids: u32, bytes: u64, last_begun: Option<u32>) -> Phase {
+    // Its id may have been given to another since.
+    let is_ancient = bytes >= BYTES_OF_ALL_IDS;
+    match last_begun {
+        Some(last) if ids >= last || is_ancient => Phase::Begun,
+        _ => Phase::Sent,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -736,7 +757,7 @@ mod tests {
             check(&mut c, 2 | wire::FAILED, 1, b""),
             Err(ChildViolation::UnknownId { id: 2 })
         );
-        assert_eq!(c.cancel(a), Some(('a', Phase::Sent)));
+        assert_eq!(c.cancel(a), Some(('a', Phase::Begun)));
         assert_eq!(
             check(&mut c, a, long, b""),
             pass,
@@ -812,7 +833,7 @@ mod tests {
         for mut c in [plain(Plain::Tagged), plain(Plain::Ordered)] {
             call(&mut c, 'a');
             assert!(c.receive(1, b"").is_err());
-            assert_eq!(c.drain(), [('a', Phase::Queued)]);
+            assert_eq!(c.drain(Begun::Unknown), [('a', Phase::Queued)]);
         }
     }
 
@@ -883,7 +904,7 @@ mod tests {
         assert_eq!(sent(&mut c), b"\0\0\0\x01a\0\0\0\x01c");
         assert_eq!(
             c.expire(start + Duration::from_secs(3)),
-            Some(('a', Phase::Sent))
+            Some(('a', Phase::Begun))
         );
         assert_eq!(c.deadline(), None);
         assert_eq!(c.receive(1, b""), Ok(Delivery::Late));
@@ -896,7 +917,7 @@ mod tests {
         let (a, b) = (call(&mut c, 'a'), call(&mut c, 'b'));
         assert_eq!(c.cancel(b), Some(('b', Phase::Queued)));
         assert_eq!(sent(&mut c), b"\0\0\0\x01\0\0\0\x01a");
-        assert_eq!(c.cancel(a), Some(('a', Phase::Sent)));
+        assert_eq!(c.cancel(a), Some(('a', Phase::Begun)));
         assert_eq!((c.cancel(a), c.cancel(b), c.live()), (None, None, 0));
         let cancel = ToChild::Cancel { id: a }.encode();
         assert_eq!(sent(&mut c)[8..], cancel);
@@ -912,7 +933,7 @@ mod tests {
         c.cancel(a);
         assert!(c.queued() == 0, "a plain peer is not notified");
         assert_ne!(call(&mut c, 'b'), a);
-        assert_eq!(c.drain(), [('b', Phase::Queued)]);
+        assert_eq!(c.drain(Begun::Unknown), [('b', Phase::Queued)]);
     }
 
     #[test]
@@ -1061,8 +1082,49 @@ mod tests {
         call(&mut c, 'a');
         sent(&mut c);
         call(&mut c, 'b');
-        assert_eq!(c.drain(), [('a', Phase::Sent), ('b', Phase::Queued)]);
+        assert_eq!(
+            c.drain(Begun::Unknown),
+            [('a', Phase::Begun), ('b', Phase::Queued)]
+        );
         assert!(c.queued() == 0);
         assert!(c.is_closed());
+    }
+
+    #[test]
+    fn lost_calls_are_blamed_up_to_the_one_that_had_begun_last() {
+        let [begun, sent_only, queued] = [Phase::Begun, Phase::Sent, Phase::Queued];
+        for (last, want) in [
+            (Begun::None, [sent_only, sent_only, sent_only, queued]),
+            (Begun::UpTo(1), [begun, sent_only, sent_only, queued]),
+            // It was answered.
+            (Begun::UpTo(2), [begun, sent_only, sent_only, queued]),
+            (Begun::UpTo(3), [begun, begun, sent_only, queued]),
+            (Begun::UpTo(4), [begun, begun, begun, queued]),
+            // What a child claims to have begun that it was not sent, it has not.
+            (Begun::UpTo(5), [begun, begun, begun, queued]),
+            (Begun::Unknown, [begun, begun, begun, queued]),
+        ] {
+            let mut c = serving();
+            for note in ['1', '2', '3', '4'] {
+                call(&mut c, note);
+            }
+            sent(&mut c);
+            call(&mut c, '5');
+            assert_eq!(c.receive(2, b""), Ok(Delivery::Reply('2')));
+            let all: Vec<(char, Phase)> = ['1', '3', '4', '5'].into_iter().zip(want).collect();
+            assert_eq!(c.drain(last), all, "{last:?}");
+        }
+    }
+
+    #[test]
+    fn call_that_is_older_than_all_ids_is_blamed() {
+        for (bytes, phase) in [
+            (BYTES_OF_ALL_IDS - 1, Phase::Sent),
+            (BYTES_OF_ALL_IDS, Phase::Begun),
+        ] {
+            assert_eq!(phase_of_sent(6, bytes, Some(7)), phase);
+            assert_eq!(phase_of_sent(7, bytes, Some(7)), Phase::Begun);
+            assert_eq!(phase_of_sent(7, bytes, None), Phase::Sent);
+        }
     }
 }

@@ -11,8 +11,10 @@
 //! The verdict waits for the end of both the stream and the process: what a child wrote before it died
 //! is worth reading, and how it died is worth reporting.
 
+use super::begun::Begun;
 use super::ladder::{Signal, StopLadder, StopStage};
 use crate::error::ErrorKind;
+use crate::process::Noted;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
@@ -27,6 +29,8 @@ pub(crate) struct Life {
     process: ProcessState,
     /// Whether more may come from the child.
     connected: bool,
+    /// Whether that is because nothing more is read, whatever it may have sent.
+    given_up: bool,
     ready: bool,
     closing: bool,
     /// When a child that is not ready is killed.
@@ -100,6 +104,7 @@ impl Life {
                 ProcessState::None
             },
             connected: true,
+            given_up: false,
             ready: start_by.is_none(),
             closing: false,
             start_by: start_by.and_then(|StartBy(by)| by),
@@ -142,6 +147,7 @@ impl Life {
     /// The child is to be killed because of what it did. Nothing more is read from it.
     pub(crate) fn fail(&mut self, kind: ErrorKind, message: impl Into<String>, now: Instant) {
         self.fail_with(kind, || message.into());
+        self.given_up |= self.connected;
         self.end_stream(now);
         self.kill_now(now);
     }
@@ -237,6 +243,22 @@ impl Life {
     /// Whether the child has reported that it serves, or need not.
     pub(crate) fn is_ready(&self) -> bool {
         self.ready
+    }
+
+    /// Which calls the child has begun. What it has `noted` is final once the process has ended.
+    pub(crate) fn begun(&self, noted: impl FnOnce() -> Noted) -> Begun {
+        let noted = match self.process {
+            ProcessState::Exited(_) => noted(),
+            ProcessState::Running | ProcessState::None => Noted::Unknown,
+        };
+        // A worker says that it is ready before it begins any, and while it is read from, that is heard.
+        let is_heard = !self.connected && !self.given_up;
+        match noted {
+            Noted::Unknown if !self.ready && is_heard => Begun::None,
+            // It does not note what it begins.
+            Noted::Nothing if self.ready => Begun::Unknown,
+            noted => noted.into(),
+        }
     }
 
     /// Whether more is read from the child.
@@ -371,6 +393,56 @@ mod tests {
         let verdict = life.verdict(0).unwrap();
         assert_eq!((verdict.error, verdict.stage), (None, StopStage::Closed));
         assert_eq!(verdict.status.and_then(|s| s.code()), Some(3));
+    }
+
+    #[test]
+    fn note_of_a_child_is_final_once_it_has_ended() {
+        let all = [
+            Noted::Nothing,
+            Noted::LastCall(0),
+            Noted::LastCall(7),
+            Noted::Unknown,
+        ];
+        let begun = |life: &Life| all.map(|noted| life.begun(|| noted));
+        let (mut life, now) = serving();
+        assert_eq!(begun(&life), [Begun::Unknown; 4]);
+        life.disconnected(None, now);
+        assert_eq!(begun(&life), [Begun::Unknown; 4], "it may live on");
+        life.exited(OK);
+        // A program that serves and has noted nothing never does.
+        let want = [Begun::Unknown, Begun::None, Begun::UpTo(7), Begun::Unknown];
+        assert_eq!(begun(&life), want);
+    }
+
+    #[test]
+    fn child_has_begun_nothing_before_it_was_heard_to_be_ready() {
+        let now = Instant::now();
+        let starting = || Life::new(true, Some(StartBy(Some(now))), GRACE);
+        let mut life = starting();
+        assert_eq!(
+            life.begun(|| Noted::Nothing),
+            Begun::Unknown,
+            "more may come"
+        );
+        life.disconnected(None, now);
+        assert_eq!(life.begun(|| Noted::Unknown), Begun::None);
+        life.exited(OK);
+        assert_eq!(life.begun(|| Noted::Unknown), Begun::None);
+
+        // One that takes too long may get ready while it is killed.
+        let mut life = starting();
+        assert_eq!(life.poll(now), Some(Signal::Kill));
+        assert_eq!(life.begun(|| Noted::Unknown), Begun::Unknown);
+        life.exited(OK);
+        assert_eq!(life.begun(|| Noted::Unknown), Begun::Unknown);
+        assert_eq!(life.begun(|| Noted::Nothing), Begun::None);
+        assert_eq!(life.begun(|| Noted::LastCall(7)), Begun::UpTo(7));
+
+        // Whatever is found wrong with it after its end.
+        let mut life = starting();
+        life.disconnected(None, now);
+        life.fail(ErrorKind::Protocol, "a late discovery", now);
+        assert_eq!(life.begun(|| Noted::Unknown), Begun::None);
     }
 
     #[test]

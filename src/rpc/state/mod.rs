@@ -1,6 +1,7 @@
 //! What the parent knows about one child and decides about it, as state machines. Pure: no
 //! descriptors, no threads, no clock.
 
+mod begun;
 mod calls;
 mod connection;
 mod ladder;
@@ -8,6 +9,7 @@ mod life;
 mod role;
 mod violation;
 
+pub(crate) use begun::Begun;
 #[cfg(any(fuzzing, test))]
 pub(crate) use connection::StartRefusal;
 pub(crate) use connection::{Connection, Delivery, QueueLimits};

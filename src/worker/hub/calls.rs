@@ -16,10 +16,11 @@ impl Hub {
     /// [`returned`](Hub::returned); if not, it is to be [queued](Hub::queue).
     #[inline]
     pub(in crate::worker) fn begin(&self, id: u32) -> Result<bool, Duplicate> {
-        match self.main_call.begin(id) {
-            true => Ok(true),
-            false => self.begin_with_ledger(id),
+        let begins = self.main_call.begin(id) || self.begin_with_ledger(id)?;
+        if begins {
+            self.note_begun(id);
         }
+        Ok(begins)
     }
 
     fn begin_with_ledger(&self, id: u32) -> Result<bool, Duplicate> {
@@ -87,6 +88,7 @@ impl Hub {
     pub(in crate::worker) fn next_request(&self) -> Option<(u32, SmallBytes, bool)> {
         let mut state = self.lock();
         let (id, request) = state.ledger.next()?;
+        self.note_begun(id);
         Some((id, request, state.ledger.waiting() > 0))
     }
 
@@ -112,6 +114,7 @@ impl Hub {
         let mut state = self.lock();
         loop {
             if let Some(next) = state.ledger.next() {
+                self.note_begun(next.0);
                 state.threads.free -= 1;
                 if state.may_resume_requests() {
                     state.wake_loop();

@@ -168,7 +168,7 @@ mod tests {
     /// A hub, its socket, and the parent's end.
     fn hub() -> (&'static Hub, UnixStream, UnixStream) {
         let (near, far) = UnixStream::pair().unwrap();
-        let hub = Hub::new(near.try_clone().unwrap().into(), None);
+        let hub = Hub::new(near.try_clone().unwrap().into(), None, None);
         (Box::leak(Box::new(hub)), near, far)
     }
 

@@ -2,7 +2,7 @@
 
 use super::state::HubState;
 use crate::copies::end_if_copy;
-use crate::sys::{self, Origin};
+use crate::sys::{self, Origin, SharedNote};
 use crate::wire::Plain;
 use crate::worker::calls::MainCall;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,12 +28,18 @@ pub(crate) struct Hub {
     plain: Option<Plain>,
     /// The longest payload that the parent takes.
     max_frame: AtomicUsize,
+    /// Where it is noted for the parent which calls have begun, if it can read that.
+    note: Option<SharedNote>,
     /// The process that is the child.
     origin: Origin,
 }
 
 impl Hub {
-    pub(in crate::worker) fn new(fd: OwnedFd, plain: Option<Plain>) -> Self {
+    pub(in crate::worker) fn new(
+        fd: OwnedFd,
+        plain: Option<Plain>,
+        note: Option<SharedNote>,
+    ) -> Self {
         Hub {
             state: Mutex::default(),
             main_thread: thread::current().id(),
@@ -45,7 +51,17 @@ impl Hub {
             fd,
             plain,
             max_frame: AtomicUsize::new(u32::MAX as usize),
+            note,
             origin: Origin::here(),
+        }
+    }
+
+    /// The call with this id begins now. Those that were made before have begun, or never will. Under the
+    /// lock where others may begin, too.
+    #[inline]
+    pub(super) fn note_begun(&self, id: u32) {
+        if let Some(note) = &self.note {
+            note.store(id);
         }
     }
 

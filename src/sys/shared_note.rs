@@ -1,0 +1,157 @@
+//! Memory that a parent shares with a child: what the child has stored there is left when it is killed.
+
+use super::{above_standard, check, check_size, retry};
+use std::io::{Error, ErrorKind, Result};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What is in the file. It takes a page.
+#[derive(Debug)]
+#[repr(C)]
+struct Words {
+    /// The process id of the one that stores.
+    author: AtomicU32,
+    /// What it has stored.
+    word: AtomicU32,
+}
+
+const LEN: usize = size_of::<Words>();
+
+/// Not in every version of the libc crate. Since Linux 6.3, which can be told to refuse memory that could
+/// be executed; see memfd_create(2).
+const MFD_NOEXEC_SEAL: libc::c_uint = 8;
+
+/// See the module's documentation. A word of it, which is zero until the child has stored something.
+#[derive(Debug)]
+pub(crate) struct SharedNote(NonNull<Words>);
+
+// SAFETY: it owns a mapping of atomics, which any thread may use and drop.
+unsafe impl Send for SharedNote {}
+// SAFETY: as above.
+unsafe impl Sync for SharedNote {}
+
+impl SharedNote {
+    /// A note, and what a child [inherits](SharedNote::inherited) to write it.
+    pub(crate) fn new() -> Result<(Self, OwnedFd)> {
+        let fd = match create(libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL) {
+            Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                create(libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)?
+            }
+            fd => fd?,
+        };
+        let zero = [0u8; LEN];
+        let (number, start) = (fd.as_raw_fd(), zero.as_ptr().cast());
+        // The page is there from now on: a lack of memory is an error here, and not a signal later.
+        // SAFETY: `start` points to `LEN` bytes.
+        retry(|| check_size(unsafe { libc::write(number, start, LEN) }))?;
+        // If the child could make the file shorter, this process would get SIGBUS.
+        let seals = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+        // SAFETY: takes no pointers.
+        check(unsafe { libc::fcntl(number, libc::F_ADD_SEALS, seals) })?;
+        Ok((SharedNote::map(&fd)?, fd))
+    }
+
+    /// The parent's, in a child, which signs it: a process that it starts may be what serves.
+    pub(crate) fn inherited(fd: &OwnedFd) -> Result<Self> {
+        let note = SharedNote::map(fd)?;
+        note.words()
+            .author
+            .store(std::process::id(), Ordering::Relaxed);
+        Ok(note)
+    }
+
+    fn map(fd: &OwnedFd) -> Result<Self> {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let (address, fd) = (ptr::null_mut(), fd.as_raw_fd());
+        // SAFETY: makes a new mapping, which overlaps no other.
+        let at = unsafe { libc::mmap(address, LEN, protection, libc::MAP_SHARED, fd, 0) };
+        if at == libc::MAP_FAILED {
+            return Err(Error::last_os_error());
+        }
+        let at = NonNull::new(at.cast()).ok_or(ErrorKind::AddrNotAvailable)?;
+        Ok(SharedNote(at))
+    }
+
+    /// The process id of the child that has signed it, or 0.
+    pub(crate) fn author(&self) -> u32 {
+        // ORDERING: as in `load`.
+        self.words().author.load(Ordering::Relaxed)
+    }
+
+    /// What the child has stored last.
+    pub(crate) fn load(&self) -> u32 {
+        // ORDERING: nothing else that the child did is looked at. A process that has ended stores nothing
+        // any more, and this is called after its end was reported.
+        self.words().word.load(Ordering::Relaxed)
+    }
+
+    /// Stores a word. If the process is killed in what follows, the word is there.
+    #[inline]
+    pub(crate) fn store(&self, value: u32) {
+        // ORDERING: the processor stores what it was told to before the thread ends, and nobody looks
+        // before that. Only the compiler must not move what follows.
+        self.words().word.store(value, Ordering::Relaxed);
+        std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    }
+
+    #[inline]
+    fn words(&self) -> &Words {
+        // SAFETY: mapped, as long as `self` exists, from a file that has this length and cannot get
+        // shorter. Mappings begin at a page, so it is aligned. Any bits are atomics of this
+        // kind, and the other process, if it does not keep to atomic stores, tears only its own words.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl Drop for SharedNote {
+    fn drop(&mut self) {
+        // SAFETY: the mapping is this value's, and no reference to it is left.
+        let _ = unsafe { libc::munmap(self.0.as_ptr().cast(), LEN) };
+    }
+}
+
+fn create(flags: libc::c_uint) -> Result<OwnedFd> {
+    // SAFETY: the name is a C string.
+    let fd = check(unsafe { libc::memfd_create(c"offspring".as_ptr(), flags) })?;
+    // SAFETY: the descriptor was just created and has no other owner.
+    above_standard(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri does not support memfd_create")]
+    fn what_one_stores_the_other_loads() {
+        let (parents, fd) = SharedNote::new().unwrap();
+        assert_eq!((parents.author(), parents.load()), (0, 0));
+        let childs = SharedNote::inherited(&fd).unwrap();
+        drop(fd);
+        assert_eq!((parents.load(), childs.load()), (0, 0));
+        assert_eq!(parents.author(), std::process::id());
+        childs.store(7);
+        assert_eq!(parents.load(), 7);
+        childs.store(u32::MAX);
+        drop(childs);
+        assert_eq!(parents.load(), u32::MAX);
+    }
+
+    /// A process that has a longer mapping of a file than the file is gets SIGBUS.
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri does not support memfd_create")]
+    fn child_cannot_make_it_shorter() {
+        let (_word, fd) = SharedNote::new().unwrap();
+        let file = File::from(fd.as_fd().try_clone_to_owned().unwrap());
+        for len in [0, 1, 1 << 20] {
+            let error = file.set_len(len).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+        }
+        // SAFETY: takes no pointers.
+        let sealed = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_WRITE) };
+        assert_eq!(sealed, -1, "the seals are final");
+    }
+}
