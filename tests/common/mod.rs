@@ -176,7 +176,7 @@ pub fn obey(request: Strings, caller: &Caller) -> Result<Strings, BoxError> {
 }
 
 #[expect(unsafe_code, reason = "nothing safe crashes")]
-fn segv() -> ! {
+pub fn segv() -> ! {
     let nowhere = std::ptr::without_provenance_mut::<u8>(8);
     // SAFETY: it is not sound. The test needs the signal.
     unsafe { nowhere.write_volatile(1) };

@@ -15,7 +15,6 @@ use super::begun::Begun;
 use super::ladder::{Signal, StopLadder, StopStage};
 use crate::error::ErrorKind;
 use crate::process::Noted;
-use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -46,7 +45,7 @@ pub(crate) struct Life {
     signal: Option<Signal>,
     /// The first thing that went wrong, if something did.
     cause: Option<(ErrorKind, String)>,
-    /// The error of a stream that ended inside a frame, unless the child was killed while it wrote.
+    /// The error of a stream that ended inside a frame, unless the child died while it wrote.
     cut: Option<(ErrorKind, String)>,
 }
 
@@ -280,9 +279,9 @@ impl Life {
             self.cause,
             Some((ErrorKind::Killed | ErrorKind::Stopped, _))
         );
-        let signalled = status.is_some_and(|status| status.signal().is_some());
-        let killed = signalled && (self.closing || self.ladder.stage() == StopStage::Closed);
-        let cut = self.cut.as_ref().filter(|_| !killed);
+        let failed = status.is_some_and(|status| !status.success());
+        let died = failed && (self.closing || self.ladder.stage() == StopStage::Closed);
+        let cut = self.cut.as_ref().filter(|_| !died);
         let in_order = unanswered == 0
             && !self.calls_lost
             && match self.cause.as_ref().or(cut) {
@@ -366,6 +365,7 @@ pub(crate) struct StartBy(pub(crate) Option<Instant>);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::process::ExitStatusExt;
 
     const GRACE: Duration = Duration::from_secs(5);
     const OK: Option<ExitStatus> = None;
@@ -507,8 +507,12 @@ mod tests {
     }
 
     #[test]
-    fn half_frame_is_a_violation_unless_the_child_was_killed() {
-        for (status, want) in [(3 << 8, ErrorKind::Protocol), (11, ErrorKind::Died)] {
+    fn half_frame_is_a_violation_unless_the_child_died() {
+        for (status, want) in [
+            (0, ErrorKind::Protocol),
+            (3 << 8, ErrorKind::Died),
+            (11, ErrorKind::Died),
+        ] {
             let (mut life, now) = serving();
             life.cut(ErrorKind::Protocol, "half a frame".to_owned(), now);
             life.exited(Some(ExitStatus::from_raw(status)));
