@@ -1,8 +1,8 @@
 //! A child process, from its start until it is reaped.
 
-use crate::sys::{self, SharedNote};
+use crate::sys::{self, ProcessHandle, SharedNote};
 use std::io::{PipeWriter, Result};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -12,9 +12,8 @@ pub(crate) struct Child {
     pid: u32,
     /// Whether its process group is its own, to be signalled with it.
     leads_group: bool,
-    /// Readable once the process has ended. `None` if it had ended and was reaped by other code
-    /// before this could be opened.
-    pidfd: Option<Arc<OwnedFd>>,
+    /// `None` if it had ended and was reaped by other code before this could be opened.
+    handle: Option<ProcessHandle>,
     /// Keeps the process from being killed: see [`sys::Lifeline`].
     lifeline: Mutex<Option<PipeWriter>>,
     /// Where it notes which calls it has begun, if it can.
@@ -43,8 +42,8 @@ impl Child {
         lifeline: Option<PipeWriter>,
         note: Option<SharedNote>,
     ) -> Result<Self> {
-        let pidfd = match sys::open_pidfd(pid) {
-            Ok(pidfd) => Some(Arc::new(pidfd)),
+        let handle = match ProcessHandle::open(pid) {
+            Ok(handle) => Some(handle),
             // The process and its status are gone: the program ignores SIGCHLD.
             Err(error) if sys::is_no_process(&error) => None,
             Err(error) => {
@@ -55,7 +54,7 @@ impl Child {
         Ok(Child {
             pid,
             leads_group,
-            pidfd,
+            handle,
             lifeline: Mutex::new(lifeline),
             note,
             reaped: Mutex::new(false),
@@ -66,9 +65,15 @@ impl Child {
         self.pid
     }
 
-    /// A descriptor that becomes readable when the process ends, unless it has long ended.
+    /// Whether the process may still be running.
+    pub(crate) fn is_there(&self) -> bool {
+        self.handle.is_some()
+    }
+
+    /// A descriptor that becomes readable when the process ends. Without one,
+    /// [`wait_for_exit`](Child::wait_for_exit) tells.
     pub(crate) fn pidfd(&self) -> Option<&Arc<OwnedFd>> {
-        self.pidfd.as_ref()
+        self.handle.as_ref()?.pidfd()
     }
 
     /// Signals the process, and its group if that is its own. Does nothing once the process has ended.
@@ -78,8 +83,8 @@ impl Child {
     /// If the process may not be signalled: it is another user's by now.
     pub(crate) fn signal(&self, number: i32) -> Result<()> {
         let reaped = self.lock();
-        if let (false, Some(pidfd)) = (*reaped, &self.pidfd) {
-            return match sys::signal(self.pid, pidfd.as_fd(), number, self.leads_group) {
+        if let (false, Some(handle)) = (*reaped, &self.handle) {
+            return match handle.signal(number, self.leads_group) {
                 // Other code has reaped it, which the pidfd reports as well.
                 Err(error) if sys::is_no_process(&error) => Ok(()),
                 result => result,
@@ -91,9 +96,9 @@ impl Child {
     /// Waits until the process can be reaped: one that is traced has ended before. Not under the lock:
     /// until then it can be signalled.
     pub(crate) fn wait_for_exit(&self) {
-        if let Some(pidfd) = &self.pidfd {
+        if let Some(handle) = &self.handle {
             // If its status was taken by other code, it has ended.
-            let _ = sys::wait_for_exit(pidfd.as_fd());
+            let _ = handle.wait_for_exit();
         }
     }
 
@@ -101,10 +106,8 @@ impl Child {
     /// process.
     pub(crate) fn try_signal(&self, number: i32) -> Result<()> {
         let reaped = self.lock();
-        match &self.pidfd {
-            Some(pidfd) if !*reaped => {
-                sys::signal(self.pid, pidfd.as_fd(), number, self.leads_group)
-            }
+        match &self.handle {
+            Some(handle) if !*reaped => handle.signal(number, self.leads_group),
             _ => Err(sys::no_process()),
         }
     }
@@ -113,8 +116,8 @@ impl Child {
     /// means that other code took the status.
     pub(crate) fn reap(&self) -> Option<Option<ExitStatus>> {
         let mut reaped = self.lock();
-        let status = match &self.pidfd {
-            Some(pidfd) => match sys::reap(pidfd.as_fd()) {
+        let status = match &self.handle {
+            Some(handle) => match handle.reap() {
                 Ok(None) => return None,
                 Ok(status) => status,
                 Err(_gone) => None,
@@ -152,7 +155,7 @@ impl Child {
 
     /// Gives up what this copy of the process that started it shares with that one.
     pub(crate) fn give_up(&self) {
-        if let Some(pidfd) = &self.pidfd {
+        if let Some(pidfd) = self.pidfd() {
             sys::give_up(pidfd);
         }
         // If a thread that the copy does not have held the lock, it is dropping it.

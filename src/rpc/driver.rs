@@ -98,7 +98,7 @@ impl EventHandler for Driver {
     }
 
     fn attend(&mut self, now: Instant) {
-        if let ProcessWatch::Traced = self.process {
+        if let ProcessWatch::Thread = self.process {
             self.reap(now);
         }
         self.attend_to_link(now, false);
@@ -165,9 +165,12 @@ impl Driver {
             Registration::new(link.reactor().poller(), fd, event)
         };
         link.register()?;
-        let process = match link.child().and_then(Child::pidfd) {
-            Some(pidfd) => ProcessWatch::Polled {
-                _pidfd: register(pidfd, Source::Process)?,
+        let process = match link.child().filter(|child| child.is_there()) {
+            Some(child) => match child.pidfd() {
+                Some(pidfd) => ProcessWatch::Polled {
+                    _pidfd: register(pidfd, Source::Process)?,
+                },
+                None => ProcessWatch::by_thread(&link)?,
             },
             None => ProcessWatch::None,
         };

@@ -1,18 +1,149 @@
-//! Child processes by pidfd: a process id is not used once it may have been reused.
+//! Child processes: by pidfd, so that a process id is not used once it may have been reused.
 
 use super::{above_standard, check, retry};
 use std::ffi::CStr;
-use std::io::Result;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::io::{Error, Result};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
+use std::sync::{Arc, OnceLock};
 
-/// A descriptor that becomes readable when the process ends; see pidfd_open(2).
-///
-/// # Errors
-///
-/// `ESRCH` if the process has ended and was reaped by other code, `ENOSYS` before Linux 5.3.
-pub(crate) fn open_pidfd(pid: u32) -> Result<OwnedFd> {
+/// The number of SIGTERM.
+pub(crate) const SIGTERM: i32 = libc::SIGTERM;
+/// The number of SIGKILL.
+pub(crate) const SIGKILL: i32 = libc::SIGKILL;
+
+/// A child that this process has not reaped.
+#[derive(Debug)]
+pub(crate) struct ProcessHandle {
+    pid: u32,
+    /// `None` where the system has no pidfds, or they are not permitted.
+    pidfd: Option<Arc<OwnedFd>>,
+}
+
+impl ProcessHandle {
+    /// A handle to a child.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if it has ended and was reaped by other code.
+    pub(crate) fn open(pid: u32) -> Result<Self> {
+        let pidfd = match pidfds_work()? {
+            true => Some(Arc::new(open_pidfd(pid)?)),
+            false => None,
+        };
+        Ok(ProcessHandle { pid, pidfd })
+    }
+
+    /// A descriptor that becomes readable when the process ends; see pidfd_open(2). Without one, only
+    /// [`wait_for_exit`](ProcessHandle::wait_for_exit) tells.
+    pub(crate) fn pidfd(&self) -> Option<&Arc<OwnedFd>> {
+        self.pidfd.as_ref()
+    }
+
+    /// Takes the exit status, if the process has ended; see waitid(2).
+    ///
+    /// # Errors
+    ///
+    /// `ECHILD` if other code took it, or the program ignores SIGCHLD.
+    pub(crate) fn reap(&self) -> Result<Option<ExitStatus>> {
+        self.wait(libc::WEXITED | libc::WNOHANG)
+    }
+
+    /// Waits until the process can be reaped, and leaves that to others; see `WNOWAIT` in waitid(2).
+    ///
+    /// # Errors
+    ///
+    /// `ECHILD` if other code took its status, or the program ignores SIGCHLD.
+    pub(crate) fn wait_for_exit(&self) -> Result<()> {
+        self.wait(libc::WEXITED | libc::WNOWAIT).map(drop)
+    }
+
+    /// Signals the process, and if it leads a process group, that, too: the group's id is the process's.
+    ///
+    /// The pidfd is used first: only if the process exists, if only as a zombie, the group id is certain
+    /// to be its own. A process in that group is only probed by it, so that it does not get the signal
+    /// twice: programs take a second SIGTERM for impatience. If it does not lead a group, it is signalled
+    /// alone.
+    ///
+    /// # Errors
+    ///
+    /// `ESRCH` if other code has reaped it, `EPERM` if it may not be signalled.
+    pub(crate) fn signal(&self, number: i32, leads_group: bool) -> Result<()> {
+        let pid = self.pid as libc::pid_t;
+        // SAFETY: takes no pointers.
+        let is_leader = unsafe { libc::getpgid(pid) } == pid;
+        let first = if leads_group && is_leader { 0 } else { number };
+        match &self.pidfd {
+            Some(pidfd) => signal_pidfd(pidfd, first)?,
+            None => {
+                // As long as it can be waited for, the number is its own.
+                let probe = self.wait(libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
+                probe.map_err(|_| no_process())?;
+                // SAFETY: takes no pointers.
+                check(unsafe { libc::kill(pid, first) })?;
+            }
+        }
+        if !leads_group {
+            return Ok(());
+        }
+        // SAFETY: takes no pointers.
+        check(unsafe { libc::kill(-pid, number) })
+            .map(drop)
+            .or_else(|error| {
+                // The process has changed its group, but has itself been signalled.
+                if is_no_process(&error) {
+                    Ok(())
+                } else {
+                    Err(error)
+                }
+            })
+    }
+
+    fn wait(&self, flags: libc::c_int) -> Result<Option<ExitStatus>> {
+        match &self.pidfd {
+            Some(pidfd) => wait(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, flags),
+            None => wait(libc::P_PID, self.pid, flags),
+        }
+    }
+}
+
+/// Whether pidfds can be opened, signalled and waited for: old systems lack some of that, and sandboxes
+/// refuse some. To be known before the first child is there, which would otherwise be out of reach.
+fn pidfds_work() -> Result<bool> {
+    static WORK: OnceLock<bool> = OnceLock::new();
+    if let Some(work) = WORK.get() {
+        return Ok(*work);
+    }
+    let works = match probe_pidfds() {
+        Ok(()) => true,
+        Err(error) if is_refusal(&error) => false,
+        Err(error) => return Err(error),
+    };
+    Ok(*WORK.get_or_init(|| works))
+}
+
+/// Does with this process whatever is done with a child.
+fn probe_pidfds() -> Result<()> {
+    let pidfd = open_pidfd(std::process::id())?;
+    signal_pidfd(&pidfd, 0)?;
+    let flags = libc::WEXITED | libc::WNOHANG;
+    match wait(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, flags) {
+        // It is not its own child.
+        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(()),
+        result => result.map(drop),
+    }
+}
+
+/// What systems report that do not know a call, or its arguments, and what sandboxes report.
+fn is_refusal(error: &Error) -> bool {
+    let refusals = [libc::ENOSYS, libc::EINVAL, libc::EPERM, libc::EACCES];
+    error
+        .raw_os_error()
+        .is_some_and(|it| refusals.contains(&it))
+}
+
+fn open_pidfd(pid: u32) -> Result<OwnedFd> {
     // SAFETY: takes no pointers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
     let fd = check(fd as libc::c_int)?;
@@ -21,18 +152,20 @@ pub(crate) fn open_pidfd(pid: u32) -> Result<OwnedFd> {
     above_standard(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Takes the exit status of a child, if it has ended; see waitid(2).
-///
-/// # Errors
-///
-/// `ECHILD` if other code took it, or the program ignores SIGCHLD.
-pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Result<Option<ExitStatus>> {
-    let id = pidfd.as_raw_fd() as libc::id_t;
-    let flags = libc::WEXITED | libc::WNOHANG;
+fn signal_pidfd(pidfd: &OwnedFd, number: i32) -> Result<()> {
+    let info: *const libc::siginfo_t = std::ptr::null();
+    let (call, fd) = (libc::SYS_pidfd_send_signal, pidfd.as_raw_fd());
+    // SAFETY: a null siginfo means what kill(2) would send.
+    let sent = unsafe { libc::syscall(call, fd, number, info, 0) };
+    check(sent as libc::c_int).map(drop)
+}
+
+/// The exit status of a child, if it has ended.
+fn wait(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> Result<Option<ExitStatus>> {
     // SAFETY: all-zero is a valid siginfo_t.
     let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
     // SAFETY: points to a siginfo_t.
-    retry(|| check(unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, flags) }))?;
+    retry(|| check(unsafe { libc::waitid(kind, id, &raw mut info, flags) }))?;
     // SAFETY: waitid fills this field, or leaves it zero if no child has ended.
     if unsafe { info.si_pid() } == 0 {
         return Ok(None);
@@ -45,61 +178,6 @@ pub(crate) fn reap(pidfd: BorrowedFd<'_>) -> Result<Option<ExitStatus>> {
         libc::CLD_DUMPED => status | 0x80,
         _ => status,
     })))
-}
-
-/// Waits until a child can be reaped, and leaves that to others; see `WNOWAIT` in waitid(2).
-///
-/// # Errors
-///
-/// `ECHILD` if other code took its status, or the program ignores SIGCHLD.
-pub(crate) fn wait_for_exit(pidfd: BorrowedFd<'_>) -> Result<()> {
-    let id = pidfd.as_raw_fd() as libc::id_t;
-    let flags = libc::WEXITED | libc::WNOWAIT;
-    // SAFETY: all-zero is a valid siginfo_t.
-    let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
-    // SAFETY: points to a siginfo_t.
-    retry(|| check(unsafe { libc::waitid(libc::P_PIDFD, id, &raw mut info, flags) }).map(drop))
-}
-
-/// The number of SIGTERM.
-pub(crate) const SIGTERM: i32 = libc::SIGTERM;
-/// The number of SIGKILL.
-pub(crate) const SIGKILL: i32 = libc::SIGKILL;
-
-/// Signals a child that has not been reaped, and if it leads a process group, that, too: the
-/// group's id is the child's.
-///
-/// The pidfd is used first: only if the child exists, if only as a zombie, the group id is certain to be
-/// its own. A child in that group is only probed by it, so that it does not get the signal twice:
-/// programs take a second SIGTERM for impatience. If it does not lead a group, it is signalled alone.
-pub(crate) fn signal(
-    pid: u32,
-    pidfd: BorrowedFd<'_>,
-    number: i32,
-    leads_group: bool,
-) -> Result<()> {
-    // SAFETY: takes no pointers.
-    let is_leader = unsafe { libc::getpgid(pid as libc::pid_t) } == pid as libc::pid_t;
-    let first = if leads_group && is_leader { 0 } else { number };
-    let info: *const libc::siginfo_t = std::ptr::null();
-    let (call, fd) = (libc::SYS_pidfd_send_signal, pidfd.as_raw_fd());
-    // SAFETY: a null siginfo means what kill(2) would send.
-    let sent = unsafe { libc::syscall(call, fd, first, info, 0) };
-    check(sent as libc::c_int)?;
-    if !leads_group {
-        return Ok(());
-    }
-    // SAFETY: takes no pointers.
-    check(unsafe { libc::kill(-(pid as libc::pid_t), number) })
-        .map(drop)
-        .or_else(|error| {
-            // The child has changed its group, but has itself been signalled.
-            if error.raw_os_error() == Some(libc::ESRCH) {
-                Ok(())
-            } else {
-                Err(error)
-            }
-        })
 }
 
 /// Kills and reaps a child that was not reaped yet.
@@ -125,13 +203,13 @@ pub(crate) fn rename_process(name: &CStr) {
 }
 
 /// Whether a call failed because there is no such process.
-pub(crate) fn is_no_process(error: &std::io::Error) -> bool {
+pub(crate) fn is_no_process(error: &Error) -> bool {
     error.raw_os_error() == Some(libc::ESRCH)
 }
 
 /// The error of a call if there is no such process.
-pub(crate) fn no_process() -> std::io::Error {
-    std::io::Error::from_raw_os_error(libc::ESRCH)
+pub(crate) fn no_process() -> Error {
+    Error::from_raw_os_error(libc::ESRCH)
 }
 
 /// Registers a function to be called when the process exits by exit(3); see atexit(3).

@@ -42,12 +42,12 @@ pub(super) fn serve(mut table: Table, options: Options, unserved: Unserved, plac
     sys::accept_stop_signals();
     let connect = || take_over(inherited?);
     let result = connect().map_err(Stop::connection);
-    let result = result.and_then(|(mut server, missing)| {
+    let result = result.and_then(|(mut server, lack)| {
         if let Some(message) = other {
             return Err(refuse(server.hub, (wire::REFUSED_MISMATCH, message)));
         }
-        if let Some(missing) = missing {
-            return Err(refuse(server.hub, (wire::REFUSED_SETUP, closed(missing))));
+        if let Some(lack) = lack {
+            return Err(refuse(server.hub, (wire::REFUSED_SETUP, lack)));
         }
         if options.done.is_some() {
             server.requests.outlive_parent();
@@ -72,6 +72,14 @@ fn closed(missing: ExtraFd) -> String {
         "the child closed descriptor {}, which it had inherited and does not own, before \
          Worker::run(); call run() first in main(), or close only what was opened there",
         missing.number()
+    )
+}
+
+/// The message of a child that would not notice the end of its parent while it is busy.
+fn without_lifeline(error: &io::Error) -> String {
+    format!(
+        "the child cannot arrange to be killed when its parent is gone (F_SETSIG: {error}); where the \
+         system refuses that, use Process::outlive_parent()"
     )
 }
 
@@ -109,14 +117,20 @@ fn exit(table: Table, result: Result<(), Stop>) -> ! {
     })
 }
 
-/// Makes the standard descriptors what a program expects, and the connection private. Returns what
-/// the program has closed of what it inherited, too.
-fn take_over(inherited: Inherited) -> io::Result<(Server, Option<ExtraFd>)> {
+/// Makes the standard descriptors what a program expects, and the connection private. Returns what it
+/// cannot serve without, too.
+fn take_over(inherited: Inherited) -> io::Result<(Server, Option<String>)> {
     sys::replace(0, null()?)?;
     if let Some(stdout) = inherited.stdout {
         sys::replace(1, stdout)?;
     }
-    let lifeline = inherited.lifeline.map(Lifeline::new).transpose()?;
+    let mut lack = inherited.missing.map(closed);
+    let lifeline = inherited.lifeline.and_then(|pipe| {
+        let lifeline = Lifeline::new(pipe);
+        lifeline
+            .map_err(|error| lack = Some(without_lifeline(&error)))
+            .ok()
+    });
     if let Some(name) = std::env::args_os().next() {
         let name = Path::new(&name)
             .file_name()
@@ -130,7 +144,7 @@ fn take_over(inherited: Inherited) -> io::Result<(Server, Option<ExtraFd>)> {
     let note = note.and_then(|fd| SharedNote::inherited(fd).ok());
     let socket = inherited.socket;
     let requests = RequestReader::new(socket.try_clone()?, lifeline)?;
-    Ok((Server::new(None, requests, socket, note), inherited.missing))
+    Ok((Server::new(None, requests, socket, note), lack))
 }
 
 fn null() -> io::Result<File> {

@@ -3,6 +3,7 @@
 use crate::rpc::link::Link;
 use crate::sys::Registration;
 use crate::threads;
+use std::io;
 use std::sync::Arc;
 use std::thread;
 
@@ -15,9 +16,8 @@ pub(super) enum ProcessWatch {
     None,
     /// The poller reports it.
     Polled { _pidfd: Registration },
-    /// A thread waits for it: the process has ended, but is traced, and cannot be reaped before its
-    /// tracer lets go of it. The poller would report it all the time.
-    Traced,
+    /// A thread waits for it.
+    Thread,
 }
 
 impl ProcessWatch {
@@ -25,19 +25,25 @@ impl ProcessWatch {
         matches!(self, ProcessWatch::None)
     }
 
-    /// The process has ended, but cannot be reaped: has the reactor attend to the link when it can.
-    pub(super) fn wait_for_tracer(&mut self, link: &Arc<Link>) {
-        if let ProcessWatch::Polled { .. } = self {
-            let link = Arc::clone(link);
-            let wait = move || {
-                if let Some(child) = link.child() {
-                    child.wait_for_exit();
-                }
-                link.reactor().attend(link.key());
-            };
-            if start(wait) {
-                *self = ProcessWatch::Traced;
+    /// Has a thread wait for the process: the reactor is to attend to the link when it can be reaped.
+    pub(super) fn by_thread(link: &Arc<Link>) -> io::Result<Self> {
+        let link = Arc::clone(link);
+        start(move || {
+            if let Some(child) = link.child() {
+                child.wait_for_exit();
             }
+            link.reactor().attend(link.key());
+        })?;
+        Ok(ProcessWatch::Thread)
+    }
+
+    /// The process has ended, but cannot be reaped: it is traced, and its tracer is to let go of it first.
+    /// Until then the poller would report it all the time.
+    pub(super) fn wait_for_tracer(&mut self, link: &Arc<Link>) {
+        if let ProcessWatch::Polled { .. } = self
+            && let Ok(watch) = ProcessWatch::by_thread(link)
+        {
+            *self = watch;
         }
     }
 
@@ -46,7 +52,8 @@ impl ProcessWatch {
     pub(super) fn reap_when_it_ends(&mut self, link: &Arc<Link>) {
         if !self.is_none() {
             let link = Arc::clone(link);
-            start(move || {
+            // Without a thread, it is left a zombie.
+            let _ = start(move || {
                 if let Some(child) = link.child() {
                     child.wait_for_exit();
                     child.reap();
@@ -57,8 +64,8 @@ impl ProcessWatch {
     }
 }
 
-/// Starts a thread that waits for a process. Returns whether it could.
-fn start(wait: impl FnOnce() + Send + 'static) -> bool {
+/// Starts a thread that waits for a process.
+fn start(wait: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let thread = thread::Builder::new().name("offspring reap".into());
-    threads::start(thread.stack_size(STACK), Box::new(wait)).is_ok()
+    threads::start(thread.stack_size(STACK), Box::new(wait)).map(drop)
 }
