@@ -6,7 +6,7 @@ use std::fmt::{Debug, Display};
 
 /// A function's name, types and codec, known to both sides.
 ///
-/// A plain name, as in `process.rpc("resize")`, is a service of octet strings. For other types,
+/// A string, as in `process.rpc("resize")`, is a service of octet strings. For other types,
 /// implement this for a unit struct and use it instead of the name on both sides: [`Rpc`] and
 /// [`Caller`] then accept and return those types.
 ///
@@ -92,8 +92,28 @@ pub trait Service: Clone + Send + Sync + 'static {
     }
 }
 
-/// A function of octet strings. Its error event is `["error", message]`.
-impl Service for &'static str {
+/// A function of octet strings: any string is its name, also one that is made while the program runs. Its
+/// error event is `["error", message]`.
+///
+/// # Examples
+///
+/// ```
+/// # fn main() -> Result<(), offspring::BoxError> {
+/// let mut worker = offspring::Worker::new();
+/// for base in [2, 10] {
+///     worker = worker.function(format!("to base {base}"), move |request, _caller| {
+///         let n: u32 = request.to_string().parse()?;
+///         Ok(if base == 2 { format!("{n:b}") } else { n.to_string() })
+///     });
+/// }
+/// let me = worker.run();
+/// let base = 2;
+/// let rpc = me.rpc(format!("to base {base}")).start()?;
+/// assert_eq!(rpc.call("5").wait()?, ["101"]);
+/// # Ok(())
+/// # }
+/// ```
+impl<T: AsRef<str> + Clone + Send + Sync + 'static> Service for T {
     type Codec = Octets;
     type Request = Strings;
     type Reply = Strings;
@@ -102,7 +122,7 @@ impl Service for &'static str {
     type Progress = Strings;
 
     fn name(&self) -> &str {
-        self
+        self.as_ref()
     }
 
     fn error_event(&self, message: &str) -> Option<Strings> {

@@ -67,6 +67,10 @@ const CHECKS: &[(&str, fn())] = &[
         "broken_requests_end_the_child_with_a_message",
         broken_requests,
     ),
+    (
+        "request_of_a_call_that_runs_is_refused_by_its_header",
+        duplicate_header,
+    ),
     ("child_exits_when_its_parent_is_gone", parent_gone),
     ("child_whose_output_nobody_reads_exits", unread_output),
     ("flusher_waits_for_a_writer_that_is_blocked", blocked_writer),
@@ -331,6 +335,35 @@ fn broken_requests() {
         let text = String::from_utf8_lossy(&output.stderr);
         assert!(text.contains(part), "no `{part}` in: {text}");
     }
+}
+
+/// 200 MiB are claimed, and do not come.
+fn duplicate_header() {
+    let mut child = me("tagged")
+        .arg("deferred")
+        .stdin(process::Stdio::piped())
+        .stdout(process::Stdio::piped())
+        .stderr(process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let first = request("tagged", 1, &["hold", "echo", "first"]);
+    // It drops the call that it holds at its exit.
+    let again = [first, b"\0\0\0\x01\x0c\x80\0\0".to_vec()].concat();
+    stdin.write_all(&again).unwrap();
+    // Its input does not end.
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(
+        (output.stdout, output.status.code()),
+        (vec![], Some(1)),
+        "{text} {}",
+        output.status
+    );
+    assert!(
+        text.contains("request with id 1, which is not answered yet"),
+        "{text}"
+    );
 }
 
 fn parent_gone() {

@@ -116,7 +116,7 @@ fn session(plain: Option<Plain>, buflen: usize, stream: &Stream, short: bool) ->
                     steps.push(OwnedStep::Request(request.id, request.payload.to_vec()));
                     continue;
                 }
-                let Some(step) = session.next()? else {
+                let Some(step) = session.next(|_| false)? else {
                     break;
                 };
                 let step = match step {

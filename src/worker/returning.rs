@@ -35,7 +35,12 @@ pub(super) fn answer(
                 continue;
             }
         }
-        match child.server.session.next().map_err(Stop::protocol)? {
+        match child
+            .server
+            .session
+            .next(|id| hub.is_running(id))
+            .map_err(Stop::protocol)?
+        {
             None => {
                 if !child.server.read()? {
                     // Nothing may be left to the flusher.

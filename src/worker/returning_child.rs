@@ -130,7 +130,10 @@ impl ReturningChild {
     /// Queues the requests that were read, and cancels what is cancelled among them.
     pub(super) fn take_steps(&mut self) -> Result<(), Stop> {
         let Server { session, hub, .. } = &mut self.server;
-        while let Some(step) = session.next().map_err(Stop::protocol)? {
+        while let Some(step) = session
+            .next(|id| hub.is_running(id))
+            .map_err(Stop::protocol)?
+        {
             match step {
                 Step::Request { id, payload } => {
                     let queued = hub.queue(id, payload);
@@ -198,7 +201,10 @@ pub(super) mod tests {
         ];
         far.write_all(&start.concat()).unwrap();
         assert!(server.read().unwrap());
-        assert!(matches!(server.session.next(), Ok(Some(Step::Run(_)))));
+        assert!(matches!(
+            server.session.next(|_| false),
+            Ok(Some(Step::Run(_)))
+        ));
         server.session.serve(64, 1 << 20);
         (server, far)
     }

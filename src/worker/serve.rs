@@ -54,7 +54,8 @@ pub(super) fn serve(mut table: Table, options: Options, unserved: Unserved, plac
         }
         start(server, &mut table, options)
     });
-    exit(table, result)
+    table.clear();
+    exit(result)
 }
 
 /// The message of a child whose parent wants another table.
@@ -99,14 +100,18 @@ pub(super) fn serve_plain(mut table: Table, options: Options, name: &str, plain:
             None,
         ))
     };
-    let result = connect().map_err(Stop::connection);
-    let result = result.and_then(|server| answer(server, entry, options));
-    exit(table, result)
+    let server = connect().map_err(Stop::connection);
+    let hub = server.as_ref().ok().map(|server| server.hub);
+    let result = server.and_then(|server| answer(server, entry, options));
+    table.clear();
+    if let Some(hub) = hub {
+        // Calls that are dropped from here on do not end the process once more.
+        hub.flush_and_close();
+    }
+    exit(result)
 }
 
-/// Drops what the functions captured, and exits.
-fn exit(table: Table, result: Result<(), Stop>) -> ! {
-    table.clear();
+fn exit(result: Result<(), Stop>) -> ! {
     std::process::exit(match result {
         Ok(()) => 0,
         Err(Stop::Refused) => 1,
@@ -165,7 +170,7 @@ fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), 
         return Ok(());
     }
     loop {
-        match server.session.next().map_err(Stop::protocol)? {
+        match server.session.next(|_| false).map_err(Stop::protocol)? {
             None => {
                 if !server.read()? {
                     return Ok(());

@@ -191,8 +191,12 @@ impl Session {
         self.decoder.has_whole()
     }
 
-    /// The next step, if it has come whole.
-    pub(crate) fn next(&mut self) -> Result<Option<Step<'_>>, ParentViolation> {
+    /// The next step, if it has come whole. A request whose id `is_running` says belongs to a call that
+    /// runs is refused as soon as its header has come, however long it claims to be.
+    pub(crate) fn next(
+        &mut self,
+        is_running: impl FnOnce(u32) -> bool,
+    ) -> Result<Option<Step<'_>>, ParentViolation> {
         let rules = Rules {
             plain: self.plain,
             serving: self.serving,
@@ -200,7 +204,12 @@ impl Session {
         };
         let check = |head: FrameHead<'_>| {
             rules.check(head.id, head.claimed as usize)?;
-            Ok::<_, ParentViolation>(Check::Pass)
+            let id = head.id;
+            // Where requests have no ids, there is nothing to compare.
+            if rules.is_request(id) && is_running(id) {
+                return Err(ParentViolation::Duplicate { id });
+            }
+            Ok(Check::Pass)
         };
         let Some((id, payload)) = self.decoder.next(check)? else {
             return Ok(None);
@@ -270,6 +279,15 @@ struct Rules {
 }
 
 impl Rules {
+    /// Whether a frame with this id is a request that has it.
+    fn is_request(self, id: u32) -> bool {
+        match self.plain {
+            None => id != wire::CONTROL_TO_CHILD,
+            Some(Plain::Tagged) => true,
+            Some(Plain::Ordered) => false,
+        }
+    }
+
     fn check(self, id: u32, len: usize) -> Result<(), ParentViolation> {
         let Rules {
             plain,
@@ -334,7 +352,7 @@ mod tests {
             let n = session.space().fill(&bytes[..split.min(bytes.len())]);
             bytes = &bytes[n..];
             loop {
-                let limits = match session.next()? {
+                let limits = match session.next(|_| false)? {
                     None => break,
                     Some(Step::Setup { name, strings }) => {
                         steps.push(format!("setup {name} {}", strings.len()));
@@ -393,6 +411,30 @@ mod tests {
                 ]
             );
             assert_eq!(session.finish(), Ok(()));
+        }
+    }
+
+    #[test]
+    fn request_of_a_call_that_runs_is_refused_by_its_header() {
+        let head = header(Framing::Tagged, 7, 9).0;
+        for (plain, stream) in [
+            (None, [run(), head.to_vec()].concat()),
+            (Some(Plain::Tagged), head.to_vec()),
+            (Some(Plain::Ordered), head[4..].to_vec()),
+        ] {
+            let next = |running| {
+                let mut session = Session::new(plain, 64);
+                session.space().fill(&stream);
+                if plain.is_none() {
+                    assert!(matches!(session.next(|_| false), Ok(Some(Step::Run(_)))));
+                    session.serve(64, 100);
+                }
+                session.next(|id| id == running).map(|step| step.is_some())
+            };
+            let duplicate = Err(ParentViolation::Duplicate { id: 7 });
+            let has_ids = plain != Some(Plain::Ordered);
+            assert_eq!(next(7), if has_ids { duplicate } else { Ok(false) });
+            assert_eq!(next(8), Ok(false));
         }
     }
 

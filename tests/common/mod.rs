@@ -22,6 +22,12 @@ use std::time::{Duration, Instant};
 /// Nothing takes this long, however busy the machine is: what does is hung.
 pub const FOREVER: Duration = Duration::from_secs(60);
 
+/// How long storms last.
+fn storm_duration() -> Duration {
+    let seconds = std::env::var("OFFSPRING_STORM_SECONDS").unwrap_or("1".into());
+    Duration::from_secs(seconds.parse().expect("a number of seconds"))
+}
+
 /// Runs a test's body on its own thread. If it hangs, the test fails.
 pub fn bounded(body: impl FnOnce() + Send + 'static) {
     let (done, wait) = mpsc::channel::<()>();
@@ -31,7 +37,7 @@ pub fn bounded(body: impl FnOnce() + Send + 'static) {
     });
     // Nothing is ever sent; the channel closes when the body has returned or panicked. A condition
     // that never becomes true is reported by the body, before this limit.
-    let limit = FOREVER + Duration::from_secs(10);
+    let limit = FOREVER + storm_duration() + Duration::from_secs(10);
     if wait.recv_timeout(limit) == Err(RecvTimeoutError::Timeout) {
         panic!("the test hangs: not done after {limit:?}");
     }
@@ -71,12 +77,11 @@ impl Storm {
     /// Starts and finishes one child, so that everything that is opened only once is open, and
     /// starts the clock: for one second, or for `OFFSPRING_STORM_SECONDS`.
     pub fn new(me: &Process, function: &'static str) -> Self {
-        let seconds = std::env::var("OFFSPRING_STORM_SECONDS").unwrap_or("1".into());
         me.rpc(function).start().unwrap().finish().unwrap();
         Storm {
             descriptors: descriptors(std::process::id()).len(),
             start: Instant::now(),
-            duration: Duration::from_secs(seconds.parse().expect("a number of seconds")),
+            duration: storm_duration(),
         }
     }
 

@@ -326,7 +326,11 @@ fn take(
                 return Ok(true);
             }
         }
-        match server.session.next().map_err(Stop::protocol)? {
+        match server
+            .session
+            .next(|id| hub.is_running(id))
+            .map_err(Stop::protocol)?
+        {
             None => return Ok(false),
             Some(Step::Request { id, payload }) => {
                 start(function, call, hub, events, id, payload)?;

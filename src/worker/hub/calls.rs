@@ -27,6 +27,11 @@ impl Hub {
         self.main_call.begin_with(&self.lock().ledger, id)
     }
 
+    /// Whether this call has begun, and is not answered.
+    pub(in crate::worker) fn is_running(&self, id: u32) -> bool {
+        self.main_call.is_at(id) || self.lock().ledger.is_running(id)
+    }
+
     /// The function has returned from the main thread's call, which is answered later if it has not been.
     #[inline]
     pub(in crate::worker) fn returned(&self, id: u32) {

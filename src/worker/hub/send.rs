@@ -35,6 +35,9 @@ impl Hub {
             return;
         }
         if self.plain().is_some() {
+            if self.lock().exiting {
+                return;
+            }
             self.flush();
             stderr::print(format_args!("offspring child: the function {failure}"));
             std::process::exit(1);
