@@ -268,7 +268,8 @@ pub enum CallError<E = BoxError> {
 /// How far a call had got when it ended without an answer.
 ///
 /// Of a worker that has ended, the parent knows which calls it had begun, whatever killed it: the
-/// others can be made again in another child.
+/// others can be made again in another child. Where it cannot know that, all that was sent may have
+/// begun: see [`gotchas`](crate::gotchas#calls-that-a-crash-takes-along).
 ///
 /// # Examples
 ///
@@ -295,8 +296,9 @@ pub enum Phase {
     Queued,
     /// It was sent, and the function is known not to have begun.
     Sent,
-    /// It was sent, and the function has begun, or may have: calls that time out or are cancelled, and
-    /// those of plain peers, of streams, and of children that live on without a connection.
+    /// It was sent, and the function has begun, or may have: also calls that time out or are cancelled, and
+    /// those of plain peers, of streams, of children that live on without a connection, and of workers
+    /// that a shell or the like has started.
     Begun,
 }
 

@@ -6,11 +6,14 @@ use common::{FOREVER, alone, bounded, eventually, is_gone, obey, worker};
 use offspring::{
     BoxError, CallError, Caller, ErrorKind, Parent, Reactor, Refusal, Strings, Worker,
 };
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitStatus;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread;
 
 /// Forks. Returns the copy's process id, or in the copy `None`. A copy that hangs ends by SIGALRM.
 #[expect(unsafe_code, reason = "nothing safe forks")]
@@ -349,7 +352,10 @@ fn splitting() -> Worker {
             let mut caller = Some(caller);
             let status = split(what, || {
                 use_caller(caller.as_ref().unwrap());
-                poster.post(|_| unreachable!("the copy's loop runs no more"));
+                for poster in [events.poster(), poster.clone()] {
+                    poster.post(|_| unreachable!("the copy's loop runs no more"));
+                }
+                events.offload(|| {}, |(), _| unreachable!("the copy's loop runs no more"));
                 caller.take().unwrap().reply("from the copy");
             });
             if let Some(caller) = caller {
@@ -408,6 +414,121 @@ fn copy_that_a_setup_makes_does_not_serve() {
             assert_eq!(reply.unwrap(), ["served"], "{what}");
             rpc.finish().unwrap();
         }
+    });
+}
+
+/// Its call is answered, and nothing else keeps the copy from taking the next one.
+#[test]
+fn copy_that_returns_from_a_function_that_has_replied_begins_no_other_call() {
+    let me = Worker::new()
+        .deferred("count", |request: Strings, caller, _| {
+            let [path, what] = request.texts().unwrap();
+            let file = File::options().append(true).open(path);
+            file.unwrap().write_all(b"x").unwrap();
+            caller.reply(());
+            if what == "fork"
+                && let Some(pid) = fork()
+            {
+                assert_eq!(wait(pid), "exit status: 1");
+            }
+        })
+        .run_in_test();
+    bounded(move || {
+        let path = format!("{}/replied", env!("CARGO_TARGET_TMPDIR"));
+        File::create(&path).unwrap();
+        let rpc = me.rpc("count").start().unwrap();
+        let call = |n| {
+            rpc.call([&*path, if n % 5 == 2 { "fork" } else { "" }])
+                .start()
+        };
+        let calls: Vec<_> = (0..20).map(call).collect();
+        calls
+            .into_iter()
+            .for_each(|call| drop(call.wait().unwrap()));
+        rpc.finish().unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().len(), 20);
+        fs::remove_file(path).unwrap();
+    });
+}
+
+#[test]
+fn copy_that_returns_from_a_progress_callback_runs_no_other() {
+    let me = Worker::new()
+        .function("report", |_request: Strings, caller: &Caller| {
+            (0..5).for_each(|n| caller.progress(n.to_string()));
+            Ok::<_, BoxError>(())
+        })
+        .run_in_test();
+    alone(move || {
+        let counter = Counter::new();
+        let (progress, end) = (counter.writer(), counter.writer());
+        let statuses = common::Log::default();
+        let rpc = me.rpc("report").start().unwrap();
+        let log = statuses.clone();
+        rpc.call(())
+            .on_progress(move |_| {
+                (&progress).write_all(b"x").unwrap();
+                if let Some(pid) = fork() {
+                    log.add(wait(pid));
+                }
+            })
+            .then(move |_| (&end).write_all(b"x").unwrap());
+        rpc.finish().unwrap();
+        assert_eq!(statuses.lines(), ["exit status: 1"; 5]);
+        assert_eq!(counter.count(), 6);
+    });
+}
+
+/// There, it is not a reactor's thread any more.
+#[test]
+fn copy_that_is_made_in_a_callback_starts_children_of_its_own() {
+    let me = worker().run_in_test();
+    alone(move || {
+        let rpc = me.rpc("do").start().unwrap();
+        let (sender, done) = mpsc::channel();
+        let (other, again) = (rpc.clone(), me.clone());
+        rpc.call("echo").then(move |_| {
+            in_copy(|| {
+                assert!(is_refused(&other.call("echo").wait()));
+                let own = again.rpc("do").start().unwrap();
+                own.wait_ready().unwrap();
+                assert_eq!(own.call(["echo", "own"]).wait().unwrap(), ["own"]);
+                own.finish().unwrap();
+            });
+            drop(other);
+            sender.send(()).unwrap();
+        });
+        done.recv_timeout(FOREVER).unwrap();
+        rpc.finish().unwrap();
+    });
+}
+
+/// Another thread may have a lock of the loop's at that moment.
+#[test]
+fn copy_posts_to_a_loop_that_others_post_to() {
+    let me = Worker::new()
+        .deferred("do", |_request: Strings, caller, events| {
+            let stop = Arc::new(AtomicBool::new(false));
+            for _ in 0..2 {
+                let (poster, stop) = (events.poster(), Arc::clone(&stop));
+                thread::spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        poster.post(|_| {});
+                    }
+                });
+            }
+            let poster = events.poster();
+            for _ in 0..100 {
+                in_copy(|| poster.post(|_| {}));
+            }
+            stop.store(true, Ordering::Relaxed);
+            caller.reply(());
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("do").start().unwrap();
+        rpc.call(()).wait().unwrap();
+        rpc.finish().unwrap();
     });
 }
 

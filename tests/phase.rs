@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
+use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -235,6 +236,49 @@ fn everything_may_have_begun_in_a_child_that_does_not_note_it() {
         let peer = Process::command(Plain::Tagged, "sh").args(["-c", "head -c 1 >/dev/null"]);
         let rpc = peer.rpc("any").on_error(drop).start().unwrap();
         assert_eq!(end(&rpc, two_calls(&rpc)), (ErrorKind::Died, Phase::Begun));
+    });
+}
+
+/// The shell is gone, and what it has started comes too late: nobody hears that it is ready.
+#[test]
+fn nothing_begins_in_a_worker_that_nobody_hears() {
+    const NAME: &str = "nothing_begins_in_a_worker_that_nobody_hears";
+    let _ = acting().run_in_test();
+    bounded(|| {
+        let path = |what| {
+            let name = format!("unheard-{what}-{}", std::process::id());
+            PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name)
+        };
+        let (pid, door) = (path("pid"), path("door"));
+        assert!(
+            Command::new("mkfifo")
+                .arg(&door)
+                .status()
+                .unwrap()
+                .success()
+        );
+        let begun = Begun::new();
+        // Opening the door for reading waits until it is opened for writing.
+        let late = r#"echo $$ >"$1"; : <"$2"; exec "$3" "$4" --exact --nocapture"#;
+        let script = r#"exec 9<&0; sh -c "$0" sh "$@" <&9 9<&- & exit 0"#;
+        let process = Process::exe("/bin/sh").args(["-c", script, late]);
+        let process = process.arg(&pid).arg(&door);
+        let process = process.arg(std::env::current_exe().unwrap()).arg(NAME);
+        let process = process.outlive_parent();
+        let process = process.stdout(Stdio::null()).stderr(Stdio::null());
+        let rpc = process.rpc("function").on_error(drop).start().unwrap();
+        let outcome = rpc.call(request(&begun, 1, "return")).wait();
+        let phase = outcome.unwrap_err().phase().unwrap();
+        assert!(phase.is_safe_to_repeat(), "{phase:?}");
+        let late = || fs::read_to_string(&pid).ok()?.trim().parse().ok();
+        common::eventually("what comes late is there", || late().is_some());
+        let late = late().unwrap();
+        drop(File::options().write(true).open(&door).unwrap());
+        common::eventually("it has given up", || common::is_gone(late));
+        assert!(begun.calls().is_empty());
+        [pid, door]
+            .iter()
+            .for_each(|path| fs::remove_file(path).unwrap());
     });
 }
 

@@ -172,7 +172,7 @@ fn system_that_has_no_pidfds_waits_by_process_id() {
 }
 
 #[test]
-fn sandbox_that_permits_no_signals_by_pidfd_is_noticed_before_a_child_is_started() {
+fn sandbox_that_permits_no_signals_by_pidfd_gets_them_by_process_id() {
     let me = worker().run_in_test();
     alone(move || {
         refuse(&[all(libc::SYS_pidfd_send_signal, libc::EPERM)]);
@@ -236,6 +236,34 @@ fn everything_may_have_begun_if_there_is_no_memory_to_note_it_in() {
         for call in calls {
             assert_eq!(call.wait().unwrap_err().phase(), Some(Phase::Begun));
         }
+    });
+}
+
+/// Limits the size of files that this process may write.
+#[expect(unsafe_code, reason = "a system call")]
+fn limit_files(size: libc::rlim_t) {
+    let limit = libc::rlimit {
+        rlim_cur: size,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: points to a limit.
+    let limited = unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) };
+    assert_eq!(limited, 0);
+}
+
+/// Files in memory are limited, too, and the signal would end this process.
+#[test]
+fn children_are_started_where_no_file_may_be_written() {
+    let me = worker().run_in_test();
+    alone(move || {
+        limit_files(0);
+        let rpc = me.rpc("do").start().unwrap();
+        let reply = rpc.call(["echo", "a"]).wait();
+        let exit = rpc.finish();
+        // What the harness prints may go to a file.
+        limit_files(libc::RLIM_INFINITY);
+        assert_eq!(reply.unwrap(), ["a"]);
+        assert!(exit.unwrap().status().unwrap().success());
     });
 }
 

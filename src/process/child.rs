@@ -85,7 +85,7 @@ impl Child {
         let reaped = self.lock();
         if let (false, Some(handle)) = (*reaped, &self.handle) {
             return match handle.signal(number, self.leads_group) {
-                // Other code has reaped it, which the pidfd reports as well.
+                // Other code has reaped it, which is noticed as any other end is.
                 Err(error) if sys::is_no_process(&error) => Ok(()),
                 result => result,
             };
@@ -120,7 +120,10 @@ impl Child {
             Some(handle) => match handle.reap() {
                 Ok(None) => return None,
                 Ok(status) => status,
-                Err(_gone) => None,
+                // Other code has reaped it.
+                Err(error) if sys::is_no_child(&error) => None,
+                // It is not known to have ended.
+                Err(_) => return None,
             },
             None => None,
         };
@@ -145,11 +148,11 @@ impl Child {
         let Some(note) = &self.note else {
             return Noted::Unknown;
         };
-        match note.author() {
-            0 => Noted::Nothing,
-            author if author == self.pid => Noted::LastCall(note.load()),
-            // This process has started it, and it may live on.
-            _ => Noted::Unknown,
+        match note.is_signed() {
+            false => Noted::Nothing,
+            true if note.is_signed_by(self.pid) => Noted::LastCall(note.load()),
+            // This process has started another, which may live on.
+            true => Noted::Unknown,
         }
     }
 
@@ -186,7 +189,7 @@ mod tests {
         let (note, fd) = SharedNote::new().unwrap();
         let other = child(started(), Some(note));
         assert_eq!(other.noted(), Noted::Nothing);
-        let signed = SharedNote::inherited(&fd).unwrap();
+        let signed = SharedNote::sign(&fd).unwrap();
         signed.store(7);
         assert_eq!(other.noted(), Noted::Unknown);
 
@@ -194,7 +197,7 @@ mod tests {
         let mut own = child(started(), Some(note));
         // As if this process were the child.
         let pid = std::mem::replace(&mut own.pid, std::process::id());
-        let signed = SharedNote::inherited(&fd).unwrap();
+        let signed = SharedNote::sign(&fd).unwrap();
         assert_eq!(own.noted(), Noted::LastCall(0));
         signed.store(7);
         assert_eq!(own.noted(), Noted::LastCall(7));

@@ -1,20 +1,15 @@
 //! Options of a handle, and its start.
 
-use super::driver::{CapturedOutput, Driver, Handlers, OnEvent, TypedOnEvent};
-use super::handle::{Handle, Rpc};
-use super::link::{Link, Reader};
-use super::reactor::{Core, Reactor};
-use super::state::{Connection, Life, QueueLimits, StartBy};
+use super::driver::{OnEvent, TypedOnEvent};
+use super::handle::Rpc;
+use super::reactor::Reactor;
+use super::start::{FunctionId, StartOptions};
 use crate::codec::Codec;
-use crate::deadlines::after;
-use crate::error::{Error, ErrorKind};
-use crate::process::{Launched, Process};
+use crate::error::Error;
+use crate::process::Process;
 use crate::service::Service;
-use crate::wire::{self, Decoder, Framing, ToChild, truncate};
 use std::fmt;
-use std::mem;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Options of a handle to a child that has not been started: what [`Process::rpc`] returns.
 ///
@@ -23,26 +18,15 @@ use std::time::{Duration, Instant};
 /// refuse to do so in a callback.
 #[must_use = "nothing is started before start()"]
 pub struct RpcBuilder<S: Service> {
-    process: Process,
     service: S,
     on_event: Option<Box<dyn FnMut(S::Event) + Send>>,
-    on_error: Option<Box<dyn FnOnce(Error) + Send>>,
-    on_destroy: Option<Box<dyn FnOnce() + Send>>,
-    start_timeout: Duration,
-    call_timeout: Option<Duration>,
-    grace: Duration,
-    buflen_req: usize,
-    buflen_res: usize,
-    max_frame: usize,
-    max_queue: (usize, usize),
-    event_delay: Duration,
-    reactor: Option<Reactor>,
+    options: StartOptions,
 }
 
 impl<S: Service> fmt::Debug for RpcBuilder<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RpcBuilder")
-            .field("process", &self.process)
+            .field("process", &self.options.process)
             .field("service", &self.service.name())
             .finish_non_exhaustive()
     }
@@ -53,20 +37,9 @@ impl Process {
     /// [started](RpcBuilder::start).
     pub fn rpc<S: Service>(&self, service: S) -> RpcBuilder<S> {
         RpcBuilder {
-            process: self.clone(),
             service,
             on_event: None,
-            on_error: None,
-            on_destroy: None,
-            start_timeout: Duration::from_secs(10),
-            call_timeout: None,
-            grace: Duration::from_secs(5),
-            buflen_req: 2 << 10,
-            buflen_res: 2 << 10,
-            max_frame: 256 << 20,
-            max_queue: (usize::MAX, usize::MAX),
-            event_delay: Duration::from_micros(500),
-            reactor: None,
+            options: StartOptions::new(self.clone()),
         }
     }
 }
@@ -89,35 +62,35 @@ impl<S: Service> RpcBuilder<S> {
     /// Default: the error goes to `on_event`, without that to the log, or to standard error if the
     /// feature `log` is off.
     pub fn on_error(mut self, callback: impl FnOnce(Error) + Send + 'static) -> Self {
-        self.on_error = Some(Box::new(callback));
+        self.options.on_error = Some(Box::new(callback));
         self
     }
 
     /// Called when the handle is gone, all calls have ended and the child has exited cleanly.
     pub fn on_destroy(mut self, callback: impl FnOnce() + Send + 'static) -> Self {
-        self.on_destroy = Some(Box::new(callback));
+        self.options.on_destroy = Some(Box::new(callback));
         self
     }
 
     /// How long the child may take to get ready, setups included. After that it is killed, and its
-    /// calls end with [`ErrorKind::StartTimeout`]. Default: 10 seconds. [`Duration::MAX`] is no limit.
+    /// calls end with [`ErrorKind::StartTimeout`](crate::ErrorKind::StartTimeout). Default: 10 seconds. [`Duration::MAX`] is no limit.
     /// Plain peers do not report that they are ready: they count as ready from the start.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
-        self.start_timeout = timeout;
+        self.options.start_timeout = timeout;
         self
     }
 
     /// The timeout of calls that set none of their own; see [`Call::timeout`](crate::Call::timeout).
     /// Default: none.
     pub fn call_timeout(mut self, timeout: Duration) -> Self {
-        self.call_timeout = Some(timeout);
+        self.options.call_timeout = Some(timeout);
         self
     }
 
     /// How long the child may take to exit once it has been told to and has answered everything, before
     /// it gets SIGTERM, and then the same time again before it gets SIGKILL. Default: 5 seconds.
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = grace;
+        self.options.grace = grace;
         self
     }
 
@@ -131,14 +104,14 @@ impl<S: Service> RpcBuilder<S> {
     /// As [`buflen`](RpcBuilder::buflen), for the child's buffer only, into which requests are read. A
     /// plain peer is not told.
     pub fn buflen_req(mut self, bytes: usize) -> Self {
-        self.buflen_req = bytes;
+        self.options.buflen_req = bytes;
         self
     }
 
     /// As [`buflen`](RpcBuilder::buflen), for the parent's buffer only, into which replies and events
     /// are read.
     pub fn buflen_res(mut self, bytes: usize) -> Self {
-        self.buflen_res = bytes;
+        self.options.buflen_res = bytes;
         self
     }
 
@@ -146,7 +119,7 @@ impl<S: Service> RpcBuilder<S> {
     /// reply fails its call, and a child that sends one nevertheless breaks the protocol.
     /// Default: 256 MiB. The format allows 4 GiB less one byte.
     pub fn max_frame(mut self, bytes: usize) -> Self {
-        self.max_frame = bytes.min(u32::MAX as usize);
+        self.options.max_frame = bytes.min(u32::MAX as usize);
         self
     }
 
@@ -154,7 +127,7 @@ impl<S: Service> RpcBuilder<S> {
     /// Above either limit, [`call`](Rpc::call) waits and [`try_call`](Rpc::try_call) is refused. One
     /// request can always be queued, however long it is. Default: no limit.
     pub fn max_queue(mut self, calls: usize, bytes: usize) -> Self {
-        self.max_queue = (calls.max(1), bytes);
+        self.options.max_queue = (calls.max(1), bytes);
         self
     }
 
@@ -165,13 +138,13 @@ impl<S: Service> RpcBuilder<S> {
     ///
     /// Default: 500 microseconds.
     pub fn event_delay(mut self, delay: Duration) -> Self {
-        self.event_delay = delay;
+        self.options.event_delay = delay;
         self
     }
 
     /// The reactor that serves the handle. Default: one of its own.
     pub fn reactor(mut self, reactor: &Reactor) -> Self {
-        self.reactor = Some(reactor.clone());
+        self.options.reactor = Some(reactor.clone());
         self
     }
 
@@ -183,120 +156,31 @@ impl<S: Service> RpcBuilder<S> {
     /// [`ErrorKind::Spawn`] if the program cannot be executed, [`ErrorKind::Unsupported`] if the
     /// [`Process`] has an option that such a child cannot have, [`ErrorKind::Setup`] if the strings of
     /// a [setup](crate::Process::setup) are too long, [`ErrorKind::NotServing`] if this process is a
-    /// child itself and does not serve yet, [`ErrorKind::Forked`] if the [`Reactor`] is
-    /// that of the process from which this one was forked, [`ErrorKind::Io`] if there are no descriptors or threads
+    /// child itself and does not serve yet, [`ErrorKind::Forked`] if the [`Reactor`] is that of the
+    /// process from which this one was forked, [`ErrorKind::Io`] if there are no descriptors or threads
     /// left. What goes wrong later is reported to `on_error` and to all calls.
+    ///
+    /// [`ErrorKind::Spawn`]: crate::ErrorKind::Spawn
+    /// [`ErrorKind::Unsupported`]: crate::ErrorKind::Unsupported
+    /// [`ErrorKind::Setup`]: crate::ErrorKind::Setup
+    /// [`ErrorKind::NotServing`]: crate::ErrorKind::NotServing
+    /// [`ErrorKind::Forked`]: crate::ErrorKind::Forked
+    /// [`ErrorKind::Io`]: crate::ErrorKind::Io
     pub fn start(self) -> Result<Rpc<S>, Error> {
-        let io_error =
-            |error| Error::new(ErrorKind::Io, format!("cannot start a reactor: {error}"));
-        let core = match &self.reactor {
-            Some(reactor) if reactor.core().is_elsewhere() => {
-                let message = "this process was forked from the one that made the Reactor, which \
-                               alone can use it; make another one here";
-                return Err(Error::new(ErrorKind::Forked, message));
-            }
-            Some(reactor) => Arc::clone(reactor.core()),
-            None => Core::new(true).map_err(io_error)?,
-        };
-        let plain = self.process.plain();
-        let max_frame = self.max_frame;
-        let run = wire::Run {
-            protocol: wire::VERSION,
-            name: self.service.name(),
-            version: self.service.version(),
-            codec: <S::Codec as Codec<S::Request>>::NAME,
-            max_frame: max_frame as u32,
-            buflen: self.buflen_req.min(u32::MAX as usize) as u32,
-        };
-        if plain.is_none() {
-            check_lengths(self.process.setups(), &run)?;
-        }
-        let Launched {
-            socket,
-            child,
-            stdout,
-            stderr,
-        } = self.process.launch()?;
-        let (calls, bytes) = self.max_queue;
-        let limits = QueueLimits {
-            max_frame,
-            calls,
-            bytes,
-        };
-        let start_by = plain
-            .is_none()
-            .then(|| StartBy(after(Instant::now(), self.start_timeout)));
-        let life = Life::new(child.is_some(), start_by, self.grace);
-        let connection = Connection::new(plain, limits);
-        let mut decoder = Decoder::new(Framing::Tagged, self.buflen_res, max_frame);
-        if plain.is_none() {
-            // Control frames have the id of a failed reply, and no call.
-            decoder = decoder.with_control(|id| id & wire::FAILED != 0);
-        }
-        let (reader, rewatch_delay) = (Reader::new(decoder), self.event_delay);
-        let stdout = stdout.map(|pipe| (pipe, self.process.stdout_callback()));
-        let stderr = stderr.map(|pipe| (pipe, self.process.stderr_callback()));
-        let has_callback = |output: &Option<CapturedOutput>| {
-            output
-                .as_ref()
-                .is_some_and(|(_, callback)| callback.is_some())
-        };
-        let has_callbacks = self.on_event.is_some()
-            || self.on_error.is_some()
-            || self.on_destroy.is_some()
-            || has_callback(&stdout)
-            || has_callback(&stderr);
-        let on_reactor = Arc::clone(&core);
-        let link = Link::new(connection, reader, rewatch_delay, socket, child, on_reactor);
-        let link = Arc::new(link);
-        if plain.is_none() {
-            link.start(self.process.setups(), run);
-        }
-        let abandon = Abandon(&link);
-        let service = self.service;
-        let on_event = self.on_event.map(|callback| {
+        let RpcBuilder {
+            service,
+            on_event,
+            options,
+        } = self;
+        let on_event = on_event.map(|callback| {
             Box::new(TypedOnEvent::new(service.clone(), callback)) as Box<dyn OnEvent>
         });
-        let handlers = Handlers {
-            on_event,
-            on_error: self.on_error,
-            on_destroy: self.on_destroy,
+        let function = FunctionId {
+            name: service.name(),
+            version: service.version(),
+            codec: <S::Codec as Codec<S::Request>>::NAME,
         };
-        let added = Driver::new(Arc::clone(&link), handlers, life, stdout, stderr)
-            .and_then(|driver| core.add(Box::new(driver)));
-        added.map_err(io_error)?;
-        mem::forget(abandon);
-        Ok(Rpc::new(
-            Handle::new(link, self.call_timeout, has_callbacks),
-            service,
-        ))
-    }
-}
-
-/// Refuses what a child would not take, as it is too long.
-fn check_lengths(setups: &[(String, Vec<u8>)], run: &wire::Run<'_>) -> Result<(), Error> {
-    for (name, strings) in setups {
-        if !(ToChild::Setup { name, strings }).fits() {
-            let name = truncate(name, 100);
-            let message = format!(
-                "the strings of the setup `{name}` have more than a mebibyte; pass what is long in a \
-                 request or in a file"
-            );
-            return Err(Error::new(ErrorKind::Setup, message));
-        }
-    }
-    if !ToChild::Run(run.clone()).fits() {
-        let message = "the function's name has more than a mebibyte";
-        return Err(Error::new(ErrorKind::NoFunction, message));
-    }
-    Ok(())
-}
-
-/// Undoes a start that fails half way, even if that is because a destructor of the program's panics.
-struct Abandon<'a>(&'a Link);
-
-impl Drop for Abandon<'_> {
-    fn drop(&mut self) {
-        self.0.abandon();
+        let handle = options.start(&function, on_event)?;
+        Ok(Rpc::new(handle, service))
     }
 }

@@ -1,11 +1,13 @@
 //! Running the program's code, which may panic, and must not block the reactor.
 
 use crate::error::{Error, ErrorKind};
+use crate::sys::Origin;
 use crate::unwind;
 use std::cell::Cell;
 
 thread_local! {
-    static IN_CALLBACK: Cell<bool> = const { Cell::new(false) };
+    /// In which process this thread is a reactor's. In a copy, it is not.
+    static REACTOR_OF: Cell<Option<Origin>> = const { Cell::new(None) };
 }
 
 /// While it exists, the thread is a reactor's.
@@ -13,26 +15,27 @@ pub(super) struct ReactorScope;
 
 impl ReactorScope {
     pub(super) fn enter() -> Self {
-        IN_CALLBACK.set(true);
+        ReactorScope::enter_for_good();
         ReactorScope
     }
 
     /// The thread is a reactor's until it ends: what callbacks leave to be dropped with the thread
     /// must not block it either.
     pub(super) fn enter_for_good() {
-        IN_CALLBACK.set(true);
+        REACTOR_OF.set(Some(Origin::here()));
     }
 }
 
 impl Drop for ReactorScope {
     fn drop(&mut self) {
-        IN_CALLBACK.set(false);
+        REACTOR_OF.set(None);
     }
 }
 
 /// Whether this is a reactor's thread, which must not block.
 pub(super) fn in_callback() -> bool {
-    IN_CALLBACK.get()
+    let origin = REACTOR_OF.get();
+    origin.is_some_and(|origin| !origin.is_elsewhere())
 }
 
 /// Refuses to block in a callback.

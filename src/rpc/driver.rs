@@ -16,9 +16,10 @@ use super::reactor::{EventHandler, Source, poll_key};
 use super::state::{Begun, ChildViolation, Delivery, Exit, Life, Signal, Verdict};
 use crate::chain::chain;
 use crate::codec::Input;
+use crate::copies::end_if_copy;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::{Child, Noted, OutputCallback};
-use crate::sys::{self, Registration};
+use crate::sys::{self, Origin, Registration};
 use crate::wire::{self, Check, Decoder, FrameHead, Payload, ToParent};
 use breach::{Breach, refusal_kind};
 use capture::Capture;
@@ -545,7 +546,10 @@ impl Driver {
                 if let Ok(ToParent::Progress { payload, .. }) = ToParent::decode(&input)
                     && let Ok(mut progress) = progress.lock()
                 {
+                    let origin = Origin::here();
                     progress(Input::from(payload));
+                    // Others may follow under the same guard.
+                    end_if_copy(origin);
                 }
             }
             Delivery::Log => log::emit(&input, self.pid().unwrap_or(0)),

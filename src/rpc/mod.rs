@@ -3,7 +3,9 @@
 //! ```text
 //!   builder  call  handle     what a program holds; types and codec end here
 //!      │       ╲    ╱
-//!    driver      ╲ ╱          what the reactor does for one child: reads, reports, signals
+//!    start       ╲ ╱          starts a child, and puts the rest together
+//!      │          │
+//!    driver       │           what the reactor does for one child: reads, reports, signals
 //!      │  ╲       │
 //!      │   ╲─── link          the conversation with one child, under one lock
 //!      │  ╱       │  ╲
@@ -23,6 +25,7 @@ mod handle;
 mod link;
 mod log;
 mod reactor;
+mod start;
 mod state;
 
 pub use builder::RpcBuilder;

@@ -31,8 +31,8 @@ pub(crate) use lifeline::Lifeline;
 pub(crate) use origin::{Origin, exit_immediately, give_up};
 pub(crate) use poll::{Interest, PollSet, Registration, SharedPoller, wait_at_most, wait_for};
 pub(crate) use process::{
-    ProcessHandle, SIGKILL, SIGTERM, at_exit, is_no_process, kill_and_reap, no_process,
-    rename_process,
+    ProcessHandle, SIGKILL, SIGTERM, at_exit, is_no_child, is_no_process, kill_and_reap,
+    no_process, rename_process,
 };
 pub(crate) use shared_note::SharedNote;
 pub(crate) use signals::{accept_stop_signals, signal_name};

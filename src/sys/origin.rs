@@ -5,10 +5,9 @@ use super::check;
 use std::fs::File;
 use std::io::Result;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// How many forks lie between this process and the first one that asked. Every copy has its own.
+/// Changes with each fork that lies between this process and the first one that asked.
 static FORKS: AtomicU32 = AtomicU32::new(0);
 
 /// A process. What is made in one has this to find out that it is used in a copy.
@@ -20,13 +19,16 @@ pub(crate) struct Origin(u32);
 impl Origin {
     /// This process.
     pub(crate) fn here() -> Self {
-        static WATCHED: Once = Once::new();
-        WATCHED.call_once(|| {
+        static WATCHED: AtomicBool = AtomicBool::new(false);
+        // Not a `Once`, which is a lock: in a copy it may be held for ever. To count forks twice does no
+        // harm.
+        if !WATCHED.load(Ordering::Acquire) {
             // SAFETY: the function only does arithmetic, which may be done in a copy of a process that
             // has threads. This fails if there is no memory, and then copies are taken for the
             // original.
             let _ = unsafe { libc::pthread_atfork(None, None, Some(forked)) };
-        });
+            WATCHED.store(true, Ordering::Release);
+        }
         Origin(forks())
     }
 

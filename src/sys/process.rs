@@ -6,7 +6,7 @@ use std::io::{Error, Result};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 /// The number of SIGTERM.
 pub(crate) const SIGTERM: i32 = libc::SIGTERM;
@@ -14,10 +14,13 @@ pub(crate) const SIGTERM: i32 = libc::SIGTERM;
 pub(crate) const SIGKILL: i32 = libc::SIGKILL;
 
 /// A child that this process has not reaped.
+///
+/// Old systems lack some of what is done with pidfds, and sandboxes refuse some. That is then done with the
+/// process id, which is the child's as long as nobody has reaped it.
 #[derive(Debug)]
 pub(crate) struct ProcessHandle {
     pid: u32,
-    /// `None` where the system has no pidfds, or they are not permitted.
+    /// `None` where the system has none, or does not permit it.
     pidfd: Option<Arc<OwnedFd>>,
 }
 
@@ -28,9 +31,10 @@ impl ProcessHandle {
     ///
     /// `ESRCH` if it has ended and was reaped by other code.
     pub(crate) fn open(pid: u32) -> Result<Self> {
-        let pidfd = match pidfds_work()? {
-            true => Some(Arc::new(open_pidfd(pid)?)),
-            false => None,
+        let pidfd = match open_pidfd(pid) {
+            Ok(pidfd) => Some(Arc::new(pidfd)),
+            Err(error) if is_refusal(&error) => None,
+            Err(error) => return Err(error),
         };
         Ok(ProcessHandle { pid, pidfd })
     }
@@ -74,9 +78,12 @@ impl ProcessHandle {
         // SAFETY: takes no pointers.
         let is_leader = unsafe { libc::getpgid(pid) } == pid;
         let first = if leads_group && is_leader { 0 } else { number };
-        match &self.pidfd {
-            Some(pidfd) => signal_pidfd(pidfd, first)?,
-            None => {
+        let signalled = self.pidfd.as_ref().map(|pidfd| signal_pidfd(pidfd, first));
+        match signalled {
+            Some(Err(error)) if !is_refusal(&error) => return Err(error),
+            Some(Ok(())) => {}
+            // The process's own refusal to be signalled is found again here.
+            Some(Err(_)) | None => {
                 // As long as it can be waited for, the number is its own.
                 let probe = self.wait(libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
                 probe.map_err(|_| no_process())?;
@@ -101,37 +108,13 @@ impl ProcessHandle {
     }
 
     fn wait(&self, flags: libc::c_int) -> Result<Option<ExitStatus>> {
-        match &self.pidfd {
-            Some(pidfd) => wait(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, flags),
-            None => wait(libc::P_PID, self.pid, flags),
+        if let Some(pidfd) = &self.pidfd {
+            match wait(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, flags) {
+                Err(error) if is_refusal(&error) => {}
+                result => return result,
+            }
         }
-    }
-}
-
-/// Whether pidfds can be opened, signalled and waited for: old systems lack some of that, and sandboxes
-/// refuse some. To be known before the first child is there, which would otherwise be out of reach.
-fn pidfds_work() -> Result<bool> {
-    static WORK: OnceLock<bool> = OnceLock::new();
-    if let Some(work) = WORK.get() {
-        return Ok(*work);
-    }
-    let works = match probe_pidfds() {
-        Ok(()) => true,
-        Err(error) if is_refusal(&error) => false,
-        Err(error) => return Err(error),
-    };
-    Ok(*WORK.get_or_init(|| works))
-}
-
-/// Does with this process whatever is done with a child.
-fn probe_pidfds() -> Result<()> {
-    let pidfd = open_pidfd(std::process::id())?;
-    signal_pidfd(&pidfd, 0)?;
-    let flags = libc::WEXITED | libc::WNOHANG;
-    match wait(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, flags) {
-        // It is not its own child.
-        Err(error) if error.raw_os_error() == Some(libc::ECHILD) => Ok(()),
-        result => result.map(drop),
+        wait(libc::P_PID, self.pid, flags)
     }
 }
 
@@ -200,6 +183,11 @@ pub(crate) fn rename_process(name: &CStr) {
     }
     // SAFETY: PR_SET_NAME reads a C string. It cannot fail otherwise.
     let _ = unsafe { libc::prctl(libc::PR_SET_NAME, name.as_ptr()) };
+}
+
+/// Whether a wait failed because there is no such child, or other code has reaped it.
+pub(crate) fn is_no_child(error: &Error) -> bool {
+    error.raw_os_error() == Some(libc::ECHILD)
 }
 
 /// Whether a call failed because there is no such process.

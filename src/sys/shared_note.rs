@@ -3,6 +3,7 @@
 use super::{above_standard, check, check_size, retry};
 use std::io::{Error, ErrorKind, Result};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,11 +11,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Debug)]
 #[repr(C)]
 struct Words {
-    /// The process id of the one that stores.
+    /// The process id of the one that stores, in its namespace, or [`STRANGER`].
     author: AtomicU32,
+    /// The namespace of process ids.
+    namespace: AtomicU32,
     /// What it has stored.
     word: AtomicU32,
 }
+
+/// An author that does not know its namespace. No process has this id.
+const STRANGER: u32 = u32::MAX;
 
 const LEN: usize = size_of::<Words>();
 
@@ -32,8 +38,12 @@ unsafe impl Send for SharedNote {}
 unsafe impl Sync for SharedNote {}
 
 impl SharedNote {
-    /// A note, and what a child [inherits](SharedNote::inherited) to write it.
+    /// A note, and what a child [inherits](SharedNote::sign) to write it.
     pub(crate) fn new() -> Result<(Self, OwnedFd)> {
+        if file_size_limit()? < LEN as libc::rlim_t {
+            // A write would be answered with SIGXFSZ.
+            return Err(Error::from_raw_os_error(libc::EFBIG));
+        }
         let fd = match create(libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL) {
             Err(error) if error.kind() == ErrorKind::InvalidInput => {
                 create(libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING)?
@@ -52,12 +62,24 @@ impl SharedNote {
         Ok((SharedNote::map(&fd)?, fd))
     }
 
-    /// The parent's, in a child, which signs it: a process that it starts may be what serves.
-    pub(crate) fn inherited(fd: &OwnedFd) -> Result<Self> {
+    /// The parent's note, in a child. The first process that has it signs it: the child, or what it has
+    /// started in its place.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be mapped, or another process has signed it.
+    pub(crate) fn sign(fd: &OwnedFd) -> Result<Self> {
         let note = SharedNote::map(fd)?;
-        note.words()
+        let namespace = pid_namespace();
+        let author = namespace.map_or(STRANGER, |_| std::process::id());
+        let words = note.words();
+        // ORDERING: the parent reads them when this process has ended.
+        let namespace = namespace.unwrap_or_default();
+        words
             .author
-            .store(std::process::id(), Ordering::Relaxed);
+            .compare_exchange(0, author, Ordering::Relaxed, Ordering::Relaxed)
+            .map_err(|_| Error::other("another process serves in this one's place"))?;
+        words.namespace.store(namespace, Ordering::Relaxed);
         Ok(note)
     }
 
@@ -73,10 +95,20 @@ impl SharedNote {
         Ok(SharedNote(at))
     }
 
-    /// The process id of the child that has signed it, or 0.
-    pub(crate) fn author(&self) -> u32 {
+    /// Whether a process has signed it.
+    pub(crate) fn is_signed(&self) -> bool {
         // ORDERING: as in `load`.
-        self.words().author.load(Ordering::Relaxed)
+        self.words().author.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether the process with this id has signed it: not one that it has started.
+    pub(crate) fn is_signed_by(&self, pid: u32) -> bool {
+        let words = self.words();
+        // ORDERING: as in `load`.
+        let namespace = words.namespace.load(Ordering::Relaxed);
+        let is_same = pid_namespace().is_some_and(|own| own == namespace);
+        // In another namespace, it may have the same number.
+        is_same && words.author.load(Ordering::Relaxed) == pid
     }
 
     /// What the child has stored last.
@@ -111,6 +143,24 @@ impl Drop for SharedNote {
     }
 }
 
+/// The namespace of this process's id: see pid_namespaces(7).
+fn pid_namespace() -> Option<u32> {
+    let namespace = std::fs::metadata("/proc/self/ns/pid").ok()?;
+    // The kernel has 32 bits for it.
+    u32::try_from(namespace.ino()).ok()
+}
+
+/// How large files may be, those in memory included: see `RLIMIT_FSIZE` in getrlimit(2).
+fn file_size_limit() -> Result<libc::rlim_t> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: points to a limit.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) })?;
+    Ok(limit.rlim_cur)
+}
+
 fn create(flags: libc::c_uint) -> Result<OwnedFd> {
     // SAFETY: the name is a C string.
     let fd = check(unsafe { libc::memfd_create(c"offspring".as_ptr(), flags) })?;
@@ -128,16 +178,20 @@ mod tests {
     #[cfg_attr(miri, ignore = "Miri does not support memfd_create")]
     fn what_one_stores_the_other_loads() {
         let (parents, fd) = SharedNote::new().unwrap();
-        assert_eq!((parents.author(), parents.load()), (0, 0));
-        let childs = SharedNote::inherited(&fd).unwrap();
+        assert!(!parents.is_signed() && parents.load() == 0);
+        let childs = SharedNote::sign(&fd).unwrap();
+        let me = std::process::id();
+        assert!(parents.is_signed() && parents.is_signed_by(me) && !parents.is_signed_by(me + 1));
+        assert!(SharedNote::sign(&fd).is_err(), "one process only");
         drop(fd);
-        assert_eq!((parents.load(), childs.load()), (0, 0));
-        assert_eq!(parents.author(), std::process::id());
         childs.store(7);
         assert_eq!(parents.load(), 7);
         childs.store(u32::MAX);
+        // As if it were another process with the same id.
+        childs.words().namespace.store(7, Ordering::Relaxed);
         drop(childs);
         assert_eq!(parents.load(), u32::MAX);
+        assert!(parents.is_signed() && !parents.is_signed_by(me));
     }
 
     /// A process that has a longer mapping of a file than the file is gets SIGBUS.

@@ -144,9 +144,9 @@ fn take_over(inherited: Inherited) -> io::Result<(Server, Option<String>)> {
             sys::rename_process(&name);
         }
     }
-    // A parent that gave this process none, or that it cannot map, assumes the worst of it.
-    let note = inherited.note.as_ref();
-    let note = note.and_then(|fd| SharedNote::inherited(fd).ok());
+    // A child that has not signed has begun nothing, as far as its parent knows: without it, none serves.
+    // A parent that gave it none assumes the worst.
+    let note = inherited.note.as_ref().map(SharedNote::sign).transpose()?;
     let socket = inherited.socket;
     let requests = RequestReader::new(socket.try_clone()?, lifeline)?;
     Ok((Server::new(None, requests, socket, note), lack))
@@ -188,6 +188,10 @@ fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), 
                 server.hub.set_max_frame(max_frame);
                 let protocol = wire::VERSION;
                 server.hub.control(&ToParent::Ready { protocol });
+                if !server.hub.flush() {
+                    // A parent that does not hear it knows that nothing has begun.
+                    return Err(Stop::cannot_write(server.hub));
+                }
                 return answer(server, entry, options);
             }
             Some(Step::Request { .. } | Step::Cancel { .. }) => {

@@ -6,6 +6,7 @@ use crate::rpc::callback::in_callback;
 use crate::sys::SharedPoller;
 use crate::{threads, unwind};
 use std::io;
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
@@ -132,6 +133,16 @@ impl Inbox {
     /// sleep.
     fn needs_wake_up(&mut self) -> bool {
         self.running && !std::mem::replace(&mut self.awake, true)
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if self.is_elsewhere() {
+            let inbox = unwind::get_mut(&mut self.inbox);
+            // To drop the handle would detach a thread that is not there.
+            mem::forget(inbox.thread.take());
+        }
     }
 }
 

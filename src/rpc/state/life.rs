@@ -15,6 +15,7 @@ use super::begun::Begun;
 use super::ladder::{Signal, StopLadder, StopStage};
 use crate::error::ErrorKind;
 use crate::process::Noted;
+use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -167,6 +168,7 @@ impl Life {
     pub(crate) fn disconnected(&mut self, error: Option<std::io::Error>, now: Instant) {
         self.end_stream(now);
         if let Some(error) = error {
+            self.given_up = true;
             self.fail_with(ErrorKind::Io, || {
                 format!("cannot read from the child: {error}")
             });
@@ -279,9 +281,10 @@ impl Life {
             self.cause,
             Some((ErrorKind::Killed | ErrorKind::Stopped, _))
         );
-        let failed = status.is_some_and(|status| !status.success());
-        let died = failed && (self.closing || self.ladder.stage() == StopStage::Closed);
-        let cut = self.cut.as_ref().filter(|_| !died);
+        let by_itself = self.closing || self.ladder.stage() == StopStage::Closed;
+        let killed = by_itself && status.is_some_and(|status| status.signal().is_some());
+        let cut = self.cut.as_ref().filter(|_| !killed);
+        let failed = by_itself && status.is_some_and(|status| !status.success());
         let in_order = unanswered == 0
             && !self.calls_lost
             && match self.cause.as_ref().or(cut) {
@@ -290,7 +293,9 @@ impl Life {
             };
         over.then(|| Verdict {
             error: (!in_order).then(|| {
-                let cause = self.cause.as_ref().or(cut).cloned();
+                // What fails in the middle of a frame has died, and not written nonsense.
+                let cause = self.cause.as_ref().or(cut.filter(|_| !failed));
+                let cause = cause.cloned();
                 cause.unwrap_or_else(|| self.death(unanswered))
             }),
             status,
@@ -365,7 +370,6 @@ pub(crate) struct StartBy(pub(crate) Option<Instant>);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::process::ExitStatusExt;
 
     const GRACE: Duration = Duration::from_secs(5);
     const OK: Option<ExitStatus> = None;
@@ -437,6 +441,11 @@ mod tests {
         assert_eq!(life.begun(|| Noted::Unknown), Begun::Unknown);
         assert_eq!(life.begun(|| Noted::Nothing), Begun::None);
         assert_eq!(life.begun(|| Noted::LastCall(7)), Begun::UpTo(7));
+
+        // What it has sent cannot be read.
+        let mut life = starting();
+        life.disconnected(Some(std::io::Error::from_raw_os_error(12)), now);
+        assert_eq!(life.begun(|| Noted::Unknown), Begun::Unknown);
 
         // Whatever is found wrong with it after its end.
         let mut life = starting();
@@ -518,6 +527,12 @@ mod tests {
             life.exited(Some(ExitStatus::from_raw(status)));
             assert_eq!(kind(&life, 1), Some(want));
         }
+        // Nor is it lost silently if everything was answered.
+        let (mut life, now) = serving();
+        life.close(now);
+        life.cut(ErrorKind::Protocol, "half an event".to_owned(), now);
+        life.exited(Some(ExitStatus::from_raw(3 << 8)));
+        assert_eq!(kind(&life, 0), Some(ErrorKind::Died));
     }
 
     #[test]

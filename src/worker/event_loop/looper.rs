@@ -45,6 +45,10 @@ impl LoopHandle {
     }
 
     fn post(&self, post: Post) {
+        if self.hub.is_elsewhere() {
+            // The loop is the original's, and a lock of it may be held for ever here.
+            return;
+        }
         self.posts.push(post);
         self.hub.wake_loop();
     }
@@ -275,7 +279,10 @@ impl Loop {
     /// If the system has no descriptor left.
     #[must_use]
     pub fn poster(&self) -> Poster {
-        if let Err(error) = self.handle.hub.waker() {
+        let hub = self.handle.hub;
+        if !hub.is_elsewhere()
+            && let Err(error) = hub.waker()
+        {
             panic!("cannot make a descriptor to wake the loop with: {error}");
         }
         Poster {

@@ -56,8 +56,8 @@ impl Hub {
         }
     }
 
-    /// The call with this id begins now. Those that were made before have begun, or never will. Under the
-    /// lock where others may begin, too.
+    /// The call with this id begins now, in the child itself. Those that were made before have begun, or
+    /// never will. Under the lock where others may begin, too.
     #[inline]
     pub(super) fn note_begun(&self, id: u32) {
         if let Some(note) = &self.note {
@@ -89,8 +89,14 @@ impl Hub {
         self.fd.as_fd()
     }
 
-    /// Takes the lock. Only a copy gets here whose function has returned: what functions may call in
-    /// one does nothing.
+    /// The process that is the child.
+    #[inline]
+    pub(super) fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Takes the lock. A copy gets here only if its function has returned: what functions may call does
+    /// nothing in one.
     pub(super) fn lock(&self) -> MutexGuard<'_, HubState> {
         end_if_copy(self.origin);
         self.state.lock().expect(PROOF)

@@ -1,0 +1,169 @@
+//! The start of a child with the options of its handle, below the codec.
+
+use super::driver::{CapturedOutput, Driver, Handlers, OnEvent};
+use super::handle::Handle;
+use super::link::{Link, Reader};
+use super::reactor::{Core, Reactor};
+use super::state::{Connection, Life, QueueLimits, StartBy};
+use crate::deadlines::after;
+use crate::error::{Error, ErrorKind};
+use crate::process::{Launched, Process};
+use crate::wire::{self, Decoder, Framing, ToChild, truncate};
+use std::mem;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The options that do not depend on the types of the function: see [`RpcBuilder`](super::RpcBuilder).
+pub(super) struct StartOptions {
+    pub(super) process: Process,
+    pub(super) on_error: Option<Box<dyn FnOnce(Error) + Send>>,
+    pub(super) on_destroy: Option<Box<dyn FnOnce() + Send>>,
+    pub(super) start_timeout: Duration,
+    pub(super) call_timeout: Option<Duration>,
+    pub(super) grace: Duration,
+    pub(super) buflen_req: usize,
+    pub(super) buflen_res: usize,
+    pub(super) max_frame: usize,
+    pub(super) max_queue: (usize, usize),
+    pub(super) event_delay: Duration,
+    pub(super) reactor: Option<Reactor>,
+}
+
+/// What a child's table must have.
+pub(super) struct FunctionId<'a> {
+    pub(super) name: &'a str,
+    pub(super) version: u32,
+    pub(super) codec: &'a str,
+}
+
+impl StartOptions {
+    /// The default options.
+    pub(super) fn new(process: Process) -> Self {
+        StartOptions {
+            process,
+            on_error: None,
+            on_destroy: None,
+            start_timeout: Duration::from_secs(10),
+            call_timeout: None,
+            grace: Duration::from_secs(5),
+            buflen_req: 2 << 10,
+            buflen_res: 2 << 10,
+            max_frame: 256 << 20,
+            max_queue: (usize::MAX, usize::MAX),
+            event_delay: Duration::from_micros(500),
+            reactor: None,
+        }
+    }
+
+    /// Starts the child. Not generic: a program has one of these, whatever it calls.
+    pub(super) fn start(
+        self,
+        function: &FunctionId<'_>,
+        on_event: Option<Box<dyn OnEvent>>,
+    ) -> Result<Handle, Error> {
+        let io_error =
+            |error| Error::new(ErrorKind::Io, format!("cannot start a reactor: {error}"));
+        let core = match &self.reactor {
+            Some(reactor) if reactor.core().is_elsewhere() => {
+                let message = "this process was forked from the one that made the Reactor, which \
+                               alone can use it; make another one here";
+                return Err(Error::new(ErrorKind::Forked, message));
+            }
+            Some(reactor) => Arc::clone(reactor.core()),
+            None => Core::new(true).map_err(io_error)?,
+        };
+        let plain = self.process.plain();
+        let max_frame = self.max_frame;
+        let run = wire::Run {
+            protocol: wire::VERSION,
+            name: function.name,
+            version: function.version,
+            codec: function.codec,
+            max_frame: max_frame as u32,
+            buflen: self.buflen_req.min(u32::MAX as usize) as u32,
+        };
+        if plain.is_none() {
+            check_lengths(self.process.setups(), &run)?;
+        }
+        let Launched {
+            socket,
+            child,
+            stdout,
+            stderr,
+        } = self.process.launch()?;
+        let (calls, bytes) = self.max_queue;
+        let limits = QueueLimits {
+            max_frame,
+            calls,
+            bytes,
+        };
+        let start_by = plain
+            .is_none()
+            .then(|| StartBy(after(Instant::now(), self.start_timeout)));
+        let life = Life::new(child.is_some(), start_by, self.grace);
+        let connection = Connection::new(plain, limits);
+        let mut decoder = Decoder::new(Framing::Tagged, self.buflen_res, max_frame);
+        if plain.is_none() {
+            // Control frames have the id of a failed reply, and no call.
+            decoder = decoder.with_control(|id| id & wire::FAILED != 0);
+        }
+        let (reader, rewatch_delay) = (Reader::new(decoder), self.event_delay);
+        let stdout = stdout.map(|pipe| (pipe, self.process.stdout_callback()));
+        let stderr = stderr.map(|pipe| (pipe, self.process.stderr_callback()));
+        let has_callback = |output: &Option<CapturedOutput>| {
+            output
+                .as_ref()
+                .is_some_and(|(_, callback)| callback.is_some())
+        };
+        let has_callbacks = on_event.is_some()
+            || self.on_error.is_some()
+            || self.on_destroy.is_some()
+            || has_callback(&stdout)
+            || has_callback(&stderr);
+        let on_reactor = Arc::clone(&core);
+        let link = Link::new(connection, reader, rewatch_delay, socket, child, on_reactor);
+        let link = Arc::new(link);
+        if plain.is_none() {
+            link.start(self.process.setups(), run);
+        }
+        let abandon = Abandon(&link);
+        let handlers = Handlers {
+            on_event,
+            on_error: self.on_error,
+            on_destroy: self.on_destroy,
+        };
+        let added = Driver::new(Arc::clone(&link), handlers, life, stdout, stderr)
+            .and_then(|driver| core.add(Box::new(driver)));
+        added.map_err(io_error)?;
+        mem::forget(abandon);
+        Ok(Handle::new(link, self.call_timeout, has_callbacks))
+    }
+}
+
+/// Refuses what a child would not take, as it is too long.
+fn check_lengths(setups: &[(String, Vec<u8>)], run: &wire::Run<'_>) -> Result<(), Error> {
+    for (name, strings) in setups {
+        if !(ToChild::Setup { name, strings }).fits() {
+            let name = truncate(name, 100);
+            let message = format!(
+                "the strings of the setup `{name}` have more than a mebibyte; pass what is long in a \
+                 request or in a file"
+            );
+            return Err(Error::new(ErrorKind::Setup, message));
+        }
+    }
+    if !ToChild::Run(run.clone()).fits() {
+        let message = "the function's name has more than a mebibyte";
+        return Err(Error::new(ErrorKind::NoFunction, message));
+    }
+    Ok(())
+}
+
+/// Undoes a start that fails half way, even if that is because a destructor of the program's panics.
+struct Abandon<'a>(&'a Link);
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        self.0.abandon();
+    }
+}
