@@ -593,6 +593,20 @@ fn program_whose_file_was_removed_can_start_children() {
 }
 
 #[test]
+fn name_that_no_environment_variable_can_have_is_an_error() {
+    for name in ["", "=", "A=B"] {
+        let process = Process::exe("/bin/true").env(name, "value");
+        let error = process.rpc("any").start().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Spawn);
+        let text = error.to_string();
+        assert!(
+            text.contains(&format!("{name:?} cannot be the name")),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn lack_of_descriptors_is_a_clear_error() {
     let me = worker().run_in_test();
     alone(move || {

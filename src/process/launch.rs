@@ -197,6 +197,11 @@ impl Process {
     /// The environment, each entry as `NAME=value`.
     fn environment(&self, marker: Option<String>) -> io::Result<Vec<CString>> {
         let mut all = Vec::new();
+        if let Some((name, _)) = self.env.iter().find(|(name, _)| !is_env_name(name)) {
+            let name = name.to_string_lossy();
+            let message = format!("{name:?} cannot be the name of an environment variable");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
         let mut add = |name: &OsStr, value: &OsStr| -> io::Result<()> {
             let both = [name.as_bytes(), b"=", value.as_bytes()].concat();
             all.push(c_string(OsStr::from_bytes(&both))?);
@@ -244,6 +249,11 @@ fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
 fn null() -> io::Result<OwnedFd> {
     let null = File::options().write(true).open("/dev/null");
     duplicate(null.map_err(|error| about("/dev/null", error))?)
+}
+
+/// Whether an environment variable can have this name: what has a `=` would be another one.
+fn is_env_name(name: &OsStr) -> bool {
+    !name.is_empty() && !name.as_bytes().contains(&b'=')
 }
 
 /// Adds to an error which file it is about.

@@ -179,7 +179,8 @@ impl Process {
         self
     }
 
-    /// Sets an environment variable. Default: the parent's environment.
+    /// Sets an environment variable. Default: the parent's environment. A name that is empty or has a `=`
+    /// is an error at the start.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.change_env(name.as_ref(), Some(value.as_ref().to_owned()));
         self

@@ -119,11 +119,11 @@ impl EventHandler for Driver {
             let ended = Ended::Lost(error.clone(), phase);
             guard(|| completion.complete(Answer::Ended(ended)));
         };
-        self.process = ProcessWatch::None;
         guard(|| {
-            if let Some(child) = self.link.child() {
-                child.abandon();
+            if self.link.child().is_none_or(Child::abandon) {
+                self.process = ProcessWatch::None;
             }
+            self.process.reap_when_it_ends(&self.link);
         });
         guard(|| self.link.disconnect());
         guard(|| self.stdout.close());

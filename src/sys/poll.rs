@@ -179,8 +179,8 @@ impl PollSet {
         retry(|| {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             let timespec = left.map(|left| libc::timespec {
-                // With 32 bits, 68 years are for ever.
-                tv_sec: left.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+                // 68 years are for ever. The type may have 32 bits.
+                tv_sec: left.as_secs().min(i32::MAX as u64) as _,
                 // Below 10^9, which fits whatever the type is.
                 tv_nsec: left.subsec_nanos() as _,
             });

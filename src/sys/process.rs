@@ -164,14 +164,22 @@ fn wait(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> Result<Opti
 }
 
 /// Kills and reaps a child that was not reaped yet.
-pub(crate) fn kill_and_reap(pid: u32) {
+///
+/// # Errors
+///
+/// If it may not be signalled, as it has become another user's: it is not waited for then.
+pub(crate) fn kill_and_reap(pid: u32) -> Result<()> {
     let pid = pid as libc::pid_t;
     // SAFETY: takes no pointers. The process id is still the child's.
-    let _ = unsafe { libc::kill(pid, libc::SIGKILL) };
+    match check(unsafe { libc::kill(pid, libc::SIGKILL) }) {
+        Err(error) if !is_no_process(&error) => return Err(error),
+        _ => {}
+    }
     let status = std::ptr::null_mut();
     // SAFETY: a null pointer means that the status is not wanted. This fails if the program ignores
     // SIGCHLD, and then there is nothing to reap.
     let _ = retry(|| check(unsafe { libc::waitpid(pid, status, 0) }));
+    Ok(())
 }
 
 /// Sets the name that `ps` and `top` show, if called on the process's first thread: a program

@@ -5,7 +5,7 @@
 //! `fork`, which for a parent of 10 GB takes as long as copying its page tables.
 
 use super::signals::stop_signals;
-use std::ffi::{CStr, CString, c_char, c_int, c_short, c_void};
+use std::ffi::{CStr, CString, c_char, c_int, c_short};
 use std::io::{Error, ErrorKind, Result};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -237,7 +237,7 @@ fn add_chdir() -> Option<AddChdir> {
 fn add_chdir() -> Option<AddChdir> {
     let function = symbol(c"posix_spawn_file_actions_addchdir_np")?;
     // SAFETY: the function of that name has this signature in every C library that has it.
-    Some(unsafe { std::mem::transmute::<*mut c_void, AddChdir>(function) })
+    Some(unsafe { std::mem::transmute::<*mut libc::c_void, AddChdir>(function) })
 }
 
 /// glibc 2.34.
@@ -257,12 +257,12 @@ fn add_closefrom() -> Option<AddClosefrom> {
 fn add_closefrom() -> Option<AddClosefrom> {
     let function = symbol(c"posix_spawn_file_actions_addclosefrom_np")?;
     // SAFETY: the function of that name has this signature in every C library that has it.
-    Some(unsafe { std::mem::transmute::<*mut c_void, AddClosefrom>(function) })
+    Some(unsafe { std::mem::transmute::<*mut libc::c_void, AddClosefrom>(function) })
 }
 
 /// A function of the C library that not every version has.
 #[cfg(not(all(target_env = "gnu", target_feature = "crt-static")))]
-fn symbol(name: &CStr) -> Option<*mut c_void> {
+fn symbol(name: &CStr) -> Option<*mut libc::c_void> {
     // SAFETY: the name is a C string.
     let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
     (!found.is_null()).then_some(found)

@@ -223,7 +223,7 @@ pub(super) mod tests {
     }
 
     fn become_due(child: &mut ReturningChild) {
-        (child.read_at, child.asked_at) = ((0, 0), (0, 0));
+        (child.read_at, child.asked_at) = (CoarseTime(0, 0), CoarseTime(0, 0));
     }
 
     fn cancel(id: u32) -> Vec<u8> {
@@ -260,7 +260,7 @@ pub(super) mod tests {
         let hub = child.server.hub;
         assert!(hub.next_request().is_none(), "nobody has asked");
         for (tick, reads) in [(0, false), (1, true), (1, false), (2, true)] {
-            child.read_if_due((tick, 0));
+            child.read_if_due(CoarseTime(tick, 0));
             assert_eq!(hub.next_request().is_some(), reads, "tick {tick}");
             hub.fail(2, &Failure::Unanswered);
             if reads {
