@@ -315,6 +315,35 @@ fn no_child_is_started_without_a_poller() {
     });
 }
 
+#[test]
+fn child_whose_socket_cannot_be_polled_any_more_is_killed() {
+    let me = worker().run_in_test();
+    alone(move || {
+        let before = descriptors(std::process::id());
+        let (builder, log) = logged(me.rpc("do"));
+        let rpc = builder.start().unwrap();
+        let pid = rpc.pid().unwrap();
+        rpc.call("echo").wait().unwrap();
+        let all = descriptors(std::process::id()).into_iter();
+        let mut new = all.filter(|open| !before.contains(open));
+        let (socket, _) = new.find(|(_, what)| what.starts_with("socket:")).unwrap();
+        refuse(&[Refused {
+            call: libc::SYS_epoll_ctl,
+            only: Some((2, Test::Equal(socket))),
+            error: libc::ENOMEM,
+        }]);
+        // Callers that wait take the socket from the poller and give it back.
+        let outcomes = (0..100).map(|_| rpc.call("echo").wait());
+        let error = lost(outcomes.into_iter().find(Result::is_err).unwrap());
+        assert_eq!(error.kind(), ErrorKind::Io);
+        let text = error.to_string();
+        assert!(text.contains("Cannot allocate memory"), "{text}");
+        assert_eq!(error.status().unwrap().signal(), Some(libc::SIGKILL));
+        assert_eq!(log.end(), "error: Io");
+        assert!(is_gone(pid));
+    });
+}
+
 /// Before it is running, and while it is.
 #[test]
 fn child_that_cannot_be_polled_is_killed() {

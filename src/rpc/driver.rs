@@ -273,6 +273,9 @@ impl Driver {
         if actions.stop {
             self.life.stop(now);
         }
+        if let Some(fault) = actions.fault {
+            self.life.fail(ErrorKind::Io, fault, now);
+        }
         if actions.kill {
             self.life.kill(now);
         }

@@ -240,9 +240,9 @@ impl Link {
 
     /// Registers the socket at the poller for what is waited for now.
     pub(super) fn set_interest(&self, state: &mut LinkState) {
-        if self.try_set_interest(state).is_err() {
+        if let Err(error) = self.try_set_interest(state) {
             // The system has no memory for it. A child that nobody hears must not be waited for.
-            state.kill = true;
+            state.fault = Some(format!("cannot wait for the child's messages: {error}"));
             state.attention = true;
             self.reactor.attend(self.key);
         }

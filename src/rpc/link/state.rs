@@ -41,6 +41,8 @@ pub(super) struct LinkState {
     trim_at: Option<Instant>,
     /// Whether the child is to be killed.
     pub(super) kill: bool,
+    /// Why the child cannot be served any more, if so.
+    pub(super) fault: Option<String>,
     /// When all is to be over.
     pub(super) stop_by: Option<Instant>,
     /// Whether the writing side was shut down.
@@ -58,6 +60,8 @@ pub(in crate::rpc) struct Actions {
     /// Progress callbacks of calls that have ended, to be dropped.
     pub(in crate::rpc) done: Vec<ProgressCallback>,
     pub(in crate::rpc) kill: bool,
+    /// Why the child cannot be served any more, if so.
+    pub(in crate::rpc) fault: Option<String>,
     /// Whether it has taken too long.
     pub(in crate::rpc) stop: bool,
     /// Whether the child should exit now: all is sent and answered.
@@ -83,6 +87,7 @@ impl Actions {
             expired: self.expired,
             done: self.done,
             kill: self.kill || more.kill,
+            fault: self.fault.or(more.fault),
             stop: self.stop || more.stop,
             ..more
         }
@@ -116,6 +121,7 @@ impl LinkState {
             attends_at: None,
             trim_at: None,
             kill: false,
+            fault: None,
             stop_by: None,
             shut_down: false,
             end: None,
@@ -310,6 +316,7 @@ impl LinkState {
             expired,
             done: self.connection.take_done(),
             kill,
+            fault: self.fault.take(),
             stop,
             close: all_sent && self.connection.live() == 0,
             handed_off: self.role.is_handed_off(),
