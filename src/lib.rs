@@ -67,7 +67,8 @@
 //! | [`Poster`] | lets other threads run something on a loop |
 //!
 //! In both: [`Strings`], a list of octet strings, which plain calls, replies, events and progress
-//! carry; [`Service`] and [`Codec`], for calls that carry something else.
+//! carry; [`Service`] and [`Codec`], for calls that carry something else. With the features of these
+//! names, `Json`, `Cbor` and `Compact` are codecs of any type of serde's.
 //!
 //! # Three kinds of functions
 //!
@@ -108,7 +109,7 @@
 //! encoded or decoded ([`Malformed`](CallError::Malformed)) concern that call only, and the child
 //! lives on. If the child is lost, all its calls end with [`Lost`](CallError::Lost) and an [`Error`]
 //! that has the kind, the process id and the exit status or signal. The [`Phase`] says whether the
-//! call was sent: one that was not can be repeated.
+//! call had begun: one that had not can be [repeated](Phase::is_safe_to_repeat).
 //!
 //! What the child last wrote to standard error is in that error only if it is
 //! [captured](Stdio::capture). By default the child inherits the parent's: a pipe would change what
@@ -203,6 +204,12 @@ mod unwind;
 mod wire;
 mod worker;
 
+#[cfg(feature = "cbor")]
+pub use codec::Cbor;
+#[cfg(feature = "compact")]
+pub use codec::Compact;
+#[cfg(feature = "json")]
+pub use codec::Json;
 pub use codec::{Argument, Codec, CodecError, Input, OctetString, Octets, Output, Strings};
 pub use error::{BoxError, CallError, Error, ErrorKind, Panic, Phase, Refusal};
 pub use process::{Group, Process, Stdio};

@@ -175,7 +175,7 @@ fn killed_children_lose_nothing_and_leave_nothing() {
                     .all(|call| call.ended.load(Ordering::SeqCst) > 0)
             };
             eventually("all calls have ended", all_ended);
-            assert_eq!(children(), [], "round {rounds}: zombies");
+            assert_eq!(children(), [0u32; 0], "round {rounds}: zombies");
             rounds += 1;
         }
         drop(reactor);

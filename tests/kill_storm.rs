@@ -112,7 +112,7 @@ fn killed_children_lose_nothing_and_leave_nothing() {
             // Calls made after the end are refused after it.
             eventually("all calls have ended", || counts.ended() >= n);
             ended.push((counts, n));
-            assert_eq!(children(), [], "round {rounds}: zombies");
+            assert_eq!(children(), [0u32; 0], "round {rounds}: zombies");
             rounds += 1;
             calls += n;
         }

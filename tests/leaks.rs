@@ -80,7 +80,7 @@ fn nothing_is_leaked_however_it_ends() {
         for (what, way) in ways {
             for _ in 0..3 {
                 way();
-                assert_eq!(children(), [], "{what}: a process is left");
+                assert_eq!(children(), [0u32; 0], "{what}: a process is left");
                 assert_eq!(reactors(), 0, "{what}: a thread is left");
                 assert_eq!(open(), before, "{what}: a descriptor is left");
             }
@@ -93,7 +93,7 @@ fn nothing_is_leaked_however_it_ends() {
             rpc.call(request).then(|_| {});
             drop(rpc);
             log.end();
-            assert_eq!(children(), []);
+            assert_eq!(children(), [0u32; 0]);
             eventually("the thread ends", || reactors() == 0);
             eventually("all is closed", || open() == before);
         }
@@ -120,7 +120,7 @@ fn shared_reactor_has_one_thread_and_ends_with_its_last_handle() {
         }
         eventually("the thread ends", || reactors() == 0);
         eventually("all is closed", || open() == before);
-        assert_eq!(children(), []);
+        assert_eq!(children(), [0u32; 0]);
     });
 }
 

@@ -214,7 +214,7 @@ fn child_that_cannot_watch_its_parent_says_so() {
         let error = lost(rpc.call("echo").wait());
         assert_eq!(error.kind(), ErrorKind::Setup);
         let text = error.to_string();
-        for part in ["F_SETSIG", "Invalid argument", "outlive_parent()"] {
+        for part in ["F_SETSIG", "os error 22", "outlive_parent()"] {
             assert!(text.contains(part), "no `{part}` in: {text}");
         }
         let rpc = me.outlive_parent().rpc("do").start().unwrap();
@@ -279,7 +279,7 @@ fn child_is_not_left_behind_if_there_is_no_thread_to_serve_it() {
             assert_eq!(error.kind(), ErrorKind::Io);
             let text = error.to_string();
             assert!(text.contains("cannot start a reactor"), "{text}");
-            assert_eq!(children(), []);
+            assert_eq!(children(), [0u32; 0]);
         }
         drop(reactor);
         assert_eq!(descriptors(std::process::id()), before);
@@ -311,7 +311,7 @@ fn no_child_is_started_without_a_poller() {
         assert!(Reactor::new().is_err());
         let error = me.rpc("do").start().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io);
-        assert_eq!(children(), []);
+        assert_eq!(children(), [0u32; 0]);
     });
 }
 
@@ -337,7 +337,7 @@ fn child_whose_socket_cannot_be_polled_any_more_is_killed() {
         let error = lost(outcomes.into_iter().find(Result::is_err).unwrap());
         assert_eq!(error.kind(), ErrorKind::Io);
         let text = error.to_string();
-        assert!(text.contains("Cannot allocate memory"), "{text}");
+        assert!(text.contains("os error 12"), "{text}");
         assert_eq!(error.status().unwrap().signal(), Some(libc::SIGKILL));
         assert_eq!(log.end(), "error: Io");
         assert!(is_gone(pid));
@@ -363,7 +363,7 @@ fn child_that_cannot_be_polled_is_killed() {
 
         let error = me.rpc("do").start().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Io);
-        assert_eq!(children(), []);
+        assert_eq!(children(), [0u32; 0]);
     });
 }
 
@@ -396,7 +396,7 @@ fn read_that_fails_is_the_error_of_all_calls() {
         assert_eq!(error.kind(), ErrorKind::Io);
         let text = error.to_string();
         assert!(
-            text.contains("cannot read from the child: Input/output error"),
+            text.contains("cannot read from the child: ") && text.contains("os error 5"),
             "{text}"
         );
         assert_eq!(log.end(), "error: Io");

@@ -621,7 +621,7 @@ fn lack_of_descriptors_is_a_clear_error() {
         let rpc = me.rpc("do").start().unwrap();
         assert_eq!(rpc.call(["echo", "on"]).wait().unwrap(), ["on"]);
         rpc.finish().unwrap();
-        assert_eq!(common::children(), []);
+        assert_eq!(common::children(), [0u32; 0]);
     });
 }
 

@@ -6,11 +6,23 @@
 //! [`Service`]: crate::Service
 
 mod argument;
+#[cfg(feature = "cbor")]
+mod cbor;
+#[cfg(feature = "compact")]
+mod compact;
+#[cfg(feature = "json")]
+mod json;
 mod octets;
 mod scratch;
 mod strings;
 
 pub use argument::{Argument, OctetString};
+#[cfg(feature = "cbor")]
+pub use cbor::Cbor;
+#[cfg(feature = "compact")]
+pub use compact::Compact;
+#[cfg(feature = "json")]
+pub use json::Json;
 pub use octets::Octets;
 pub(crate) use scratch::Scratch;
 pub use strings::Strings;
@@ -105,6 +117,21 @@ impl std::error::Error for CodecError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source()
     }
+}
+
+/// The result of a deserialiser that stops after the value, or at what is wrong with it, and leaves so many
+/// bytes: there must be none after the value.
+#[cfg(any(feature = "cbor", feature = "compact"))]
+fn used_up<T>(result: Result<T, String>, input: &[u8], left: usize) -> Result<T, CodecError> {
+    let message = match result {
+        Ok(value) if left == 0 => return Ok(value),
+        Ok(_) => "the value ends".to_owned(),
+        Err(message) => message,
+    };
+    let (read, len) = (input.len() - left, input.len());
+    Err(CodecError::new(format!(
+        "{message}, after {read} of {len} bytes"
+    )))
 }
 
 /// The buffer a [`Codec`] writes to. Also an [`io::Write`] that never fails, for serialisers that

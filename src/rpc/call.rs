@@ -4,12 +4,13 @@ use super::callback::{guard, in_callback};
 use super::handle::Handle;
 use super::link::{
     Answer, AnswerWait, CallOptions, Completion, Ended, Fill, Link, Outcome, ProgressCallback,
-    Slot, SubmittedCall, Then, decode,
+    Slot, SubmittedCall, Then, codec_panicked, decode,
 };
 use crate::codec::{Argument, CodecError, Input, Scratch};
 use crate::deadlines::after;
 use crate::error::{CallError, Refusal};
 use crate::service::Service;
+use crate::unwind;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::{Arc, Mutex};
@@ -46,7 +47,9 @@ impl<'a, S: Service> Call<'a, S> {
         may_wait: bool,
     ) -> Self {
         let mut output = Scratch::take();
-        let malformed = request.encode_to(&mut output).err();
+        // The program's code: if it panics, the hook shows it.
+        let encoded = unwind::catch(|| request.encode_to(&mut output));
+        let malformed = encoded.unwrap_or_else(|| Err(codec_panicked())).err();
         Call {
             handle,
             request: output,

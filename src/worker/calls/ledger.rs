@@ -213,7 +213,7 @@ mod tests {
         assert_eq!(ledger.start(3), Ok(false));
         ledger.wait(3, bytes(1)).unwrap();
         ledger.wait(4, bytes(1)).unwrap();
-        assert_eq!(started(&mut ledger), []);
+        assert_eq!(started(&mut ledger), [0u32; 0]);
         ledger.answered(2);
         assert_eq!(ledger.start(5), Ok(false), "3 and 4 come first");
         assert_eq!(started(&mut ledger), [3]);

@@ -1,0 +1,7 @@
+//! The codec `Cbor`, with any bytes.
+
+#![no_main]
+
+mod value;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| value::check::<offspring::Cbor>(data));

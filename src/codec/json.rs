@@ -1,0 +1,51 @@
+//! JSON.
+
+use super::{Codec, CodecError, Input, Output};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The codec of any type of serde's, as JSON; with the feature `json`, by `serde_json`.
+///
+/// Every language can read it, and so can people: it is the one for workers that are not written in Rust.
+/// It is the largest and slowest. Keys of maps must be strings or numbers, and bytes are best sent in
+/// another codec, as each becomes a number in digits.
+///
+/// Values may be nested 128 levels deep. Bytes after the value are an error.
+///
+/// # Examples
+///
+/// ```
+/// use offspring::{Codec, Input, Json, Output};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// struct Job {
+///     path: String,
+///     width: u32,
+/// }
+///
+/// let job = Job { path: "a.png".into(), width: 80 };
+/// let mut output = Output::default();
+/// Json::encode(&job, &mut output)?;
+/// let json = output.into_vec();
+/// assert_eq!(json, br#"{"path":"a.png","width":80}"#);
+/// assert_eq!(<Json as Codec<Job>>::decode(Input::from(json))?, job);
+///
+/// let error = <Json as Codec<Job>>::decode(Input::from(&b"{\"path\":7}"[..])).unwrap_err();
+/// assert_eq!(error.to_string(), "invalid type: integer `7`, expected a string at line 1 column 9");
+/// # Ok::<(), offspring::CodecError>(())
+/// ```
+#[derive(Debug)]
+pub enum Json {}
+
+impl<T: Serialize + DeserializeOwned> Codec<T> for Json {
+    const NAME: &'static str = "json";
+
+    fn encode(value: &T, output: &mut Output) -> Result<(), CodecError> {
+        serde_json::to_writer(output, value).map_err(CodecError::new)
+    }
+
+    fn decode(input: Input<'_>) -> Result<T, CodecError> {
+        serde_json::from_slice(&input).map_err(CodecError::new)
+    }
+}
