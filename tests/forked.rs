@@ -196,6 +196,8 @@ fn child_ends_with_its_parent_while_a_copy_lives_that_has_dropped_the_handle() {
         let gate = common::Gate::new();
         let (mut told, mut tell) = io::pipe().unwrap();
         let (mut let_go, hold) = io::pipe().unwrap();
+        let mut hold = Some(hold);
+        let (mut hear, mut answer) = io::pipe().unwrap();
         in_copy(|| {
             // This is the parent.
             let mut rpc = Some(me.rpc("do").start().unwrap());
@@ -205,9 +207,10 @@ fn child_ends_with_its_parent_while_a_copy_lives_that_has_dropped_the_handle() {
             if fork().is_none() {
                 // And this is the copy.
                 drop(rpc.take());
-                drop(hold);
+                drop(hold.take());
                 tell.write_all(&pid.to_ne_bytes()).unwrap();
                 let _ = let_go.read(&mut [0]);
+                answer.write_all(b"y").unwrap();
                 exit_immediately(0);
             }
             // It is not waited for: it outlives this process.
@@ -220,6 +223,8 @@ fn child_ends_with_its_parent_while_a_copy_lives_that_has_dropped_the_handle() {
         told.read_exact(&mut pid).unwrap();
         let pid = u32::from_ne_bytes(pid);
         eventually("the busy child is gone", || is_gone(pid));
+        drop((hold, answer));
+        assert_eq!(hear.read(&mut [0]).unwrap(), 1, "the copy is still there");
     });
 }
 

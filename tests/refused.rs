@@ -193,6 +193,20 @@ fn system_that_cannot_wait_by_pidfd_waits_by_process_id() {
     });
 }
 
+/// It is not known to have ended, and not taken for it.
+#[test]
+fn child_that_cannot_be_waited_for_is_said_to_live_on() {
+    let me = worker().run_in_test();
+    alone(move || {
+        let rpc = me.rpc("do").grace(Duration::from_millis(20)).on_error(drop);
+        let rpc = rpc.start().unwrap();
+        rpc.wait_ready().unwrap();
+        refuse(&[all(libc::SYS_waitid, libc::EPERM)]);
+        let error = rpc.finish().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unstoppable, "{error}");
+    });
+}
+
 /// As in `F_SETSIG`, which the libc crate does not have.
 const F_SETSIG: u32 = 10;
 

@@ -194,6 +194,14 @@ mod tests {
         assert!(parents.is_signed() && !parents.is_signed_by(me));
     }
 
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri has no /proc")]
+    fn namespace_is_the_number_that_the_system_shows() {
+        let shown = std::fs::read_link("/proc/self/ns/pid").unwrap();
+        let number = pid_namespace().unwrap();
+        assert_eq!(shown.to_str(), Some(&*format!("pid:[{number}]")));
+    }
+
     /// A process that has a longer mapping of a file than the file is gets SIGBUS.
     #[test]
     #[cfg_attr(miri, ignore = "Miri does not support memfd_create")]

@@ -1119,6 +1119,7 @@ mod tests {
 
     #[test]
     fn call_that_is_so_old_that_its_id_may_be_anothers_is_blamed() {
+        assert_eq!(BYTES_OF_MANY_IDS, 0x1_ffff_fff8);
         for (bytes, phase) in [
             (BYTES_OF_MANY_IDS - 1, Phase::Sent),
             (BYTES_OF_MANY_IDS, Phase::Begun),
