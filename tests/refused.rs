@@ -163,6 +163,25 @@ fn works_without_pidfds(me: &Process) {
 }
 
 #[test]
+fn child_costs_a_thread_only_where_there_are_no_pidfds() {
+    let me = worker().run_in_test();
+    alone(move || {
+        for threads in [0, 2] {
+            let children = [(); 2].map(|()| me.rpc("do").start().unwrap());
+            children.iter().for_each(|rpc| rpc.wait_ready().unwrap());
+            assert_eq!(common::threads("offspring reap"), threads);
+            for rpc in children {
+                rpc.finish().unwrap();
+            }
+            refuse(&[all(libc::SYS_pidfd_open, libc::ENOSYS)]);
+        }
+        eventually("no thread is left", || {
+            common::threads("offspring reap") == 0
+        });
+    });
+}
+
+#[test]
 fn system_that_has_no_pidfds_waits_by_process_id() {
     let me = worker().run_in_test();
     alone(move || {

@@ -387,10 +387,15 @@ pub fn descriptors(pid: u32) -> Vec<(u32, String)> {
 
 /// The number of reactor threads of this process.
 pub fn reactors() -> usize {
+    threads("offspring")
+}
+
+/// How many threads of this process have this name.
+pub fn threads(name: &str) -> usize {
     fs::read_dir("/proc/self/task")
         .unwrap()
         .filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok())
-        .filter(|name| name.trim_end() == "offspring")
+        .filter(|other| other.trim_end() == name)
         .count()
 }
 
