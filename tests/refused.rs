@@ -169,7 +169,10 @@ fn child_costs_a_thread_only_where_there_are_no_pidfds() {
         for threads in [0, 2] {
             let children = [(); 2].map(|()| me.rpc("do").start().unwrap());
             children.iter().for_each(|rpc| rpc.wait_ready().unwrap());
-            assert_eq!(common::threads("offspring reap"), threads);
+            // A thread takes its name when it runs.
+            let waiting = || common::threads("offspring reap");
+            eventually("the threads have names", || waiting() >= threads);
+            assert_eq!(waiting(), threads);
             for rpc in children {
                 rpc.finish().unwrap();
             }
