@@ -149,11 +149,11 @@ impl Child {
         let Some(note) = &self.note else {
             return Noted::Unknown;
         };
-        match note.is_signed() {
-            false => Noted::Nothing,
-            true if note.is_signed_by(self.pid) => Noted::LastCall(note.load()),
+        match note.author() {
+            0 => Noted::Nothing,
+            author if author == self.pid => Noted::LastCall(note.load()),
             // This process has started another, which may live on.
-            true => Noted::Unknown,
+            _ => Noted::Unknown,
         }
     }
 
@@ -190,7 +190,7 @@ mod tests {
         let (note, fd) = SharedNote::new().unwrap();
         let other = child(started(), Some(note));
         assert_eq!(other.noted(), Noted::Nothing);
-        let signed = SharedNote::sign(&fd).unwrap();
+        let signed = SharedNote::sign(&fd, None).unwrap();
         signed.store(7);
         assert_eq!(other.noted(), Noted::Unknown);
 
@@ -198,7 +198,7 @@ mod tests {
         let mut own = child(started(), Some(note));
         // As if this process were the child.
         let pid = std::mem::replace(&mut own.pid, std::process::id());
-        let signed = SharedNote::sign(&fd).unwrap();
+        let signed = SharedNote::sign(&fd, None).unwrap();
         assert_eq!(own.noted(), Noted::LastCall(0));
         signed.store(7);
         assert_eq!(own.noted(), Noted::LastCall(7));

@@ -107,7 +107,11 @@ impl Process {
                 Some(writer) => fds.push((writer, 1)),
                 None => {}
             }
-            let mut text = Marker::new(&fds[0].0, self.place().map(Location::to_string))?;
+            // Another program may be one that starts the worker elsewhere, and 0 is no namespace.
+            let namespace = || sys::pid_namespace().unwrap_or(0);
+            let namespace = matches!(self.target, Target::Exe(_)).then(namespace);
+            let place = self.place().map(Location::to_string);
+            let mut text = Marker::new(&fds[0].0, namespace, place)?;
             for (fd, which) in extras {
                 text.add(which, &fd)?;
                 fds.push((fd, which.number()));

@@ -52,6 +52,8 @@ pub(crate) struct Marker {
     lifeline: Option<u64>,
     stdout: Option<u64>,
     note: Option<u64>,
+    /// The parent's namespace of process ids, if the child may be in another.
+    namespace: Option<u64>,
     /// Where in the program's source the child is to be served, if that matters.
     place: Option<String>,
 }
@@ -59,7 +61,11 @@ pub(crate) struct Marker {
 impl Marker {
     /// For a child that has this end of the connection. It gets a name, so that a child whose
     /// environment was cleared can still find out what it has.
-    pub(crate) fn new(socket: impl AsFd, place: Option<String>) -> Result<Self> {
+    pub(crate) fn new(
+        socket: impl AsFd,
+        namespace: Option<u64>,
+        place: Option<String>,
+    ) -> Result<Self> {
         let socket = socket.as_fd();
         let inode = inode(socket)?;
         let name = [NAME, inode.to_string().as_bytes()].concat();
@@ -70,6 +76,7 @@ impl Marker {
             lifeline: None,
             stdout: None,
             note: None,
+            namespace,
             place,
         })
     }
@@ -98,6 +105,7 @@ impl Marker {
             lifeline: None,
             stdout: None,
             note: None,
+            namespace: None,
             place,
         };
         for word in words {
@@ -105,6 +113,7 @@ impl Marker {
                 Some(("lifeline", inode)) => marker.lifeline = Some(inode.parse().ok()?),
                 Some(("stdout", inode)) => marker.stdout = Some(inode.parse().ok()?),
                 Some(("note", inode)) => marker.note = Some(inode.parse().ok()?),
+                Some(("namespace", inode)) => marker.namespace = Some(inode.parse().ok()?),
                 _ => {}
             }
         }
@@ -123,6 +132,9 @@ impl fmt::Display for Marker {
         }
         if let Some(inode) = self.note {
             write!(f, " note={inode}")?;
+        }
+        if let Some(inode) = self.namespace {
+            write!(f, " namespace={inode}")?;
         }
         if let Some(place) = &self.place {
             write!(f, "{PLACE}{place}")?;
@@ -184,6 +196,8 @@ pub(crate) struct Inherited {
     pub(crate) lifeline: Option<OwnedFd>,
     pub(crate) stdout: Option<OwnedFd>,
     pub(crate) note: Option<OwnedFd>,
+    /// See [`SharedNote::sign`](super::SharedNote::sign).
+    pub(crate) namespace: Option<u64>,
     /// What it should have inherited, too, but the program has closed.
     pub(crate) missing: Option<ExtraFd>,
 }
@@ -219,6 +233,7 @@ impl Unserved {
             lifeline,
             stdout,
             note,
+            namespace: self.0.namespace,
             missing,
         }))
     }
@@ -248,20 +263,20 @@ mod tests {
 
     #[test]
     fn marker_is_its_text() {
-        for ([lifeline, stdout, note], place, text) in [
-            ([None, None, None], None, "7"),
+        for ([lifeline, stdout, note, namespace], place, text) in [
+            ([None; 4], None, "7"),
             (
-                [Some(8), None, None],
+                [Some(8), None, None, None],
                 Some("src/a b.rs:1:2"),
                 "7 lifeline=8 at=src/a b.rs:1:2",
             ),
             (
-                [Some(8), Some(9), Some(10)],
+                [Some(8), Some(9), Some(10), Some(11)],
                 None,
-                "7 lifeline=8 stdout=9 note=10",
+                "7 lifeline=8 stdout=9 note=10 namespace=11",
             ),
             (
-                [None, None, Some(8)],
+                [None, None, Some(8), None],
                 Some("a at=b stdout=1"),
                 "7 note=8 at=a at=b stdout=1",
             ),
@@ -271,6 +286,7 @@ mod tests {
                 lifeline,
                 stdout,
                 note,
+                namespace,
                 place: place.map(str::to_owned),
             };
             assert_eq!(marker.to_string(), text);
@@ -286,7 +302,7 @@ mod tests {
     fn name_of_a_socket_is_found_only_on_a_childs() {
         use std::os::unix::net::UnixStream;
         let (near, far) = UnixStream::pair().unwrap();
-        Marker::new(&far, None).unwrap();
+        Marker::new(&far, None, None).unwrap();
         let name = far.local_addr().unwrap();
         assert!(!name.is_unnamed() && name.as_pathname().is_none());
         assert!(near.local_addr().unwrap().is_unnamed());

@@ -62,3 +62,11 @@ impl Lifeline {
         check(unsafe { libc::fcntl(self.pipe.as_raw_fd(), libc::F_SETFL, flags) }).map(drop)
     }
 }
+
+/// Whether the lifeline is armed that has this pipe.
+#[cfg(test)]
+pub(crate) fn is_armed(pipe: impl std::os::fd::AsFd) -> bool {
+    // SAFETY: takes no pointers.
+    let flags = unsafe { libc::fcntl(pipe.as_fd().as_raw_fd(), libc::F_GETFL) };
+    flags & libc::O_ASYNC != 0
+}

@@ -28,13 +28,15 @@ pub(crate) use io::{
 };
 pub(crate) use lent::Lent;
 pub(crate) use lifeline::Lifeline;
+#[cfg(test)]
+pub(crate) use lifeline::is_armed;
 pub(crate) use origin::{Origin, exit_immediately, give_up};
 pub(crate) use poll::{Interest, PollSet, Registration, SharedPoller, wait_at_most, wait_for};
 pub(crate) use process::{
     ProcessHandle, SIGKILL, SIGTERM, at_exit, is_no_child, is_no_process, kill_and_reap,
     no_process, rename_process,
 };
-pub(crate) use shared_note::SharedNote;
+pub(crate) use shared_note::{SharedNote, pid_namespace};
 pub(crate) use signals::{accept_stop_signals, signal_name};
 pub(crate) use spawn::{Leads, Spawn, spawn};
 pub(crate) use waker::Waker;

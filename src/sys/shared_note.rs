@@ -11,15 +11,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 #[derive(Debug)]
 #[repr(C)]
 struct Words {
-    /// The process id of the one that stores, in its namespace, or [`STRANGER`].
+    /// The process id of the one that stores, or [`STRANGER`].
     author: AtomicU32,
-    /// The namespace of process ids.
-    namespace: AtomicU32,
     /// What it has stored.
     word: AtomicU32,
 }
 
-/// An author that does not know its namespace. No process has this id.
+/// An author whose id may be that of another process for the parent. No process has this one.
 const STRANGER: u32 = u32::MAX;
 
 const LEN: usize = size_of::<Words>();
@@ -63,23 +61,23 @@ impl SharedNote {
     }
 
     /// The parent's note, in a child. The first process that has it signs it: the child, or what it has
-    /// started in its place.
+    /// started in its place. With the parent's [namespace](pid_namespace) one from another does so as a
+    /// stranger: there, it may have the child's number.
     ///
     /// # Errors
     ///
     /// If it cannot be mapped, or another process has signed it.
-    pub(crate) fn sign(fd: &OwnedFd) -> Result<Self> {
+    pub(crate) fn sign(fd: &OwnedFd, namespace: Option<u64>) -> Result<Self> {
         let note = SharedNote::map(fd)?;
-        let namespace = pid_namespace();
-        let author = namespace.map_or(STRANGER, |_| std::process::id());
-        let words = note.words();
-        // ORDERING: the parent reads them when this process has ended.
-        let namespace = namespace.unwrap_or_default();
-        words
-            .author
+        let author = match namespace {
+            Some(parents) if pid_namespace() != Some(parents) => STRANGER,
+            _ => std::process::id(),
+        };
+        let place = &note.words().author;
+        // ORDERING: the parent reads it when this process has ended.
+        place
             .compare_exchange(0, author, Ordering::Relaxed, Ordering::Relaxed)
             .map_err(|_| Error::other("another process serves in this one's place"))?;
-        words.namespace.store(namespace, Ordering::Relaxed);
         Ok(note)
     }
 
@@ -95,20 +93,10 @@ impl SharedNote {
         Ok(SharedNote(at))
     }
 
-    /// Whether a process has signed it.
-    pub(crate) fn is_signed(&self) -> bool {
+    /// The process id of the one that has signed it, or 0. Not that of any process, if it is a stranger.
+    pub(crate) fn author(&self) -> u32 {
         // ORDERING: as in `load`.
-        self.words().author.load(Ordering::Relaxed) != 0
-    }
-
-    /// Whether the process with this id has signed it: not one that it has started.
-    pub(crate) fn is_signed_by(&self, pid: u32) -> bool {
-        let words = self.words();
-        // ORDERING: as in `load`.
-        let namespace = words.namespace.load(Ordering::Relaxed);
-        let is_same = pid_namespace().is_some_and(|own| own == namespace);
-        // In another namespace, it may have the same number.
-        is_same && words.author.load(Ordering::Relaxed) == pid
+        self.words().author.load(Ordering::Relaxed)
     }
 
     /// What the child has stored last.
@@ -144,10 +132,9 @@ impl Drop for SharedNote {
 }
 
 /// The namespace of this process's id: see pid_namespaces(7).
-fn pid_namespace() -> Option<u32> {
+pub(crate) fn pid_namespace() -> Option<u64> {
     let namespace = std::fs::metadata("/proc/self/ns/pid").ok()?;
-    // The kernel has 32 bits for it.
-    u32::try_from(namespace.ino()).ok()
+    Some(namespace.ino())
 }
 
 /// How large files may be, those in memory included: see `RLIMIT_FSIZE` in getrlimit(2).
@@ -178,20 +165,26 @@ mod tests {
     #[cfg_attr(miri, ignore = "Miri does not support memfd_create")]
     fn what_one_stores_the_other_loads() {
         let (parents, fd) = SharedNote::new().unwrap();
-        assert!(!parents.is_signed() && parents.load() == 0);
-        let childs = SharedNote::sign(&fd).unwrap();
-        let me = std::process::id();
-        assert!(parents.is_signed() && parents.is_signed_by(me) && !parents.is_signed_by(me + 1));
-        assert!(SharedNote::sign(&fd).is_err(), "one process only");
+        assert_eq!((parents.author(), parents.load()), (0, 0));
+        let childs = SharedNote::sign(&fd, pid_namespace()).unwrap();
+        assert_eq!(parents.author(), std::process::id());
+        assert!(SharedNote::sign(&fd, None).is_err(), "one process only");
         drop(fd);
         childs.store(7);
         assert_eq!(parents.load(), 7);
         childs.store(u32::MAX);
-        // As if it were another process with the same id.
-        childs.words().namespace.store(7, Ordering::Relaxed);
         drop(childs);
         assert_eq!(parents.load(), u32::MAX);
-        assert!(parents.is_signed() && !parents.is_signed_by(me));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri does not support memfd_create")]
+    fn process_of_another_namespace_signs_as_a_stranger() {
+        for (namespace, author) in [(Some(7), STRANGER), (None, std::process::id())] {
+            let (parents, fd) = SharedNote::new().unwrap();
+            SharedNote::sign(&fd, namespace).unwrap();
+            assert_eq!(parents.author(), author);
+        }
     }
 
     #[test]

@@ -210,13 +210,8 @@ mod tests {
     fn idle_child_whose_parent_dies_does_not_arm_its_lifeline_again() {
         let (near, far) = UnixStream::pair().unwrap();
         let (pipe, _still_open) = std::io::pipe().unwrap();
-        let flags = format!("/proc/self/fdinfo/{}", pipe.as_raw_fd());
-        let is_armed = move || {
-            let info = std::fs::read_to_string(&flags).unwrap();
-            let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
-            let flags = i32::from_str_radix(flags.unwrap().trim(), 8).unwrap();
-            flags & libc::O_ASYNC != 0
-        };
+        let watched = pipe.try_clone().unwrap();
+        let is_armed = move || sys::is_armed(&watched);
         let lifeline = Lifeline::new(pipe.into()).unwrap();
         let mut reader = RequestReader::new(near.into(), Some(lifeline)).unwrap();
         assert!(reader.arm_lifeline().unwrap() && is_armed());

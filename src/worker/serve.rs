@@ -146,7 +146,9 @@ fn take_over(inherited: Inherited) -> io::Result<(Server, Option<String>)> {
     }
     // A child that has not signed has begun nothing, as far as its parent knows: without it, none serves.
     // A parent that gave it none assumes the worst.
-    let note = inherited.note.as_ref().map(SharedNote::sign).transpose()?;
+    let note = inherited.note.as_ref();
+    let note = note.map(|fd| SharedNote::sign(fd, inherited.namespace));
+    let note = note.transpose()?;
     let socket = inherited.socket;
     let requests = RequestReader::new(socket.try_clone()?, lifeline)?;
     Ok((Server::new(None, requests, socket, note), lack))
