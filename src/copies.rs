@@ -2,6 +2,16 @@
 
 use crate::sys::{self, Origin};
 
+/// Runs code of the program's. A copy of this process that it makes, and that returns, ends here.
+#[inline]
+pub(crate) fn run<T>(code: impl FnOnce() -> T) -> T {
+    // What runs the program's code, a handle's link or a child's hub, has asked to notice copies.
+    let origin = Origin::current();
+    let value = code();
+    end_if_copy(origin);
+    value
+}
+
 /// Ends this process if it is a copy that was made since `origin` was taken, by code of the program's
 /// that has now returned. Only the original may continue: the copy would write to the same sockets, read
 /// from them, and run the same callbacks again.

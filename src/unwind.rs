@@ -1,7 +1,6 @@
 //! Where panics end.
 
-use crate::copies::end_if_copy;
-use crate::sys::Origin;
+use crate::copies;
 use std::any::Any;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,10 +14,7 @@ pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Option<T> {
 
 /// Runs the program's code. Returns the payload of a panic, which the panic hook has reported.
 pub(crate) fn try_catch<T>(code: impl FnOnce() -> T) -> Result<T, Box<dyn Any + Send>> {
-    let origin = Origin::here();
-    let result = catch_unwind(AssertUnwindSafe(code));
-    end_if_copy(origin);
-    result
+    copies::run(|| catch_unwind(AssertUnwindSafe(code)))
 }
 
 /// Drops the payload of a panic. It is the program's, and its destructor may panic, too.

@@ -73,7 +73,8 @@ impl<S: Service> RpcBuilder<S> {
     }
 
     /// How long the child may take to get ready, setups included. After that it is killed, and its
-    /// calls end with [`ErrorKind::StartTimeout`](crate::ErrorKind::StartTimeout). Default: 10 seconds. [`Duration::MAX`] is no limit.
+    /// calls end with [`ErrorKind::StartTimeout`](crate::ErrorKind::StartTimeout). Default: 10 seconds.
+    /// [`Duration::MAX`] is no limit.
     /// Plain peers do not report that they are ready: they count as ready from the start.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.options.start_timeout = timeout;

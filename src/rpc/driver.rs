@@ -16,10 +16,10 @@ use super::reactor::{EventHandler, Source, poll_key};
 use super::state::{Begun, ChildViolation, Delivery, Exit, Life, Signal, Verdict};
 use crate::chain::chain;
 use crate::codec::Input;
-use crate::copies::end_if_copy;
+use crate::copies;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::{Child, Noted, OutputCallback};
-use crate::sys::{self, Origin, Registration};
+use crate::sys::{self, Registration};
 use crate::wire::{self, Check, Decoder, FrameHead, Payload, ToParent};
 use breach::{Breach, refusal_kind};
 use capture::Capture;
@@ -314,14 +314,8 @@ impl Driver {
 
     /// Ends the calls that are left, and all that are made from now on.
     fn end_calls(&mut self, end: &Result<Exit, Error>) {
-        let begun = match self.link.is_idle() {
-            // Memory that is not touched costs little to unmap.
-            true => Begun::Unknown,
-            false => {
-                let noted = || self.link.child().map_or(Noted::Unknown, Child::noted);
-                self.life.begun(noted)
-            }
-        };
+        let noted = || self.link.child().map_or(Noted::Unknown, Child::noted);
+        let begun = self.life.begun(noted);
         for (mut completion, phase) in self.link.end(end.clone(), begun) {
             let ended = match &end {
                 Err(error) => Ended::Lost(error.clone(), phase),
@@ -549,10 +543,8 @@ impl Driver {
                 if let Ok(ToParent::Progress { payload, .. }) = ToParent::decode(&input)
                     && let Ok(mut progress) = progress.lock()
                 {
-                    let origin = Origin::here();
-                    progress(Input::from(payload));
-                    // Others may follow under the same guard.
-                    end_if_copy(origin);
+                    // Other callbacks may follow under the same guard.
+                    copies::run(|| progress(Input::from(payload)));
                 }
             }
             Delivery::Log => log::emit(&input, self.pid().unwrap_or(0)),

@@ -17,7 +17,7 @@ static FORKS: AtomicU32 = AtomicU32::new(0);
 pub(crate) struct Origin(u32);
 
 impl Origin {
-    /// This process.
+    /// This process. Its copies are noticed from now on.
     pub(crate) fn here() -> Self {
         static WATCHED: AtomicBool = AtomicBool::new(false);
         // Not a `Once`, which is a lock: in a copy it may be held for ever. To count forks twice does no
@@ -29,6 +29,12 @@ impl Origin {
             let _ = unsafe { libc::pthread_atfork(None, None, Some(forked)) };
             WATCHED.store(true, Ordering::Release);
         }
+        Origin::current()
+    }
+
+    /// As [`here`](Origin::here), where that was called before.
+    #[inline]
+    pub(crate) fn current() -> Self {
         Origin(forks())
     }
 

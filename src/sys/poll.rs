@@ -207,3 +207,55 @@ impl PollSet {
         self.0[place].revents & libc::POLLNVAL != 0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use polling::Events;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    /// Drops values in a copy of this process, and waits for that.
+    fn drop_in_copy<T>(value: &mut Option<T>) {
+        // SAFETY: the copy drops what needs only the allocator, which the C library has ready there, and
+        // ends without anything else.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            drop(value.take());
+            super::super::exit_immediately(0);
+        }
+        assert!(pid > 0);
+        // SAFETY: a null pointer means that the status is not wanted.
+        let reaped = unsafe { libc::waitpid(pid, ptr::null_mut(), 0) };
+        assert_eq!(reaped, pid);
+    }
+
+    /// The kernel's part of a poller is one for both processes.
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri does not support fork")]
+    fn copy_removes_nothing_from_the_poller_of_the_original() {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let poller = Arc::new(SharedPoller::new().unwrap());
+        let fd = Arc::new(OwnedFd::from(near));
+        let registration = Registration::new(&poller, &fd, Event::readable(7)).unwrap();
+        let mut both = Some((registration, poller));
+        drop_in_copy(&mut both);
+        let (_registration, poller) = both.unwrap();
+        // What the poller has registered itself wakes it, and what was registered with it is reported.
+        let mut events = Events::new();
+        poller.notify().unwrap();
+        let limit = Some(Duration::from_secs(60));
+        let start = Instant::now();
+        poller.wait(&mut events, limit).unwrap();
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "it was not woken"
+        );
+        far.write_all(b"x").unwrap();
+        poller.wait(&mut events, limit).unwrap();
+        assert_eq!(
+            events.iter().map(|event| event.key).collect::<Vec<_>>(),
+            [7]
+        );
+    }
+}

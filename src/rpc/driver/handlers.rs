@@ -1,12 +1,11 @@
 //! The program's callbacks that are not those of calls.
 
 use crate::codec::{Codec, CodecError, Input};
-use crate::copies::end_if_copy;
+use crate::copies;
 use crate::error::Error;
 use crate::rpc::callback::guard;
 use crate::rpc::log;
 use crate::service::Service;
-use crate::sys::Origin;
 
 /// See the module's documentation. Below the codec.
 pub(in crate::rpc) struct Handlers {
@@ -77,10 +76,8 @@ impl<S: Service> OnEvent for TypedOnEvent<S> {
         self.is_decoding = true;
         let event = S::Codec::decode(payload)?;
         self.is_decoding = false;
-        let origin = Origin::here();
-        (self.callback)(event);
-        // Others may follow under the same guard.
-        end_if_copy(origin);
+        // Other callbacks may follow under the same guard.
+        copies::run(|| (self.callback)(event));
         Ok(())
     }
 

@@ -1,11 +1,11 @@
 //! How a call ends, below the codec and above it.
 
 use crate::codec::{Codec, CodecError, Input};
-use crate::copies::end_if_copy;
+use crate::copies;
 use crate::error::{CallError, Error, Panic, Phase, Refusal};
 use crate::rpc::callback::guard;
 use crate::service::Service;
-use crate::sys::{Consume, Family, Once, Origin};
+use crate::sys::{Consume, Family, Once};
 use crate::unwind;
 use crate::wire::{Failure, SmallBytes};
 use std::cell::Cell;
@@ -149,10 +149,8 @@ impl<S: Service, F: FnOnce(Outcome<S>) + Send + 'static> Consume<AnswerFamily> f
             answer => *Box::new(answer.take().decode_or_panic::<S>()),
         };
         let callback = pending.0.take().expect("it was just put there");
-        let origin = Origin::here();
-        callback(outcome);
-        // Others may follow under the same guard.
-        end_if_copy(origin);
+        // Other callbacks may follow under the same guard.
+        copies::run(|| callback(outcome));
     }
 }
 

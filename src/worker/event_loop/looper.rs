@@ -255,6 +255,9 @@ impl Loop {
         work: impl FnOnce() -> T + Send + 'static,
         then: impl FnOnce(T, &Loop) + 'static,
     ) {
+        if self.handle.hub.is_elsewhere() {
+            return;
+        }
         let poster = self.poster();
         let id = self.new_id();
         let then: OffloadCallback = Box::new(move |value, this| {

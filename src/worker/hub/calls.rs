@@ -4,7 +4,6 @@ use super::on_cancel::OnCancel;
 use super::shared::{Hub, PROOF};
 use super::state::HubState;
 use crate::codec::Input;
-use crate::copies::end_if_copy;
 use crate::wire::SmallBytes;
 use crate::worker::calls::{CallLimits, Duplicate};
 
@@ -17,8 +16,8 @@ impl Hub {
     /// [`returned`](Hub::returned); if not, it is to be [queued](Hub::queue).
     #[inline]
     pub(in crate::worker) fn begin(&self, id: u32) -> Result<bool, Duplicate> {
-        // The function of the call before, if it is answered, may have forked and returned in the copy.
-        end_if_copy(self.origin());
+        // The call before may have been answered in it, and then nothing has taken the lock.
+        self.end_if_copy();
         let begins = self.main_call.begin(id) || self.begin_with_ledger(id)?;
         if begins {
             self.note_begun(id);

@@ -89,16 +89,16 @@ impl Hub {
         self.fd.as_fd()
     }
 
-    /// The process that is the child.
+    /// Ends this process if it is a copy. What functions may call does nothing in one, so it gets here
+    /// only if its function has returned.
     #[inline]
-    pub(super) fn origin(&self) -> Origin {
-        self.origin
+    pub(super) fn end_if_copy(&self) {
+        end_if_copy(self.origin);
     }
 
-    /// Takes the lock. A copy gets here only if its function has returned: what functions may call does
-    /// nothing in one.
+    #[inline]
     pub(super) fn lock(&self) -> MutexGuard<'_, HubState> {
-        end_if_copy(self.origin);
+        self.end_if_copy();
         self.state.lock().expect(PROOF)
     }
 

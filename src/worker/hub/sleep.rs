@@ -39,9 +39,7 @@ impl Hub {
 
     /// Wakes the loop if it sleeps.
     pub(in crate::worker) fn wake_loop(&self) {
-        if !self.is_elsewhere() {
-            self.lock().wake_loop();
-        }
+        self.lock().wake_loop();
     }
 }
 
