@@ -209,11 +209,10 @@ fn map_that_json_has_no_keys_for_is_an_error() {
     type Map = BTreeMap<(u8, u8), u8>;
     let error = Json::encode(&map, &mut Output::default()).unwrap_err();
     assert_eq!(error.to_string(), "key must be a string");
-    for bytes in [encode::<Cbor, Map>(&map), encode::<Compact, Map>(&map)] {
-        let cbor = decode::<Cbor, Map>(&bytes);
-        let compact = decode::<Compact, Map>(&bytes);
-        assert!(cbor.as_ref() == Ok(&map) || compact.as_ref() == Ok(&map));
-    }
+    let cbor = decode::<Cbor, Map>(&encode::<Cbor, Map>(&map));
+    assert_eq!(cbor.as_ref(), Ok(&map));
+    let compact = decode::<Compact, Map>(&encode::<Compact, Map>(&map));
+    assert_eq!(compact.as_ref(), Ok(&map));
 }
 
 /// A function `name` whose request and reply are `T`s.

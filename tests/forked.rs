@@ -4,7 +4,7 @@ mod common;
 
 use common::{FOREVER, alone, bounded, eventually, is_gone, obey, worker};
 use offspring::{
-    BoxError, CallError, Caller, ErrorKind, Parent, Reactor, Refusal, Strings, Worker,
+    BoxError, CallError, Caller, ErrorKind, Parent, Reactor, Refusal, Stdio, Strings, Worker,
 };
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -185,6 +185,24 @@ fn reactor_that_a_copy_has_dropped_works_on() {
             assert_eq!(reply.recv_timeout(FOREVER).unwrap(), [text]);
         }
         rpc.finish().unwrap();
+    });
+}
+
+/// The last of it is a call that nobody has waited for, and its reactor's thread has ended.
+#[test]
+fn copy_drops_what_is_left_of_a_handle() {
+    let me = worker().run_in_test();
+    alone(move || {
+        let rpc = me.rpc("do").start().unwrap();
+        let mut pending = Some(rpc.call(["echo", "a"]).start());
+        drop(rpc);
+        eventually("its reactor has ended", || common::reactors() == 0);
+        in_copy(|| {
+            drop(pending.take());
+            let thread = thread::spawn(|| 7);
+            assert_eq!(thread.join().unwrap(), 7);
+        });
+        assert_eq!(pending.unwrap().wait().unwrap(), ["a"]);
     });
 }
 
@@ -405,6 +423,40 @@ fn copy_of_a_child_sends_nothing_whatever_it_does() {
                 assert_eq!(events.lines(), ["before"; 3], "{function} {what}");
             }
         }
+    });
+}
+
+/// It reaches `run`, too, on the same socket.
+#[test]
+fn copy_that_is_made_before_run_does_not_serve() {
+    const VARIABLE: &str = "OFFSPRING_TEST_FORK_FIRST";
+    if let Ok(gate) = std::env::var(VARIABLE)
+        && fork().is_none()
+    {
+        common::Gate::enter(&gate);
+    }
+    let me = worker().run_in_test();
+    bounded(move || {
+        let gate = common::Gate::new();
+        let lines = common::Log::default();
+        let log = lines.clone();
+        let me = me.env(VARIABLE, gate.name());
+        let me = me.stderr(Stdio::lines(move |_, line| log.add(line)));
+        let rpc = me.rpc("do").start().unwrap();
+        rpc.wait_ready().unwrap();
+        let copies = common::children_of(rpc.pid().unwrap());
+        assert_eq!(copies.len(), 1);
+        gate.entered().open();
+        let is_refused = |line: &String| line.contains("another process serves");
+        eventually("the copy is refused", || {
+            lines.lines().iter().any(is_refused)
+        });
+        eventually("it has ended", || is_gone(copies[0]));
+        for n in 0..100 {
+            let text = n.to_string();
+            assert_eq!(rpc.call(["echo", &text]).wait().unwrap(), [text]);
+        }
+        assert!(rpc.finish().unwrap().status().unwrap().success());
     });
 }
 

@@ -266,23 +266,27 @@ fn for_each(me: Process, scenario: impl Fn(&Process, &'static str, &'static str)
     });
 }
 
+/// Calls to a child that dies while it starts, and how they end.
+fn starting(me: &Process, function: &'static str, way: &'static str, kind: ErrorKind) {
+    let mut it = Scenario::new(me, function, way);
+    it.call(["echo"]);
+    it.call(["echo"]);
+    it.kill_if_stopped();
+    for outcome in it.end() {
+        assert_lost(&outcome, kind, way);
+    }
+}
+
 #[test]
 fn before_run() {
     let me = dying().run_in_test();
     for_each(me, |me, function, way| {
-        let me = me.clone().env(VARIABLE, way);
-        let mut it = Scenario::new(&me, function, way);
-        it.call(["echo"]);
-        it.call(["echo"]);
-        it.kill_if_stopped();
         let kind = match way {
             // run() says what it misses.
             "descriptors closed" => ErrorKind::Setup,
             _ => ErrorKind::Exited,
         };
-        for outcome in it.end() {
-            assert_lost(&outcome, kind, way);
-        }
+        starting(&me.clone().env(VARIABLE, way), function, way, kind);
     });
 }
 
@@ -290,18 +294,11 @@ fn before_run() {
 fn in_a_setup() {
     let me = dying().run_in_test();
     for_each(me, |me, function, way| {
-        let me = me.clone().setup("die", way);
-        let mut it = Scenario::new(&me, function, way);
-        it.call(["echo"]);
-        it.call(["echo"]);
-        it.kill_if_stopped();
         let kind = match way {
             "panic" => ErrorKind::Setup,
             _ => ErrorKind::Exited,
         };
-        for outcome in it.end() {
-            assert_lost(&outcome, kind, way);
-        }
+        starting(&me.clone().setup("die", way), function, way, kind);
     });
 }
 

@@ -190,13 +190,14 @@ fn run(mode: &str, input: &[u8]) -> Output {
     run_command(&mut me(mode), input)
 }
 
+fn spawn(command: &mut Command) -> process::Child {
+    let command = command.stdin(process::Stdio::piped());
+    let command = command.stdout(process::Stdio::piped());
+    command.stderr(process::Stdio::piped()).spawn().unwrap()
+}
+
 fn run_command(command: &mut Command, input: &[u8]) -> Output {
-    let mut child = command
-        .stdin(process::Stdio::piped())
-        .stdout(process::Stdio::piped())
-        .stderr(process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = spawn(command);
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
     let writer = std::thread::spawn(move || {
@@ -339,13 +340,7 @@ fn broken_requests() {
 
 /// 200 MiB are claimed, and do not come.
 fn duplicate_header() {
-    let mut child = me("tagged")
-        .arg("deferred")
-        .stdin(process::Stdio::piped())
-        .stdout(process::Stdio::piped())
-        .stderr(process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = spawn(me("tagged").arg("deferred"));
     let mut stdin = child.stdin.take().unwrap();
     let first = request("tagged", 1, &["hold", "echo", "first"]);
     // It drops the call that it holds at its exit.

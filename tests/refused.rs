@@ -356,7 +356,8 @@ fn child_whose_socket_cannot_be_polled_any_more_is_killed() {
     let me = worker().run_in_test();
     alone(move || {
         let before = descriptors(std::process::id());
-        let (builder, log) = logged(me.rpc("do"));
+        // Callers that wait take the socket from the poller, and give it back after each call.
+        let (builder, log) = logged(me.rpc("do").event_delay(Duration::ZERO));
         let rpc = builder.start().unwrap();
         let pid = rpc.pid().unwrap();
         rpc.call("echo").wait().unwrap();
@@ -368,9 +369,8 @@ fn child_whose_socket_cannot_be_polled_any_more_is_killed() {
             only: Some((2, Test::Equal(socket))),
             error: libc::ENOMEM,
         }]);
-        // Callers that wait take the socket from the poller and give it back.
-        let outcomes = (0..100).map(|_| rpc.call("echo").wait());
-        let error = lost(outcomes.into_iter().find(Result::is_err).unwrap());
+        let mut outcomes = std::iter::repeat_with(|| rpc.call("echo").wait());
+        let error = lost(outcomes.find(Result::is_err).unwrap());
         assert_eq!(error.kind(), ErrorKind::Io);
         let text = error.to_string();
         assert!(text.contains("os error 12"), "{text}");
@@ -385,14 +385,14 @@ fn child_whose_socket_cannot_be_polled_any_more_is_killed() {
 fn child_that_cannot_be_polled_is_killed() {
     let me = worker().run_in_test();
     alone(move || {
-        let (builder, log) = logged(me.rpc("do"));
+        // Callers that wait take the socket from the poller, and give it back after each call.
+        let (builder, log) = logged(me.rpc("do").event_delay(Duration::ZERO));
         let rpc = builder.start().unwrap();
         let pid = rpc.pid().unwrap();
         rpc.call("echo").wait().unwrap();
         refuse(&[all(libc::SYS_epoll_ctl, libc::ENOMEM)]);
-        // Callers that wait take the socket from the poller and give it back.
-        let outcomes = (0..100).map(|_| rpc.call("echo").wait());
-        let error = lost(outcomes.into_iter().find(Result::is_err).unwrap());
+        let mut outcomes = std::iter::repeat_with(|| rpc.call("echo").wait());
+        let error = lost(outcomes.find(Result::is_err).unwrap());
         assert_eq!(error.kind(), ErrorKind::Io);
         eventually("it is gone", || is_gone(pid));
         assert_eq!(log.end(), "error: Io");
