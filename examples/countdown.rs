@@ -7,7 +7,7 @@ use std::time::Duration;
 /// Runs in the child, and returns immediately: the timer owns the call and answers it.
 fn count(request: Strings, caller: Caller, events: &Loop) {
     let Ok(to) = request.to_string().parse::<u32>() else {
-        return caller.fail(format!("`{request}` is not a number").into());
+        return caller.fail(format!("`{request}` is not a number"));
     };
     caller.event(format!("starting to count up to {to}"));
     let mut n = 0;

@@ -11,7 +11,7 @@ fn serve(request: Strings, caller: Caller, events: &Loop, connected: &Rc<Cell<u3
     match request.to_string().as_str() {
         "listen" => caller.answer(listen(events, Rc::clone(connected))),
         "count" => caller.reply(connected.get().to_string()),
-        other => caller.fail(format!("unknown request `{other}`").into()),
+        other => caller.fail(format!("unknown request `{other}`")),
     }
 }
 

@@ -89,8 +89,6 @@ pub enum ErrorKind {
     Unstoppable,
     /// The child violated the protocol, and was stopped.
     Protocol,
-    /// An event arrived, but there is no [`on_event`](crate::RpcBuilder::on_event) handler.
-    UnhandledEvent,
     /// A blocking method was called in a callback, where it would stop the reactor.
     InCallback,
     /// This process is a copy, made by fork(2), of the one that started the child, which alone can use

@@ -210,11 +210,14 @@ pub use codec::Cbor;
 pub use codec::Compact;
 #[cfg(feature = "json")]
 pub use codec::Json;
-pub use codec::{Argument, Codec, CodecError, Input, OctetString, Octets, Output, Strings};
+pub use codec::{
+    Argument, Carries, Codec, CodecError, Decode, Encode, Input, OctetString, OctetStrings, Octets,
+    Output, Replies, Strings,
+};
 pub use error::{BoxError, CallError, Error, ErrorKind, Panic, Phase, Refusal};
 pub use process::{Group, Process, Stdio};
-pub use rpc::{Call, Exit, Pending, Reactor, Rpc, RpcBuilder, StopStage};
-pub use service::Service;
+pub use rpc::{Call, Exit, Outcome, Pending, Reactor, Rpc, RpcBuilder, StopStage};
+pub use service::{Errors, IntoService, Lend, Lent, Name, Request, Service, Signature, Text};
 pub use wire::Plain;
 pub use worker::{Caller, Cancellation, Loop, Parent, Poster, Watch, Worker};
 

@@ -91,7 +91,7 @@ fn function_is_notified_when_the_handle_is_gone() {
         .deferred("wait", |request: Strings, caller: Caller, events| {
             caller.progress("waits");
             let (cancellation, poster) = (caller.cancellation(), events.poster());
-            cancellation.then(move || poster.post(|_| caller.answer(Ok(request))));
+            cancellation.then(move || poster.post(|_| caller.reply(request)));
         })
         .run_in_test();
     bounded(move || {

@@ -6,16 +6,14 @@ mod common;
 
 use common::bounded;
 use offspring::{
-    CallError, Caller, Cbor, Codec, Compact, ErrorKind, Input, Json, Output, Process, Service,
+    CallError, Carries, Cbor, Compact, Encode, ErrorKind, Input, Json, Output, Process, Service,
     Worker,
 };
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::marker::PhantomData;
 
 /// Counts the largest allocation of each thread.
 struct Counting;
@@ -87,17 +85,17 @@ fn values() -> Vec<Value> {
     more
 }
 
-fn encode<C: Codec<T>, T>(value: &T) -> Vec<u8> {
+fn encode<C: Encode<T>, T>(value: &T) -> Vec<u8> {
     let mut output = Output::default();
     C::encode(value, &mut output).unwrap();
     output.into_vec()
 }
 
-fn decode<C: Codec<T>, T>(bytes: &[u8]) -> Result<T, String> {
-    C::decode(Input::from(bytes)).map_err(|error| error.to_string())
+fn decode<C: for<'a> Carries<'a, T>, T>(bytes: &[u8]) -> Result<T, String> {
+    C::decode(&mut Input::from(bytes)).map_err(|error| error.to_string())
 }
 
-fn takes_all_types<C: Codec<Value>>() {
+fn takes_all_types<C: for<'a> Carries<'a, Value>>() {
     for value in values() {
         let bytes = encode::<C, _>(&value);
         assert_eq!(decode::<C, Value>(&bytes).as_ref(), Ok(&value));
@@ -127,7 +125,7 @@ fn nested(depth: usize) -> Nested {
 }
 
 /// As far as the stack of a thread reaches easily, and not further.
-fn is_limited_in_depth<C: Codec<Nested>>(deep: &[u8], text: &str) {
+fn is_limited_in_depth<C: for<'a> Carries<'a, Nested>>(deep: &[u8], text: &str) {
     let few = nested(50);
     assert_eq!(decode::<C, Nested>(&encode::<C, _>(&few)), Ok(few));
     let error = decode::<C, Nested>(deep).unwrap_err();
@@ -146,7 +144,10 @@ fn depth_is_limited() {
 /// Lists, maps, strings and bytes of almost 4 GiB, of which nothing comes.
 fn allocates_little<C>(claims: &[&[u8]])
 where
-    C: Codec<Vec<u64>> + Codec<String> + Codec<BTreeMap<u8, u8>> + Codec<Value>,
+    C: for<'a> Carries<'a, Vec<u64>>
+        + for<'a> Carries<'a, String>
+        + for<'a> Carries<'a, BTreeMap<u8, u8>>
+        + for<'a> Carries<'a, Value>,
 {
     for claim in claims {
         LARGEST.set(0);
@@ -215,37 +216,8 @@ fn map_that_json_has_no_keys_for_is_an_error() {
     assert_eq!(compact.as_ref(), Ok(&map));
 }
 
-/// A function `name` whose request and reply are `T`s.
-struct Echo<C, T>(&'static str, PhantomData<fn(C, T)>);
-
-impl<C, T> Echo<C, T> {
-    fn new(name: &'static str) -> Self {
-        Echo(name, PhantomData)
-    }
-}
-
-impl<C, T> Clone for Echo<C, T> {
-    fn clone(&self) -> Self {
-        Echo::new(self.0)
-    }
-}
-
-impl<C, T> Service for Echo<C, T>
-where
-    C: Codec<T> + Codec<String> + 'static,
-    T: Serialize + DeserializeOwned + Send + 'static,
-{
-    type Codec = C;
-    type Request = T;
-    type Reply = T;
-    type Error = String;
-    type Event = String;
-    type Progress = String;
-
-    fn name(&self) -> &str {
-        self.0
-    }
-}
+/// A function whose request and reply are `T`s.
+type Echo<C, T> = Service<C, T, T, String>;
 
 /// Whose (de)serialiser panics, or fails, if it is told to.
 #[derive(Debug, PartialEq)]
@@ -273,17 +245,16 @@ impl<'de> Deserialize<'de> for Touchy {
 
 fn echo<C, T>(worker: Worker, name: &'static str) -> Worker
 where
-    C: Codec<T> + Codec<String> + 'static,
-    T: Serialize + DeserializeOwned + Send + 'static,
+    C: for<'a> Carries<'a, T> + for<'a> Carries<'a, String> + 'static,
+    T: Send + 'static,
 {
-    let echo = |value: T, _: &Caller<Echo<C, T>>| Ok::<_, String>(value);
-    worker.function(Echo::<C, T>::new(name), echo)
+    worker.function(Echo::<C, T>::new(name), |value, _| Ok(value))
 }
 
-fn ends_with_its_call<C: Codec<Touchy> + Codec<String> + 'static>(
-    me: &Process,
-    name: &'static str,
-) {
+fn ends_with_its_call<C>(me: &Process, name: &'static str)
+where
+    C: for<'a> Carries<'a, Touchy> + for<'a> Carries<'a, String> + 'static,
+{
     let rpc = me.rpc(Echo::<C, Touchy>::new(name)).start().unwrap();
     for (text, wanted) in [
         ("panic in encode", "the codec panicked"),
@@ -318,7 +289,7 @@ fn value_that_fails_or_panics_ends_its_call_only() {
 
 fn there_and_back<C>(me: &Process, name: &'static str)
 where
-    C: Codec<Value> + Codec<String> + 'static,
+    C: for<'a> Carries<'a, Value> + for<'a> Carries<'a, String> + 'static,
 {
     let rpc = me.rpc(Echo::<C, Value>::new(name)).start().unwrap();
     for value in values() {

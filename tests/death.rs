@@ -320,15 +320,33 @@ fn error_without_any_handler_goes_to_standard_error() {
     });
 }
 
+// With the feature it goes to the log: `tests/logging.rs`.
+#[cfg(not(feature = "log"))]
 #[test]
-fn event_without_a_handler_is_an_error() {
-    let me = worker().run_in_test();
+fn first_event_without_a_handler_is_reported_and_all_are_dropped() {
+    let me = worker()
+        .function("have a child send events", |_, _| {
+            let rpc = worker().run_in_test().rpc("do").start()?;
+            for event in ["one", "two"] {
+                rpc.call(["event", event]).wait()?;
+            }
+            rpc.call("echo").wait()?; // the child lives on
+            let pid = rpc.pid().expect("it is a process");
+            rpc.finish()?;
+            Ok(pid.to_string())
+        })
+        .run_in_test();
     bounded(move || {
-        let rpc = me.rpc("do").on_error(drop).start().unwrap();
-        // The reply may have arrived with the event, or be lost because of it.
-        drop(rpc.call(["event", "1"]).start());
-        let error = rpc.finish().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::UnhandledEvent);
+        let log = Log::default();
+        let lines = log.clone();
+        let me = me.stderr(Stdio::lines(move |_, line| lines.add(line)));
+        let rpc = me.rpc("have a child send events").start().unwrap();
+        let pid = rpc.call(()).wait().unwrap();
+        rpc.finish().unwrap();
+        let want = format!(
+            "offspring: dropped the event `one` and those to come, as there is no on_event() (pid {pid})"
+        );
+        assert_eq!(log.lines(), [want]);
     });
 }
 

@@ -100,8 +100,8 @@ fn answer_from(request: Strings, caller: Caller, events: &Loop) {
             thread::spawn(move || poster.post(|_| caller.reply("post")));
         }
         b"offload" => events.offload(|| "offload", |word, _| caller.reply(word)),
-        b"error" => drop(events.after(Duration::ZERO, |_| caller.fail("no luck".into()))),
-        other => caller.fail(format!("no `{}`", other.escape_ascii()).into()),
+        b"error" => drop(events.after(Duration::ZERO, |_| caller.fail("no luck"))),
+        other => caller.fail(format!("no `{}`", other.escape_ascii())),
     }
 }
 

@@ -26,7 +26,7 @@ fn event(caller: &Caller, size: usize) {
 
 fn end(caller: Caller) {
     make(|n| match n.parse::<usize>() {
-        Ok(odd) if odd % 2 == 1 => caller.fail(n.into()),
+        Ok(odd) if odd % 2 == 1 => caller.fail(n),
         _ => caller.reply(n),
     });
 }

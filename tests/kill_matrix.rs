@@ -157,7 +157,7 @@ impl Scenario {
         Scenario::start(process.rpc(function), way)
     }
 
-    fn start(builder: RpcBuilder<&'static str>, way: &'static str) -> Self {
+    fn start(builder: RpcBuilder, way: &'static str) -> Self {
         let rpc = builder.on_error(drop).start().unwrap();
         let (sender, ended) = mpsc::channel();
         Scenario {

@@ -463,3 +463,24 @@ fn error_without_any_handler_goes_to_the_log() {
         assert_eq!(record.target, "offspring");
     });
 }
+
+#[test]
+fn first_event_without_a_handler_goes_to_the_log_and_all_are_dropped() {
+    let me = worker().run_in_test();
+    let logger = logger();
+    bounded(move || {
+        let (rpc, pid) = start(&me);
+        for event in ["one", "two"] {
+            rpc.call(["event", event]).wait().unwrap();
+        }
+        rpc.finish().unwrap();
+        let got = logger.got.lock().unwrap();
+        let of_it = |got: &&Got| got.message.ends_with(&format!("(pid {pid})"));
+        let records: Vec<_> = got.iter().filter(of_it).collect();
+        let [record] = records[..] else {
+            panic!("one is reported: {records:?}");
+        };
+        assert!(record.message.contains("the event `one`"), "{record:?}");
+        assert_eq!((record.level, &*record.target), (Level::Error, "offspring"));
+    });
+}

@@ -5,8 +5,8 @@ mod common;
 
 use common::{FOREVER, Gate, alone, bounded, eventually, logged, obey, worker};
 use offspring::{
-    Argument, BoxError, CallError, Caller, CodecError, ErrorKind, Loop, Octets, Output, Process,
-    Reactor, Refusal, RpcBuilder, Service, Stdio, Strings, Worker,
+    BoxError, CallError, Caller, Encode, ErrorKind, Loop, OctetStrings, Octets, Output, Process,
+    Reactor, Refusal, RpcBuilder, Stdio, Strings, Worker,
 };
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -116,11 +116,11 @@ enum Reply {
     Bomb(#[expect(dead_code, reason = "it is dropped")] Bomb),
 }
 
-impl Argument<Strings, Octets> for Reply {
-    fn encode_to(self, output: &mut Output) -> Result<(), CodecError> {
+impl OctetStrings for Reply {
+    fn push_all(self, output: &mut Output) {
         match &self {
-            Reply::Strings(strings) => Argument::<Strings, Octets>::encode_to(strings, output),
-            Reply::Bomb(_) => Argument::<Strings, Octets>::encode_to("encoded", output),
+            Reply::Strings(strings) => Octets::encode(strings, output).unwrap(),
+            Reply::Bomb(_) => "encoded".push_all(output),
         }
     }
 }
@@ -272,55 +272,6 @@ fn deferred_function_survives_values_that_panic_when_they_are_dropped() {
     });
 }
 
-/// A service that panics when it is to report a panic.
-#[derive(Clone)]
-struct Touchy;
-
-impl Service for Touchy {
-    type Codec = Octets;
-    type Request = Strings;
-    type Reply = Strings;
-    type Error = BoxError;
-    type Event = Strings;
-    type Progress = Strings;
-
-    fn name(&self) -> &str {
-        "touchy"
-    }
-
-    fn error_event(&self, _message: &str) -> Option<Strings> {
-        panic_any(BOMB)
-    }
-}
-
-#[test]
-fn panic_of_the_report_of_a_panic_ends_nothing() {
-    let me = Worker::new()
-        .deferred(
-            Touchy,
-            |request: Strings, caller: Caller<Touchy>, events: &Loop| {
-                if request == ["exit"] {
-                    std::process::exit(3);
-                }
-                caller.reply(&request);
-                events.after(Duration::ZERO, |_| panic_any(BOMB));
-            },
-        )
-        .run_in_test();
-    bounded(move || {
-        let rpc = me.rpc(Touchy).start().unwrap();
-        for _ in 0..3 {
-            assert_eq!(rpc.call("on").wait().unwrap(), ["on"]);
-        }
-        let exit = rpc.finish().unwrap();
-        assert!(exit.status().unwrap().success(), "{exit:?}");
-        // And in the parent, where it is the last thing that is done.
-        let rpc = me.rpc(Touchy).on_event(drop).start().unwrap();
-        rpc.call("exit").wait().unwrap_err();
-        rpc.finish().unwrap_err();
-    });
-}
-
 /// Has the pollers of this process fail from now on.
 #[expect(unsafe_code, reason = "a system call")]
 fn break_pollers() {
@@ -339,7 +290,7 @@ fn reactor_that_can_serve_no_longer_ends_everything_with_an_error() {
     let me = worker().run_in_test();
     alone(move || {
         let (shared, gate) = (Reactor::new().unwrap(), Gate::new());
-        let start = |builder: RpcBuilder<&'static str>| {
+        let start = |builder: RpcBuilder| {
             let (builder, log) = logged(builder);
             let rpc = builder.start().unwrap();
             rpc.wait_ready().unwrap();

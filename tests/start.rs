@@ -365,7 +365,7 @@ fn strings_of_a_setup_have_a_limit() {
         let error = long(1 << 20).rpc("do").start().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Setup);
         let text = error.to_string();
-        assert!(text.contains("`long` have more than a mebibyte"), "{text}");
+        assert!(text.contains("`long` has more than a mebibyte"), "{text}");
     });
 }
 

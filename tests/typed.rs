@@ -2,9 +2,10 @@
 
 mod common;
 
-use common::{Log, bounded, lost};
+use common::{bounded, lost};
 use offspring::{
-    CallError, Caller, Codec, CodecError, ErrorKind, Input, Output, Service, Stdio, Worker,
+    CallError, Caller, Codec, CodecError, Decode, Encode, ErrorKind, Input, Output, Service, Stdio,
+    Worker,
 };
 use std::fmt;
 
@@ -32,12 +33,9 @@ impl fmt::Display for Bad {
     }
 }
 
-/// The event, and the progress report.
+/// The progress report.
 #[derive(Debug, PartialEq, Eq)]
-enum Note {
-    Number(u32),
-    Failed(String),
-}
+struct Note(u32);
 
 /// Fails to encode.
 const UNENCODABLE: u32 = 1001;
@@ -87,17 +85,21 @@ fn decode_number(bytes: &[u8]) -> Result<u32, CodecError> {
     }
 }
 
-impl Codec<Numbers> for Little {
+impl Codec for Little {
     const NAME: &'static str = "little";
+}
 
+impl Encode<Numbers> for Little {
     fn encode(value: &Numbers, output: &mut Output) -> Result<(), CodecError> {
         value
             .0
             .iter()
             .try_for_each(|number| encode_number(*number, output))
     }
+}
 
-    fn decode(input: Input<'_>) -> Result<Numbers, CodecError> {
+impl Decode<'_, Numbers> for Little {
+    fn decode(input: &mut Input<'_>) -> Result<Numbers, CodecError> {
         input
             .chunks(4)
             .map(decode_number)
@@ -106,88 +108,62 @@ impl Codec<Numbers> for Little {
     }
 }
 
-impl Codec<Sum> for Little {
-    const NAME: &'static str = "little";
-
+impl Encode<Sum> for Little {
     fn encode(value: &Sum, output: &mut Output) -> Result<(), CodecError> {
         encode_number(value.0 as u32, output)
     }
+}
 
-    fn decode(input: Input<'_>) -> Result<Sum, CodecError> {
-        Ok(Sum(decode_number(&input)?.into()))
+impl Decode<'_, Sum> for Little {
+    fn decode(input: &mut Input<'_>) -> Result<Sum, CodecError> {
+        Ok(Sum(decode_number(input)?.into()))
     }
 }
 
-impl Codec<Bad> for Little {
-    const NAME: &'static str = "little";
-
+impl Encode<Bad> for Little {
     fn encode(value: &Bad, output: &mut Output) -> Result<(), CodecError> {
         match value {
             Bad::Empty => Ok(()),
             Bad::Special(number) => encode_number(*number, output),
         }
     }
+}
 
-    fn decode(input: Input<'_>) -> Result<Bad, CodecError> {
+impl Decode<'_, Bad> for Little {
+    fn decode(input: &mut Input<'_>) -> Result<Bad, CodecError> {
         match input.is_empty() {
             true => Ok(Bad::Empty),
-            false => Ok(Bad::Special(decode_number(&input)?)),
+            false => Ok(Bad::Special(decode_number(input)?)),
         }
     }
 }
 
-impl Codec<Note> for Little {
-    const NAME: &'static str = "little";
-
+impl Encode<Note> for Little {
     fn encode(value: &Note, output: &mut Output) -> Result<(), CodecError> {
-        match value {
-            Note::Number(number) => encode_number(*number, output),
-            Note::Failed(_) => Err(CodecError::new("only the parent makes it")),
-        }
-    }
-
-    fn decode(input: Input<'_>) -> Result<Note, CodecError> {
-        Ok(Note::Number(decode_number(&input)?))
+        encode_number(value.0, output)
     }
 }
 
-#[derive(Clone, Copy)]
-struct Add {
-    version: u32,
-}
-
-const ADD: Add = Add { version: 3 };
-
-impl Service for Add {
-    type Codec = Little;
-    type Request = Numbers;
-    type Reply = Sum;
-    type Error = Bad;
-    type Event = Note;
-    type Progress = Note;
-
-    fn name(&self) -> &str {
-        "add"
-    }
-
-    fn version(&self) -> u32 {
-        self.version
-    }
-
-    fn error_event(&self, message: &str) -> Option<Note> {
-        Some(Note::Failed(message.to_owned()))
+impl Decode<'_, Note> for Little {
+    fn decode(input: &mut Input<'_>) -> Result<Note, CodecError> {
+        Ok(Note(decode_number(input)?))
     }
 }
 
-/// Adds. Of two numbers, the second is the destination of the first: 0 the reply, 1 the error, 2 an
-/// event.
-fn add(request: Numbers, caller: &Caller<Add>) -> Result<Sum, Bad> {
+const ADD: Service<Little, Numbers, Sum, Bad, Note> = Service::new("add").version(3);
+
+/// Adds. Of two numbers, the second is the destination of the first: 0 the reply, 1 the error, 2 a progress
+/// report.
+fn add(
+    request: Numbers,
+    caller: &Caller<Service<Little, Numbers, Sum, Bad, Note>>,
+) -> Result<Sum, Bad> {
     match request.0[..] {
         [] => Err(Bad::Empty),
         [number, 0] => Ok(Sum(unspecial(number).into())),
         [number, 1] => Err(Bad::Special(unspecial(number))),
         [number, 2] => {
-            caller.event(Note::Number(unspecial(number)));
+            caller.progress(Note(unspecial(number)));
             Ok(Sum(0))
         }
         _ => Ok(Sum(request.0.iter().map(|n| u64::from(*n)).sum())),
@@ -218,13 +194,7 @@ fn malformed<T: fmt::Debug>(outcome: Result<T, CallError<Bad>>) -> String {
 fn values_of_all_types_are_sent_both_ways() {
     let me = worker().run_in_test();
     bounded(move || {
-        let log = Log::default();
-        let notes = log.clone();
-        let rpc = me
-            .rpc(ADD)
-            .on_event(move |note| notes.add(format!("{note:?}")))
-            .start()
-            .unwrap();
+        let rpc = me.rpc(ADD).start().unwrap();
         assert_eq!(rpc.call(call(&[1, 2, 3])).wait().unwrap(), Sum(6));
         // A request can be passed by reference.
         let request = call(&[4, 5, 6]);
@@ -236,8 +206,12 @@ fn values_of_all_types_are_sent_both_ways() {
         let Err(CallError::Failed(Bad::Special(7))) = rpc.call(call(&[7, 1])).wait() else {
             panic!("the function should have failed with its argument");
         };
-        rpc.call(call(&[9, 2])).wait().unwrap();
-        assert_eq!(log.lines(), ["Number(9)"]);
+        let (send, notes) = std::sync::mpsc::channel();
+        let noted = rpc
+            .call(call(&[9, 2]))
+            .on_progress(move |note| send.send(note).unwrap());
+        noted.wait().unwrap();
+        assert_eq!(notes.iter().collect::<Vec<_>>(), [Note(9)]);
         rpc.finish().unwrap();
     });
 }
@@ -306,14 +280,14 @@ fn panicking_codec_fails_the_call_only() {
 }
 
 #[test]
-fn event_that_cannot_be_encoded_fails_its_call() {
+fn progress_that_cannot_be_encoded_fails_its_call() {
     let me = worker().run_in_test();
     bounded(move || {
         let me = me.stderr(Stdio::null());
-        let rpc = me.rpc(ADD).on_event(|_| {}).start().unwrap();
+        let rpc = me.rpc(ADD).start().unwrap();
         let outcome = rpc.call(call(&[2000 + UNENCODABLE, 2])).wait();
         let Err(CallError::Panicked(panic)) = outcome else {
-            panic!("the event cannot be encoded: {outcome:?}");
+            panic!("the report cannot be encoded: {outcome:?}");
         };
         assert!(panic.message().contains("unencodable"), "{panic}");
         assert_eq!(rpc.call(call(&[1, 2, 3])).wait().unwrap(), Sum(6));
@@ -322,27 +296,16 @@ fn event_that_cannot_be_encoded_fails_its_call() {
 }
 
 #[test]
-fn event_that_cannot_be_decoded_ends_the_child() {
+fn progress_that_cannot_be_decoded_is_dropped() {
     let me = worker().run_in_test();
     bounded(move || {
-        for (number, want) in [
-            (UNDECODABLE, &*format!("undecodable: {}", fmt::Error)),
-            (PANICS_DECODED, "the codec panicked"),
-        ] {
-            let log = Log::default();
-            let notes = log.clone();
-            // Without on_error the error is an event of the service's own type.
-            let rpc = me.rpc(ADD).on_event(move |note| match note {
-                Note::Failed(message) => notes.add(message),
-                Note::Number(number) => panic!("{number} was decoded"),
-            });
-            let rpc = rpc.start().unwrap();
-            drop(rpc.call(call(&[2000 + number, 2])).start());
-            let error = rpc.finish().unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Protocol);
-            assert!(error.to_string().contains(want), "{error}");
-            assert_eq!(log.lines(), [error.to_string()]);
+        let rpc = me.rpc(ADD).start().unwrap();
+        for number in [UNDECODABLE, PANICS_DECODED] {
+            let call = rpc.call(call(&[2000 + number, 2]));
+            let call = call.on_progress(|note| panic!("{note:?} was decoded"));
+            assert_eq!(call.wait().unwrap(), Sum(0));
         }
+        rpc.finish().unwrap();
     });
 }
 
@@ -350,7 +313,7 @@ fn event_that_cannot_be_decoded_ends_the_child() {
 fn other_version_or_codec_of_a_service_is_refused() {
     let me = worker().run_in_test();
     bounded(move || {
-        let rpc = me.rpc(Add { version: 4 }).on_error(drop).start().unwrap();
+        let rpc = me.rpc(ADD.version(4)).on_error(drop).start().unwrap();
         let Err(CallError::Lost(error, _)) = rpc.call(call(&[1])).wait() else {
             panic!("the child has another version");
         };

@@ -35,7 +35,7 @@ fn sleeping<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Joi
 
 /// A handle with these limits to a peer that the test impersonates, and a call that is more than the
 /// socket takes: until the peer reads, nothing is written.
-fn blocked(calls: usize, bytes: usize) -> (Rpc, UnixStream, offspring::Pending<&'static str>) {
+fn blocked(calls: usize, bytes: usize) -> (Rpc, UnixStream, offspring::Pending) {
     let (near, far) = UnixStream::pair().unwrap();
     let rpc = Process::stream(Plain::Tagged, near).rpc("peer");
     let rpc = rpc.on_error(drop).max_queue(calls, bytes).start().unwrap();

@@ -2,21 +2,19 @@
 
 use crate::payload::{self, Large};
 use offspring::{
-    Argument, BoxError, Codec, CodecError, Input, Octets, Output, Rpc, Service, Strings,
+    Argument, BoxError, Codec, CodecError, Decode, Encode, Input, IntoService, Name, Octets,
+    Output, Rpc, Service, Signature, Strings,
 };
 use std::sync::Mutex;
 
 /// Buffers to reuse.
 pub(crate) type Pool = Mutex<Vec<Vec<u8>>>;
 
-/// A service whose requests, replies and events are plain bytes.
+/// A service whose requests and replies are plain bytes.
 pub(crate) trait Carrier:
-    Service<
-        Request = <Self as Carrier>::Data,
-        Reply = <Self as Carrier>::Data,
-        Event = <Self as Carrier>::Data,
-        Error = BoxError,
-    >
+    Signature<Reply = <Self as Carrier>::Data, Error = BoxError>
+    + for<'a> Signature<Request<'a> = <Self as Carrier>::Data>
+    + IntoService<Service = Self>
 {
     type Data: Send + 'static;
 
@@ -32,11 +30,11 @@ pub(crate) trait Carrier:
 }
 
 /// The default codec.
-impl Carrier for &'static str {
+impl Carrier for Name {
     type Data = Strings;
 
     fn named(name: &'static str) -> Self {
-        name
+        name.into_service()
     }
 
     fn wrap(bytes: &[u8]) -> impl Argument<Strings, Octets> {
@@ -60,28 +58,16 @@ impl Carrier for &'static str {
 }
 
 /// A service of unstructured bytes.
-#[derive(Clone, Copy)]
-pub(crate) struct Bytes(&'static str);
-
-impl Service for Bytes {
-    type Codec = Verbatim;
-    type Request = Vec<u8>;
-    type Reply = Vec<u8>;
-    type Error = BoxError;
-    type Event = Vec<u8>;
-    type Progress = Vec<u8>;
-
-    fn name(&self) -> &str {
-        self.0
-    }
-}
+pub(crate) type Bytes = Service<Verbatim, Vec<u8>, Vec<u8>>;
 
 /// The codec of [`Bytes`].
 pub(crate) enum Verbatim {}
 
-impl Codec<Vec<u8>> for Verbatim {
+impl Codec for Verbatim {
     const NAME: &'static str = "verbatim";
+}
 
+impl Encode<Vec<u8>> for Verbatim {
     fn encode(value: &Vec<u8>, output: &mut Output) -> Result<(), CodecError> {
         output.extend(value);
         Ok(())
@@ -91,22 +77,11 @@ impl Codec<Vec<u8>> for Verbatim {
         output.push(value);
         Ok(())
     }
-
-    fn decode(input: Input<'_>) -> Result<Vec<u8>, CodecError> {
-        Ok(input.into_vec())
-    }
 }
 
-impl Codec<BoxError> for Verbatim {
-    const NAME: &'static str = "verbatim";
-
-    fn encode(value: &BoxError, output: &mut Output) -> Result<(), CodecError> {
-        output.extend(value.to_string().as_bytes());
-        Ok(())
-    }
-
-    fn decode(input: Input<'_>) -> Result<BoxError, CodecError> {
-        Ok(String::from_utf8_lossy(&input).into())
+impl Decode<'_, Vec<u8>> for Verbatim {
+    fn decode(input: &mut Input<'_>) -> Result<Vec<u8>, CodecError> {
+        Ok(input.take_vec())
     }
 }
 
@@ -124,7 +99,7 @@ impl Carrier for Bytes {
     type Data = Vec<u8>;
 
     fn named(name: &'static str) -> Self {
-        Bytes(name)
+        Service::new(name)
     }
 
     fn wrap(bytes: &[u8]) -> impl Argument<Vec<u8>, Verbatim> {

@@ -3,7 +3,7 @@
 use crate::carrier::{Bytes, Carrier, Pool};
 use crate::laps::Measured;
 use crate::payload::{self, Large, check_small, small};
-use offspring::{Caller, Process, Reactor, Rpc, RpcBuilder, Worker};
+use offspring::{Caller, Name, Process, Reactor, Rpc, RpcBuilder, Worker};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, Thread};
 
@@ -36,7 +36,7 @@ pub(crate) struct Variant {
 /// In a child, serves and does not return. To be called before anything else.
 pub(crate) fn worker() -> Process {
     let worker = Worker::new();
-    let worker = with_functions::<&'static str>(worker, OCTETS);
+    let worker = with_functions::<Name>(worker, OCTETS);
     with_functions::<Bytes>(worker, BYTES).run()
 }
 
@@ -50,33 +50,22 @@ const BYTES: Names = [
 
 fn with_functions<S: Carrier>(worker: Worker, [returning, deferred]: Names) -> Worker {
     worker
-        .function(S::named(returning[0]), |data, _: &Caller<S>| Ok(data))
-        .function(
-            S::named(returning[1]),
-            |count: S::Data, caller: &Caller<S>| {
-                send_events(&count, caller);
-                Ok(count)
-            },
-        )
-        .deferred(
-            S::named(deferred[0]),
-            |data: S::Data, caller: Caller<S>, _| {
-                caller.reply(data);
-            },
-        )
-        .deferred(
-            S::named(deferred[1]),
-            |count: S::Data, caller: Caller<S>, _| {
-                send_events(&count, &caller);
-                caller.reply(count);
-            },
-        )
+        .function(S::named(returning[0]), |data, _| Ok(data))
+        .function(S::named(returning[1]), |count, caller| {
+            send_events(&count, caller);
+            Ok(count)
+        })
+        .deferred(S::named(deferred[0]), |data, caller, _| caller.reply(data))
+        .deferred(S::named(deferred[1]), |count, caller, _| {
+            send_events(&count, &caller);
+            caller.reply(count);
+        })
 }
 
 fn send_events<S: Carrier>(count: &S::Data, caller: &Caller<S>) {
     let count = S::bytes(count).try_into().expect("a number has four bytes");
     for i in 0..u32::from_le_bytes(count) {
-        caller.event(S::wrap(&small(i)));
+        caller.event([small(i)]);
     }
 }
 
@@ -94,13 +83,13 @@ pub(crate) fn measure(
     if variant.bytes {
         Bench::<Bytes>::new(me, variant, BYTES).measure(workload, n)
     } else {
-        Bench::<&str>::new(me, variant, OCTETS).measure(workload, n)
+        Bench::<Name>::new(me, variant, OCTETS).measure(workload, n)
     }
 }
 
 /// Runs `then` with the process id of a child that has answered a call and is idle.
 pub(crate) fn idle(me: &Process, variant: Variant, then: impl FnOnce(u32)) {
-    let bench = Bench::<&str>::new(me, variant, OCTETS);
+    let bench = Bench::<Name>::new(me, variant, OCTETS);
     let rpc = bench.start();
     then(rpc.pid().expect("the child is a process"));
     finish(rpc);
@@ -236,7 +225,7 @@ impl<'a, S: Carrier> Bench<'a, S> {
         let arrivals = Arrivals::expect(n);
         let mut next = 0;
         let rpc = started(self.options(&self.events).on_event(move |event| {
-            check_small(next, S::bytes(&event));
+            check_small(next, &event[0]);
             next += 1;
             arrivals.count();
         }));

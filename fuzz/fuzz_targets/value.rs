@@ -1,6 +1,6 @@
 //! Shared by the targets of the codecs: a type with everything that serde's types have, and no bottom.
 
-use offspring::{Codec, Input, Output};
+use offspring::{Carries, Input, Output};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -18,12 +18,13 @@ pub enum Value {
 }
 
 /// Whatever is decoded, is what its encoding is decoded to. Nothing panics, and no stack overflows.
-pub fn check<C: Codec<Value>>(data: &[u8]) {
-    let Ok(value) = C::decode(Input::from(data)) else {
+pub fn check<C: for<'a> Carries<'a, Value>>(data: &[u8]) {
+    let Ok(value) = C::decode(&mut Input::from(data)) else {
         return;
     };
     let mut output = Output::default();
     C::encode(&value, &mut output).expect("what was decoded can be encoded");
-    let again = C::decode(Input::from(output.into_vec()));
+    let mut bytes = Input::from(output.into_vec());
+    let again = C::decode(&mut bytes);
     assert_eq!(again.expect("what was encoded can be decoded"), value);
 }

@@ -1,20 +1,12 @@
 //! Values that can be passed as the argument of a call, reply, event or progress report.
 
-use super::{Codec, CodecError, Octets, Output, Strings};
+use super::{CodecError, Encode, Octets, Output, Strings};
 use crate::wire::octets;
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// A value that can be sent as a `T` by the codec `C`: a `T` or a `&T`. For octet strings also
-/// anything made of [`OctetString`]s:
-///
-/// | argument | is sent as |
-/// |---|---|
-/// | `()` | no string |
-/// | `"text"`, `String`, `&String` | one string |
-/// | `["rmdir", path]`, `[bytes]`, `&[..]`, `Vec` | one string per element |
-/// | `("rmdir", path, &bytes[..])` | one string per element, up to six of different types |
-/// | `strings.into_iter().collect::<Strings>()` | the strings of any iterator |
+/// A value that can be sent as a `T` by the codec `C`: a `T` or a `&T`, and for a `String` a `&str`, too.
+/// For [octet strings](Strings) it is also anything that is [`OctetStrings`].
 ///
 /// # Examples
 ///
@@ -27,35 +19,109 @@ use std::sync::Arc;
 ///     output.into_vec()
 /// }
 ///
-/// assert_eq!(encoded(()), b"");
-/// assert_eq!(encoded("ab"), b"\x02ab");
 /// assert_eq!(encoded(["a", "b"]), b"\x01a\x01b");
-/// assert_eq!(encoded(("a", vec![0u8])), b"\x01a\x01\0");
+/// assert_eq!(encoded(["a", "b"].into_iter().collect::<Strings>()), b"\x01a\x01b");
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent as `{T}`",
-    note = "octet strings are: `()`, text, an array, slice or `Vec` of bytes or text, a tuple of \
-            those, or `Strings` collected from an iterator; one byte string is `[bytes]`"
+    label = "the service takes `{T}`, or a reference to one"
 )]
 pub trait Argument<T, C> {
     /// Appends the encoded value to `output`.
     ///
     /// # Errors
     ///
-    /// Same as [`Codec::encode`].
+    /// Same as [`Encode::encode`].
     fn encode_to(self, output: &mut Output) -> Result<(), CodecError>;
 }
 
-impl<T, C: Codec<T>> Argument<T, C> for T {
+impl<T, C: Encode<T>> Argument<T, C> for T {
     fn encode_to(self, output: &mut Output) -> Result<(), CodecError> {
         C::encode_owned(self, output)
     }
 }
 
-impl<T, C: Codec<T>> Argument<T, C> for &T {
+impl<T, C: Encode<T>> Argument<T, C> for &T {
     fn encode_to(self, output: &mut Output) -> Result<(), CodecError> {
         C::encode(self, output)
     }
+}
+
+impl<C: Encode<String>> Argument<String, C> for &str {
+    fn encode_to(self, output: &mut Output) -> Result<(), CodecError> {
+        C::encode_owned(self.to_owned(), output)
+    }
+}
+
+impl<A: OctetStrings> Argument<Strings, Octets> for A {
+    fn encode_to(self, output: &mut Output) -> Result<(), CodecError> {
+        self.push_all(output);
+        Ok(())
+    }
+}
+
+/// What a function may return for a reply `T`: with any codec a `T`, and for [octet strings](Strings)
+/// whatever is [`OctetStrings`].
+///
+/// The codec implements it and not what is returned, so that the type of `text.parse()?` or
+/// `iterator.collect()` is known.
+#[diagnostic::on_unimplemented(message = "a function of this service returns `{T}`, not `{R}`")]
+pub trait Replies<T, R> {
+    /// Appends what a function has returned to `output`.
+    ///
+    /// # Errors
+    ///
+    /// Same as [`Encode::encode`].
+    fn encode_reply(reply: R, output: &mut Output) -> Result<(), CodecError>;
+}
+
+impl<T, C: Encode<T>> Replies<T, T> for C {
+    fn encode_reply(reply: T, output: &mut Output) -> Result<(), CodecError> {
+        C::encode_owned(reply, output)
+    }
+}
+
+impl<A: OctetStrings> Replies<Strings, A> for Octets {
+    fn encode_reply(reply: A, output: &mut Output) -> Result<(), CodecError> {
+        reply.push_all(output);
+        Ok(())
+    }
+}
+
+/// What can be sent as octet strings, made of [`OctetString`]s:
+///
+/// | value | is sent as |
+/// |---|---|
+/// | `()` | no string |
+/// | `"text"`, `String`, `&String` | one string |
+/// | `["rmdir", path]`, `[bytes]`, `&[..]`, `Vec` | one string per element |
+/// | `("rmdir", path, &bytes[..])` | one string per element, up to six of different types |
+///
+/// The strings of any iterator are collected as [`Strings`], which can be sent wherever this can.
+///
+/// # Examples
+///
+/// ```
+/// use offspring::{OctetStrings, Output};
+///
+/// fn encoded(strings: impl OctetStrings) -> Vec<u8> {
+///     let mut output = Output::default();
+///     strings.push_all(&mut output);
+///     output.into_vec()
+/// }
+///
+/// assert_eq!(encoded(()), b"");
+/// assert_eq!(encoded("ab"), b"\x02ab");
+/// assert_eq!(encoded(("a", vec![0u8])), b"\x01a\x01\0");
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be sent as octet strings",
+    note = "those are: `()`, text, an array, slice or `Vec` of bytes or text, a tuple of those, or \
+            `Strings` collected from an iterator; one byte string is `[bytes]`"
+)]
+pub trait OctetStrings {
+    /// Appends the strings, each preceded by its length.
+    fn push_all(self, output: &mut Output);
 }
 
 /// A value that is sent as one octet string: bytes or text, owned or borrowed, or a reference to
@@ -130,15 +196,14 @@ impl<const N: usize> OctetString for [u8; N] {
     }
 }
 
-/// Implements [`Argument`] for lists of octet strings.
+/// Implements [`OctetStrings`] for lists.
 macro_rules! lists {
     ($([$($generics:tt)*] $type:ty, $self:ident => $strings:expr;)*) => {$(
-        impl<$($generics)*> Argument<Strings, Octets> for $type {
-            fn encode_to($self, output: &mut Output) -> Result<(), CodecError> {
+        impl<$($generics)*> OctetStrings for $type {
+            fn push_all($self, output: &mut Output) {
                 for string in $strings {
                     string.push_to(output);
                 }
-                Ok(())
             }
         }
     )*};
@@ -156,13 +221,12 @@ lists! {
     [A: AsRef<[u8]>] &Vec<A>, self => self;
 }
 
-/// Implements [`Argument`] for tuples of octet strings.
+/// Implements [`OctetStrings`] for tuples.
 macro_rules! tuples {
     ($(($($name:ident $n:tt),+))*) => {$(
-        impl<$($name: OctetString),+> Argument<Strings, Octets> for ($($name,)+) {
-            fn encode_to(self, output: &mut Output) -> Result<(), CodecError> {
+        impl<$($name: OctetString),+> OctetStrings for ($($name,)+) {
+            fn push_all(self, output: &mut Output) {
                 $(self.$n.push_to(output);)+
-                Ok(())
             }
         }
     )*};

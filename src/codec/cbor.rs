@@ -1,11 +1,10 @@
 //! CBOR.
 
-use super::{Codec, CodecError, Input, Output};
+use super::{Codec, CodecError, Decode, Encode, Input, Output};
 use cbor4ii::core::dec::Read;
 use cbor4ii::core::utils::SliceReader;
 use cbor4ii::serde::{DecodeError, Deserializer, to_writer};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 
 /// The codec of any type of serde's, as CBOR (RFC 8949); with the feature `cbor`, by `cbor4ii`.
@@ -18,7 +17,7 @@ use std::convert::Infallible;
 /// # Examples
 ///
 /// ```
-/// use offspring::{Cbor, Codec, Input, Output};
+/// use offspring::{Cbor, Decode, Encode, Input, Output};
 /// use std::collections::BTreeMap;
 ///
 /// let sizes = BTreeMap::from([(1, 10), (2, 20)]);
@@ -26,31 +25,41 @@ use std::convert::Infallible;
 /// Cbor::encode(&sizes, &mut output)?;
 /// let cbor = output.into_vec();
 /// assert_eq!(cbor, [0xa2, 1, 10, 2, 20]);
-/// assert_eq!(<Cbor as Codec<BTreeMap<u32, u32>>>::decode(Input::from(cbor))?, sizes);
+/// let decoded: BTreeMap<u32, u32> = Cbor::decode(&mut Input::from(cbor))?;
+/// assert_eq!(decoded, sizes);
 ///
-/// let error = <Cbor as Codec<u8>>::decode(Input::from(&[1, 2, 3][..])).unwrap_err();
+/// let mut long = Input::from(&[1, 2, 3][..]);
+/// let error = Cbor::decode(&mut long).map(|n: u8| n).unwrap_err();
 /// assert_eq!(error.to_string(), "the value ends, after 1 of 3 bytes");
 /// # Ok::<(), offspring::CodecError>(())
 /// ```
 #[derive(Debug)]
 pub enum Cbor {}
 
-impl<T: Serialize + DeserializeOwned> Codec<T> for Cbor {
+impl Codec for Cbor {
     const NAME: &'static str = "cbor";
+}
 
+impl<T: Serialize> Encode<T> for Cbor {
     fn encode(value: &T, output: &mut Output) -> Result<(), CodecError> {
         to_writer(output, value).map_err(CodecError::new)
     }
+}
 
-    fn decode(input: Input<'_>) -> Result<T, CodecError> {
-        let mut deserializer = Deserializer::new(SliceReader::new(&input));
+impl<'a, T: Deserialize<'a>> Decode<'a, T> for Cbor {
+    fn decode(input: &'a mut Input<'_>) -> Result<T, CodecError> {
+        let mut deserializer = Deserializer::new(SliceReader::new(input));
         let result = T::deserialize(&mut deserializer);
         let mut reader = deserializer.into_inner();
         let left = match reader.fill(usize::MAX) {
             Ok(rest) => rest.as_ref().len(),
             Err(never) => match never {},
         };
-        super::used_up(result.map_err(text), &input, left)
+        match result {
+            Ok(value) if left == 0 => Ok(value),
+            Ok(_) => Err(super::stopped("the value ends", input.len(), left)),
+            Err(error) => Err(super::stopped(&text(error), input.len(), left)),
+        }
     }
 }
 

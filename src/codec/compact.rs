@@ -1,9 +1,10 @@
 //! MessagePack.
 
-use super::{Codec, CodecError, Input, Output};
+use super::{Codec, CodecError, Decode, Encode, Input, Output};
+use rmp_serde::decode::{Error, ReadRefReader};
 use rmp_serde::{Deserializer, encode};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
 
 /// How deep values may be nested, in the deserialiser's count.
 const DEPTH: usize = 256;
@@ -20,32 +21,60 @@ const DEPTH: usize = 256;
 /// # Examples
 ///
 /// ```
-/// use offspring::{Codec, Compact, Input, Output};
+/// use offspring::{Compact, Decode, Encode, Input, Output};
 ///
 /// let thumbnail = ("a.png".to_owned(), Some(80), vec![1.5]);
 /// let mut output = Output::default();
 /// Compact::encode(&thumbnail, &mut output)?;
 /// assert_eq!(output.len(), 18);
 /// let bytes = output.into_vec();
-/// type Thumbnail = (String, Option<u32>, Vec<f64>);
-/// assert_eq!(<Compact as Codec<Thumbnail>>::decode(Input::from(bytes))?, thumbnail);
+/// let decoded: (String, Option<u32>, Vec<f64>) = Compact::decode(&mut Input::from(bytes))?;
+/// assert_eq!(decoded, thumbnail);
 /// # Ok::<(), offspring::CodecError>(())
 /// ```
 #[derive(Debug)]
 pub enum Compact {}
 
-impl<T: Serialize + DeserializeOwned> Codec<T> for Compact {
+impl Codec for Compact {
     const NAME: &'static str = "messagepack";
+}
 
+impl<T: Serialize> Encode<T> for Compact {
     fn encode(value: &T, output: &mut Output) -> Result<(), CodecError> {
         encode::write(output, value).map_err(CodecError::new)
     }
+}
 
-    fn decode(input: Input<'_>) -> Result<T, CodecError> {
-        let mut deserializer = Deserializer::new(&input[..]);
+impl<'a, T: Deserialize<'a>> Decode<'a, T> for Compact {
+    fn decode(input: &'a mut Input<'_>) -> Result<T, CodecError> {
+        let input = &input[..];
+        let mut deserializer = Deserializer::from_read_ref(input);
         deserializer.set_max_depth(DEPTH);
-        let result = T::deserialize(&mut deserializer);
-        let left = deserializer.get_ref().len();
-        super::used_up(result.map_err(|error| error.to_string()), &input, left)
+        let error = match T::deserialize(&mut deserializer) {
+            Ok(value) if is_at_end(&mut deserializer) => return Ok(value),
+            Ok(_) => "the value ends".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        Err(locate::<T>(input, error))
     }
+}
+
+/// Whether nothing follows the value.
+fn is_at_end(deserializer: &mut Deserializer<ReadRefReader<'_, [u8]>>) -> bool {
+    let next = IgnoredAny::deserialize(deserializer);
+    matches!(next, Err(Error::InvalidMarkerRead(_)))
+}
+
+/// The error of a deserialiser, with the place where it stopped. The one that values can borrow from does
+/// not tell: another, which is slower and which they cannot borrow from, does, if it stops with the same.
+#[cold]
+fn locate<'a, T: Deserialize<'a>>(input: &[u8], error: String) -> CodecError {
+    let mut deserializer = Deserializer::new(input);
+    deserializer.set_max_depth(DEPTH);
+    let stopped = T::deserialize(&mut deserializer);
+    if stopped.is_err_and(|other| other.to_string() != error) {
+        return CodecError::new(error);
+    }
+    let left = deserializer.get_ref().len();
+    super::stopped(&error, input.len(), left)
 }

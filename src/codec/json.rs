@@ -1,8 +1,7 @@
 //! JSON.
 
-use super::{Codec, CodecError, Input, Output};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
+use super::{Codec, CodecError, Decode, Encode, Input, Output};
+use serde::{Deserialize, Serialize};
 
 /// The codec of any type of serde's, as JSON; with the feature `json`, by `serde_json`.
 ///
@@ -15,7 +14,7 @@ use serde::de::DeserializeOwned;
 /// # Examples
 ///
 /// ```
-/// use offspring::{Codec, Input, Json, Output};
+/// use offspring::{Decode, Encode, Input, Json, Output};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -29,23 +28,29 @@ use serde::de::DeserializeOwned;
 /// Json::encode(&job, &mut output)?;
 /// let json = output.into_vec();
 /// assert_eq!(json, br#"{"path":"a.png","width":80}"#);
-/// assert_eq!(<Json as Codec<Job>>::decode(Input::from(json))?, job);
+/// let decoded: Job = Json::decode(&mut Input::from(json))?;
+/// assert_eq!(decoded, job);
 ///
-/// let error = <Json as Codec<Job>>::decode(Input::from(&b"{\"path\":7}"[..])).unwrap_err();
+/// let mut wrong = Input::from(&b"{\"path\":7}"[..]);
+/// let error = Json::decode(&mut wrong).map(|job: Job| job).unwrap_err();
 /// assert_eq!(error.to_string(), "invalid type: integer `7`, expected a string at line 1 column 9");
 /// # Ok::<(), offspring::CodecError>(())
 /// ```
 #[derive(Debug)]
 pub enum Json {}
 
-impl<T: Serialize + DeserializeOwned> Codec<T> for Json {
+impl Codec for Json {
     const NAME: &'static str = "json";
+}
 
+impl<T: Serialize> Encode<T> for Json {
     fn encode(value: &T, output: &mut Output) -> Result<(), CodecError> {
         serde_json::to_writer(output, value).map_err(CodecError::new)
     }
+}
 
-    fn decode(input: Input<'_>) -> Result<T, CodecError> {
-        serde_json::from_slice(&input).map_err(CodecError::new)
+impl<'a, T: Deserialize<'a>> Decode<'a, T> for Json {
+    fn decode(input: &'a mut Input<'_>) -> Result<T, CodecError> {
+        serde_json::from_slice(input).map_err(CodecError::new)
     }
 }

@@ -16,7 +16,7 @@ mod octets;
 mod scratch;
 mod strings;
 
-pub use argument::{Argument, OctetString};
+pub use argument::{Argument, OctetString, OctetStrings, Replies};
 #[cfg(feature = "cbor")]
 pub use cbor::Cbor;
 #[cfg(feature = "compact")]
@@ -33,28 +33,30 @@ use std::fmt;
 use std::io;
 use std::ops::Deref;
 
-/// A way to write a `T` as bytes and to read it back.
-///
-/// One marker type implements it for every type a [`Service`](crate::Service) uses. The bytes come
-/// from another process, so `decode` must handle any, and return an error for invalid ones.
+/// A way to write values as bytes and to read them back: a type without values, which [encodes](Encode)
+/// and [decodes](Decode) the types of a [`Service`](crate::Service).
 ///
 /// # Examples
 ///
 /// ```
-/// use offspring::{Codec, CodecError, Input, Output};
+/// use offspring::{Codec, CodecError, Decode, Encode, Input, Output};
 ///
 /// /// Numbers as eight bytes, big endian.
 /// enum BigEndian {}
 ///
-/// impl Codec<u64> for BigEndian {
+/// impl Codec for BigEndian {
 ///     const NAME: &'static str = "big endian";
+/// }
 ///
+/// impl Encode<u64> for BigEndian {
 ///     fn encode(value: &u64, output: &mut Output) -> Result<(), CodecError> {
 ///         output.extend(&value.to_be_bytes());
 ///         Ok(())
 ///     }
+/// }
 ///
-///     fn decode(input: Input<'_>) -> Result<u64, CodecError> {
+/// impl Decode<'_, u64> for BigEndian {
+///     fn decode(input: &mut Input<'_>) -> Result<u64, CodecError> {
 ///         let bytes = input[..].try_into();
 ///         bytes.map(u64::from_be_bytes).map_err(|_| CodecError::new("a number has eight bytes"))
 ///     }
@@ -64,13 +66,17 @@ use std::ops::Deref;
 /// BigEndian::encode(&258, &mut output)?;
 /// let bytes = output.into_vec();
 /// assert_eq!(bytes, [0, 0, 0, 0, 0, 0, 1, 2]);
-/// assert_eq!(BigEndian::decode(Input::from(bytes))?, 258);
+/// assert_eq!(BigEndian::decode(&mut Input::from(bytes))?, 258);
 /// # Ok::<(), CodecError>(())
 /// ```
-pub trait Codec<T> {
-    /// The codec's name. It must be the same in both processes, and for every `T`.
+pub trait Codec {
+    /// The codec's name, which must be the same in both processes.
     const NAME: &'static str;
+}
 
+/// How a [`Codec`] writes a `T`.
+#[diagnostic::on_unimplemented(message = "the codec `{Self}` cannot carry `{T}`")]
+pub trait Encode<T>: Codec {
     /// Appends `value` to `output`.
     ///
     /// # Errors
@@ -78,7 +84,7 @@ pub trait Codec<T> {
     /// If the value cannot be encoded. Its call fails, and the value is not sent.
     fn encode(value: &T, output: &mut Output) -> Result<(), CodecError>;
 
-    /// Same as [`encode`](Codec::encode), but takes ownership: a value that consists mostly of
+    /// Same as [`encode`](Encode::encode), but takes ownership: a value that consists mostly of
     /// bytes can [move](Output::push) them instead of copying them. Default: calls `encode`.
     ///
     /// # Errors
@@ -87,14 +93,25 @@ pub trait Codec<T> {
     fn encode_owned(value: T, output: &mut Output) -> Result<(), CodecError> {
         Self::encode(&value, output)
     }
+}
 
-    /// Decodes a value, which must take up the whole input.
+/// How a [`Codec`] reads a `T`, which may borrow from the bytes.
+#[diagnostic::on_unimplemented(message = "the codec `{Self}` cannot carry `{T}`")]
+pub trait Decode<'a, T>: Codec {
+    /// Decodes a value, which must take up the whole input. The bytes come from another process: any may
+    /// come, and those that are no value are an error.
     ///
     /// # Errors
     ///
     /// If the bytes are not a valid encoding. Their call fails.
-    fn decode(input: Input<'_>) -> Result<T, CodecError>;
+    fn decode(input: &'a mut Input<'_>) -> Result<T, CodecError>;
 }
+
+/// [`Encode`] and [`Decode`]: what a codec has to do for each type of a service.
+#[diagnostic::on_unimplemented(message = "the codec `{Self}` cannot carry `{T}`")]
+pub trait Carries<'a, T>: Encode<T> + Decode<'a, T> {}
+
+impl<'a, T, C: Encode<T> + Decode<'a, T>> Carries<'a, T> for C {}
 
 /// Why a value could not be encoded or decoded.
 #[derive(Debug)]
@@ -119,19 +136,11 @@ impl std::error::Error for CodecError {
     }
 }
 
-/// The result of a deserialiser that stops after the value, or at what is wrong with it, and leaves so many
-/// bytes: there must be none after the value.
+/// The error of a deserialiser that has stopped before so many bytes: there must be none after the value.
 #[cfg(any(feature = "cbor", feature = "compact"))]
-fn used_up<T>(result: Result<T, String>, input: &[u8], left: usize) -> Result<T, CodecError> {
-    let message = match result {
-        Ok(value) if left == 0 => return Ok(value),
-        Ok(_) => "the value ends".to_owned(),
-        Err(message) => message,
-    };
-    let (read, len) = (input.len() - left, input.len());
-    Err(CodecError::new(format!(
-        "{message}, after {read} of {len} bytes"
-    )))
+fn stopped(message: &str, len: usize, left: usize) -> CodecError {
+    let read = len - left;
+    CodecError::new(format!("{message}, after {read} of {len} bytes"))
 }
 
 /// The buffer a [`Codec`] writes to. Also an [`io::Write`] that never fails, for serialisers that
@@ -205,13 +214,16 @@ enum Repr<'a> {
 }
 
 impl Input<'_> {
-    /// The bytes as a `Vec`, copied only if they are borrowed or few. Large payloads are moved.
+    /// Takes the bytes as a `Vec`, copied only if they are borrowed or few. Large payloads are moved.
     #[must_use]
-    pub fn into_vec(self) -> Vec<u8> {
-        match self.0 {
-            Repr::Borrowed(bytes) => bytes.to_vec(),
-            Repr::Owned(bytes) => bytes.into_vec(),
-        }
+    pub fn take_vec(&mut self) -> Vec<u8> {
+        self.take().into_small().into_vec()
+    }
+
+    /// The bytes, and leaves none.
+    #[inline(always)]
+    pub(crate) fn take(&mut self) -> Self {
+        Input(std::mem::replace(&mut self.0, Repr::Borrowed(&[])))
     }
 
     #[inline(always)]

@@ -1,17 +1,17 @@
 //! The default codec.
 
-use super::{Codec, CodecError, Input, Output, Strings};
-use crate::BoxError;
-use crate::chain::chain;
+use super::{Codec, CodecError, Decode, Encode, Input, Output, Strings};
 
 /// The codec of octet strings, in the default encoding of `AnyEvent::Fork::RPC`: Perl's
-/// `pack "(w/a*)*"`. An error is sent as its text.
+/// `pack "(w/a*)*"`.
 #[derive(Debug)]
 pub enum Octets {}
 
-impl Codec<Strings> for Octets {
+impl Codec for Octets {
     const NAME: &'static str = "octets";
+}
 
+impl Encode<Strings> for Octets {
     #[inline]
     fn encode(value: &Strings, output: &mut Output) -> Result<(), CodecError> {
         value.encode_to(output.vec());
@@ -27,22 +27,11 @@ impl Codec<Strings> for Octets {
         }
         Ok(())
     }
-
-    #[inline(always)]
-    fn decode(input: Input<'_>) -> Result<Strings, CodecError> {
-        Strings::decode(input)
-    }
 }
 
-impl Codec<BoxError> for Octets {
-    const NAME: &'static str = "octets";
-
-    fn encode(value: &BoxError, output: &mut Output) -> Result<(), CodecError> {
-        output.extend(chain(&**value).as_bytes());
-        Ok(())
-    }
-
-    fn decode(input: Input<'_>) -> Result<BoxError, CodecError> {
-        Ok(String::from_utf8_lossy(&input).into())
+impl Decode<'_, Strings> for Octets {
+    #[inline(always)]
+    fn decode(input: &mut Input<'_>) -> Result<Strings, CodecError> {
+        Strings::decode(input.take())
     }
 }

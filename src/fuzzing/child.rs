@@ -120,10 +120,12 @@ fn session(plain: Option<Plain>, buflen: usize, stream: &Stream, short: bool) ->
                     break;
                 };
                 let step = match step {
-                    Step::Setup { name, strings } => {
-                        OwnedStep::Setup(name.into(), strings.to_vec())
+                    Step::Setup { setup, request } => {
+                        OwnedStep::Setup(setup.name.into(), request.to_vec())
                     }
-                    Step::Run(run) => OwnedStep::Run(run.name.into(), run.buflen, run.max_frame),
+                    Step::Run(run) => {
+                        OwnedStep::Run(run.function.name.into(), run.buflen, run.max_frame)
+                    }
                     Step::Request { id, payload } => OwnedStep::Request(id, payload.to_vec()),
                     Step::Cancel { id } => OwnedStep::Cancel(id),
                 };

@@ -3,8 +3,8 @@ use crate::error::{Phase, Refusal};
 use crate::rpc::{Begun, ChildViolation, Connection, Delivery, QueueLimits, StartRefusal};
 use crate::wire::Plain;
 use crate::wire::{
-    self, Body, Check, Decoder, FrameHead, Framing, LARGE, LONGEST_CONTROL, Payload, Run, TELLING,
-    ToParent, octets,
+    self, Body, Check, Decoder, FrameHead, Framing, FunctionId, LARGE, LONGEST_CONTROL, Payload,
+    Run, TELLING, ToChild, ToParent, octets,
 };
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -104,15 +104,21 @@ impl ParentModel {
         if plain.is_none() {
             let run = Run {
                 protocol: wire::VERSION,
-                name: "f",
-                version: 2,
-                codec: "c",
+                function: FunctionId {
+                    name: "f",
+                    version: 2,
+                    codec: "c",
+                },
                 max_frame: 3,
                 buflen: 4,
             };
-            let setup = ("s".to_owned(), octets::encode(["a", ""]));
-            parent.connection.start(&[setup], run);
-            let setup = octets::encode(["setup", "s", "a", ""]);
+            let setup = ToChild::Setup {
+                setup: run.function,
+                request: b"r",
+            };
+            parent.connection.start([setup], run);
+            let setup = octets::encode(["setup", "f", "2", "c"]);
+            let setup = [&setup[..], b"r"].concat();
             let run = octets::encode(["run", "1", "f", "2", "c", "3", "4"]);
             for payload in [setup, run] {
                 let frame = frame(wire::CONTROL_TO_CHILD, &payload);

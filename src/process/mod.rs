@@ -4,15 +4,18 @@ mod child;
 mod diagnosis;
 mod group;
 mod launch;
+mod setup;
 mod stdio;
 
 pub(crate) use child::{Child, Noted};
 pub use group::Group;
 pub(crate) use launch::Launched;
+pub(crate) use setup::Setup;
 pub use stdio::Stdio;
 pub(crate) use stdio::{Lines, OutputCallback, Tail};
 
-use crate::codec::{Argument, Octets, Output, Strings};
+use crate::codec::Argument;
+use crate::service::{IntoService, Signature};
 use crate::wire::Plain;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -72,8 +75,7 @@ pub struct Process {
     stderr: Stdio,
     group: Group,
     outlive: bool,
-    /// Names and encoded arguments.
-    setups: Vec<(String, Vec<u8>)>,
+    setups: Vec<Setup>,
 }
 
 /// Where in the source of the program a function is called.
@@ -257,13 +259,12 @@ impl Process {
         self
     }
 
-    /// Runs the setup called `name` in the child, with these strings, before it serves. Setups run
-    /// in the order in which they were added. They replace the original's `init`, `eval`, `require`
-    /// and `send_arg`.
+    /// Runs this setup in the child, with this request, before it serves. Setups run in the order in which
+    /// they were added. They replace the original's `init`, `eval`, `require` and `send_arg`.
     ///
     /// A setup that fails, or that the child does not have, is a start error of the kind
-    /// [`Setup`](crate::ErrorKind::Setup), and so is one with a name and strings of more than a
-    /// mebibyte: pass what is long in a request or in a file. Plain peers have no setups: that is an
+    /// [`Setup`](crate::ErrorKind::Setup), and so is a request that cannot be encoded, or that has more
+    /// than a mebibyte: pass what is long in a call or in a file. Plain peers have no setups: that is an
     /// error of the kind [`Unsupported`](crate::ErrorKind::Unsupported).
     ///
     /// # Examples
@@ -276,16 +277,13 @@ impl Process {
     /// assert_eq!(error.kind(), ErrorKind::Unsupported);
     /// assert!(error.to_string().contains("setup()"));
     /// ```
-    pub fn setup(
+    pub fn setup<'r, S: IntoService>(
         mut self,
-        name: impl Into<String>,
-        strings: impl Argument<Strings, Octets>,
+        service: S,
+        request: impl Argument<<S::Service as Signature>::Request<'r>, <S::Service as Signature>::Codec>,
     ) -> Self {
-        let mut output = Output::default();
-        strings
-            .encode_to(&mut output)
-            .expect("octet strings can always be encoded");
-        self.setups.push((name.into(), output.into_vec()));
+        self.setups
+            .push(Setup::new(&service.into_service(), request));
         self
     }
 
@@ -320,8 +318,8 @@ impl Process {
         }
     }
 
-    /// The setups in order: names and encoded arguments.
-    pub(crate) fn setups(&self) -> &[(String, Vec<u8>)] {
+    /// The setups in order.
+    pub(crate) fn setups(&self) -> &[Setup] {
         &self.setups
     }
 

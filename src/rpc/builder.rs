@@ -1,13 +1,13 @@
 //! Options of a handle, and its start.
 
-use super::driver::{OnEvent, TypedOnEvent};
 use super::handle::Rpc;
 use super::reactor::Reactor;
-use super::start::{FunctionId, StartOptions};
-use crate::codec::Codec;
+use super::start::StartOptions;
+use crate::codec::{Codec, Strings};
 use crate::error::Error;
 use crate::process::Process;
-use crate::service::Service;
+use crate::service::{IntoService, Name, Signature};
+use crate::wire::FunctionId;
 use std::fmt;
 use std::time::Duration;
 
@@ -17,13 +17,12 @@ use std::time::Duration;
 /// them. A panic of one is reported by the panic hook, and has no other effect. Methods that wait
 /// refuse to do so in a callback.
 #[must_use = "nothing is started before start()"]
-pub struct RpcBuilder<S: Service> {
+pub struct RpcBuilder<S: Signature = Name> {
     service: S,
-    on_event: Option<Box<dyn FnMut(S::Event) + Send>>,
     options: StartOptions,
 }
 
-impl<S: Service> fmt::Debug for RpcBuilder<S> {
+impl<S: Signature> fmt::Debug for RpcBuilder<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RpcBuilder")
             .field("process", &self.options.process)
@@ -35,24 +34,25 @@ impl<S: Service> fmt::Debug for RpcBuilder<S> {
 impl Process {
     /// A handle to a new child that serves this function, once it is
     /// [started](RpcBuilder::start).
-    pub fn rpc<S: Service>(&self, service: S) -> RpcBuilder<S> {
+    pub fn rpc<S: IntoService>(&self, service: S) -> RpcBuilder<S::Service> {
         RpcBuilder {
-            service,
-            on_event: None,
+            service: service.into_service(),
             options: StartOptions::new(self.clone()),
         }
     }
 }
 
-impl<S: Service> RpcBuilder<S> {
-    /// Handles the events that the child sends, in the order in which it made them and its replies.
+impl<S: Signature> RpcBuilder<S> {
+    /// Handles the events that the child sends, in the order in which it made them and its replies,
+    /// whatever function they come from.
     ///
-    /// Without [`on_error`](RpcBuilder::on_error) it also gets the error that ended the child, in the
-    /// form that [`Service::error_event`] gives it: for octet strings `["error", message]`.
+    /// Without [`on_error`](RpcBuilder::on_error) it also gets the error that ended the child, as the
+    /// strings `error` and the message.
     ///
-    /// Default: none. Then an event is an error, and ends the child.
-    pub fn on_event(mut self, callback: impl FnMut(S::Event) + Send + 'static) -> Self {
-        self.on_event = Some(Box::new(callback));
+    /// Default: none. Events are dropped then, and the first is reported to the log, or to standard error
+    /// if the feature `log` is off.
+    pub fn on_event(mut self, callback: impl FnMut(Strings) + Send + 'static) -> Self {
+        self.options.handlers.on_event = Some(Box::new(callback));
         self
     }
 
@@ -62,13 +62,13 @@ impl<S: Service> RpcBuilder<S> {
     /// Default: the error goes to `on_event`, without that to the log, or to standard error if the
     /// feature `log` is off.
     pub fn on_error(mut self, callback: impl FnOnce(Error) + Send + 'static) -> Self {
-        self.options.on_error = Some(Box::new(callback));
+        self.options.handlers.on_error = Some(Box::new(callback));
         self
     }
 
     /// Called when the handle is gone, all calls have ended and the child has exited cleanly.
     pub fn on_destroy(mut self, callback: impl FnOnce() + Send + 'static) -> Self {
-        self.options.on_destroy = Some(Box::new(callback));
+        self.options.handlers.on_destroy = Some(Box::new(callback));
         self
     }
 
@@ -168,20 +168,13 @@ impl<S: Service> RpcBuilder<S> {
     /// [`ErrorKind::Forked`]: crate::ErrorKind::Forked
     /// [`ErrorKind::Io`]: crate::ErrorKind::Io
     pub fn start(self) -> Result<Rpc<S>, Error> {
-        let RpcBuilder {
-            service,
-            on_event,
-            options,
-        } = self;
-        let on_event = on_event.map(|callback| {
-            Box::new(TypedOnEvent::new(service.clone(), callback)) as Box<dyn OnEvent>
-        });
+        let RpcBuilder { service, options } = self;
         let function = FunctionId {
             name: service.name(),
             version: service.version(),
-            codec: <S::Codec as Codec<S::Request>>::NAME,
+            codec: S::Codec::NAME,
         };
-        let handle = options.start(&function, on_event)?;
+        let handle = options.start(function)?;
         Ok(Rpc::new(handle, service))
     }
 }

@@ -4,12 +4,12 @@ use super::callback::{guard, in_callback};
 use super::handle::Handle;
 use super::link::{
     Answer, AnswerWait, CallOptions, Completion, Ended, Fill, Link, Outcome, ProgressCallback,
-    Slot, SubmittedCall, Then, codec_panicked, decode,
+    Slot, SubmittedCall, Then, codec_panicked,
 };
-use crate::codec::{Argument, CodecError, Input, Scratch};
+use crate::codec::{Argument, CodecError, Decode, Input, Scratch};
 use crate::deadlines::after;
 use crate::error::{CallError, Refusal};
-use crate::service::Service;
+use crate::service::{Name, Signature};
 use crate::unwind;
 use std::fmt;
 use std::marker::PhantomData;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// A call that is being made: what [`Rpc::call`](crate::Rpc::call) returns. If it is dropped, nothing
 /// is sent.
 #[must_use = "nothing is sent before then(), wait() or start()"]
-pub struct Call<'a, S: Service> {
+pub struct Call<'a, S: Signature = Name> {
     handle: &'a Handle,
     request: Scratch,
     /// Why the request could not be encoded.
@@ -31,7 +31,7 @@ pub struct Call<'a, S: Service> {
     service: PhantomData<fn(S)>,
 }
 
-impl<S: Service> fmt::Debug for Call<'_, S> {
+impl<S: Signature> fmt::Debug for Call<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Call")
             .field("bytes", &self.request.len())
@@ -40,10 +40,10 @@ impl<S: Service> fmt::Debug for Call<'_, S> {
     }
 }
 
-impl<'a, S: Service> Call<'a, S> {
-    pub(super) fn new(
+impl<'a, S: Signature> Call<'a, S> {
+    pub(super) fn new<'r>(
         handle: &'a Handle,
-        request: impl Argument<S::Request, S::Codec>,
+        request: impl Argument<S::Request<'r>, S::Codec>,
         may_wait: bool,
     ) -> Self {
         let mut output = Scratch::take();
@@ -95,9 +95,13 @@ impl<'a, S: Service> Call<'a, S> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn on_progress(mut self, mut callback: impl FnMut(S::Progress) + Send + 'static) -> Self {
-        self.progress = Some(Arc::new(Mutex::new(move |payload: Input<'_>| {
-            if let Ok(progress) = decode::<S::Codec, S::Progress>(payload) {
+    pub fn on_progress(mut self, mut callback: impl FnMut(S::Progress) + Send + 'static) -> Self
+    where
+        S::Codec: for<'d> Decode<'d, S::Progress>,
+    {
+        self.progress = Some(Arc::new(Mutex::new(move |mut payload: Input<'_>| {
+            let progress = unwind::catch(|| S::Codec::decode(&mut payload));
+            if let Some(Ok(progress)) = progress {
                 callback(progress);
             }
         })));
@@ -221,7 +225,7 @@ const REFUSED: u32 = 0;
 /// A call that was started, whose outcome is taken later. If this is dropped, the outcome is lost but
 /// the call continues, unless it was made with [`cancel_on_drop`](Call::cancel_on_drop).
 #[must_use = "dropped, the call's outcome is lost; use then() if it is not wanted"]
-pub struct Pending<S: Service = &'static str> {
+pub struct Pending<S: Signature = Name> {
     slot: Arc<Slot>,
     link: Arc<Link>,
     id: u32,
@@ -232,7 +236,7 @@ pub struct Pending<S: Service = &'static str> {
     service: PhantomData<fn() -> S>,
 }
 
-impl<S: Service> Drop for Pending<S> {
+impl<S: Signature> Drop for Pending<S> {
     fn drop(&mut self) {
         if self.cancel_on_drop && !self.taken {
             self.link.cancel(self.id);
@@ -240,7 +244,7 @@ impl<S: Service> Drop for Pending<S> {
     }
 }
 
-impl<S: Service> fmt::Debug for Pending<S> {
+impl<S: Signature> fmt::Debug for Pending<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Pending")
             .field("taken", &self.taken)
@@ -248,7 +252,7 @@ impl<S: Service> fmt::Debug for Pending<S> {
     }
 }
 
-impl<S: Service> Pending<S> {
+impl<S: Signature> Pending<S> {
     /// Waits for the outcome. The callbacks of everything that came before the reply have returned
     /// by then.
     ///

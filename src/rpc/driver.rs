@@ -8,14 +8,13 @@ mod process_watch;
 
 use super::callback::{drop_guarded, guard};
 use super::link::{
-    Answer, BorrowedAnswer, Completion, Ended, Link, ProgressCallback, Reader, codec_panicked,
-    input,
+    Answer, BorrowedAnswer, Completion, Ended, Link, ProgressCallback, Reader, input,
 };
 use super::log;
 use super::reactor::{EventHandler, Source, poll_key};
 use super::state::{Begun, ChildViolation, Delivery, Exit, Life, Signal, Verdict};
 use crate::chain::chain;
-use crate::codec::Input;
+use crate::codec::{Input, Strings};
 use crate::copies;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::{Child, Noted, OutputCallback};
@@ -31,7 +30,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(super) use handlers::{Handlers, OnEvent, TypedOnEvent};
+pub(super) use handlers::Handlers;
 
 /// How often one descriptor is read before others have their turn.
 const READS: usize = 16;
@@ -560,31 +559,25 @@ impl Driver {
 
     /// Hands out an event, and those that follow it in the buffer.
     fn hand_out_events(&mut self, decoder: &mut Decoder, first: Payload, now: Instant) {
+        let pid = self.pid();
         let Driver { handlers, life, .. } = self;
-        let on_event = handlers.as_mut().and_then(|all| all.on_event.as_mut());
-        let Some(on_event) = on_event else {
-            let message = "the child sent an event, and there is no on_event() to handle it";
-            return life.fail(ErrorKind::UnhandledEvent, message, now);
-        };
+        let handlers = handlers.as_mut().expect("present until the end");
         let mut next = Some(first);
-        let mut result = Ok(());
-        while result.is_ok() && next.is_some() {
+        let mut malformed = None;
+        while next.is_some() && malformed.is_none() {
             guard(|| {
                 while let Some(payload) = next.take() {
                     // Before the callback, which may panic.
                     let following = decoder.next_if(|id| id == wire::EVENT);
                     next = following.map(|(_, at)| Payload::At(at));
-                    result = on_event.event(input(decoder, payload));
-                    if result.is_err() {
-                        return;
+                    match Strings::decode(input(decoder, payload)) {
+                        Ok(event) => handlers.event(event, pid),
+                        Err(error) => return malformed = Some(error),
                     }
                 }
             });
-            if result.is_ok() && on_event.is_decoding() {
-                result = Err(codec_panicked());
-            }
         }
-        if let Err(error) = result {
+        if let Some(error) = malformed {
             let message = format!("an event from the child is malformed: {}", chain(&error));
             life.fail(ErrorKind::Protocol, message, now);
         }

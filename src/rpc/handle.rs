@@ -7,7 +7,7 @@ use crate::codec::Argument;
 use crate::deadlines::after;
 use crate::error::Error;
 use crate::process::Child;
-use crate::service::Service;
+use crate::service::{Name, Signature};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -44,7 +44,7 @@ use std::time::{Duration, Instant};
 /// # Ok(())
 /// # }
 /// ```
-pub struct Rpc<S: Service = &'static str> {
+pub struct Rpc<S: Signature = Name> {
     handle: Arc<Handle>,
     service: S,
 }
@@ -77,7 +77,7 @@ impl Drop for Handle {
     }
 }
 
-impl<S: Service> Clone for Rpc<S> {
+impl<S: Signature> Clone for Rpc<S> {
     fn clone(&self) -> Self {
         Rpc {
             handle: Arc::clone(&self.handle),
@@ -86,7 +86,7 @@ impl<S: Service> Clone for Rpc<S> {
     }
 }
 
-impl<S: Service> fmt::Debug for Rpc<S> {
+impl<S: Signature> fmt::Debug for Rpc<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rpc")
             .field("service", &self.service.name())
@@ -95,7 +95,7 @@ impl<S: Service> fmt::Debug for Rpc<S> {
     }
 }
 
-impl<S: Service> Rpc<S> {
+impl<S: Signature> Rpc<S> {
     pub(super) fn new(handle: Handle, service: S) -> Self {
         let handle = Arc::new(handle);
         Rpc { handle, service }
@@ -105,13 +105,13 @@ impl<S: Service> Rpc<S> {
     /// [`start`](Call::start), which wait if the queue is [full](crate::RpcBuilder::max_queue).
     ///
     /// The request is encoded here, and need not live longer.
-    pub fn call(&self, request: impl Argument<S::Request, S::Codec>) -> Call<'_, S> {
+    pub fn call<'r>(&self, request: impl Argument<S::Request<'r>, S::Codec>) -> Call<'_, S> {
         Call::new(&self.handle, request, true)
     }
 
     /// As [`call`](Rpc::call), but if the queue is full, the call ends with
     /// [`Refusal::Full`](crate::Refusal::Full).
-    pub fn try_call(&self, request: impl Argument<S::Request, S::Codec>) -> Call<'_, S> {
+    pub fn try_call<'r>(&self, request: impl Argument<S::Request<'r>, S::Codec>) -> Call<'_, S> {
         Call::new(&self.handle, request, false)
     }
 

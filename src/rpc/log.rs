@@ -1,16 +1,16 @@
 //! What goes to the program's log, or to standard error if it has none.
 
-use crate::error::Error;
+use std::fmt::Display;
 
 /// Reports an error that the program handles in no other way.
 #[cfg(feature = "log")]
-pub(super) fn error(error: &Error) {
+pub(super) fn error(error: impl Display) {
     log::error!(target: "offspring", "{error}");
 }
 
 /// Reports an error that the program handles in no other way.
 #[cfg(not(feature = "log"))]
-pub(super) fn error(error: &Error) {
+pub(super) fn error(error: impl Display) {
     crate::stderr::print(format_args!("offspring: {error}"));
 }
 

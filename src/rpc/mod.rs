@@ -31,6 +31,7 @@ mod state;
 pub use builder::RpcBuilder;
 pub use call::{Call, Pending};
 pub use handle::Rpc;
+pub use link::Outcome;
 pub use reactor::Reactor;
 pub use state::{Exit, StopStage};
 

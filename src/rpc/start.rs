@@ -1,14 +1,14 @@
 //! The start of a child with the options of its handle, below the codec.
 
-use super::driver::{CapturedOutput, Driver, Handlers, OnEvent};
+use super::driver::{CapturedOutput, Driver, Handlers};
 use super::handle::Handle;
 use super::link::{Link, Reader};
 use super::reactor::{Core, Reactor};
 use super::state::{Connection, Life, QueueLimits, StartBy};
 use crate::deadlines::after;
 use crate::error::{Error, ErrorKind};
-use crate::process::{Launched, Process};
-use crate::wire::{self, Decoder, Framing, ToChild, truncate};
+use crate::process::{Launched, Process, Setup};
+use crate::wire::{self, Decoder, Framing, FunctionId, ToChild, truncate};
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,8 +16,7 @@ use std::time::{Duration, Instant};
 /// The options that do not depend on the types of the function: see [`RpcBuilder`](super::RpcBuilder).
 pub(super) struct StartOptions {
     pub(super) process: Process,
-    pub(super) on_error: Option<Box<dyn FnOnce(Error) + Send>>,
-    pub(super) on_destroy: Option<Box<dyn FnOnce() + Send>>,
+    pub(super) handlers: Handlers,
     pub(super) start_timeout: Duration,
     pub(super) call_timeout: Option<Duration>,
     pub(super) grace: Duration,
@@ -29,20 +28,12 @@ pub(super) struct StartOptions {
     pub(super) reactor: Option<Reactor>,
 }
 
-/// What a child's table must have.
-pub(super) struct FunctionId<'a> {
-    pub(super) name: &'a str,
-    pub(super) version: u32,
-    pub(super) codec: &'a str,
-}
-
 impl StartOptions {
     /// The default options.
     pub(super) fn new(process: Process) -> Self {
         StartOptions {
             process,
-            on_error: None,
-            on_destroy: None,
+            handlers: Handlers::default(),
             start_timeout: Duration::from_secs(10),
             call_timeout: None,
             grace: Duration::from_secs(5),
@@ -56,11 +47,7 @@ impl StartOptions {
     }
 
     /// Starts the child. Not generic: a program has one of these, whatever it calls.
-    pub(super) fn start(
-        self,
-        function: &FunctionId<'_>,
-        on_event: Option<Box<dyn OnEvent>>,
-    ) -> Result<Handle, Error> {
+    pub(super) fn start(self, function: FunctionId<'_>) -> Result<Handle, Error> {
         let io_error =
             |error| Error::new(ErrorKind::Io, format!("cannot start a reactor: {error}"));
         let core = match &self.reactor {
@@ -76,9 +63,7 @@ impl StartOptions {
         let max_frame = self.max_frame;
         let run = wire::Run {
             protocol: wire::VERSION,
-            name: function.name,
-            version: function.version,
-            codec: function.codec,
+            function,
             max_frame: max_frame as u32,
             buflen: self.buflen_req.min(u32::MAX as usize) as u32,
         };
@@ -115,11 +100,7 @@ impl StartOptions {
                 .as_ref()
                 .is_some_and(|(_, callback)| callback.is_some())
         };
-        let has_callbacks = on_event.is_some()
-            || self.on_error.is_some()
-            || self.on_destroy.is_some()
-            || has_callback(&stdout)
-            || has_callback(&stderr);
+        let has_callbacks = self.handlers.any() || has_callback(&stdout) || has_callback(&stderr);
         let on_reactor = Arc::clone(&core);
         let link = Link::new(connection, reader, rewatch_delay, socket, child, on_reactor);
         let link = Arc::new(link);
@@ -127,12 +108,7 @@ impl StartOptions {
             link.start(self.process.setups(), run);
         }
         let abandon = Abandon(&link);
-        let handlers = Handlers {
-            on_event,
-            on_error: self.on_error,
-            on_destroy: self.on_destroy,
-        };
-        let added = Driver::new(Arc::clone(&link), handlers, life, stdout, stderr)
+        let added = Driver::new(Arc::clone(&link), self.handlers, life, stdout, stderr)
             .and_then(|driver| core.add(Box::new(driver)));
         added.map_err(io_error)?;
         mem::forget(abandon);
@@ -141,18 +117,22 @@ impl StartOptions {
 }
 
 /// Refuses what a child would not take, as it is too long.
-fn check_lengths(setups: &[(String, Vec<u8>)], run: &wire::Run<'_>) -> Result<(), Error> {
-    for (name, strings) in setups {
-        if !(ToChild::Setup { name, strings }).fits() {
-            let name = truncate(name, 100);
+fn check_lengths(setups: &[Setup], run: &wire::Run<'_>) -> Result<(), Error> {
+    for setup in setups {
+        let name = truncate(setup.name(), 100);
+        if let Err(error) = setup.encoded() {
+            let message = format!("the request of the setup `{name}` cannot be encoded: {error}");
+            return Err(Error::new(ErrorKind::Setup, message));
+        }
+        if !setup.message().fits() {
             let message = format!(
-                "the strings of the setup `{name}` have more than a mebibyte; pass what is long in a \
-                 request or in a file"
+                "the request of the setup `{name}` has more than a mebibyte; pass what is long in a call \
+                 or in a file"
             );
             return Err(Error::new(ErrorKind::Setup, message));
         }
     }
-    if !ToChild::Run(run.clone()).fits() {
+    if !ToChild::Run(*run).fits() {
         let message = "the function's name has more than a mebibyte";
         return Err(Error::new(ErrorKind::NoFunction, message));
     }

@@ -35,25 +35,47 @@ pub(crate) const REFUSED_VERSION: &str = "version";
 /// Messages from a parent to its child, other than requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ToChild<'a> {
-    /// Run the named setup with the octet strings that follow, still encoded.
-    Setup { name: &'a str, strings: &'a [u8] },
+    /// Run a setup with this request, which its codec has encoded.
+    Setup {
+        setup: FunctionId<'a>,
+        request: &'a [u8],
+    },
     /// Serve a function from now on.
     Run(Run<'a>),
     /// The answer to this request is no longer wanted.
     Cancel { id: u32 },
 }
 
-/// Which function a child should serve, and how.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Run<'a> {
-    /// The parent's [`VERSION`].
-    pub(crate) protocol: u32,
-    /// The function's name.
+/// What a function or setup must be, in the table of the other side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FunctionId<'a> {
     pub(crate) name: &'a str,
-    /// The version of the function's service.
+    /// The version of its types.
     pub(crate) version: u32,
     /// The name of the codec of its payloads.
     pub(crate) codec: &'a str,
+}
+
+impl<'a> FunctionId<'a> {
+    fn decode(fields: &mut Fields<'a>) -> Result<Self, ControlError> {
+        Ok(FunctionId {
+            name: fields.text("function name")?,
+            version: fields.number("service version")?,
+            codec: fields.text("codec")?,
+        })
+    }
+
+    fn len(&self) -> usize {
+        self.name.len().saturating_add(self.codec.len())
+    }
+}
+
+/// Which function a child should serve, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Run<'a> {
+    /// The parent's [`VERSION`].
+    pub(crate) protocol: u32,
+    pub(crate) function: FunctionId<'a>,
     /// The longest payload either side may send.
     pub(crate) max_frame: u32,
     /// The initial size of the child's read buffer.
@@ -64,17 +86,18 @@ impl<'a> ToChild<'a> {
     /// The payload of the control frame.
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            ToChild::Setup { name, strings } => {
-                let mut out = octets::encode(["setup", name]);
-                out.extend_from_slice(strings);
+            ToChild::Setup { setup, request } => {
+                let version = setup.version.to_string();
+                let mut out = octets::encode(["setup", setup.name, &version, setup.codec]);
+                out.extend_from_slice(request);
                 out
             }
             ToChild::Run(run) => octets::encode([
                 "run",
                 &run.protocol.to_string(),
-                run.name,
-                &run.version.to_string(),
-                run.codec,
+                run.function.name,
+                &run.function.version.to_string(),
+                run.function.codec,
                 &run.max_frame.to_string(),
                 &run.buflen.to_string(),
             ]),
@@ -87,8 +110,8 @@ impl<'a> ToChild<'a> {
         // The verb, the numbers, and the lengths of the strings take less.
         const REST: usize = 256;
         let len = match self {
-            ToChild::Setup { name, strings } => name.len().saturating_add(strings.len()),
-            ToChild::Run(run) => run.name.len().saturating_add(run.codec.len()),
+            ToChild::Setup { setup, request } => setup.len().saturating_add(request.len()),
+            ToChild::Run(run) => run.function.len(),
             ToChild::Cancel { .. } => 0,
         };
         len <= LONGEST_SETUP - REST
@@ -99,16 +122,13 @@ impl<'a> ToChild<'a> {
         let mut fields = Fields(octets::iter(payload));
         match fields.text("verb")? {
             "setup" => {
-                let name = fields.text("setup name")?;
-                let strings = fields.rest(payload);
-                fields.0.try_for_each(|string| string.map(drop))?;
-                Ok(ToChild::Setup { name, strings })
+                let setup = FunctionId::decode(&mut fields)?;
+                let request = fields.rest(payload);
+                Ok(ToChild::Setup { setup, request })
             }
             "run" => Ok(ToChild::Run(Run {
                 protocol: fields.number("protocol version")?,
-                name: fields.text("function name")?,
-                version: fields.number("service version")?,
-                codec: fields.text("codec")?,
+                function: FunctionId::decode(&mut fields)?,
                 max_frame: fields.number("max_frame")?,
                 buflen: fields.number("buflen")?,
             })),
@@ -357,19 +377,20 @@ mod tests {
 
     #[test]
     fn messages_round_trip() {
-        let strings = octets::encode(["a", ""]);
         let run = Run {
             protocol: 1,
-            name: "f",
-            version: 7,
-            codec: "octets",
+            function: FunctionId {
+                name: "f",
+                version: 7,
+                codec: "octets",
+            },
             max_frame: 9,
             buflen: 10,
         };
         for message in [
             ToChild::Setup {
-                name: "s",
-                strings: &strings,
+                setup: run.function,
+                request: b"\xff",
             },
             ToChild::Run(run),
             ToChild::Cancel { id: 7 },
@@ -394,20 +415,27 @@ mod tests {
     #[test]
     fn what_comes_before_ready_fits_into_its_limit() {
         let strings = vec![0; LONGEST_SETUP];
-        let setup = |len| ToChild::Setup {
+        let id = FunctionId {
             name: "s",
-            strings: &strings[..len],
+            version: u32::MAX,
+            codec: "codec",
         };
-        let longest = setup(LONGEST_SETUP - 257);
+        let setup = |len| ToChild::Setup {
+            setup: id,
+            request: &strings[..len],
+        };
+        let longest = setup(LONGEST_SETUP - 262);
         assert!(longest.fits() && longest.encode().len() <= LONGEST_SETUP);
-        assert!(!setup(LONGEST_SETUP - 256).fits());
+        assert!(!setup(LONGEST_SETUP - 261).fits());
         let name = "x".repeat(LONGEST_SETUP);
         let run = |name| {
             ToChild::Run(Run {
                 protocol: u32::MAX,
-                name,
-                version: u32::MAX,
-                codec: "codec",
+                function: FunctionId {
+                    name,
+                    version: u32::MAX,
+                    codec: "codec",
+                },
                 max_frame: u32::MAX,
                 buflen: u32::MAX,
             })

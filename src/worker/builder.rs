@@ -5,11 +5,10 @@ use super::event_loop::Loop;
 use super::serve;
 use super::server::Options;
 use super::table::Table;
-use crate::codec::{Argument, Strings};
-use crate::error::BoxError;
+use crate::codec::{Codec, Replies};
 use crate::process::{Place, Process};
-use crate::service::Service;
-use crate::wire::Plain;
+use crate::service::{IntoService, Signature};
+use crate::wire::{FunctionId, Plain};
 use crate::{stderr, sys};
 use std::fmt;
 use std::panic::Location;
@@ -104,18 +103,21 @@ impl Worker {
     }
 
     /// Adds a setup. A child runs it before it serves if the parent asks for it with
-    /// [`Process::setup`], and passes it the strings given there. A setup that fails or panics is a
-    /// start error with its message.
+    /// [`Process::setup`], with the request given there. A setup that fails or panics is a start error
+    /// with its message.
     ///
     /// # Panics
     ///
     /// If there is a setup of that name.
-    pub fn setup(
-        mut self,
-        name: impl Into<String>,
-        setup: impl FnMut(Strings) -> Result<(), BoxError> + 'static,
-    ) -> Self {
-        self.table.add_setup(name.into(), setup);
+    pub fn setup<S, F>(mut self, service: S, setup: F) -> Self
+    where
+        S: IntoService,
+        F: FnMut(
+                <S::Service as Signature>::Request<'_>,
+            ) -> Result<(), <S::Service as Signature>::Error>
+            + 'static,
+    {
+        self.table.add_setup(&service.into_service(), setup);
         self
     }
 
@@ -132,11 +134,15 @@ impl Worker {
     /// If there is a function of that name.
     pub fn function<S, F, R>(mut self, service: S, function: F) -> Self
     where
-        S: Service,
-        F: FnMut(S::Request, &Caller<S>) -> Result<R, S::Error> + 'static,
-        R: Argument<S::Reply, S::Codec>,
+        S: IntoService,
+        F: FnMut(
+                <S::Service as Signature>::Request<'_>,
+                &Caller<S::Service>,
+            ) -> Result<R, <S::Service as Signature>::Error>
+            + 'static,
+        <S::Service as Signature>::Codec: Replies<<S::Service as Signature>::Reply, R>,
     {
-        self.table.add_function(service, function);
+        self.table.add_function(&service.into_service(), function);
         self
     }
 
@@ -158,7 +164,7 @@ impl Worker {
     /// let me = offspring::Worker::new()
     ///     .deferred("sleep", |request, caller, events| match request.to_string().parse() {
     ///         Ok(ms) => drop(events.after(Duration::from_millis(ms), |_| caller.reply("good morning"))),
-    ///         Err(_) => caller.fail("for how many milliseconds?".into()),
+    ///         Err(_) => caller.fail("for how many milliseconds?"),
     ///     })
     ///     .run();
     /// let rpc = me.rpc("sleep").start()?;
@@ -171,10 +177,10 @@ impl Worker {
     /// ```
     pub fn deferred<S, F>(mut self, service: S, function: F) -> Self
     where
-        S: Service,
-        F: FnMut(S::Request, Caller<S>, &Loop) + 'static,
+        S: IntoService,
+        F: FnMut(<S::Service as Signature>::Request<'_>, Caller<S::Service>, &Loop) + 'static,
     {
-        self.table.add_deferred(service, function);
+        self.table.add_deferred(&service.into_service(), function);
         self
     }
 
@@ -211,11 +217,17 @@ impl Worker {
     /// ```
     pub fn threaded<S, F, R>(mut self, service: S, function: F) -> Self
     where
-        S: Service,
-        F: Fn(S::Request, &Caller<S>) -> Result<R, S::Error> + Send + Sync + 'static,
-        R: Argument<S::Reply, S::Codec>,
+        S: IntoService,
+        F: Fn(
+                <S::Service as Signature>::Request<'_>,
+                &Caller<S::Service>,
+            ) -> Result<R, <S::Service as Signature>::Error>
+            + Send
+            + Sync
+            + 'static,
+        <S::Service as Signature>::Codec: Replies<<S::Service as Signature>::Reply, R>,
     {
-        self.table.add_threaded(service, function);
+        self.table.add_threaded(&service.into_service(), function);
         self
     }
 
@@ -427,9 +439,15 @@ impl Worker {
     ///
     /// # Panics
     ///
-    /// If there is no function of that name.
-    pub fn serve_plain(self, name: &str, plain: Plain) -> ! {
-        serve::serve_plain(self.table, self.options, name, plain)
+    /// If there is no such function.
+    pub fn serve_plain<S: IntoService>(self, service: S, plain: Plain) -> ! {
+        let service = service.into_service();
+        let function = FunctionId {
+            name: service.name(),
+            version: service.version(),
+            codec: <S::Service as Signature>::Codec::NAME,
+        };
+        serve::serve_plain(self.table, self.options, &function, plain)
     }
 
     fn run_or(self, place: Place, parent: impl FnOnce(Place) -> Process) -> Process {

@@ -4,11 +4,9 @@ use super::hub::Hub;
 use super::panics;
 use super::returning_child::read_if_asked;
 use crate::chain::chain;
-use crate::codec::{Argument, Codec, CodecError, Input, Output};
-use crate::error::BoxError;
-use crate::service::Service;
+use crate::codec::{Argument, CodecError, Decode, Input, Octets, Output, Replies, Strings};
+use crate::service::{Errors, Name, Signature};
 use crate::wire::Failure;
-use std::any::Any;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
@@ -42,42 +40,55 @@ use std::mem;
 /// # Ok(())
 /// # }
 /// ```
-pub struct Caller<S: Service = &'static str> {
-    parent: Parent<S>,
+pub struct Caller<S: Signature = Name> {
+    parent: Parent,
     id: u32,
+    service: PhantomData<fn(S)>,
 }
 
-impl<S: Service> fmt::Debug for Caller<S> {
+impl<S: Signature> fmt::Debug for Caller<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Caller").field("id", &self.id).finish()
     }
 }
 
-impl<S: Service> Caller<S> {
+impl<S: Signature> Caller<S> {
     #[inline]
     pub(super) fn new(hub: &'static Hub, id: u32) -> Self {
         Caller {
-            parent: Parent {
-                hub,
-                service: PhantomData,
-            },
+            parent: Parent { hub },
             id,
+            service: PhantomData,
         }
     }
 
     /// Decodes the request, and answers the call with what the function returns.
     #[inline]
-    pub(super) fn answer_with<R: Argument<S::Reply, S::Codec>>(
+    pub(super) fn answer_with<R>(
         self,
-        request: Input<'_>,
-        function: impl FnOnce(S::Request, &Self) -> Result<R, S::Error>,
-    ) {
-        match S::Codec::decode(request) {
+        mut request: Input<'_>,
+        function: impl FnOnce(S::Request<'_>, &Self) -> Result<R, S::Error>,
+    ) where
+        S::Codec: Replies<S::Reply, R>,
+    {
+        match S::Codec::decode(&mut request) {
             Ok(request) => {
                 let result = function(request, &self);
-                self.answer(result);
+                self.answer_returned(result);
             }
             Err(error) => self.reject_request(&error),
+        }
+    }
+
+    /// Answers the call with what a function has returned.
+    #[inline]
+    pub(super) fn answer_returned<R>(self, result: Result<R, S::Error>)
+    where
+        S::Codec: Replies<S::Reply, R>,
+    {
+        match result {
+            Ok(reply) => self.reply_with(|output| S::Codec::encode_reply(reply, output)),
+            Err(error) => self.fail_as(&error),
         }
     }
 
@@ -88,14 +99,18 @@ impl<S: Service> Caller<S> {
 
     /// Answers the call.
     pub fn reply(self, reply: impl Argument<S::Reply, S::Codec>) {
-        let hub = self.parent.hub;
-        match hub.reply(self.id, |output| reply.encode_to(output)) {
+        self.reply_with(|output| reply.encode_to(output));
+    }
+
+    #[inline]
+    fn reply_with(self, fill: impl FnOnce(&mut Output) -> Result<(), CodecError>) {
+        match self.parent.hub.reply(self.id, fill) {
             Ok(()) => mem::forget(self),
             Err(failure) => self.fail_with(&failure),
         }
     }
 
-    /// Answers the call with an error. A [`BoxError`] arrives as text that includes its sources, as in
+    /// Answers the call with an error. A [`BoxError`](crate::BoxError) arrives as text that includes its sources, as in
     /// `cannot read the configuration: permission denied`: at most 16, and 8 KiB of them.
     ///
     /// # Examples
@@ -122,7 +137,7 @@ impl<S: Service> Caller<S> {
     /// # fn main() -> Result<(), BoxError> {
     /// let me = offspring::Worker::new()
     ///     .deferred("read", |_request, caller, _events| {
-    ///         caller.fail(NoConfiguration(io::Error::other("permission denied")).into());
+    ///         caller.fail(NoConfiguration(io::Error::other("permission denied")));
     ///     })
     ///     .run();
     /// let error = me.rpc("read").start()?.call(()).wait().unwrap_err();
@@ -130,15 +145,14 @@ impl<S: Service> Caller<S> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn fail(self, error: S::Error) {
-        let any: &dyn Any = &error;
-        let message = match any.downcast_ref::<BoxError>() {
-            Some(error) => chain(&**error),
-            // How `anyhow` and others show sources.
-            None => format!("{error:#}"),
-        };
+    pub fn fail(self, error: impl Into<S::Error>) {
+        self.fail_as(&error.into());
+    }
+
+    fn fail_as(self, error: &S::Error) {
+        let message = S::Errors::message(error);
         let mut output = Output::default();
-        let failure = match S::Codec::encode(&error, &mut output) {
+        let failure = match S::Errors::encode(error, &mut output) {
             Ok(()) => Failure::Error {
                 message,
                 encoded: output.into_vec(),
@@ -149,7 +163,7 @@ impl<S: Service> Caller<S> {
     }
 
     /// Answers the call with the result of a fallible operation.
-    pub fn answer(self, result: Result<impl Argument<S::Reply, S::Codec>, S::Error>) {
+    pub fn answer(self, result: Result<impl Argument<S::Reply, S::Codec>, impl Into<S::Error>>) {
         match result {
             Ok(reply) => self.reply(reply),
             Err(error) => self.fail(error),
@@ -162,7 +176,7 @@ impl<S: Service> Caller<S> {
     ///
     /// # Panics
     ///
-    /// Same as [`event`](Caller::event).
+    /// Same as [`event`](Caller::event), or if it cannot be encoded.
     #[track_caller]
     pub fn progress(&self, progress: impl Argument<S::Progress, S::Codec>) {
         self.parent.hub.progress::<S>(self.id, progress);
@@ -172,10 +186,10 @@ impl<S: Service> Caller<S> {
     ///
     /// # Panics
     ///
-    /// If the event cannot be encoded, or is longer than
-    /// [`max_frame`](crate::RpcBuilder::max_frame). The call then fails with that message.
+    /// If the event is longer than [`max_frame`](crate::RpcBuilder::max_frame). The call then fails with
+    /// that message.
     #[track_caller]
-    pub fn event(&self, event: impl Argument<S::Event, S::Codec>) {
+    pub fn event(&self, event: impl Argument<Strings, Octets>) {
         self.parent.event(event);
     }
 
@@ -186,7 +200,7 @@ impl<S: Service> Caller<S> {
 
     /// The parent, to which events can be sent after the call is answered, too.
     #[must_use]
-    pub fn parent(&self) -> &Parent<S> {
+    pub fn parent(&self) -> &Parent {
         &self.parent
     }
 
@@ -245,7 +259,7 @@ impl<S: Service> Caller<S> {
     }
 }
 
-impl<S: Service> Drop for Caller<S> {
+impl<S: Signature> Drop for Caller<S> {
     fn drop(&mut self) {
         // An answered one is forgotten instead.
         self.parent
@@ -277,38 +291,28 @@ impl<S: Service> Drop for Caller<S> {
 /// # Ok(())
 /// # }
 /// ```
-pub struct Parent<S: Service = &'static str> {
+#[derive(Clone)]
+pub struct Parent {
     hub: &'static Hub,
-    service: PhantomData<fn(S)>,
 }
 
-impl<S: Service> fmt::Debug for Parent<S> {
+impl fmt::Debug for Parent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Parent").finish_non_exhaustive()
     }
 }
 
-impl<S: Service> Clone for Parent<S> {
-    fn clone(&self) -> Self {
-        Parent {
-            hub: self.hub,
-            service: PhantomData,
-        }
-    }
-}
-
-impl<S: Service> Parent<S> {
+impl Parent {
     /// Sends an event to the parent's [`on_event`](crate::RpcBuilder::on_event). Events and replies
     /// arrive in the order in which they are sent. If the parent is gone, this does nothing: the child
     /// is about to exit.
     ///
     /// # Panics
     ///
-    /// If the event cannot be encoded, or is longer than
-    /// [`max_frame`](crate::RpcBuilder::max_frame).
+    /// If the event is longer than [`max_frame`](crate::RpcBuilder::max_frame).
     #[track_caller]
-    pub fn event(&self, event: impl Argument<S::Event, S::Codec>) {
-        self.hub.event::<S>(event);
+    pub fn event(&self, event: impl Argument<Strings, Octets>) {
+        self.hub.event(event);
     }
 
     /// Waits until everything sent so far, from any thread, is written to the connection: it reaches

@@ -50,11 +50,16 @@ impl Incoming<'_> {
 
     /// The payload, once.
     #[inline]
-    pub(super) fn input(&mut self) -> Input<'_> {
+    pub(super) fn payload(&mut self) -> Input<'_> {
         match std::mem::replace(&mut self.payload, RequestPayload::At(0..0)) {
             RequestPayload::At(at) => Input::from(self.child.server.session.bytes(at)),
             RequestPayload::Owned(bytes) => Input::from(bytes),
         }
+    }
+
+    /// The payload, once, in a place of its own.
+    pub(super) fn take_payload(&mut self) -> Input<'static> {
+        Input::from(self.payload().into_small())
     }
 
     /// Runs the function. Meanwhile [`read_if_asked`] reads.
@@ -160,7 +165,7 @@ impl ReturningChild {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::wire::{self, Failure, Framing, Run, ToChild};
+    use crate::wire::{self, Failure, Framing, FunctionId, Run, ToChild};
     use crate::worker::calls::CallLimits;
     use crate::worker::request_reader::RequestReader;
     use std::io::Write;
@@ -189,9 +194,11 @@ pub(super) mod tests {
         });
         let run = ToChild::Run(Run {
             protocol: wire::VERSION,
-            name: "f",
-            version: 0,
-            codec: "c",
+            function: FunctionId {
+                name: "f",
+                version: 0,
+                codec: "c",
+            },
             max_frame: 1 << 20,
             buflen: 64,
         });
@@ -216,7 +223,7 @@ pub(super) mod tests {
         assert_eq!((id, hub.begin(id)), (1, Ok(true)));
         let payload = RequestPayload::At(at);
         let mut incoming = Incoming { child, payload };
-        assert_eq!(*incoming.input(), *b"one");
+        assert_eq!(*incoming.payload(), *b"one");
         let result = incoming.run(|| function(hub));
         hub.fail(id, &Failure::Unanswered);
         result

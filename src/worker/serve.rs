@@ -8,8 +8,7 @@ use super::table::{FunctionEntry, StartFailure, Table};
 use crate::process::Place;
 use crate::stderr;
 use crate::sys::{self, ABOVE_STANDARD, ExtraFd, Inherited, Lifeline, SharedNote, Unserved};
-use crate::wire::Plain;
-use crate::wire::{self, ToParent};
+use crate::wire::{self, FunctionId, Plain, Run, ToParent};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
@@ -85,8 +84,16 @@ fn without_lifeline(error: &io::Error) -> String {
 }
 
 /// Serves a plain peer on the standard input and output, and exits.
-pub(super) fn serve_plain(mut table: Table, options: Options, name: &str, plain: Plain) -> ! {
-    let entry = table.plain_function(name);
+pub(super) fn serve_plain(
+    mut table: Table,
+    options: Options,
+    function: &FunctionId<'_>,
+    plain: Plain,
+) -> ! {
+    let entry = match table.function(function) {
+        Ok(entry) => entry,
+        Err((_, message)) => panic!("{message}"),
+    };
     let connect = || -> io::Result<Server> {
         let input = sys::duplicate_above(sys::standard(0), ABOVE_STANDARD)?;
         let output = sys::duplicate_above(sys::standard(1), ABOVE_STANDARD)?;
@@ -178,13 +185,13 @@ fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), 
                     return Ok(());
                 }
             }
-            Some(Step::Setup { name, strings }) => {
-                let result = table.set_up(name, strings);
+            Some(Step::Setup { setup, request }) => {
+                let result = table.set_up(&setup, request);
                 result.map_err(|refused| refuse(server.hub, refused))?;
             }
             Some(Step::Run(run)) => {
                 let (buflen, max_frame) = (run.buflen as usize, run.max_frame as usize);
-                let result = table.function(&run);
+                let result = check_version(&run).and_then(|()| table.function(&run.function));
                 let entry = result.map_err(|refused| refuse(server.hub, refused))?;
                 server.session.serve(buflen, max_frame);
                 server.hub.set_max_frame(max_frame);
@@ -201,6 +208,19 @@ fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), 
             }
         }
     }
+}
+
+/// Whether the parent speaks the same protocol.
+fn check_version(run: &Run<'_>) -> Result<(), StartFailure> {
+    if run.protocol == wire::VERSION {
+        return Ok(());
+    }
+    let message = format!(
+        "the child speaks version {} of the protocol, the parent version {}",
+        wire::VERSION,
+        run.protocol
+    );
+    Err((wire::REFUSED_VERSION, message))
 }
 
 /// Answers requests until they end.

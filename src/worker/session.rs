@@ -12,8 +12,8 @@
 use crate::codec::Input;
 use crate::wire::Plain;
 use crate::wire::{
-    self, Check, ControlError, DecodeError, Decoder, FrameHead, Framing, LONGEST_CONTROL,
-    LONGEST_SETUP, Payload, Run, Space, ToChild,
+    self, Check, ControlError, DecodeError, Decoder, FrameHead, Framing, FunctionId,
+    LONGEST_CONTROL, LONGEST_SETUP, Payload, Run, Space, ToChild,
 };
 use std::fmt;
 use std::ops::Range;
@@ -32,8 +32,11 @@ pub(crate) struct Session {
 /// What a child is to do next.
 #[derive(Debug)]
 pub(crate) enum Step<'a> {
-    /// Run a setup, with its octet strings still encoded.
-    Setup { name: &'a str, strings: &'a [u8] },
+    /// Run a setup.
+    Setup {
+        setup: FunctionId<'a>,
+        request: &'a [u8],
+    },
     /// Serve this function from now on.
     Run(Run<'a>),
     /// Answer a request; the reply carries the id.
@@ -257,7 +260,9 @@ impl Session {
         let message = ToChild::decode(bytes);
         let message = message.map_err(|error| ParentViolation::Control { offset, error })?;
         match message {
-            ToChild::Setup { name, strings } if !self.serving => Ok(Step::Setup { name, strings }),
+            ToChild::Setup { setup, request } if !self.serving => {
+                Ok(Step::Setup { setup, request })
+            }
             ToChild::Run(run) if !self.serving => Ok(Step::Run(run)),
             ToChild::Setup { .. } | ToChild::Run(_) => Err(ParentViolation::TooLate { offset }),
             ToChild::Cancel { .. } if !self.serving => {
@@ -332,9 +337,11 @@ mod tests {
     fn run() -> Vec<u8> {
         let run = Run {
             protocol: wire::VERSION,
-            name: "f",
-            version: 0,
-            codec: "c",
+            function: FunctionId {
+                name: "f",
+                version: 0,
+                codec: "c",
+            },
             max_frame: 30,
             buflen: 64,
         };
@@ -354,12 +361,12 @@ mod tests {
             loop {
                 let limits = match session.next(|_| false)? {
                     None => break,
-                    Some(Step::Setup { name, strings }) => {
-                        steps.push(format!("setup {name} {}", strings.len()));
+                    Some(Step::Setup { setup, request }) => {
+                        steps.push(format!("setup {} {}", setup.name, request.len()));
                         None
                     }
                     Some(Step::Run(run)) => {
-                        steps.push(format!("run {}", run.name));
+                        steps.push(format!("run {}", run.function.name));
                         Some((run.buflen, run.max_frame))
                     }
                     Some(Step::Cancel { id }) => {
@@ -387,8 +394,12 @@ mod tests {
     fn start_and_requests_in_any_split() {
         let strings = octets::encode([vec![b'x'; 100_000]]);
         let setup = ToChild::Setup {
-            name: "s",
-            strings: &strings,
+            setup: FunctionId {
+                name: "s",
+                version: 0,
+                codec: "c",
+            },
+            request: &strings,
         };
         let stream = [
             frame(wire::CONTROL_TO_CHILD, &setup.encode()),

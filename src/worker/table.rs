@@ -1,17 +1,16 @@
 //! The functions and setups of a child, below the codec.
 
 use super::caller::Caller;
-use super::concurrent::{self, DeferredFn, Function, OnPanic, ThreadedFn};
+use super::concurrent::{self, DeferredFn, Function, ThreadedFn};
 use super::event_loop::Loop;
 use super::panics;
 use super::returning::{self, ReturningFn};
 use super::server::{Options, Server, Stop};
 use crate::chain::chain;
-use crate::codec::{Argument, Codec, Input, Strings};
-use crate::error::BoxError;
-use crate::service::Service;
+use crate::codec::{Codec, Decode, Input, Replies};
+use crate::service::{Errors, Signature};
 use crate::unwind;
-use crate::wire::{self, Run};
+use crate::wire::{self, FunctionId};
 use std::num::NonZero;
 use std::sync::Arc;
 use std::thread;
@@ -19,14 +18,23 @@ use std::thread;
 /// Answers requests with one function, until they end.
 type Serve = Box<dyn FnMut(Server, Options) -> Result<(), Stop>>;
 
-type Setup = Box<dyn FnMut(Strings) -> Result<(), BoxError>>;
+/// Decodes a request, and runs a setup with it: returns its error as text.
+type Setup = Box<dyn FnMut(Input<'_>) -> Result<(), String>>;
 
 /// See the module's documentation.
 #[derive(Default)]
 pub(super) struct Table {
-    /// Both are sorted by name.
-    setups: Vec<(String, Setup)>,
-    functions: Vec<(String, FunctionEntry)>,
+    setups: Names<SetupEntry>,
+    functions: Names<FunctionEntry>,
+}
+
+/// Sorted by name.
+type Names<T> = Vec<(String, T)>;
+
+struct SetupEntry {
+    version: u32,
+    codec: &'static str,
+    run: Setup,
 }
 
 /// One function.
@@ -42,29 +50,43 @@ pub(super) struct FunctionEntry {
 pub(super) type StartFailure = (&'static str, String);
 
 impl Table {
-    pub(super) fn add_setup(
-        &mut self,
-        name: String,
-        setup: impl FnMut(Strings) -> Result<(), BoxError> + 'static,
-    ) {
-        match find(&self.setups, &name) {
-            Ok(_) => panic!("two setups have the name `{name}`"),
-            Err(at) => self.setups.insert(at, (name, Box::new(setup))),
-        }
+    pub(super) fn add_setup<S, F>(&mut self, service: &S, mut setup: F)
+    where
+        S: Signature,
+        F: FnMut(S::Request<'_>) -> Result<(), S::Error> + 'static,
+    {
+        let run = Box::new(move |mut request: Input<'_>| {
+            let request = S::Codec::decode(&mut request).map_err(|error| chain(&error))?;
+            setup(request).map_err(|error| S::Errors::message(&error))
+        });
+        let entry = SetupEntry {
+            version: service.version(),
+            codec: S::Codec::NAME,
+            run,
+        };
+        add("setups", &mut self.setups, service.name(), entry);
     }
 
-    pub(super) fn add_function<S, F, R>(&mut self, service: S, mut function: F)
+    pub(super) fn add_function<S, F, R>(&mut self, service: &S, mut function: F)
     where
-        S: Service,
-        F: FnMut(S::Request, &Caller<S>) -> Result<R, S::Error> + 'static,
-        R: Argument<S::Reply, S::Codec>,
+        S: Signature,
+        F: FnMut(S::Request<'_>, &Caller<S>) -> Result<R, S::Error> + 'static,
+        S::Codec: Replies<S::Reply, R>,
     {
         let mut function: Box<ReturningFn> = Box::new(move |mut incoming, id| {
             let caller = Caller::<S>::new(incoming.hub(), id);
-            match S::Codec::decode(incoming.input()) {
+            let mut own;
+            let request = if S::BORROWS {
+                // The buffer that it was read into may be read into while the function runs.
+                own = incoming.take_payload();
+                S::Codec::decode(&mut own)
+            } else {
+                S::decode_request(incoming.payload())
+            };
+            match request {
                 Ok(request) => {
                     let result = incoming.run(|| function(request, &caller));
-                    caller.answer(result);
+                    caller.answer_returned(result);
                 }
                 Err(error) => caller.reject_request(&error),
             }
@@ -75,60 +97,58 @@ impl Table {
         self.add(service, Box::new(serve));
     }
 
-    pub(super) fn add_deferred<S, F>(&mut self, service: S, mut function: F)
+    pub(super) fn add_deferred<S, F>(&mut self, service: &S, mut function: F)
     where
-        S: Service,
-        F: FnMut(S::Request, Caller<S>, &Loop) + 'static,
+        S: Signature,
+        F: FnMut(S::Request<'_>, Caller<S>, &Loop) + 'static,
     {
-        let mut function: Box<DeferredFn> = Box::new(move |request, hub, id, events| {
+        let mut function: Box<DeferredFn> = Box::new(move |payload, hub, id, events| {
             let caller = Caller::<S>::new(hub, id);
-            match S::Codec::decode(request) {
+            let mut own;
+            let request = if S::BORROWS {
+                own = payload;
+                S::Codec::decode(&mut own)
+            } else {
+                S::decode_request(payload)
+            };
+            match request {
                 Ok(request) => function(request, caller, events),
                 Err(error) => caller.reject_request(&error),
             }
         });
-        let on_panic = report_panic(service.clone());
         let serve = move |server: Server, options: Options| {
             let running = options.max_running;
             let function = Function::Deferred(&mut *function);
-            concurrent::answer(server, function, &on_panic, options, running)
+            concurrent::answer(server, function, options, running)
         };
         self.add(service, Box::new(serve));
     }
 
-    pub(super) fn add_threaded<S, F, R>(&mut self, service: S, function: F)
+    pub(super) fn add_threaded<S, F, R>(&mut self, service: &S, function: F)
     where
-        S: Service,
-        F: Fn(S::Request, &Caller<S>) -> Result<R, S::Error> + Send + Sync + 'static,
-        R: Argument<S::Reply, S::Codec>,
+        S: Signature,
+        F: Fn(S::Request<'_>, &Caller<S>) -> Result<R, S::Error> + Send + Sync + 'static,
+        S::Codec: Replies<S::Reply, R>,
     {
         let function: Arc<ThreadedFn> = Arc::new(move |request, hub, id| {
             Caller::<S>::new(hub, id).answer_with(request, &function);
         });
-        let on_panic = report_panic(service.clone());
         let serve = move |server: Server, options: Options| {
             let all = || thread::available_parallelism().map_or(1, NonZero::get);
             let threads = options.threads.unwrap_or_else(all);
             let function = Function::Threaded(&function);
-            concurrent::answer(server, function, &on_panic, options, threads)
+            concurrent::answer(server, function, options, threads)
         };
         self.add(service, Box::new(serve));
     }
 
-    fn add<S: Service>(&mut self, service: S, serve: Serve) {
+    fn add<S: Signature>(&mut self, service: &S, serve: Serve) {
         let entry = FunctionEntry {
             version: service.version(),
-            codec: <S::Codec as Codec<S::Request>>::NAME,
+            codec: S::Codec::NAME,
             serve,
         };
-        self.add_entry(service.name(), entry);
-    }
-
-    fn add_entry(&mut self, name: &str, entry: FunctionEntry) {
-        match find(&self.functions, name) {
-            Ok(_) => panic!("two functions have the name `{name}`"),
-            Err(at) => self.functions.insert(at, (name.to_owned(), entry)),
-        }
+        add("functions", &mut self.functions, service.name(), entry);
     }
 
     pub(super) fn setup_names(&self) -> Vec<&String> {
@@ -150,59 +170,37 @@ impl Table {
         }
     }
 
-    /// Runs a setup, with its octet strings still encoded.
-    pub(super) fn set_up(&mut self, name: &str, strings: &[u8]) -> Result<(), StartFailure> {
+    /// Runs a setup, with its request still encoded.
+    pub(super) fn set_up(
+        &mut self,
+        setup: &FunctionId<'_>,
+        request: &[u8],
+    ) -> Result<(), StartFailure> {
+        let name = setup.name;
         let refused = |message| (wire::REFUSED_SETUP, message);
-        let Ok(at) = find(&self.setups, name) else {
-            let names = list(&self.setups);
-            return Err(refused(format!("no setup `{name}`; there are: {names}")));
-        };
-        let setup = &mut self.setups[at].1;
-        let strings = Strings::decode(Input::from(strings))
-            .map_err(|error| refused(format!("setup `{name}`: {}", chain(&error))))?;
-        match panics::catch(|| setup(strings).map_err(|error| chain(&*error))) {
+        let entry = get(&mut self.setups, name)
+            .map_err(|names| refused(format!("no setup `{name}`; there are: {names}")))?;
+        let has = (entry.version, entry.codec);
+        check("setup", setup, has).map_err(|message| (wire::REFUSED_MISMATCH, message))?;
+        match panics::catch(|| (entry.run)(Input::from(request))) {
             Ok(result) => result.map_err(|error| refused(format!("setup `{name}`: {error}"))),
             Err(panic) => Err(refused(format!("setup `{name}` {panic}"))),
         }
     }
 
     /// The function that a parent asks for.
-    pub(super) fn function(&mut self, run: &Run<'_>) -> Result<&mut FunctionEntry, StartFailure> {
-        if run.protocol != wire::VERSION {
-            let message = format!(
-                "the child speaks version {} of the protocol, the parent version {}",
-                wire::VERSION,
-                run.protocol
-            );
-            return Err((wire::REFUSED_VERSION, message));
-        }
-        let name = run.name;
-        let Ok(at) = find(&self.functions, name) else {
-            let names = list(&self.functions);
+    pub(super) fn function(
+        &mut self,
+        function: &FunctionId<'_>,
+    ) -> Result<&mut FunctionEntry, StartFailure> {
+        let name = function.name;
+        let entry = get(&mut self.functions, name).map_err(|names| {
             let message = format!("no function `{name}`; there are: {names}");
-            return Err((wire::REFUSED_FUNCTION, message));
-        };
-        let entry = &mut self.functions[at].1;
-        if (entry.version, entry.codec) != (run.version, run.codec) {
-            let message = format!(
-                "function `{name}` has version {} and codec `{}` in the child, version {} and codec \
-                 `{}` in the parent",
-                entry.version, entry.codec, run.version, run.codec
-            );
-            return Err((wire::REFUSED_MISMATCH, message));
-        }
+            (wire::REFUSED_FUNCTION, message)
+        })?;
+        let has = (entry.version, entry.codec);
+        check("function", function, has).map_err(|message| (wire::REFUSED_MISMATCH, message))?;
         Ok(entry)
-    }
-
-    /// The function of that name, whatever its codec.
-    pub(super) fn plain_function(&mut self, name: &str) -> &mut FunctionEntry {
-        match find(&self.functions, name) {
-            Ok(at) => &mut self.functions[at].1,
-            Err(_) => {
-                let names = list(&self.functions);
-                panic!("no function `{name}` to serve; there are: {names}")
-            }
-        }
     }
 }
 
@@ -213,16 +211,37 @@ impl FunctionEntry {
     }
 }
 
-/// Reports a panic that belongs to no call to the parent.
-fn report_panic<S: Service>(service: S) -> Arc<OnPanic> {
-    Arc::new(move |hub, panic| {
-        // The hook shows a panic of this, as it did the first one.
-        let _ = panics::catch(|| {
-            if let Some(event) = service.error_event(&format!("a callback {panic}")) {
-                hub.event::<S>(event);
-            }
-        });
-    })
+/// Checks that what the child has is what the parent asks for.
+fn check(what: &str, wanted: &FunctionId<'_>, has: (u32, &str)) -> Result<(), String> {
+    if has == (wanted.version, wanted.codec) {
+        return Ok(());
+    }
+    let FunctionId {
+        name,
+        version,
+        codec,
+    } = wanted;
+    let (child_version, child_codec) = has;
+    Err(format!(
+        "{what} `{name}` has version {child_version} and codec `{child_codec}` in the child, version \
+         {version} and codec `{codec}` in the parent"
+    ))
+}
+
+/// Adds an entry. Panics if there is one of that name.
+fn add<T>(what: &str, all: &mut Names<T>, name: &str, entry: T) {
+    match find(all, name) {
+        Ok(_) => panic!("two {what} have the name `{name}`"),
+        Err(at) => all.insert(at, (name.to_owned(), entry)),
+    }
+}
+
+/// The entry of that name, or a list of those there are.
+fn get<'a, T>(all: &'a mut Names<T>, name: &str) -> Result<&'a mut T, String> {
+    match find(all, name) {
+        Ok(at) => Ok(&mut all[at].1),
+        Err(_) => Err(list(all)),
+    }
 }
 
 /// The index of a name, or the one to insert it at.

@@ -439,7 +439,7 @@ impl Log {
 }
 
 /// Logs everything that a handle reports: `event: ..`, `error: Kind`, `destroy`.
-pub fn logged(builder: RpcBuilder<&'static str>) -> (RpcBuilder<&'static str>, Log) {
+pub fn logged(builder: RpcBuilder) -> (RpcBuilder, Log) {
     let log = Log::default();
     let (events, errors, destroyed) = (log.clone(), log.clone(), log.clone());
     let builder = builder
@@ -450,7 +450,7 @@ pub fn logged(builder: RpcBuilder<&'static str>) -> (RpcBuilder<&'static str>, L
 }
 
 /// Makes a call that is not answered, so that it times out after it was sent.
-pub fn time_out<'a>(mut call: impl FnMut() -> Call<'a, &'static str>) {
+pub fn time_out<'a>(mut call: impl FnMut() -> Call<'a>) {
     loop {
         match call().timeout(Duration::from_millis(20)).wait() {
             Err(CallError::TimedOut(Phase::Begun)) => return,

@@ -1,20 +1,52 @@
 //! The program's callbacks that are not those of calls.
 
-use crate::codec::{Codec, CodecError, Input};
+use crate::codec::Strings;
 use crate::copies;
 use crate::error::Error;
 use crate::rpc::callback::guard;
 use crate::rpc::log;
-use crate::service::Service;
+use crate::wire::truncate;
 
-/// See the module's documentation. Below the codec.
+/// How much of an event is shown that nobody handles.
+const SHOWN: usize = 200;
+
+/// See the module's documentation.
+#[derive(Default)]
 pub(in crate::rpc) struct Handlers {
-    pub(in crate::rpc) on_event: Option<Box<dyn OnEvent>>,
+    pub(in crate::rpc) on_event: Option<Box<dyn FnMut(Strings) + Send>>,
     pub(in crate::rpc) on_error: Option<Box<dyn FnOnce(Error) + Send>>,
     pub(in crate::rpc) on_destroy: Option<Box<dyn FnOnce() + Send>>,
+    /// Whether an event has come that nobody handles.
+    dropped_event: bool,
 }
 
 impl Handlers {
+    /// Whether there are any.
+    pub(in crate::rpc) fn any(&self) -> bool {
+        self.on_event.is_some() || self.on_error.is_some() || self.on_destroy.is_some()
+    }
+
+    /// An event has come from this process. One that nobody handles is dropped; the first is reported.
+    /// Others may follow under the same guard.
+    pub(super) fn event(&mut self, event: Strings, pid: Option<u32>) {
+        match &mut self.on_event {
+            Some(on_event) => copies::run(|| on_event(event)),
+            None => self.drop_event(&event, pid),
+        }
+    }
+
+    #[cold]
+    fn drop_event(&mut self, event: &Strings, pid: Option<u32>) {
+        if !std::mem::replace(&mut self.dropped_event, true) {
+            let text = event.to_string();
+            let text = truncate(&text, SHOWN);
+            let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+            log::error(format_args!(
+                "dropped the event `{text}` and those to come, as there is no on_event(){pid}"
+            ));
+        }
+    }
+
     /// Reports how it ended, by the chain of the original: an error goes to `on_error`, without that
     /// to `on_event`, without either to the log. Panics of the callbacks stop here.
     pub(super) fn end(self, error: Option<Error>) {
@@ -22,6 +54,7 @@ impl Handlers {
             mut on_event,
             mut on_error,
             mut on_destroy,
+            dropped_event: _,
         } = self;
         guard(|| match error {
             None => {
@@ -31,65 +64,16 @@ impl Handlers {
             }
             Some(error) => match (on_error.take(), &mut on_event) {
                 (Some(on_error), _) => on_error(error),
-                (None, Some(on_event)) => on_event.error(error),
-                (None, None) => log::error(&error),
+                (None, Some(on_event)) => {
+                    on_event(["error", &error.to_string()].into_iter().collect());
+                }
+                (None, None) => log::error(error),
             },
         });
         // Each on its own: if two destructors panicked in one guard, the process would be aborted.
         guard(|| drop(on_event));
         guard(|| drop(on_error));
         guard(|| drop(on_destroy));
-    }
-}
-
-/// The program's `on_event`, below the codec.
-pub(in crate::rpc) trait OnEvent: Send {
-    /// Takes the payload of an event.
-    fn event(&mut self, payload: Input<'_>) -> Result<(), CodecError>;
-
-    /// Whether the codec is running. If so after a panic, the panic was the codec's.
-    fn is_decoding(&self) -> bool;
-
-    /// Takes an error, as there is no `on_error`.
-    fn error(&mut self, error: Error);
-}
-
-/// The program's `on_event`, above the codec.
-pub(in crate::rpc) struct TypedOnEvent<S: Service> {
-    service: S,
-    callback: Box<dyn FnMut(S::Event) + Send>,
-    is_decoding: bool,
-}
-
-impl<S: Service> TypedOnEvent<S> {
-    pub(in crate::rpc) fn new(service: S, callback: Box<dyn FnMut(S::Event) + Send>) -> Self {
-        TypedOnEvent {
-            service,
-            callback,
-            is_decoding: false,
-        }
-    }
-}
-
-impl<S: Service> OnEvent for TypedOnEvent<S> {
-    fn event(&mut self, payload: Input<'_>) -> Result<(), CodecError> {
-        self.is_decoding = true;
-        let event = S::Codec::decode(payload)?;
-        self.is_decoding = false;
-        // Other callbacks may follow under the same guard.
-        copies::run(|| (self.callback)(event));
-        Ok(())
-    }
-
-    fn is_decoding(&self) -> bool {
-        self.is_decoding
-    }
-
-    fn error(&mut self, error: Error) {
-        match self.service.error_event(&error.to_string()) {
-            Some(event) => (self.callback)(event),
-            None => log::error(&error),
-        }
     }
 }
 
@@ -110,8 +94,8 @@ mod tests {
         let (on_event, on_error, on_destroy) = (send("event"), send("error"), send("destroy"));
         Handlers {
             on_event: is_wanted("on_event").then(|| {
-                let callback = Box::new(move |event: Strings| on_event(event.to_string()));
-                Box::new(TypedOnEvent::new("service", callback)) as Box<dyn OnEvent>
+                Box::new(move |event: Strings| on_event(event.to_string()))
+                    as Box<dyn FnMut(Strings) + Send>
             }),
             on_error: is_wanted("on_error").then(|| {
                 Box::new(move |error: Error| on_error(error.to_string()))
@@ -119,6 +103,7 @@ mod tests {
             }),
             on_destroy: is_wanted("on_destroy")
                 .then(|| Box::new(move || on_destroy(String::new())) as Box<dyn FnOnce() + Send>),
+            dropped_event: false,
         }
     }
 
@@ -160,23 +145,13 @@ mod tests {
             let _ = &event;
         };
         let handlers = Handlers {
-            on_event: Some(Box::new(TypedOnEvent::new("service", Box::new(on_event)))),
+            on_event: Some(Box::new(on_event)),
             on_error: Some(Box::new(|error| panic!("{error}"))),
             on_destroy: Some(Box::new(move || drop(destroy))),
+            dropped_event: false,
         };
         drop(sender);
         handlers.end(Some(Error::new(ErrorKind::Died, "it died")));
         assert_eq!(dropped.iter().collect::<Vec<_>>(), ["event", "destroy"]);
-    }
-
-    #[test]
-    fn panic_of_the_callback_is_not_the_codecs() {
-        let callback = Box::new(|_: Strings| panic!("the program's"));
-        let mut on_event = TypedOnEvent::new("service", callback);
-        assert!(on_event.event(Input::from(&b"\xff"[..])).is_err());
-        let called = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            on_event.event(Input::from(&b"\x01a"[..]))
-        }));
-        assert!(called.is_err() && !on_event.is_decoding());
     }
 }

@@ -5,6 +5,7 @@ use super::reader::Reader;
 use super::shared::Link;
 use super::state::{Actions, ProgressCallback};
 use crate::error::{Error, Phase};
+use crate::process::Setup;
 use crate::rpc::state::{Begun, ChildViolation, Connection, Exit};
 use crate::sys;
 use crate::wire::{self, Check, FrameHead};
@@ -14,7 +15,8 @@ use std::time::Instant;
 
 impl Link {
     /// Queues what a worker is to do first.
-    pub(in crate::rpc) fn start(&self, setups: &[(String, Vec<u8>)], run: wire::Run<'_>) {
+    pub(in crate::rpc) fn start(&self, setups: &[Setup], run: wire::Run<'_>) {
+        let setups = setups.iter().map(Setup::message);
         self.lock().connection.start(setups, run);
     }
 

@@ -1,10 +1,10 @@
 //! How a call ends, below the codec and above it.
 
-use crate::codec::{Codec, CodecError, Input};
+use crate::codec::{CodecError, Input};
 use crate::copies;
 use crate::error::{CallError, Error, Panic, Phase, Refusal};
 use crate::rpc::callback::guard;
-use crate::service::Service;
+use crate::service::{Errors, Signature};
 use crate::sys::{Consume, Family, Once};
 use crate::unwind;
 use crate::wire::{Failure, SmallBytes};
@@ -12,8 +12,7 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 
 /// What a call ends with, in the types of its service.
-pub(in crate::rpc) type Outcome<S> =
-    Result<<S as Service>::Reply, CallError<<S as Service>::Error>>;
+pub type Outcome<S> = Result<<S as Signature>::Reply, CallError<<S as Signature>::Error>>;
 
 /// What a call ends with, below the codec.
 #[derive(Debug)]
@@ -72,18 +71,18 @@ impl BorrowedAnswer<'_> {
 
 impl Answer {
     /// Decodes it. A panic of the codec is an error.
-    pub(in crate::rpc) fn decode<S: Service>(self) -> Outcome<S> {
+    pub(in crate::rpc) fn decode<S: Signature>(self) -> Outcome<S> {
         unwind::catch(|| self.decode_or_panic::<S>())
             .unwrap_or_else(|| Err(CallError::Malformed(codec_panicked())))
     }
 
     /// Decodes it. Panics if the codec does.
-    fn decode_or_panic<S: Service>(self) -> Outcome<S> {
+    fn decode_or_panic<S: Signature>(self) -> Outcome<S> {
         match self {
             Answer::Reply(payload) => reply::<S>(payload.into()),
             Answer::Failed(payload) => Err(match Failure::decode(&payload) {
                 Ok(Failure::Error { encoded, .. }) => {
-                    match S::Codec::decode(Input::from(encoded)) {
+                    match S::Errors::decode(&mut Input::from(encoded)) {
                         Ok(error) => CallError::Failed(error),
                         Err(error) => CallError::Malformed(error),
                     }
@@ -108,16 +107,11 @@ impl Answer {
 }
 
 /// Decodes the payload of a reply.
-fn reply<S: Service>(payload: Input<'_>) -> Outcome<S> {
-    match S::Codec::decode(payload) {
+fn reply<S: Signature>(payload: Input<'_>) -> Outcome<S> {
+    match S::decode_reply(payload) {
         Ok(reply) => Ok(reply),
         Err(error) => Err(CallError::Malformed(error)),
     }
-}
-
-/// Decodes a value from the child, whose bytes may make the program's codec panic.
-pub(in crate::rpc) fn decode<C: Codec<T>, T>(input: Input<'_>) -> Result<T, CodecError> {
-    unwind::catch(|| C::decode(input)).unwrap_or_else(|| Err(codec_panicked()))
 }
 
 /// The error that stands for a panic of a codec, which the panic hook has reported.
@@ -131,14 +125,14 @@ pub(in crate::rpc) struct Then<S, F> {
     service: PhantomData<fn(S)>,
 }
 
-impl<S: Service, F: FnOnce(Outcome<S>) + Send + 'static> Then<S, F> {
+impl<S: Signature, F: FnOnce(Outcome<S>) + Send + 'static> Then<S, F> {
     pub(in crate::rpc) fn new(callback: F) -> Self {
         let service = PhantomData;
         Then { callback, service }
     }
 }
 
-impl<S: Service, F: FnOnce(Outcome<S>) + Send + 'static> Consume<AnswerFamily> for Then<S, F> {
+impl<S: Signature, F: FnOnce(Outcome<S>) + Send + 'static> Consume<AnswerFamily> for Then<S, F> {
     fn consume(self, answer: &BorrowedAnswer<'_>) {
         // A guard around each decoding would cost more than the decoding, and the reactor has one.
         let mut pending = PendingCallback::<S, F>(Some(self.callback), PhantomData);
@@ -155,9 +149,9 @@ impl<S: Service, F: FnOnce(Outcome<S>) + Send + 'static> Consume<AnswerFamily> f
 }
 
 /// A callback that has not been called. If the codec panics, it gets that as an error.
-struct PendingCallback<S: Service, F: FnOnce(Outcome<S>)>(Option<F>, PhantomData<S>);
+struct PendingCallback<S: Signature, F: FnOnce(Outcome<S>)>(Option<F>, PhantomData<S>);
 
-impl<S: Service, F: FnOnce(Outcome<S>)> Drop for PendingCallback<S, F> {
+impl<S: Signature, F: FnOnce(Outcome<S>)> Drop for PendingCallback<S, F> {
     fn drop(&mut self) {
         if let Some(callback) = self.0.take() {
             guard(|| callback(Err(CallError::Malformed(codec_panicked()))));

@@ -22,9 +22,8 @@ mod state;
 mod submit;
 mod wait;
 
-pub(super) use completion::{
-    Answer, BorrowedAnswer, Completion, Ended, Outcome, Then, codec_panicked, decode,
-};
+pub use completion::Outcome;
+pub(super) use completion::{Answer, BorrowedAnswer, Completion, Ended, Then, codec_panicked};
 pub(super) use reader::{Reader, input};
 pub(super) use shared::Link;
 pub(super) use slot::{Fill, Slot};

@@ -344,7 +344,8 @@ mod tests {
     use crate::error::ErrorKind;
     use crate::rpc::link::completion::Then;
     use crate::rpc::state::{QueueLimits, StopStage};
-    use crate::wire::{self, Framing, Plain, Run, ToParent, header};
+    use crate::service::Name;
+    use crate::wire::{self, Framing, FunctionId, Plain, Run, ToParent, header};
     use std::io;
     use std::sync::mpsc;
 
@@ -369,12 +370,14 @@ mod tests {
     fn serving() -> LinkState {
         let mut state = new(None);
         state.connection.start(
-            &[],
+            [],
             Run {
                 protocol: wire::VERSION,
-                name: "f",
-                version: 0,
-                codec: "c",
+                function: FunctionId {
+                    name: "f",
+                    version: 0,
+                    codec: "c",
+                },
                 max_frame: 1,
                 buflen: 1,
             },
@@ -626,7 +629,7 @@ mod tests {
         }
         // So it is with the answer to a callback, and with bytes that are not frames.
         let mut state = serving();
-        let callback = Then::<&'static str, _>::new(move |_| drop(sender));
+        let callback = Then::<Name, _>::new(move |_| drop(sender));
         let mut completion = Some(Completion::new(callback));
         let mut request = b"request".to_vec().into();
         let id = state

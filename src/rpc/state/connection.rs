@@ -142,10 +142,14 @@ impl<T, P: Clone> Connection<T, P> {
     }
 
     /// Queues what a worker is to do first: its setups, in order, and which function to serve.
-    pub(crate) fn start(&mut self, setups: &[(String, Vec<u8>)], run: Run<'_>) {
+    pub(crate) fn start<'a>(
+        &mut self,
+        setups: impl IntoIterator<Item = ToChild<'a>>,
+        run: Run<'_>,
+    ) {
         debug_assert!(self.plain.is_none(), "plain peers know no control frames");
-        for (name, strings) in setups {
-            self.control(&ToChild::Setup { name, strings });
+        for setup in setups {
+            self.control(&setup);
         }
         self.control(&ToChild::Run(run));
     }
@@ -594,7 +598,7 @@ fn phase_of_sent(ids: u32, bytes: u64, last_begun: Option<u32>) -> Phase {
 mod tests {
     use super::*;
     use crate::sys::{Family, Once};
-    use crate::wire::octets;
+    use crate::wire::{FunctionId, octets};
     use std::time::Duration;
 
     const LIMITS: QueueLimits = QueueLimits {
@@ -623,13 +627,15 @@ mod tests {
         let mut connection = Connection::new(None, LIMITS);
         let run = Run {
             protocol: 1,
-            name: "f",
-            version: 0,
-            codec: "c",
+            function: FunctionId {
+                name: "f",
+                version: 0,
+                codec: "c",
+            },
             max_frame: 1,
             buflen: 1,
         };
-        connection.start(&[], run);
+        connection.start([], run);
         sent(&mut connection);
         let ready = ToParent::Ready { protocol: 1 }.encode();
         assert_eq!(

@@ -3,4 +3,4 @@
 mod decision;
 mod serving;
 
-pub(super) use serving::{DeferredFn, Function, OnPanic, ThreadedFn, answer};
+pub(super) use serving::{DeferredFn, Function, ThreadedFn, answer};

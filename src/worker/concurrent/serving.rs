@@ -8,7 +8,7 @@ use super::decision::{Decision, DoneState, LocalStatus, SleepMode};
 use crate::codec::Input;
 use crate::sys::{Interest, PollSet, Waker};
 use crate::threads;
-use crate::wire::{Failure, Plain};
+use crate::wire::Plain;
 use crate::worker::calls::CallLimits;
 use crate::worker::event_loop::{Loop, PollPlaces};
 use crate::worker::hub::{Hub, WritePolicy};
@@ -25,8 +25,6 @@ use std::time::Instant;
 pub(in crate::worker) type DeferredFn = dyn FnMut(Input<'_>, &'static Hub, u32, &Loop);
 /// Runs the function with a request, on any thread, and answers the call of this id.
 pub(in crate::worker) type ThreadedFn = dyn Fn(Input<'_>, &'static Hub, u32) + Send + Sync;
-/// Is passed the panics that belong to no call.
-pub(in crate::worker) type OnPanic = dyn Fn(&'static Hub, &Failure);
 
 /// What a child serves.
 pub(in crate::worker) enum Function<'a> {
@@ -41,12 +39,10 @@ pub(in crate::worker) enum Function<'a> {
 pub(in crate::worker) fn answer(
     server: Server,
     function: Function<'_>,
-    on_panic: &Arc<OnPanic>,
     mut options: Options,
     running: usize,
 ) -> Result<(), Stop> {
-    let (hub, on_panic) = (server.hub, Arc::clone(on_panic));
-    let on_panic = move |panic: &Failure| on_panic(hub, panic);
+    let hub = server.hub;
     let running = match hub.plain() {
         // Answers come in order if calls run in order.
         Some(Plain::Ordered) => 1,
@@ -59,7 +55,7 @@ pub(in crate::worker) fn answer(
     WritePolicy::Batch.set();
     let mut done = options.done.take();
     let mut child = ConcurrentChild {
-        events: Loop::new(hub, Box::new(on_panic)),
+        events: Loop::new(hub),
         threads: 0,
         max_threads: running,
         reading: true,

@@ -75,10 +75,9 @@ struct Timer {
 /// Everything runs on the child's main thread, one callback at a time. A callback may take as long as
 /// it needs, but nothing else runs meanwhile. Callbacks own what they need: a [`Caller`], a socket, a
 /// counter. A callback that panics is dropped, and the calls that it owned fail with the panic; if it
-/// owned none, the parent gets [`Service::error_event`] with the panic. Everything else continues.
+/// owned none, the parent gets the strings `error` and the panic as an event. Everything else continues.
 ///
 /// [`Caller`]: crate::Caller
-/// [`Service::error_event`]: crate::Service::error_event
 ///
 /// # Examples
 ///
@@ -88,7 +87,7 @@ struct Timer {
 ///
 /// fn count_up(request: Strings, caller: Caller, events: &Loop) {
 ///     let Ok(count) = request.to_string().parse::<u32>() else {
-///         return caller.fail("not a number".into());
+///         return caller.fail("not a number");
 ///     };
 ///     let mut n = 0;
 ///     // The caller is handed from tick to tick.
@@ -121,7 +120,6 @@ pub struct Loop {
     timers: RefCell<Timers<Timer>>,
     descriptors: RefCell<Descriptors<Callback>>,
     offloaded: RefCell<IdMap<OffloadCallback>>,
-    on_panic: Box<dyn Fn(&Failure)>,
 }
 
 impl fmt::Debug for Loop {
@@ -131,8 +129,7 @@ impl fmt::Debug for Loop {
 }
 
 impl Loop {
-    /// `on_panic` is passed the panics of callbacks that owned no call.
-    pub(in crate::worker) fn new(hub: &'static Hub, on_panic: Box<dyn Fn(&Failure)>) -> Self {
+    pub(in crate::worker) fn new(hub: &'static Hub) -> Self {
         let posts = Mailbox::default();
         Loop {
             handle: LoopHandle::leak(hub, posts),
@@ -140,7 +137,6 @@ impl Loop {
             timers: RefCell::default(),
             descriptors: RefCell::default(),
             offloaded: RefCell::default(),
-            on_panic,
         }
     }
 
@@ -191,7 +187,7 @@ impl Loop {
     ///             let mut buf = [0; 3];
     ///             match stream.read(&mut buf) {
     ///                 Ok(0) => caller.reply(text), // the end: `None` drops the stream
-    ///                 Err(error) => caller.fail(error.into()),
+    ///                 Err(error) => caller.fail(error),
     ///                 Ok(n) => {
     ///                     text += &String::from_utf8_lossy(&buf[..n]);
     ///                     return Some((caller, text));
@@ -242,7 +238,7 @@ impl Loop {
     ///         let read = move || std::fs::read_to_string(path); // may take long
     ///         events.offload(read, |text, _| {
     ///             let lines = |text: String| text.lines().count().to_string();
-    ///             caller.answer(text.map(lines).map_err(Into::into));
+    ///             caller.answer(text.map(lines));
     ///         });
     ///     })
     ///     .run();
@@ -320,7 +316,7 @@ impl Loop {
                         Ok(value) => self.run_guarded(|this| then(value, this)),
                         Err(panic) => {
                             if !panics::drop_after_panic(then, &panic) {
-                                (self.on_panic)(&panic);
+                                self.report(&panic);
                             }
                         }
                     }
@@ -332,7 +328,7 @@ impl Loop {
     /// Runs a callback once. If it panics, what it captured is dropped.
     pub(in crate::worker) fn run_guarded(&self, callback: impl FnOnce(&Loop)) {
         if let Err(panic) = panics::catch_with_calls_once(|| callback(self)) {
-            (self.on_panic)(&panic);
+            self.report(&panic);
         }
     }
 
@@ -425,10 +421,16 @@ impl Loop {
                 None
             }
             Err(panic) => {
-                (self.on_panic)(&panic);
+                self.report(&panic);
                 None
             }
         }
+    }
+
+    /// Reports the panic of a callback that owned no call to the parent.
+    fn report(&self, panic: &Failure) {
+        let message = format!("a callback {panic}");
+        self.handle.hub.event(["error", &message]);
     }
 
     fn add_timer(

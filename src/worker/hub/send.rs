@@ -4,8 +4,8 @@ use super::on_cancel::drop_callbacks;
 use super::shared::Hub;
 use super::write_policy::{AfterSend, WritePolicy};
 use crate::chain::chain;
-use crate::codec::{Argument, CodecError, Output, Scratch};
-use crate::service::Service;
+use crate::codec::{Argument, CodecError, Octets, Output, Scratch, Strings};
+use crate::service::Signature;
 use crate::stderr;
 use crate::wire::Plain;
 use crate::wire::{self, Body, CONTROL_ROOM, Failure, Framing, ToParent};
@@ -54,13 +54,10 @@ impl Hub {
     ///
     /// # Panics
     ///
-    /// If it cannot be encoded, or is longer than the parent takes: the function that sends it has a
-    /// bug, and its call is to fail.
+    /// If it is longer than the parent takes: the function that sends it has a bug, and its call is to
+    /// fail.
     #[track_caller]
-    pub(in crate::worker) fn event<S: Service>(
-        &'static self,
-        event: impl Argument<S::Event, S::Codec>,
-    ) {
+    pub(in crate::worker) fn event(&'static self, event: impl Argument<Strings, Octets>) {
         let sent = self.frame("an event", wire::EVENT, None, |output| {
             event.encode_to(output)
         });
@@ -73,9 +70,9 @@ impl Hub {
     ///
     /// # Panics
     ///
-    /// Same as [`event`](Hub::event).
+    /// Same as [`event`](Hub::event), or if it cannot be encoded.
     #[track_caller]
-    pub(in crate::worker) fn progress<S: Service>(
+    pub(in crate::worker) fn progress<S: Signature>(
         &'static self,
         id: u32,
         progress: impl Argument<S::Progress, S::Codec>,
