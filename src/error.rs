@@ -217,7 +217,7 @@ pub(crate) fn describe_status(status: ExitStatus) -> String {
 
 /// The reason why a call ended without a reply.
 ///
-/// After one of the first four, the child is still running and accepts further calls.
+/// After one of the first five, the child is still running and accepts further calls.
 ///
 /// # Examples
 ///
@@ -255,6 +255,10 @@ pub enum CallError<E = BoxError> {
     Unanswered,
     /// The request, the reply or the error could not be encoded or decoded. The error states which.
     Malformed(CodecError),
+    /// The child has no such [function](crate::Rpc::function), or one of another version or codec: an
+    /// error of the kind [`NoFunction`](ErrorKind::NoFunction) or [`Mismatch`](ErrorKind::Mismatch). The
+    /// call did nothing.
+    Unserved(Error),
     /// The call's timeout passed.
     TimedOut(Phase),
     /// The call was lost because of this error of the child.
@@ -387,6 +391,7 @@ impl<E: fmt::Display> fmt::Display for CallError<E> {
             CallError::Panicked(panic) => panic.fmt(f),
             CallError::Unanswered => f.write_str("the function dropped the call unanswered"),
             CallError::Malformed(error) => write!(f, "malformed: {error}"),
+            CallError::Unserved(error) => error.fmt(f),
             CallError::TimedOut(phase) => write!(f, "timed out; the call {phase}"),
             CallError::Lost(error, phase) => {
                 error.write_summary(f)?;

@@ -81,7 +81,8 @@
 //! | [`deferred`](Worker::deferred) | every call as it comes, all on one thread; each is answered later | work that mostly waits, for timers, sockets, other processes; and many tiny calls, whose answers leave in batches |
 //!
 //! A deferred function must return soon: nothing else runs until it does. [`Loop::offload`] is for
-//! work that takes longer. A crash ends all calls of its child, however many are running.
+//! work that takes longer. Functions of all kinds may be in one child, which [`Rpc::function`] tells
+//! apart: see [`Worker`](Worker#many-functions). A crash ends all calls of its child, however many are running.
 //!
 //! # What runs where
 //!

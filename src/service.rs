@@ -1,8 +1,9 @@
 //! What both sides agree on: a function's name, codec and types.
 
 use crate::chain::chain;
-use crate::codec::{Carries, CodecError, Input, Octets, Output, Strings};
+use crate::codec::{Carries, Codec, CodecError, Input, Octets, Output, Strings};
 use crate::error::BoxError;
+use crate::wire::FunctionId;
 use std::fmt::{self, Debug, Display};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ use std::sync::Arc;
 /// # }
 /// ```
 ///
-/// The same with a codec of one's own, which [`Codec`](crate::Codec) shows:
+/// The same with a codec of one's own, which [`Codec`] shows:
 ///
 /// ```
 /// use offspring::{Service, Worker};
@@ -248,6 +249,15 @@ mod sealed {
     pub trait Sealed {}
     impl<C, Q: ?Sized, R, E, P> Sealed for super::Service<C, Q, R, E, P> {}
     impl Sealed for super::Name {}
+}
+
+/// What the other side is told of a service.
+pub(crate) fn id_of<S: Signature>(service: &S) -> FunctionId<'_> {
+    FunctionId {
+        name: service.name(),
+        version: service.version(),
+        codec: S::Codec::NAME,
+    }
 }
 
 /// What may stand where a service is asked for: a [`Service`], or any string.

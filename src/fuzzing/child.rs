@@ -9,6 +9,7 @@ enum OwnedStep {
     Setup(String, Vec<u8>),
     Run(String, u32, u32),
     Request(u32, Vec<u8>),
+    Function(String),
     Cancel(u32),
 }
 
@@ -93,7 +94,8 @@ fn bad_header(plain: Option<Plain>, stream: &[u8]) -> Option<(ParentViolation, u
         at += claimed;
         if is_control {
             match (ToChild::decode(payload).ok()?, max_frame) {
-                (ToChild::Setup { .. }, None) | (ToChild::Cancel { .. }, Some(_)) => {}
+                (ToChild::Setup { .. }, None)
+                | (ToChild::Function(_) | ToChild::Cancel { .. }, Some(_)) => {}
                 (ToChild::Run(run), None) => max_frame = Some(run.max_frame as usize),
                 _ => return None,
             }
@@ -112,8 +114,8 @@ fn session(plain: Option<Plain>, buflen: usize, stream: &Stream, short: bool) ->
         Session::space,
         |session| {
             loop {
-                if short && let Some(request) = session.request() {
-                    steps.push(OwnedStep::Request(request.id, request.payload.to_vec()));
+                if short && let Some((id, at)) = session.request_at() {
+                    steps.push(OwnedStep::Request(id, session.bytes(at).to_vec()));
                     continue;
                 }
                 let Some(step) = session.next(|_| false)? else {
@@ -127,6 +129,7 @@ fn session(plain: Option<Plain>, buflen: usize, stream: &Stream, short: bool) ->
                         OwnedStep::Run(run.function.name.into(), run.buflen, run.max_frame)
                     }
                     Step::Request { id, payload } => OwnedStep::Request(id, payload.to_vec()),
+                    Step::Function(function) => OwnedStep::Function(function.name.into()),
                     Step::Cancel { id } => OwnedStep::Cancel(id),
                 };
                 if let OwnedStep::Run(_, buflen, max_frame) = step {
@@ -148,7 +151,9 @@ fn check(plain: Option<Plain>, steps: &[OwnedStep]) {
         match step {
             OwnedStep::Setup(..) => assert_eq!(limit, None, "a setup after `run`"),
             OwnedStep::Run(_, _, max_frame) => assert_eq!(limit.replace(*max_frame), None),
-            OwnedStep::Cancel(_) => assert!(plain.is_none() && limit.is_some(), "too early"),
+            OwnedStep::Function(_) | OwnedStep::Cancel(_) => {
+                assert!(plain.is_none() && limit.is_some(), "too early");
+            }
             OwnedStep::Request(id, payload) => {
                 let limit = limit.expect("a request before `run`");
                 assert!(payload.len() <= limit as usize);

@@ -39,6 +39,11 @@ pub fn control(data: &[u8]) {
             max_frame: number(),
             buflen: number(),
         }),
+        ToChild::Function(FunctionId {
+            name: &two,
+            version: number(),
+            codec: &one,
+        }),
         ToChild::Cancel { id: number() },
     ] {
         assert_eq!(ToChild::decode(&message.encode()), Ok(message));
@@ -65,7 +70,13 @@ pub fn control(data: &[u8]) {
             message: one.clone(),
             location: two.clone(),
         },
-        Failure::Malformed { message: one },
+        Failure::Malformed {
+            message: one.clone(),
+        },
+        Failure::Unserved {
+            message: one,
+            kind: two,
+        },
         Failure::Unanswered,
         Failure::Cancelled,
     ] {

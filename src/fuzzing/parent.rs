@@ -53,6 +53,17 @@ pub fn parent(data: &[u8]) {
     assert!(parent.returned.iter().all(|returned| *returned));
 }
 
+/// The functions that calls are for.
+const FUNCTIONS: [FunctionId<'_>; 3] = [function("f"), function("g"), function("h")];
+
+const fn function(name: &str) -> FunctionId<'_> {
+    FunctionId {
+        name,
+        version: 2,
+        codec: "c",
+    }
+}
+
 /// A connection and its model.
 struct ParentModel {
     connection: Connection<usize, u32>,
@@ -66,6 +77,8 @@ struct ParentModel {
     now: Instant,
     /// The id of the last call.
     last: u32,
+    /// The function that the last call was for.
+    function: usize,
     /// Calls whose id is not free, in order.
     calls: Vec<ExpectedCall>,
     /// Unwritten frames: the call, and the bytes that are left.
@@ -97,6 +110,7 @@ impl ParentModel {
             broken: false,
             now: Instant::now(),
             last: 0,
+            function: 0,
             calls: Vec::new(),
             queue: VecDeque::new(),
             returned: Vec::new(),
@@ -104,11 +118,7 @@ impl ParentModel {
         if plain.is_none() {
             let run = Run {
                 protocol: wire::VERSION,
-                function: FunctionId {
-                    name: "f",
-                    version: 2,
-                    codec: "c",
-                },
+                function: FUNCTIONS[0],
                 max_frame: 3,
                 buflen: 4,
             };
@@ -124,6 +134,11 @@ impl ParentModel {
                 let frame = frame(wire::CONTROL_TO_CHILD, &payload);
                 parent.queue.push_back((None, frame.into()));
             }
+        }
+        // The first of a worker has been noted.
+        for (n, function) in FUNCTIONS.into_iter().enumerate() {
+            assert_eq!(parent.connection.add_function(function), n);
+            assert_eq!(parent.connection.add_function(function), n);
         }
         parent
     }
@@ -144,16 +159,28 @@ impl ParentModel {
         let deadline =
             (!time.is_multiple_of(4)).then(|| self.now + Duration::from_millis(time.into()));
         let progress = size.is_multiple_of(2);
+        let function = usize::from(time / 16 % 3);
         let mut wants_progress = progress.then_some(self.last + 1);
         let mut taken = Some(completion);
-        let result = self
-            .connection
-            .call(&mut body, deadline, &mut wants_progress, &mut taken);
+        let result = self.connection.call(
+            function,
+            &mut body,
+            deadline,
+            &mut wants_progress,
+            &mut taken,
+        );
         if let Err(refusal) = self.admit(len) {
             assert_eq!((result, taken), (Err(refusal), Some(completion)));
             return;
         }
         assert_eq!(taken, None);
+        if self.plain.is_none() && function != self.function {
+            let FunctionId { name, codec, .. } = FUNCTIONS[function];
+            let select = octets::encode(["function", name, "2", codec]);
+            let frame = frame(wire::CONTROL_TO_CHILD, &select);
+            self.queue.push_back((None, frame.into()));
+        }
+        self.function = function;
         self.last += 1;
         assert_eq!(result, Ok(self.last));
         self.returned.push(false);

@@ -3,11 +3,10 @@
 use super::handle::Rpc;
 use super::reactor::Reactor;
 use super::start::StartOptions;
-use crate::codec::{Codec, Strings};
+use crate::codec::Strings;
 use crate::error::Error;
 use crate::process::Process;
-use crate::service::{IntoService, Name, Signature};
-use crate::wire::FunctionId;
+use crate::service::{IntoService, Name, Signature, id_of};
 use std::fmt;
 use std::time::Duration;
 
@@ -169,12 +168,7 @@ impl<S: Signature> RpcBuilder<S> {
     /// [`ErrorKind::Io`]: crate::ErrorKind::Io
     pub fn start(self) -> Result<Rpc<S>, Error> {
         let RpcBuilder { service, options } = self;
-        let function = FunctionId {
-            name: service.name(),
-            version: service.version(),
-            codec: S::Codec::NAME,
-        };
-        let handle = options.start(function)?;
+        let handle = options.start(id_of(&service))?;
         Ok(Rpc::new(handle, service))
     }
 }

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 #[must_use = "nothing is sent before then(), wait() or start()"]
 pub struct Call<'a, S: Signature = Name> {
     handle: &'a Handle,
+    function: usize,
     request: Scratch,
     /// Why the request could not be encoded.
     malformed: Option<CodecError>,
@@ -43,6 +44,7 @@ impl<S: Signature> fmt::Debug for Call<'_, S> {
 impl<'a, S: Signature> Call<'a, S> {
     pub(super) fn new<'r>(
         handle: &'a Handle,
+        function: usize,
         request: impl Argument<S::Request<'r>, S::Codec>,
         may_wait: bool,
     ) -> Self {
@@ -52,6 +54,7 @@ impl<'a, S: Signature> Call<'a, S> {
         let malformed = encoded.unwrap_or_else(|| Err(codec_panicked())).err();
         Call {
             handle,
+            function,
             request: output,
             malformed,
             timeout: handle.call_timeout,
@@ -210,7 +213,7 @@ impl<'a, S: Signature> Call<'a, S> {
         };
         self.handle
             .link
-            .call(self.request.body(), options, completion)
+            .call(self.function, self.request.body(), options, completion)
     }
 }
 

@@ -12,6 +12,7 @@ use super::link::{
 };
 use super::log;
 use super::reactor::{EventHandler, Source, poll_key};
+use super::refusal::refusal_kind;
 use super::state::{Begun, ChildViolation, Delivery, Exit, Life, Signal, Verdict};
 use crate::chain::chain;
 use crate::codec::{Input, Strings};
@@ -20,7 +21,7 @@ use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::{Child, Noted, OutputCallback};
 use crate::sys::{self, Registration};
 use crate::wire::{self, Check, Decoder, FrameHead, Payload, ToParent};
-use breach::{Breach, refusal_kind};
+use breach::Breach;
 use capture::Capture;
 use polling::Event;
 use process_watch::ProcessWatch;

@@ -7,13 +7,13 @@ use crate::codec::Argument;
 use crate::deadlines::after;
 use crate::error::Error;
 use crate::process::Child;
-use crate::service::{Name, Signature};
+use crate::service::{IntoService, Name, Signature, id_of};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// A child process, and the function it serves.
+/// A child process, and a function that it serves.
 ///
 /// Cheap to clone, and usable from any thread: all clones are handles to the same child. When the last
 /// one is dropped, the child answers all outstanding calls in the background, and exits;
@@ -47,6 +47,8 @@ use std::time::{Duration, Instant};
 pub struct Rpc<S: Signature = Name> {
     handle: Arc<Handle>,
     service: S,
+    /// The number of the function at the link.
+    function: usize,
 }
 
 /// What all clones share. Dropped with the last one.
@@ -82,6 +84,7 @@ impl<S: Signature> Clone for Rpc<S> {
         Rpc {
             handle: Arc::clone(&self.handle),
             service: self.service.clone(),
+            function: self.function,
         }
     }
 }
@@ -98,7 +101,47 @@ impl<S: Signature> fmt::Debug for Rpc<S> {
 impl<S: Signature> Rpc<S> {
     pub(super) fn new(handle: Handle, service: S) -> Self {
         let handle = Arc::new(handle);
-        Rpc { handle, service }
+        Rpc {
+            handle,
+            service,
+            function: 0,
+        }
+    }
+
+    /// A handle to another function of the same child. All such handles share one connection, and calls of
+    /// different functions are sent in the order in which they are made; a change of function costs some
+    /// forty bytes more.
+    ///
+    /// A function that the child does not have, or in another version or with another codec, fails its calls,
+    /// with [`CallError::Unserved`](crate::CallError::Unserved). A plain peer is not told which function a
+    /// call is for.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .function("up", |request, _| Ok(request.to_string().to_uppercase()))
+    ///     .function("down", |request, _| Ok(request.to_string().to_lowercase()))
+    ///     .run();
+    /// let up = me.rpc("up").start()?;
+    /// let down = up.function("down");
+    /// assert_eq!(up.call("Tea").wait()?, ["TEA"]);
+    /// assert_eq!(down.call("Tea").wait()?, ["tea"]); // in the same child
+    ///
+    /// let error = up.function("turn").call("Tea").wait().unwrap_err();
+    /// assert_eq!(error.to_string(), "no function `turn`; there are: `down`, `up`");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn function<O: IntoService>(&self, service: O) -> Rpc<O::Service> {
+        let service = service.into_service();
+        Rpc {
+            handle: Arc::clone(&self.handle),
+            function: self.handle.link.function(id_of(&service)),
+            service,
+        }
     }
 
     /// Prepares a call. Nothing is sent before one of [`then`](Call::then), [`wait`](Call::wait) and
@@ -106,13 +149,13 @@ impl<S: Signature> Rpc<S> {
     ///
     /// The request is encoded here, and need not live longer.
     pub fn call<'r>(&self, request: impl Argument<S::Request<'r>, S::Codec>) -> Call<'_, S> {
-        Call::new(&self.handle, request, true)
+        Call::new(&self.handle, self.function, request, true)
     }
 
     /// As [`call`](Rpc::call), but if the queue is full, the call ends with
     /// [`Refusal::Full`](crate::Refusal::Full).
     pub fn try_call<'r>(&self, request: impl Argument<S::Request<'r>, S::Codec>) -> Call<'_, S> {
-        Call::new(&self.handle, request, false)
+        Call::new(&self.handle, self.function, request, false)
     }
 
     /// Waits until the child serves. Calls need not wait for it.

@@ -25,6 +25,7 @@ mod handle;
 mod link;
 mod log;
 mod reactor;
+mod refusal;
 mod start;
 mod state;
 

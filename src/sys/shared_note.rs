@@ -106,12 +106,24 @@ impl SharedNote {
         self.words().word.load(Ordering::Relaxed)
     }
 
-    /// Stores a word. If the process is killed in what follows, the word is there.
+    /// Stores a word. If the process is killed in what follows, the word is there. For a thread that alone
+    /// stores.
     #[inline]
     pub(crate) fn store(&self, value: u32) {
         // ORDERING: the processor stores what it was told to before the thread ends, and nobody looks
         // before that. Only the compiler must not move what follows.
         self.words().word.store(value, Ordering::Relaxed);
+        std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    }
+
+    /// As [`store`](SharedNote::store), unless `replaces` says that what is there is to stay. Any thread may
+    /// do so at the same time.
+    pub(crate) fn store_if(&self, value: u32, replaces: impl Fn(u32) -> bool) {
+        let word = &self.words().word;
+        // ORDERING: as in `store`.
+        let (set, fetch) = (Ordering::Relaxed, Ordering::Relaxed);
+        let update = |old| replaces(old).then_some(value);
+        let _ = word.fetch_update(set, fetch, update);
         std::sync::atomic::compiler_fence(Ordering::SeqCst);
     }
 

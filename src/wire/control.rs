@@ -42,6 +42,8 @@ pub(crate) enum ToChild<'a> {
     },
     /// Serve a function from now on.
     Run(Run<'a>),
+    /// The requests that follow are for another function.
+    Function(FunctionId<'a>),
     /// The answer to this request is no longer wanted.
     Cancel { id: u32 },
 }
@@ -101,6 +103,12 @@ impl<'a> ToChild<'a> {
                 &run.max_frame.to_string(),
                 &run.buflen.to_string(),
             ]),
+            ToChild::Function(function) => octets::encode([
+                "function",
+                function.name,
+                &function.version.to_string(),
+                function.codec,
+            ]),
             ToChild::Cancel { id } => octets::encode(["cancel", &id.to_string()]),
         }
     }
@@ -112,6 +120,7 @@ impl<'a> ToChild<'a> {
         let len = match self {
             ToChild::Setup { setup, request } => setup.len().saturating_add(request.len()),
             ToChild::Run(run) => run.function.len(),
+            ToChild::Function(function) => function.len(),
             ToChild::Cancel { .. } => 0,
         };
         len <= LONGEST_SETUP - REST
@@ -132,6 +141,7 @@ impl<'a> ToChild<'a> {
                 max_frame: fields.number("max_frame")?,
                 buflen: fields.number("buflen")?,
             })),
+            "function" => Ok(ToChild::Function(FunctionId::decode(&mut fields)?)),
             "cancel" => Ok(ToChild::Cancel {
                 id: fields.number("call id")?,
             }),
@@ -242,6 +252,8 @@ pub(crate) enum Failure {
     Panic { message: String, location: String },
     /// The request could not be decoded, or the answer could not be encoded.
     Malformed { message: String },
+    /// There is no such function: why, and a [`REFUSED_FUNCTION`] or the like.
+    Unserved { message: String, kind: String },
     /// The function dropped the call without answering it.
     Unanswered,
     /// The call was cancelled before it started.
@@ -267,6 +279,7 @@ impl Failure {
             }
             Failure::Panic { message, location } => octets::encode(["panic", message, location]),
             Failure::Malformed { message } => octets::encode(["malformed", message]),
+            Failure::Unserved { message, kind } => octets::encode(["unserved", message, kind]),
             Failure::Unanswered => octets::encode(["unanswered", "dropped without an answer"]),
             Failure::Cancelled => octets::encode(["cancelled", "cancelled before it started"]),
         }
@@ -290,6 +303,10 @@ impl Failure {
                 location: fields.lossy("location")?,
             }),
             "malformed" => Ok(Failure::Malformed { message }),
+            "unserved" => Ok(Failure::Unserved {
+                message,
+                kind: fields.lossy("reason")?,
+            }),
             "unanswered" => Ok(Failure::Unanswered),
             "cancelled" => Ok(Failure::Cancelled),
             kind => Err(ControlError::Verb(kind.to_owned())),
@@ -306,6 +323,7 @@ impl fmt::Display for Failure {
             Failure::Malformed { message } => {
                 write!(f, "got or returned malformed data: {message}")
             }
+            Failure::Unserved { message, .. } => write!(f, "is not served: {message}"),
             Failure::Unanswered => f.write_str("dropped a call without an answer"),
             Failure::Cancelled => f.write_str("was cancelled"),
         }
@@ -393,6 +411,7 @@ mod tests {
                 request: b"\xff",
             },
             ToChild::Run(run),
+            ToChild::Function(run.function),
             ToChild::Cancel { id: 7 },
         ] {
             assert_eq!(ToChild::decode(&message.encode()), Ok(message));
@@ -500,6 +519,10 @@ mod tests {
                 location: text("f.rs:1:2"),
             },
             Failure::Malformed { message: text("m") },
+            Failure::Unserved {
+                message: text("m"),
+                kind: text("function"),
+            },
             Failure::Unanswered,
             Failure::Cancelled,
         ] {

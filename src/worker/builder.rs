@@ -5,10 +5,10 @@ use super::event_loop::Loop;
 use super::serve;
 use super::server::Options;
 use super::table::Table;
-use crate::codec::{Codec, Replies};
+use crate::codec::Replies;
 use crate::process::{Place, Process};
-use crate::service::{IntoService, Signature};
-use crate::wire::{FunctionId, Plain};
+use crate::service::{IntoService, Signature, id_of};
+use crate::wire::Plain;
 use crate::{stderr, sys};
 use std::fmt;
 use std::panic::Location;
@@ -44,6 +44,43 @@ use std::panic::Location;
 ///     Ok(())
 /// }
 /// ```
+///
+/// # Many functions
+///
+/// One child serves all functions of its table, of whatever kinds, over one connection: see
+/// [`Rpc::function`](crate::Rpc::function). A library adds its own by a function over `Worker`.
+///
+/// ```
+/// use offspring::Worker;
+///
+/// mod words {
+///     pub fn functions(worker: offspring::Worker) -> offspring::Worker {
+///         worker
+///             .function("words.count", |text, _| {
+///                 Ok(text.to_string().split_whitespace().count().to_string())
+///             })
+///             .function("words.longest", |text, _| {
+///                 let text = text.to_string();
+///                 let longest = text.split_whitespace().max_by_key(|word| word.len());
+///                 Ok(longest.unwrap_or_default().to_owned())
+///             })
+///     }
+/// }
+///
+/// # fn main() -> Result<(), offspring::BoxError> {
+/// let me = words::functions(Worker::new()).function("exit", |_, _| Ok(())).run();
+/// let count = me.rpc("words.count").start()?;
+/// let longest = count.function("words.longest");
+/// assert_eq!(count.call("a rose is a rose").wait()?, ["5"]);
+/// assert_eq!(longest.call("a rose is").wait()?, ["rose"]);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Returning and deferred functions, and everything on the [`Loop`], take turns on the child's main thread:
+/// while a returning one runs, the others wait, timers too, however long it takes. What they have answered
+/// before does not wait for it. Threads go on, and get new requests if the function [asks whether it is
+/// cancelled](Caller::is_cancelled); otherwise those wait, too, as only the main thread reads.
 ///
 /// # In tests
 ///
@@ -91,14 +128,7 @@ impl Worker {
     pub fn new() -> Self {
         Worker {
             table: Table::default(),
-            options: Options {
-                threads: None,
-                max_running: usize::MAX,
-                high_water: 1 << 20,
-                done: None,
-                #[cfg(feature = "log")]
-                log: None,
-            },
+            options: Options::default(),
         }
     }
 
@@ -121,8 +151,8 @@ impl Worker {
         self
     }
 
-    /// Adds a returning function. It runs one call at a time, in the order in which they were made. What
-    /// it returns is the call's reply, or its error; a panic is an error, too, and the child continues.
+    /// Adds a returning function. Returning functions run one call at a time, of all of them together, in
+    /// the order in which they were made. What one returns is the call's reply, or its error; a panic is an error, too, and the child continues.
     ///
     /// No reply waits for another call to finish. It is written before the next call begins; if more
     /// requests have come already, while the next call runs, at most a fraction of a millisecond later
@@ -231,14 +261,14 @@ impl Worker {
         self
     }
 
-    /// How many calls of a [threaded](Worker::threaded) function run simultaneously, on as many
-    /// threads, which are started as needed. At least 1. Default: one for each processor.
+    /// How many calls of [threaded](Worker::threaded) functions run simultaneously, on as many threads,
+    /// which are started as needed. At least 1. Default: one for each processor.
     pub fn threads(mut self, threads: usize) -> Self {
         self.options.threads = Some(threads.max(1));
         self
     }
 
-    /// How many calls of a [deferred](Worker::deferred) function may be unanswered simultaneously; more
+    /// How many calls of [deferred](Worker::deferred) functions may be unanswered simultaneously; more
     /// wait in the child. At least 1. Default: no limit.
     ///
     /// # Examples
@@ -303,8 +333,8 @@ impl Worker {
     /// The parent's [stop ladder](crate::RpcBuilder::grace) still applies: a child that is to run on
     /// while its parent lives needs a long grace.
     ///
-    /// Default: it exits immediately, whatever it waits for. Returning functions have no loop, and this
-    /// is not called for them.
+    /// Default: it exits immediately, whatever it waits for. A child that has only returning functions has
+    /// no loop, and this is not called.
     ///
     /// # Examples
     ///
@@ -442,12 +472,7 @@ impl Worker {
     /// If there is no such function.
     pub fn serve_plain<S: IntoService>(self, service: S, plain: Plain) -> ! {
         let service = service.into_service();
-        let function = FunctionId {
-            name: service.name(),
-            version: service.version(),
-            codec: <S::Service as Signature>::Codec::NAME,
-        };
-        serve::serve_plain(self.table, self.options, &function, plain)
+        serve::serve_plain(self.table, self.options, &id_of(&service), plain)
     }
 
     fn run_or(self, place: Place, parent: impl FnOnce(Place) -> Process) -> Process {

@@ -2,7 +2,7 @@
 
 use super::hub::Hub;
 use super::panics;
-use super::returning_child::read_if_asked;
+use super::read_ahead::read_if_asked;
 use crate::chain::chain;
 use crate::codec::{Argument, CodecError, Decode, Input, Octets, Output, Replies, Strings};
 use crate::service::{Errors, Name, Signature};

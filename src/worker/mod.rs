@@ -1,27 +1,28 @@
 //! The child: a table of functions, and the loop that serves them. Declares and re-exports only.
 //!
 //! ```text
-//!   builder ──▶ serve ──▶ table ──▶ returning, concurrent ──▶ server ──▶ session, request_reader
-//!                           │                 │                  │
-//!                           ▼                 ▼                  ▼
-//!                        caller          event_loop ──────────▶ hub ──▶ calls
+//!   builder ──▶ serve ──▶ table ──▶ concurrent ──▶ returning ──▶ server ──▶ session, directory
+//!                           │            │             │           │
+//!                           ▼            ▼             ▼           ▼
+//!                        caller     event_loop    read_ahead ──▶ hub ──▶ calls
 //! ```
 //!
-//! `serve` takes the connection over and runs setups; `table` knows the functions, and serves the one
-//! that the parent asks for in the way of its kind.
+//! `serve` takes the connection over and runs setups; `table` has the functions. Where all of them are
+//! returning ones, `returning` serves them, otherwise `concurrent`.
 
 mod builder;
 mod caller;
 mod calls;
 mod concurrent;
+mod directory;
 mod event_loop;
 mod hub;
 #[cfg(feature = "log")]
 mod logger;
 mod panics;
+mod read_ahead;
 mod request_reader;
 mod returning;
-mod returning_child;
 mod serve;
 mod server;
 mod session;
@@ -32,7 +33,7 @@ pub use caller::{Caller, Cancellation, Parent};
 pub use event_loop::{Loop, Poster, Watch};
 
 #[cfg(any(fuzzing, test))]
-pub(crate) use calls::{CallLimits, CallState, Duplicate, Ledger, MainCall};
+pub(crate) use calls::{CallLimits, CallState, Duplicate, Lane, Ledger, MainCall, Started};
 #[cfg(any(fuzzing, test))]
 pub(crate) use event_loop::Timers;
 #[cfg(any(fuzzing, test))]

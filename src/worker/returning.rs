@@ -1,60 +1,70 @@
-//! Serves a returning function, one call at a time: read, call, write. If more whole requests have
+//! Serves returning functions, one call at a time: read, call, write. If more whole requests have
 //! been read, a call's answer is left to the flusher, and the next call begins.
 
-use super::calls::CallLimits;
+use super::calls::{CallLimits, Lane, Started};
+use super::directory::Function;
 use super::hub::{Hub, WritePolicy};
 use super::panics;
-use super::returning_child::{Incoming, RequestPayload, ReturningChild};
-use super::server::{Server, Stop};
+use super::read_ahead::{Incoming, RequestPayload};
+use super::server::{Options, Server, Stop};
 use super::session::Step;
+use super::table::{Bodies, Body};
 use crate::sys::coarse_clock;
 
 /// Runs the function with a request, and answers the call of this id.
 pub(super) type ReturningFn = dyn FnMut(Incoming<'_>, u32);
 
-/// Answers requests until they end, each before the next is begun.
+/// Answers requests until they end, each before the next is begun. All functions are returning ones.
 pub(super) fn answer(
-    server: Server,
-    function: &mut ReturningFn,
-    high_water: usize,
+    mut server: Server,
+    bodies: &mut Bodies,
+    options: Options,
 ) -> Result<(), Stop> {
     let hub = server.hub;
     hub.set_limits(CallLimits {
-        running: 1,
-        high_water,
+        deferred: 0,
+        threaded: 0,
+        high_water: options.high_water,
     });
-    let mut child = ReturningChild::new(server);
     loop {
         // A panic ends one call only. The others need no guard of their own.
-        match panics::catch(|| answer_small(&mut child, function)) {
+        match panics::catch(|| answer_small(&mut server, bodies)) {
             Ok(result) => result?,
             // The call has failed, as its caller was dropped.
             Err(_) => {
                 check_parent(hub, false)?;
-                read_ahead_if_due(&mut child, function)?;
+                read_ahead_if_due(&mut server, bodies)?;
                 continue;
             }
         }
-        match child
-            .server
-            .session
+        let Server {
+            session, functions, ..
+        } = &mut server;
+        match session
             .next(|id| hub.is_running(id))
             .map_err(Stop::protocol)?
         {
             None => {
-                if !child.server.read()? {
+                if !server.read()? {
                     // Nothing may be left to the flusher.
                     hub.flush();
                     return check_parent(hub, false);
                 }
-                child.has_read();
+                server.has_read();
             }
-            Some(Step::Request { id, payload }) => {
-                let payload = RequestPayload::Owned(payload.into_small());
-                begin(hub, id);
-                call_guarded(function, &mut child, payload, id, false)?;
-                read_ahead_if_due(&mut child, function)?;
-            }
+            Some(Step::Request { id, payload }) => match functions.current() {
+                Ok(function) => {
+                    let payload = RequestPayload::Owned(payload.into_small());
+                    begin(hub, id);
+                    call_guarded(&mut server, bodies, function.index, payload, id, false)?;
+                    read_ahead_if_due(&mut server, bodies)?;
+                }
+                Err(failure) => {
+                    hub.fail(id, failure);
+                    check_parent(hub, false)?;
+                }
+            },
+            Some(Step::Function(function)) => drop(functions.select(&function)),
             Some(Step::Cancel { id }) => hub.cancel(id),
             Some(Step::Setup { .. } | Step::Run(_)) => {
                 unreachable!("the session refuses these after `run`")
@@ -65,59 +75,80 @@ pub(super) fn answer(
 
 /// Begins a call. No other call runs or waits.
 fn begin(hub: &Hub, id: u32) {
-    let begins = hub.begin(id);
+    let begins = hub.begin(Lane::Returning, id);
     debug_assert_eq!(begins, Ok(true), "no other call runs or waits");
 }
 
 /// Answers the small requests that come next.
-fn answer_small(child: &mut ReturningChild, function: &mut ReturningFn) -> Result<(), Stop> {
-    let hub = child.server.hub;
-    while let Some((id, at)) = child.server.session.request_at() {
-        let more = child.server.session.has_more();
+fn answer_small(server: &mut Server, bodies: &mut Bodies) -> Result<(), Stop> {
+    let hub = server.hub;
+    // Another is selected by a control message, which is none of them.
+    let Ok(Function { index, .. }) = server.functions.current() else {
+        return Ok(());
+    };
+    let function = returning(bodies, index);
+    while let Some((id, at)) = server.session.request_at() {
+        let more = server.session.has_more();
         begin(hub, id);
-        call(function, child, RequestPayload::At(at), id, more);
+        call(function, server, RequestPayload::At(at), id, more);
         check_parent(hub, more)?;
-        read_ahead_if_due(child, function)?;
+        if server.is_read_due() {
+            return read_ahead_if_due(server, bodies);
+        }
     }
     Ok(())
+}
+
+/// The function of this index.
+pub(super) fn returning(bodies: &mut Bodies, index: u32) -> &mut ReturningFn {
+    match &mut bodies[index as usize] {
+        Body::Returning(function) => &mut **function,
+        Body::Deferred(_) | Body::Threaded(_) => unreachable!("it is in another lane"),
+    }
 }
 
 /// Reads ahead if the clock has ticked since the last read. Among the requests that have come there may
 /// be cancellations of others; but reading is a system call, too much for each of thousands of short
 /// calls.
 #[inline]
-fn read_ahead_if_due(child: &mut ReturningChild, function: &mut ReturningFn) -> Result<(), Stop> {
-    if child.is_read_due() {
-        read_ahead(child, function)?;
-        child.has_read();
+fn read_ahead_if_due(server: &mut Server, bodies: &mut Bodies) -> Result<(), Stop> {
+    if server.is_read_due() {
+        read_ahead(server, bodies)?;
+        server.has_read();
     }
     Ok(())
 }
 
 /// Answers everything that has come, having read what cancellations there are before each call.
-fn read_ahead(child: &mut ReturningChild, function: &mut ReturningFn) -> Result<(), Stop> {
-    let hub = child.server.hub;
-    child.check()?;
+fn read_ahead(server: &mut Server, bodies: &mut Bodies) -> Result<(), Stop> {
+    let hub = server.hub;
+    server.check()?;
     if hub.is_broken() {
         return Err(Stop::cannot_write(hub));
     }
     let mut may_read = true;
     loop {
-        child.take_steps()?;
+        server.take_steps()?;
         // One read each time: if everything were read here, short calls would never be answered in
         // the faster way again.
-        if may_read && child.read_once()? {
+        if may_read && server.read_once()? {
             may_read = false;
             continue;
         }
         may_read = true;
         let started = coarse_clock();
         loop {
-            let Some((id, request, more)) = hub.next_request() else {
+            let Some((_, next, more)) = hub.next_request() else {
                 return Ok(());
             };
-            call_guarded(function, child, RequestPayload::Owned(request), id, more)?;
-            child.check()?;
+            let Started {
+                id,
+                function,
+                request,
+            } = next;
+            let payload = RequestPayload::Owned(request);
+            call_guarded(server, bodies, function, payload, id, more)?;
+            server.check()?;
             if started != coarse_clock() {
                 break;
             }
@@ -127,22 +158,24 @@ fn read_ahead(child: &mut ReturningChild, function: &mut ReturningFn) -> Result<
 
 /// Answers one call, even if the function panics.
 fn call_guarded(
-    function: &mut ReturningFn,
-    child: &mut ReturningChild,
+    server: &mut Server,
+    bodies: &mut Bodies,
+    function: u32,
     payload: RequestPayload,
     id: u32,
     more: bool,
 ) -> Result<(), Stop> {
-    let hub = child.server.hub;
+    let hub = server.hub;
+    let function = returning(bodies, function);
     // After a panic the call has failed, as its caller was dropped.
-    let _ = panics::catch(|| call(function, child, payload, id, more));
+    let _ = panics::catch(|| call(function, server, payload, id, more));
     check_parent(hub, more)
 }
 
 /// Runs one call. With `more`, the next one begins as soon as it is answered.
-fn call(
+pub(super) fn call(
     function: &mut ReturningFn,
-    child: &mut ReturningChild,
+    server: &mut Server,
     payload: RequestPayload,
     id: u32,
     more: bool,
@@ -153,7 +186,7 @@ fn call(
         WritePolicy::LastCall
     };
     policy.set();
-    function(Incoming { child, payload }, id);
+    function(Incoming { server, payload }, id);
 }
 
 /// After a call: stops if the parent is gone.
@@ -169,8 +202,8 @@ fn check_parent(hub: &Hub, more: bool) -> Result<(), Stop> {
 mod tests {
     use super::*;
     use crate::wire::Failure;
-    use crate::worker::returning_child::read_if_asked;
-    use crate::worker::returning_child::tests::{frame, server};
+    use crate::worker::read_ahead::read_if_asked;
+    use crate::worker::read_ahead::tests::{frame, server};
     use std::io::Write;
     use std::net::Shutdown;
     use std::sync::mpsc;
@@ -189,7 +222,7 @@ mod tests {
             far.write_all(&[frame(2, b""), frame(3, b"")].concat())
                 .unwrap();
             let (send, answered) = mpsc::channel();
-            let mut function = move |incoming: Incoming<'_>, id| {
+            let function = move |incoming: Incoming<'_>, id| {
                 let hub = incoming.hub();
                 if id == asking {
                     far.write_all(&frame(0x8000_0000, b"")).unwrap();
@@ -206,9 +239,10 @@ mod tests {
                 hub.fail(id, &Failure::Unanswered);
                 send.send(id).unwrap();
             };
-            let stop = answer(server, &mut function, 1 << 20);
+            let mut bodies = vec![Body::Returning(Box::new(function))];
+            let stop = answer(server, &mut bodies, Options::default());
             assert!(matches!(stop, Err(Stop::Error(error)) if error.contains("0x80000000")));
-            drop(function);
+            drop(bodies);
             assert!(answered.iter().eq(1..=asking), "asking {asking}");
         }
     }

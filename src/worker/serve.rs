@@ -4,11 +4,11 @@ use super::hub::Hub;
 use super::request_reader::RequestReader;
 use super::server::{Options, Server, Stop};
 use super::session::Step;
-use super::table::{FunctionEntry, StartFailure, Table};
+use super::table::{StartFailure, Table};
 use crate::process::Place;
 use crate::stderr;
 use crate::sys::{self, ABOVE_STANDARD, ExtraFd, Inherited, Lifeline, SharedNote, Unserved};
-use crate::wire::{self, FunctionId, Plain, Run, ToParent};
+use crate::wire::{self, Failure, FunctionId, Plain, Run, ToParent};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
@@ -90,26 +90,26 @@ pub(super) fn serve_plain(
     function: &FunctionId<'_>,
     plain: Plain,
 ) -> ! {
-    let entry = match table.function(function) {
-        Ok(entry) => entry,
-        Err((_, message)) => panic!("{message}"),
-    };
+    let mut functions = table.take_functions();
+    if let Err(lack) = functions.select(function) {
+        panic!("{lack}");
+    }
     let connect = || -> io::Result<Server> {
         let input = sys::duplicate_above(sys::standard(0), ABOVE_STANDARD)?;
         let output = sys::duplicate_above(sys::standard(1), ABOVE_STANDARD)?;
         sys::replace(0, null()?)?;
         // A stray print must not get between the frames.
         sys::replace(1, sys::standard(2))?;
-        Ok(Server::new(
-            Some(plain),
-            RequestReader::new(input, None)?,
-            output,
-            None,
-        ))
+        let requests = RequestReader::new(input, None)?;
+        let server = Server::new(Some(plain), requests, output, None);
+        Ok(Server {
+            functions,
+            ..server
+        })
     };
     let server = connect().map_err(Stop::connection);
     let hub = server.as_ref().ok().map(|server| server.hub);
-    let result = server.and_then(|server| answer(server, entry, options));
+    let result = server.and_then(|server| table.answer(server, options));
     table.clear();
     if let Some(hub) = hub {
         // Calls that are dropped from here on do not end the process once more.
@@ -168,6 +168,7 @@ fn null() -> io::Result<File> {
 
 /// Runs setups until the parent names the function to serve, and serves it.
 fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), Stop> {
+    server.functions = table.take_functions();
     #[cfg(feature = "log")]
     if let Some(level) = options.log
         && super::logger::install(server.hub, level).is_err()
@@ -191,8 +192,11 @@ fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), 
             }
             Some(Step::Run(run)) => {
                 let (buflen, max_frame) = (run.buflen as usize, run.max_frame as usize);
-                let result = check_version(&run).and_then(|()| table.function(&run.function));
-                let entry = result.map_err(|refused| refuse(server.hub, refused))?;
+                let hub = server.hub;
+                check_version(&run).map_err(|refused| refuse(hub, refused))?;
+                if let Err(failure) = server.functions.select(&run.function) {
+                    return Err(refuse_function(hub, failure));
+                }
                 server.session.serve(buflen, max_frame);
                 server.hub.set_max_frame(max_frame);
                 let protocol = wire::VERSION;
@@ -201,9 +205,9 @@ fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), 
                     // A parent that does not hear it knows that nothing has begun.
                     return Err(Stop::cannot_write(server.hub));
                 }
-                return answer(server, entry, options);
+                return table.answer(server, options);
             }
-            Some(Step::Request { .. } | Step::Cancel { .. }) => {
+            Some(Step::Request { .. } | Step::Function(_) | Step::Cancel { .. }) => {
                 unreachable!("the session refuses these before `run`")
             }
         }
@@ -223,12 +227,15 @@ fn check_version(run: &Run<'_>) -> Result<(), StartFailure> {
     Err((wire::REFUSED_VERSION, message))
 }
 
-/// Answers requests until they end.
-fn answer(server: Server, entry: &mut FunctionEntry, options: Options) -> Result<(), Stop> {
-    entry.serve(server, options)
+/// The child has no such function.
+fn refuse_function(hub: &'static Hub, failure: &Failure) -> Stop {
+    let Failure::Unserved { message, kind } = failure else {
+        unreachable!("there is no other reason");
+    };
+    refuse(hub, (kind, message.clone()))
 }
 
-fn refuse(hub: &'static Hub, (kind, message): StartFailure) -> Stop {
+fn refuse(hub: &'static Hub, (kind, message): (&str, String)) -> Stop {
     // The parent takes no longer control message.
     let message = wire::truncate(&message, wire::LONGEST_TEXT);
     hub.control(&ToParent::Refused { kind, message });

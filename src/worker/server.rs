@@ -1,7 +1,9 @@
 //! A child with its connection, and why it stops serving.
 
+use super::directory::{Directory, Functions};
 use super::event_loop::Loop;
 use super::hub::Hub;
+use super::read_ahead::ReadAhead;
 use super::request_reader::RequestReader;
 use super::session::{ParentViolation, Session};
 use crate::sys::SharedNote;
@@ -26,6 +28,19 @@ pub(super) struct Options {
     pub(super) done: Option<Done>,
     #[cfg(feature = "log")]
     pub(super) log: Option<log::LevelFilter>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            threads: None,
+            max_running: usize::MAX,
+            high_water: 1 << 20,
+            done: None,
+            #[cfg(feature = "log")]
+            log: None,
+        }
+    }
 }
 
 impl Drop for Options {
@@ -76,6 +91,8 @@ pub(super) struct Server {
     pub(super) session: Session,
     pub(super) requests: RequestReader,
     pub(super) hub: &'static Hub,
+    pub(super) functions: Functions,
+    pub(super) ahead: ReadAhead,
 }
 
 impl Server {
@@ -92,6 +109,8 @@ impl Server {
             session: Session::new(plain, BUFLEN),
             requests,
             hub,
+            functions: Functions::new(Directory::new("function")),
+            ahead: ReadAhead::new(),
         }
     }
 

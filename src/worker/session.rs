@@ -39,18 +39,12 @@ pub(crate) enum Step<'a> {
     },
     /// Serve this function from now on.
     Run(Run<'a>),
+    /// The requests that follow are for this function.
+    Function(FunctionId<'a>),
     /// Answer a request; the reply carries the id.
     Request { id: u32, payload: Input<'a> },
     /// The parent does not wait for the answer to this request any more.
     Cancel { id: u32 },
-}
-
-/// A request to be answered.
-#[derive(Debug)]
-pub(crate) struct Request<'a> {
-    /// The reply carries the same.
-    pub(crate) id: u32,
-    pub(crate) payload: &'a [u8],
 }
 
 /// How a parent broke the protocol, and with which frame.
@@ -157,18 +151,8 @@ impl Session {
     }
 
     /// The next request, if that is the next step, and has come whole and is not large: the fast path
-    /// of [`next`](Session::next).
-    #[inline]
-    pub(crate) fn request(&mut self) -> Option<Request<'_>> {
-        let (id, at) = self.request_at()?;
-        Some(Request {
-            id,
-            payload: self.decoder.bytes(at),
-        })
-    }
-
-    /// As [`request`](Session::request): its id and where its [bytes](Session::bytes) are until the
-    /// next step or read.
+    /// of [`next`](Session::next). Returns its id, and where its [bytes](Session::bytes) are until the next
+    /// step or read.
     #[inline]
     pub(crate) fn request_at(&mut self) -> Option<(u32, Range<usize>)> {
         let (serving, plain) = (self.serving, self.plain);
@@ -265,10 +249,11 @@ impl Session {
             }
             ToChild::Run(run) if !self.serving => Ok(Step::Run(run)),
             ToChild::Setup { .. } | ToChild::Run(_) => Err(ParentViolation::TooLate { offset }),
-            ToChild::Cancel { .. } if !self.serving => {
+            ToChild::Function(_) | ToChild::Cancel { .. } if !self.serving => {
                 let id = wire::CONTROL_TO_CHILD;
                 Err(ParentViolation::TooEarly { offset, id })
             }
+            ToChild::Function(function) => Ok(Step::Function(function)),
             ToChild::Cancel { id } => Ok(Step::Cancel { id }),
         }
     }
@@ -369,6 +354,10 @@ mod tests {
                         steps.push(format!("run {}", run.function.name));
                         Some((run.buflen, run.max_frame))
                     }
+                    Some(Step::Function(function)) => {
+                        steps.push(format!("function {} {}", function.name, function.version));
+                        None
+                    }
                     Some(Step::Cancel { id }) => {
                         steps.push(format!("cancel {id}"));
                         None
@@ -401,10 +390,16 @@ mod tests {
             },
             request: &strings,
         };
+        let other = ToChild::Function(FunctionId {
+            name: "g",
+            version: 3,
+            codec: "c",
+        });
         let stream = [
             frame(wire::CONTROL_TO_CHILD, &setup.encode()),
             run(),
             frame(1, b""),
+            frame(wire::CONTROL_TO_CHILD, &other.encode()),
             frame(wire::MAX_ID, b"0123456789"),
             frame(wire::CONTROL_TO_CHILD, &ToChild::Cancel { id: 1 }.encode()),
         ]
@@ -417,6 +412,7 @@ mod tests {
                     "setup s 100003",
                     "run f",
                     "request 1 0",
+                    "function g 3",
                     "request 2147483647 10",
                     "cancel 1"
                 ]

@@ -2,7 +2,7 @@
 
 use crate::error::ErrorKind;
 use crate::rpc::state::ChildViolation;
-use crate::wire::{self, DecodeError};
+use crate::wire::DecodeError;
 
 /// Why bytes are not frames, or not frames that a child may send.
 pub(super) enum Breach {
@@ -42,17 +42,6 @@ impl Breach {
     }
 }
 
-/// The kind of error that the child itself gave as the reason why it does not serve.
-pub(super) fn refusal_kind(kind: &str) -> ErrorKind {
-    match kind {
-        wire::REFUSED_SETUP => ErrorKind::Setup,
-        wire::REFUSED_FUNCTION => ErrorKind::NoFunction,
-        wire::REFUSED_MISMATCH => ErrorKind::Mismatch,
-        wire::REFUSED_VERSION => ErrorKind::Version,
-        _ => ErrorKind::Protocol,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,18 +74,5 @@ mod tests {
             message.contains("at offset 7: expected a `ready` control frame first"),
             "{message}"
         );
-    }
-
-    #[test]
-    fn reasons_of_the_child_are_kinds_of_errors() {
-        for (word, kind) in [
-            ("setup", ErrorKind::Setup),
-            ("function", ErrorKind::NoFunction),
-            ("mismatch", ErrorKind::Mismatch),
-            ("version", ErrorKind::Version),
-            ("another", ErrorKind::Protocol),
-        ] {
-            assert_eq!(refusal_kind(word), kind);
-        }
     }
 }

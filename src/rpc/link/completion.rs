@@ -4,7 +4,8 @@ use crate::codec::{CodecError, Input};
 use crate::copies;
 use crate::error::{CallError, Error, Panic, Phase, Refusal};
 use crate::rpc::callback::guard;
-use crate::service::{Errors, Signature};
+use crate::rpc::refusal::refusal_kind;
+use crate::service::{Errors, Name, Signature};
 use crate::sys::{Consume, Family, Once};
 use crate::unwind;
 use crate::wire::{Failure, SmallBytes};
@@ -12,7 +13,7 @@ use std::cell::Cell;
 use std::marker::PhantomData;
 
 /// What a call ends with, in the types of its service.
-pub type Outcome<S> = Result<<S as Signature>::Reply, CallError<<S as Signature>::Error>>;
+pub type Outcome<S = Name> = Result<<S as Signature>::Reply, CallError<<S as Signature>::Error>>;
 
 /// What a call ends with, below the codec.
 #[derive(Debug)]
@@ -92,6 +93,9 @@ impl Answer {
                 }
                 Ok(Failure::Malformed { message }) => {
                     CallError::Malformed(CodecError::new(message))
+                }
+                Ok(Failure::Unserved { message, kind }) => {
+                    CallError::Unserved(Error::new(refusal_kind(&kind), message))
                 }
                 Ok(Failure::Unanswered | Failure::Cancelled) => CallError::Unanswered,
                 Err(error) => CallError::Malformed(CodecError::new(error.to_string())),

@@ -397,7 +397,7 @@ mod tests {
         let mut request = b"request".to_vec().into();
         let call = state
             .connection
-            .call(&mut request, deadline, &mut None, &mut completion);
+            .call(0, &mut request, deadline, &mut None, &mut completion);
         call.expect("there is room")
     }
 
@@ -634,7 +634,7 @@ mod tests {
         let mut request = b"request".to_vec().into();
         let id = state
             .connection
-            .call(&mut request, None, &mut None, &mut completion)
+            .call(0, &mut request, None, &mut None, &mut completion)
             .unwrap();
         send(&mut state);
         let too_long = [&[0, 0, 0, 1][..], &[0xff; 4]].concat();

@@ -9,7 +9,7 @@ use crate::process::Child;
 use crate::rpc::callback::{in_callback, refuse_in_callback};
 use crate::rpc::state::Exit;
 use crate::sys::{self, Interest};
-use crate::wire::{Body, FULL_BATCH};
+use crate::wire::{Body, FULL_BATCH, FunctionId};
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
@@ -43,6 +43,7 @@ impl Link {
     /// is refused.
     pub(in crate::rpc) fn call(
         &self,
+        function: usize,
         request: &mut Body,
         options: CallOptions<'_>,
         completion: &mut Option<Completion>,
@@ -59,7 +60,7 @@ impl Link {
         let mut state = self.lock();
         let id = loop {
             let connection = &mut state.connection;
-            match connection.call(request, deadline, progress, completion) {
+            match connection.call(function, request, deadline, progress, completion) {
                 Ok(id) => break id,
                 Err(Refusal::Full) if may_wait => {
                     state = self.wait_for_room(state, request.len(), deadline)?;
@@ -93,6 +94,15 @@ impl Link {
             self.notify_reactor(state);
         }
         Ok(SubmittedCall { id, reader, alone })
+    }
+
+    /// The number of a function of the child that calls are for.
+    pub(in crate::rpc) fn function(&self, function: FunctionId<'_>) -> usize {
+        // All calls of a copy are refused.
+        if self.is_elsewhere() {
+            return 0;
+        }
+        self.lock().connection.add_function(function)
     }
 
     /// Waits until there is room for a call of that length, or there will be none.

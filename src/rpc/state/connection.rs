@@ -29,7 +29,8 @@ use crate::error::{Phase, Refusal};
 use crate::id_map::IdMap;
 use crate::wire::Plain;
 use crate::wire::{
-    self, Body, Check, FrameHead, Framing, LONGEST_CONTROL, Run, ToChild, ToParent, Writer,
+    self, Body, Check, FrameHead, Framing, FunctionId, LONGEST_CONTROL, LONGEST_TEXT, Run, ToChild,
+    ToParent, Writer, truncate,
 };
 use std::num::NonZeroU64;
 use std::time::Instant;
@@ -65,6 +66,11 @@ pub(crate) struct Connection<T, P> {
     progress: IdMap<P>,
     /// Of calls that have ended. Dropping it may run the program's code, and so is not done under a lock.
     done: Vec<P>,
+    /// The control messages by which the functions are selected that calls are for. The child serves the
+    /// first from the start.
+    functions: Vec<Vec<u8>>,
+    /// The function that the child takes the next request to be for.
+    function: usize,
 }
 
 /// A call that was made.
@@ -138,6 +144,8 @@ impl<T, P: Clone> Connection<T, P> {
             deadlines: Deadlines::default(),
             progress: IdMap::default(),
             done: Vec::new(),
+            functions: Vec::new(),
+            function: 0,
         }
     }
 
@@ -152,9 +160,37 @@ impl<T, P: Clone> Connection<T, P> {
             self.control(&setup);
         }
         self.control(&ToChild::Run(run));
+        self.add_function(run.function);
     }
 
-    /// Queues a call. Large parts of the request are taken, the rest is copied. `progress` and the
+    /// Notes a function that calls are for, and returns its number, which is 0 for the one that the child
+    /// was started with.
+    pub(crate) fn add_function(&mut self, function: FunctionId<'_>) -> usize {
+        let mut name = function.name.to_owned();
+        if name.len() > LONGEST_TEXT {
+            // No child has one of that name, which would not fit into the message. It has none of this either.
+            name = truncate(&name, LONGEST_TEXT).to_owned() + " (and more)";
+        }
+        let name = &*name;
+        let message = ToChild::Function(FunctionId { name, ..function }).encode();
+        let known = self.functions.iter().position(|known| *known == message);
+        known.unwrap_or_else(|| {
+            self.functions.push(message);
+            self.functions.len() - 1
+        })
+    }
+
+    /// Tells the child that requests are for another function from now on.
+    #[cold]
+    fn select(&mut self, function: usize) {
+        // A plain peer serves one function, and calls are told apart in the parent only.
+        if self.plain.is_none() {
+            self.send_control(self.functions[function].clone());
+        }
+        self.function = function;
+    }
+
+    /// Queues a call of a [function](Connection::add_function). Large parts of the request are taken, the rest is copied. `progress` and the
     /// completion are taken unless the call is refused.
     ///
     /// # Errors
@@ -163,12 +199,16 @@ impl<T, P: Clone> Connection<T, P> {
     #[inline]
     pub(crate) fn call(
         &mut self,
+        function: usize,
         request: &mut Body,
         deadline: Option<Instant>,
         progress: &mut Option<P>,
         note: &mut Option<T>,
     ) -> Result<u32, Refusal> {
         self.admit(request.len())?;
+        if function != self.function {
+            self.select(function);
+        }
         let len = u32::try_from(request.len()).expect("max_frame is not above");
         let (id, entry) = self.calls.insert(CallEntry {
             note: None,
@@ -576,7 +616,11 @@ impl<T, P: Clone> Connection<T, P> {
     }
 
     fn control(&mut self, message: &ToChild<'_>) {
-        let mut payload = Body::from(message.encode());
+        self.send_control(message.encode());
+    }
+
+    fn send_control(&mut self, message: Vec<u8>) {
+        let mut payload = Body::from(message);
         let len = u32::try_from(payload.len()).expect("what does not fit is not started with");
         let header = wire::header(Framing::Tagged, wire::CONTROL_TO_CHILD, len);
         self.writer.outbox_mut().push(header, &mut payload);
@@ -598,7 +642,7 @@ fn phase_of_sent(ids: u32, bytes: u64, last_begun: Option<u32>) -> Phase {
 mod tests {
     use super::*;
     use crate::sys::{Family, Once};
-    use crate::wire::{FunctionId, octets};
+    use crate::wire::octets;
     use std::time::Duration;
 
     const LIMITS: QueueLimits = QueueLimits {
@@ -648,6 +692,7 @@ mod tests {
     fn call(connection: &mut Connection<char, char>, note: char) -> u32 {
         connection
             .call(
+                0,
                 &mut vec![note as u8].into(),
                 None,
                 &mut None,
@@ -888,6 +933,7 @@ mod tests {
         let start = Instant::now();
         let mut c = plain(Plain::Ordered);
         c.call(
+            0,
             &mut b"a".to_vec().into(),
             Some(start + Duration::from_secs(2)),
             &mut None,
@@ -895,6 +941,7 @@ mod tests {
         )
         .unwrap();
         c.call(
+            0,
             &mut b"b".to_vec().into(),
             Some(start + Duration::from_secs(1)),
             &mut None,
@@ -947,7 +994,7 @@ mod tests {
     fn progress_goes_to_who_waits_for_the_call() {
         let mut c = serving();
         let a = c
-            .call(&mut vec![].into(), None, &mut Some('p'), &mut Some('a'))
+            .call(0, &mut vec![].into(), None, &mut Some('p'), &mut Some('a'))
             .unwrap();
         let b = call(&mut c, 'b');
         let report = |id| ToParent::Progress { id, payload: b"x" }.encode();
@@ -974,6 +1021,7 @@ mod tests {
         let mut c = plain(Plain::Tagged);
         let id = c
             .call(
+                0,
                 &mut vec![].into(),
                 Some(Instant::now()),
                 &mut None,
@@ -994,7 +1042,7 @@ mod tests {
         };
         let mut c = Connection::<(), char>::new(Some(Plain::Tagged), limits);
         let mut refused =
-            |len: usize| c.call(&mut vec![0; len].into(), None, &mut None, &mut Some(()));
+            |len: usize| c.call(0, &mut vec![0; len].into(), None, &mut None, &mut Some(()));
         assert_eq!(refused(11), Err(Refusal::TooLarge { len: 11, limit: 10 }));
         assert_eq!(refused(10), Ok(1));
         // 18 bytes are queued, and 18 more would be above 30.
@@ -1007,12 +1055,12 @@ mod tests {
         sent(&mut c);
         assert_eq!(c.receive(1, b""), Ok(Delivery::Reply(())));
         assert_eq!(
-            c.call(&mut vec![].into(), None, &mut None, &mut Some(())),
+            c.call(0, &mut vec![].into(), None, &mut None, &mut Some(())),
             Ok(3)
         );
         c.close();
         assert_eq!(
-            c.call(&mut vec![].into(), None, &mut None, &mut Some(())),
+            c.call(0, &mut vec![].into(), None, &mut None, &mut Some(())),
             Err(Refusal::Closed)
         );
     }
@@ -1027,16 +1075,16 @@ mod tests {
         let mut c = Connection::<(), char>::new(Some(Plain::Tagged), limits);
         // One call always fits, or nothing would.
         assert!(
-            c.call(&mut vec![0; 50].into(), None, &mut None, &mut Some(()))
+            c.call(0, &mut vec![0; 50].into(), None, &mut None, &mut Some(()))
                 .is_ok()
         );
         assert!(matches!(
-            c.call(&mut vec![].into(), None, &mut None, &mut Some(())),
+            c.call(0, &mut vec![].into(), None, &mut None, &mut Some(())),
             Err(Refusal::Full)
         ));
         sent(&mut c);
         assert!(
-            c.call(&mut vec![].into(), None, &mut None, &mut Some(()))
+            c.call(0, &mut vec![].into(), None, &mut None, &mut Some(()))
                 .is_ok()
         );
     }
@@ -1052,7 +1100,7 @@ mod tests {
         // A header has 8 bytes.
         let mut queue = |len: usize| {
             let request = &mut vec![0; len].into();
-            c.call(request, None, &mut None, &mut Some('a'))
+            c.call(0, request, None, &mut None, &mut Some('a'))
         };
         assert_eq!(queue(100), Ok(1));
         assert_eq!(
@@ -1070,8 +1118,14 @@ mod tests {
         assert_eq!(c.admit(40 - 9 + 1), Err(Refusal::Full));
         // Threads that wait check again when half of it has gone.
         for (more, has_room) in [(3, true), (1, false)] {
-            c.call(&mut vec![0; more].into(), None, &mut None, &mut Some('b'))
-                .unwrap();
+            c.call(
+                0,
+                &mut vec![0; more].into(),
+                None,
+                &mut None,
+                &mut Some('b'),
+            )
+            .unwrap();
             assert_eq!((c.queued() <= 20, c.has_room()), (has_room, has_room));
         }
         sent(&mut c);

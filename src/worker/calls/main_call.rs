@@ -4,7 +4,7 @@
 //! [ledger](super::ledger) and taken out again. The thread that answers it holds the hub's lock, and
 //! makes sure that the next call may begin without it.
 
-use super::ledger::{Duplicate, Ledger};
+use super::ledger::{Duplicate, Lane, Ledger};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Changed under the hub's lock, except by [`begin`](MainCall::begin), whose call no other thread knows
@@ -39,11 +39,16 @@ impl MainCall {
     }
 
     /// Begins a call if the ledger permits it. Returns whether it does.
-    pub(crate) fn begin_with(&self, ledger: &Ledger, id: u32) -> Result<bool, Duplicate> {
+    pub(crate) fn begin_with(
+        &self,
+        ledger: &Ledger,
+        lane: Lane,
+        id: u32,
+    ) -> Result<bool, Duplicate> {
         if ledger.is_running(id) {
             return Err(Duplicate);
         }
-        let may = ledger.may_start_new();
+        let may = ledger.may_start_new(lane);
         if may {
             let highest = self.highest.load(Ordering::Relaxed).max(id);
             let highest = if ledger.is_busy() { highest } else { id };
@@ -53,10 +58,10 @@ impl MainCall {
         Ok(may)
     }
 
-    /// The function has returned from a call. If it is not answered, it goes into the ledger.
-    pub(crate) fn returned(&self, ledger: &mut Ledger, id: u32, unsent: usize) {
+    /// The function has returned from a call. If it is not answered, it goes into its lane of the ledger.
+    pub(crate) fn returned(&self, ledger: &mut Ledger, lane: Lane, id: u32, unsent: usize) {
         if self.is_at(id) {
-            let started = ledger.start(id);
+            let started = ledger.start(lane, id);
             debug_assert_eq!(started, Ok(true), "there was room when it began");
             self.end(ledger.is_open(unsent));
         }
@@ -75,10 +80,13 @@ impl MainCall {
         is_at
     }
 
-    /// A call waits: the next one needs the ledger's permission.
-    pub(crate) fn queued(&self, id: u32) {
+    /// A call waits. One that waits for the main thread comes first: the next one needs the ledger's
+    /// permission.
+    pub(crate) fn queued(&self, lane: Lane, id: u32) {
         self.highest.fetch_max(id, Ordering::Relaxed);
-        self.end(false);
+        if lane != Lane::Threaded {
+            self.end(false);
+        }
     }
 
     /// Whether a call may begin if its id is new.
@@ -106,12 +114,14 @@ impl MainCall {
 #[cfg(test)]
 mod tests {
     use super::super::ledger::CallLimits;
+    use super::super::ledger::Lane::{Deferred, Threaded};
     use super::*;
 
     fn child(running: usize, high_water: usize) -> (MainCall, Ledger) {
         let mut ledger = Ledger::default();
         ledger.set_limits(CallLimits {
-            running,
+            deferred: running,
+            threaded: running,
             high_water,
         });
         (MainCall::default(), ledger)
@@ -121,7 +131,7 @@ mod tests {
     fn first_call_needs_the_ledger_and_the_next_does_not() {
         let (main, mut ledger) = child(1, 100);
         assert!(!main.begin(1), "nothing is known yet");
-        assert_eq!(main.begin_with(&ledger, 1), Ok(true));
+        assert_eq!(main.begin_with(&ledger, Deferred, 1), Ok(true));
         assert!(main.is_at(1) && !main.is_open());
         assert!(!main.begin(2), "one at a time");
         assert!(main.answered(&mut ledger, 1, 0));
@@ -132,41 +142,55 @@ mod tests {
     #[test]
     fn call_that_returns_unanswered_goes_into_the_ledger() {
         let (main, mut ledger) = child(2, 100);
-        assert_eq!(main.begin_with(&ledger, 1), Ok(true));
-        main.returned(&mut ledger, 1, 0);
+        assert_eq!(main.begin_with(&ledger, Deferred, 1), Ok(true));
+        main.returned(&mut ledger, Deferred, 1, 0);
         assert!(!main.is_at(1) && ledger.is_running(1));
         assert!(main.is_open(), "another one may run beside it");
         assert!(main.begin(2));
-        main.returned(&mut ledger, 2, 0);
+        main.returned(&mut ledger, Deferred, 2, 0);
         assert!(!main.is_open(), "no more may");
         assert!(
             !main.answered(&mut ledger, 1, 0),
             "it was not the main thread's"
         );
-        assert_eq!(main.begin_with(&ledger, 3), Ok(true));
+        assert_eq!(main.begin_with(&ledger, Deferred, 3), Ok(true));
     }
 
     #[test]
     fn answered_call_does_not_go_into_the_ledger() {
         let (main, mut ledger) = child(1, 100);
-        assert_eq!(main.begin_with(&ledger, 1), Ok(true));
+        assert_eq!(main.begin_with(&ledger, Deferred, 1), Ok(true));
         assert!(main.answered(&mut ledger, 1, 0));
-        main.returned(&mut ledger, 1, 0);
+        main.returned(&mut ledger, Deferred, 1, 0);
         assert!(main.is_open() && !ledger.is_busy());
     }
 
     #[test]
     fn ledger_is_needed_when_requests_wait_or_answers_gather() {
         let (main, mut ledger) = child(1, 100);
-        assert_eq!(main.begin_with(&ledger, 1), Ok(true));
+        assert_eq!(main.begin_with(&ledger, Deferred, 1), Ok(true));
         assert!(main.answered(&mut ledger, 1, 101));
         assert!(!main.is_open(), "above high water");
-        assert_eq!(main.begin_with(&ledger, 2), Ok(true));
+        assert_eq!(main.begin_with(&ledger, Deferred, 2), Ok(true));
         assert!(main.answered(&mut ledger, 2, 100) && main.is_open());
-        ledger.wait(3, vec![].into()).unwrap();
-        main.queued(3);
+        ledger.wait(Deferred, 3, 0, vec![].into()).unwrap();
+        main.queued(Deferred, 3);
         assert!(!main.begin(4));
-        assert_eq!(main.begin_with(&ledger, 4), Ok(false), "3 comes first");
+        assert_eq!(
+            main.begin_with(&ledger, Deferred, 4),
+            Ok(false),
+            "3 comes first"
+        );
+    }
+
+    #[test]
+    fn call_that_waits_for_a_thread_keeps_none_from_beginning_but_with_its_id() {
+        let (main, mut ledger) = child(1, 100);
+        assert_eq!(main.begin_with(&ledger, Deferred, 1), Ok(true));
+        assert!(main.answered(&mut ledger, 1, 0));
+        ledger.wait(Threaded, 7, 0, vec![].into()).unwrap();
+        main.queued(Threaded, 7);
+        assert!(main.is_open() && !main.begin(7) && main.begin(8));
     }
 
     /// Only an id above all others is certain to be new without the ledger.
@@ -174,21 +198,21 @@ mod tests {
     fn id_that_may_be_in_use_needs_the_ledger() {
         let (main, mut ledger) = child(9, 100);
         for id in [5, 7] {
-            assert_eq!(main.begin_with(&ledger, id), Ok(true));
-            main.returned(&mut ledger, id, 0);
+            assert_eq!(main.begin_with(&ledger, Deferred, id), Ok(true));
+            main.returned(&mut ledger, Deferred, id, 0);
         }
         for id in [5, 6, 7] {
             assert!(!main.begin(id));
         }
-        assert_eq!(main.begin_with(&ledger, 5), Err(Duplicate));
-        assert_eq!(main.begin_with(&ledger, 6), Ok(true));
+        assert_eq!(main.begin_with(&ledger, Deferred, 5), Err(Duplicate));
+        assert_eq!(main.begin_with(&ledger, Deferred, 6), Ok(true));
         assert!(main.answered(&mut ledger, 6, 0));
         assert!(!main.begin(7) && main.begin(8));
         // When no call runs, ids may start over.
         for id in [5, 7, 8] {
             main.answered(&mut ledger, id, 0);
         }
-        assert_eq!(main.begin_with(&ledger, 1), Ok(true));
+        assert_eq!(main.begin_with(&ledger, Deferred, 1), Ok(true));
         assert!(main.answered(&mut ledger, 1, 0));
         assert!(main.begin(2));
     }

@@ -5,5 +5,5 @@ mod id_set;
 mod ledger;
 mod main_call;
 
-pub(crate) use ledger::{CallLimits, CallState, Duplicate, Ledger};
+pub(crate) use ledger::{CallLimits, CallState, Duplicate, Lane, Ledger, Started};
 pub(crate) use main_call::MainCall;

@@ -1,6 +1,6 @@
-//! Serves deferred and threaded functions. Declares and re-exports only.
+//! Serves functions of all kinds. Declares and re-exports only.
 
 mod decision;
 mod serving;
 
-pub(super) use serving::{DeferredFn, Function, ThreadedFn, answer};
+pub(super) use serving::{DeferredFn, ThreadedFn, answer};

@@ -1,4 +1,5 @@
-//! Serves a deferred or threaded function: every request starts as it comes, on the loop or on threads.
+//! Serves functions of all kinds: deferred ones start as they come, on the loop, threaded ones on threads,
+//! and returning ones on the loop, one at a time.
 //!
 //! One round of the loop: take the requests that have come, do what was posted, fire the timers that
 //! are due, write the output of all that, and sleep until something happens. With nothing but requests
@@ -9,13 +10,18 @@ use crate::codec::Input;
 use crate::sys::{Interest, PollSet, Waker};
 use crate::threads;
 use crate::wire::Plain;
-use crate::worker::calls::CallLimits;
+use crate::worker::calls::{CallLimits, Lane, Started};
+use crate::worker::directory::Function;
 use crate::worker::event_loop::{Loop, PollPlaces};
 use crate::worker::hub::{Hub, WritePolicy};
 use crate::worker::panics;
+use crate::worker::read_ahead::RequestPayload;
 use crate::worker::request_reader::LINGER;
+use crate::worker::returning;
 use crate::worker::server::{Done, Options, Server, Stop};
 use crate::worker::session::{ParentViolation, Step};
+use crate::worker::table::{Bodies, Body};
+use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 use std::thread;
@@ -26,38 +32,45 @@ pub(in crate::worker) type DeferredFn = dyn FnMut(Input<'_>, &'static Hub, u32, 
 /// Runs the function with a request, on any thread, and answers the call of this id.
 pub(in crate::worker) type ThreadedFn = dyn Fn(Input<'_>, &'static Hub, u32) + Send + Sync;
 
-/// What a child serves.
-pub(in crate::worker) enum Function<'a> {
-    /// All calls simultaneously, on the loop.
-    Deferred(&'a mut DeferredFn),
-    /// Several calls simultaneously, on threads.
-    Threaded(&'a Arc<ThreadedFn>),
-}
+/// The threaded functions, by their indices.
+type ThreadedFns = [Option<Arc<ThreadedFn>>];
 
-/// Answers requests until they end and everything is answered, at most `running` of them
-/// simultaneously. Calls `done` then, if there is one, and continues until nothing is left to wait for.
+/// Answers requests until they end and everything is answered. Calls `done` then, if there is one, and
+/// continues until nothing is left to wait for.
 pub(in crate::worker) fn answer(
     server: Server,
-    function: Function<'_>,
+    bodies: &mut Bodies,
     mut options: Options,
-    running: usize,
 ) -> Result<(), Stop> {
     let hub = server.hub;
-    let running = match hub.plain() {
+    let threaded: Arc<ThreadedFns> = bodies.iter().map(Body::threaded).collect();
+    let any_threaded = threaded.iter().any(Option::is_some);
+    // To find out how many processors there are takes a while.
+    let all = || thread::available_parallelism().map_or(1, NonZero::get);
+    let threads = match (hub.plain(), any_threaded) {
+        (_, false) => 0,
         // Answers come in order if calls run in order.
+        (Some(Plain::Ordered), true) => 1,
+        (Some(Plain::Tagged) | None, true) => options.threads.unwrap_or_else(all),
+    };
+    let deferred = match hub.plain() {
         Some(Plain::Ordered) => 1,
-        Some(Plain::Tagged) | None => running,
+        Some(Plain::Tagged) | None => options.max_running,
     };
     hub.set_limits(CallLimits {
-        running,
+        deferred,
+        threaded: threads,
         high_water: options.high_water,
     });
-    WritePolicy::Batch.set();
+    if any_threaded {
+        hub.let_threads_begin();
+    }
     let mut done = options.done.take();
     let mut child = ConcurrentChild {
         events: Loop::new(hub),
+        threaded,
         threads: 0,
-        max_threads: running,
+        max_threads: threads,
         reading: true,
         backlog: false,
         waker: None,
@@ -65,7 +78,7 @@ pub(in crate::worker) fn answer(
         places: PollPlaces::new(),
         server,
     };
-    let result = child.run(function, &mut done);
+    let result = child.run(bodies, &mut done);
     if result.is_err() {
         // The calls that are left are lost with this child. They are not unanswered, as they would be
         // reported to be if they were dropped first.
@@ -79,6 +92,7 @@ pub(in crate::worker) fn answer(
 struct ConcurrentChild {
     server: Server,
     events: Loop,
+    threaded: Arc<ThreadedFns>,
     threads: usize,
     max_threads: usize,
     /// Whether requests have not ended.
@@ -92,13 +106,14 @@ struct ConcurrentChild {
 }
 
 impl ConcurrentChild {
-    fn run(&mut self, mut function: Function<'_>, done: &mut Option<Done>) -> Result<(), Stop> {
+    fn run(&mut self, bodies: &mut Bodies, done: &mut Option<Done>) -> Result<(), Stop> {
         let mut done_state = match done {
             Some(_) => DoneState::Pending,
             None => DoneState::None,
         };
+        WritePolicy::Batch.set();
         loop {
-            self.take_requests(&mut function)?;
+            self.take_requests(bodies)?;
             self.events.run_posts();
             if let Some(deadline) = self.events.deadline() {
                 let now = Instant::now();
@@ -106,7 +121,7 @@ impl ConcurrentChild {
                     self.events.fire_timers(now);
                 }
             }
-            self.start_waiting(&mut function)?;
+            self.start_waiting(bodies)?;
             self.server.hub.write_batch();
             let Some(status) = self.server.hub.prepare_to_sleep() else {
                 continue;
@@ -157,7 +172,7 @@ impl ConcurrentChild {
     }
 
     /// Starts or queues the requests that were read.
-    fn take_requests(&mut self, function: &mut Function<'_>) -> Result<(), Stop> {
+    fn take_requests(&mut self, bodies: &mut Bodies) -> Result<(), Stop> {
         let ConcurrentChild {
             server,
             events,
@@ -169,8 +184,9 @@ impl ConcurrentChild {
         // A panic ends one call only. The others need no guard of their own.
         while taken.is_none() {
             events.run_guarded(|events| {
-                taken = Some(take(server, function, &mut call, events));
+                taken = Some(take(server, bodies, &mut call, events));
             });
+            WritePolicy::Batch.set();
             if let Some(id) = call.take() {
                 server.hub.returned(id);
             }
@@ -181,32 +197,48 @@ impl ConcurrentChild {
 
     /// Starts the requests that wait, as far as they may start: here, or on threads, which are started
     /// as needed.
-    fn start_waiting(&mut self, function: &mut Function<'_>) -> Result<(), Stop> {
-        match function {
-            Function::Deferred(function) => {
-                while let Some((id, request, _)) = self.server.hub.next_request() {
-                    let hub = &self.server.hub;
-                    let request = Input::from(request);
-                    self.events
-                        .run_guarded(|events| function(request, hub, id, events));
+    fn start_waiting(&mut self, bodies: &mut Bodies) -> Result<(), Stop> {
+        self.start_threads()?;
+        let ConcurrentChild { server, events, .. } = self;
+        let hub = server.hub;
+        while let Some((lane, next, more)) = hub.next_request() {
+            let Started {
+                id,
+                function,
+                request,
+            } = next;
+            events.run_guarded(|events| match lane {
+                Lane::Returning => {
+                    let payload = RequestPayload::Owned(request);
+                    call_returning(bodies, function, server, payload, id, more);
                 }
-            }
-            Function::Threaded(function) => {
-                while self.threads < self.max_threads && self.server.hub.add_thread() {
-                    let (hub, function) = (self.server.hub, Arc::clone(*function));
-                    let name = format!("offspring {}", self.threads + 1);
-                    let thread = thread::Builder::new().name(name);
-                    let spawned = threads::start(thread, Box::new(move || work(hub, &*function)));
-                    match spawned {
-                        Ok(_) => self.threads += 1,
-                        // The threads there are will do. One is needed.
-                        Err(_) if self.threads > 0 => {
-                            self.server.hub.remove_thread();
-                            break;
-                        }
-                        Err(error) => return Err(Stop::no_thread(&error)),
-                    }
+                Lane::Deferred | Lane::Threaded => {
+                    deferred(bodies, function)(Input::from(request), hub, id, events);
                 }
+            });
+            WritePolicy::Batch.set();
+            server.check()?;
+        }
+        // A returning function may have had more read.
+        self.start_threads()
+    }
+
+    /// Starts threads for the requests that no free one takes.
+    fn start_threads(&mut self) -> Result<(), Stop> {
+        let hub = self.server.hub;
+        while self.threads < self.max_threads && hub.add_thread() {
+            let functions = Arc::clone(&self.threaded);
+            let name = format!("offspring {}", self.threads + 1);
+            let thread = thread::Builder::new().name(name);
+            let spawned = threads::start(thread, Box::new(move || work(hub, &functions)));
+            match spawned {
+                Ok(_) => self.threads += 1,
+                // The threads there are will do. One is needed.
+                Err(_) if self.threads > 0 => {
+                    hub.remove_thread();
+                    break;
+                }
+                Err(error) => return Err(Stop::no_thread(&error)),
             }
         }
         Ok(())
@@ -309,31 +341,62 @@ impl ConcurrentChild {
 /// no more may be taken now. After a panic, `call` is the one that was being started.
 fn take(
     server: &mut Server,
-    function: &mut Function<'_>,
+    bodies: &mut Bodies,
     call: &mut Option<u32>,
     events: &Loop,
 ) -> Result<bool, Stop> {
     let hub = server.hub;
     loop {
-        while let Some(request) = server.session.request() {
-            let id = request.id;
-            start(function, call, hub, events, id, request.payload)?;
-            if !hub.wants_requests() {
-                return Ok(true);
+        // Another function is selected by a control message, which is none of these requests.
+        if let Ok(Function { index, lane }) = server.functions.current() {
+            while let Some((id, at)) = server.session.request_at() {
+                let begins =
+                    lane != Lane::Threaded && hub.begin(lane, id).map_err(|_| duplicate(id))?;
+                if !begins {
+                    let payload = Input::from(server.session.bytes(at));
+                    let function = Function { index, lane };
+                    let queued = hub.queue(id, function, payload);
+                    queued.map_err(|_| duplicate(id))?;
+                } else if lane == Lane::Deferred {
+                    panics::begin_once();
+                    *call = Some(id);
+                    let payload = Input::from(server.session.bytes(at));
+                    deferred(bodies, index)(payload, hub, id, events);
+                    *call = None;
+                    hub.returned(id);
+                } else {
+                    panics::begin_once();
+                    let more = server.session.has_more();
+                    call_returning(bodies, index, server, RequestPayload::At(at), id, more);
+                    WritePolicy::Batch.set();
+                    server.check()?;
+                }
+                if !hub.wants_requests() {
+                    return Ok(true);
+                }
             }
         }
-        match server
-            .session
+        let Server {
+            session, functions, ..
+        } = server;
+        match session
             .next(|id| hub.is_running(id))
             .map_err(Stop::protocol)?
         {
             None => return Ok(false),
             Some(Step::Request { id, payload }) => {
-                start(function, call, hub, events, id, payload)?;
+                match functions.current() {
+                    // Started in its turn.
+                    Ok(function) => hub
+                        .queue(id, function, payload)
+                        .map_err(|_| duplicate(id))?,
+                    Err(failure) => hub.fail(id, failure),
+                }
                 if !hub.wants_requests() {
                     return Ok(true);
                 }
             }
+            Some(Step::Function(function)) => drop(functions.select(&function)),
             Some(Step::Cancel { id }) => hub.cancel(id),
             Some(Step::Setup { .. } | Step::Run(_)) => {
                 unreachable!("the session refuses these after `run`")
@@ -342,35 +405,48 @@ fn take(
     }
 }
 
-/// Starts a call, or queues it.
-#[inline]
-fn start<'a>(
-    function: &mut Function<'_>,
-    call: &mut Option<u32>,
-    hub: &'static Hub,
-    events: &Loop,
-    id: u32,
-    payload: impl Into<Input<'a>>,
-) -> Result<(), Stop> {
-    let duplicate = |_| Stop::protocol(ParentViolation::Duplicate { id });
-    match function {
-        Function::Deferred(function) if hub.begin(id).map_err(duplicate)? => {
-            panics::begin_once();
-            *call = Some(id);
-            function(payload.into(), hub, id, events);
-            *call = None;
-            hub.returned(id);
-        }
-        _ => hub.queue(id, payload.into()).map_err(duplicate)?,
+fn duplicate(id: u32) -> Stop {
+    Stop::protocol(ParentViolation::Duplicate { id })
+}
+
+/// The deferred function of this index.
+fn deferred(bodies: &mut Bodies, index: u32) -> &mut DeferredFn {
+    match &mut bodies[index as usize] {
+        Body::Deferred(function) => &mut **function,
+        Body::Returning(_) | Body::Threaded(_) => unreachable!("it is in another lane"),
     }
-    Ok(())
+}
+
+/// Runs a call of a returning function. What others have answered before must not wait for it.
+fn call_returning(
+    bodies: &mut Bodies,
+    index: u32,
+    server: &mut Server,
+    payload: RequestPayload,
+    id: u32,
+    more: bool,
+) {
+    server.hub.leave_to_flusher();
+    returning::call(
+        returning::returning(bodies, index),
+        server,
+        payload,
+        id,
+        more,
+    );
 }
 
 /// A thread of a child: takes requests that wait, and answers them.
-fn work(hub: &'static Hub, function: &ThreadedFn) {
+fn work(hub: &'static Hub, functions: &ThreadedFns) {
     let _vital = panics::Vital;
     loop {
-        let (id, request) = hub.wait_for_request();
+        let Started {
+            id,
+            function,
+            request,
+        } = hub.wait_for_request();
+        let function = functions[function as usize].as_deref();
+        let function = function.expect("others are in other lanes");
         WritePolicy::LastCall.set();
         // After a panic the call has failed, as its caller was dropped.
         let _ = panics::catch(|| function(Input::from(request), hub, id));

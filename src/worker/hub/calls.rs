@@ -4,8 +4,8 @@ use super::on_cancel::OnCancel;
 use super::shared::{Hub, PROOF};
 use super::state::HubState;
 use crate::codec::Input;
-use crate::wire::SmallBytes;
-use crate::worker::calls::{CallLimits, Duplicate};
+use crate::worker::calls::{CallLimits, Duplicate, Lane, Started};
+use crate::worker::directory::Function;
 
 impl Hub {
     pub(in crate::worker) fn set_limits(&self, limits: CallLimits) {
@@ -15,18 +15,18 @@ impl Hub {
     /// A request has come. Returns whether the main thread is to begin its call now and then to call
     /// [`returned`](Hub::returned); if not, it is to be [queued](Hub::queue).
     #[inline]
-    pub(in crate::worker) fn begin(&self, id: u32) -> Result<bool, Duplicate> {
+    pub(in crate::worker) fn begin(&self, lane: Lane, id: u32) -> Result<bool, Duplicate> {
         // The call before may have been answered in it, and then nothing has taken the lock.
         self.end_if_copy();
-        let begins = self.main_call.begin(id) || self.begin_with_ledger(id)?;
+        let begins = self.main_call.begin(id) || self.begin_with_ledger(lane, id)?;
         if begins {
             self.note_begun(id);
         }
         Ok(begins)
     }
 
-    fn begin_with_ledger(&self, id: u32) -> Result<bool, Duplicate> {
-        self.main_call.begin_with(&self.lock().ledger, id)
+    fn begin_with_ledger(&self, lane: Lane, id: u32) -> Result<bool, Duplicate> {
+        self.main_call.begin_with(&self.lock().ledger, lane, id)
     }
 
     /// Whether this call has begun, and is not answered.
@@ -34,26 +34,28 @@ impl Hub {
         self.main_call.is_at(id) || self.lock().ledger.is_running(id)
     }
 
-    /// The function has returned from the main thread's call, which is answered later if it has not been.
+    /// A deferred function has returned from the main thread's call, which is answered later if it has not
+    /// been.
     #[inline]
     pub(in crate::worker) fn returned(&self, id: u32) {
         if self.main_call.is_at(id) {
-            self.returned_unanswered(id);
+            self.enter(Lane::Deferred, id);
         }
     }
 
-    /// The main thread's call goes into the ledger, if it is not answered: requests that come meanwhile
-    /// can be [queued](Hub::queue) behind it, and it can be [cancelled](Hub::cancel).
+    /// The main thread's call, whose function runs, goes into the ledger, if it is not answered: requests
+    /// that come meanwhile can be [queued](Hub::queue) behind it, and it can be [cancelled](Hub::cancel).
     pub(in crate::worker) fn set_main_call_aside(&self) {
         if let Some(id) = self.main_call.unanswered() {
-            self.returned_unanswered(id);
+            self.enter(Lane::Returning, id);
         }
     }
 
-    fn returned_unanswered(&self, id: u32) {
+    /// Puts the main thread's call into the ledger.
+    fn enter(&self, lane: Lane, id: u32) {
         let state = &mut *self.lock();
         self.main_call
-            .returned(&mut state.ledger, id, state.writer.unsent());
+            .returned(&mut state.ledger, lane, id, state.writer.unsent());
     }
 
     /// A call was answered, and `unsent` bytes are now to be written. Returns what its cancellation
@@ -71,11 +73,17 @@ impl Hub {
     }
 
     /// Puts a request behind those that wait to be started.
-    pub(in crate::worker) fn queue(&self, id: u32, request: Input<'_>) -> Result<(), Duplicate> {
+    pub(in crate::worker) fn queue(
+        &self,
+        id: u32,
+        function: Function,
+        request: Input<'_>,
+    ) -> Result<(), Duplicate> {
+        let Function { index, lane } = function;
         let mut state = self.lock();
-        state.ledger.wait(id, request.into_small())?;
-        self.main_call.queued(id);
-        if state.threads.free > 0 {
+        state.ledger.wait(lane, id, index, request.into_small())?;
+        self.main_call.queued(lane, id);
+        if lane == Lane::Threaded && state.free_threads > 0 {
             self.work.notify_one();
         }
         Ok(())
@@ -90,13 +98,13 @@ impl Hub {
         state.ledger.wants_requests(state.writer.unsent())
     }
 
-    /// Takes the request that has waited longest, if it may start, and whether others wait behind it.
-    /// It counts as running.
-    pub(in crate::worker) fn next_request(&self) -> Option<(u32, SmallBytes, bool)> {
+    /// Takes the request for the main thread that has waited longest, if it may start, and whether others
+    /// wait behind it. It counts as running.
+    pub(in crate::worker) fn next_request(&self) -> Option<(Lane, Started, bool)> {
         let mut state = self.lock();
-        let (id, request) = state.ledger.next()?;
-        self.note_begun(id);
-        Some((id, request, state.ledger.waiting() > 0))
+        let (lane, started) = state.ledger.next_for_main()?;
+        self.note_begun(started.id);
+        Some((lane, started, state.ledger.waiting_for_main() > 0))
     }
 
     /// Makes room for a thread that takes requests with [`wait_for_request`](Hub::wait_for_request).
@@ -105,24 +113,23 @@ impl Hub {
         let mut state = self.lock();
         let needed = state.needs_thread();
         if needed {
-            state.threads.any = true;
-            state.threads.free += 1;
+            state.free_threads += 1;
         }
         needed
     }
 
     /// The thread could not be started.
     pub(in crate::worker) fn remove_thread(&self) {
-        self.lock().threads.free -= 1;
+        self.lock().free_threads -= 1;
     }
 
     /// Takes the next request, waiting until there is one. For threads that are free.
-    pub(in crate::worker) fn wait_for_request(&self) -> (u32, SmallBytes) {
+    pub(in crate::worker) fn wait_for_request(&self) -> Started {
         let mut state = self.lock();
         loop {
-            if let Some(next) = state.ledger.next() {
-                self.note_begun(next.0);
-                state.threads.free -= 1;
+            if let Some(next) = state.ledger.next(Lane::Threaded) {
+                self.note_begun(next.id);
+                state.free_threads -= 1;
                 if state.may_resume_requests() {
                     state.wake_loop();
                 }
@@ -134,7 +141,7 @@ impl Hub {
 
     /// The thread that took a request is free again.
     pub(in crate::worker) fn thread_is_free(&self) {
-        self.lock().threads.free += 1;
+        self.lock().free_threads += 1;
     }
 
     /// No more requests will come.

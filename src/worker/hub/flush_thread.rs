@@ -16,6 +16,14 @@ const TICK: Duration = Duration::from_micros(200);
 const STACK: usize = 32 << 10;
 
 impl Hub {
+    /// Leaves what has gathered, if anything has, to the flusher.
+    pub(in crate::worker) fn leave_to_flusher(&'static self) {
+        let state = self.lock();
+        if state.writer.unsent() > 0 {
+            self.flush_soon(state);
+        }
+    }
+
     /// Leaves what has gathered to the flusher.
     pub(super) fn flush_soon(&'static self, mut state: MutexGuard<'_, HubState>) {
         match state.flusher {

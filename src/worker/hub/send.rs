@@ -220,7 +220,8 @@ mod tests {
         for _ in 0..rounds {
             let (hub, near, mut far) = hub();
             hub.set_limits(CallLimits {
-                running: 1,
+                deferred: 1,
+                threaded: 1,
                 high_water: 10_000,
             });
             let senders = POLICIES.map(|policy| {

@@ -3,10 +3,10 @@
 use super::state::HubState;
 use crate::copies::end_if_copy;
 use crate::sys::{self, Origin, SharedNote};
-use crate::wire::Plain;
+use crate::wire::{self, Plain};
 use crate::worker::calls::MainCall;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::thread::{self, ThreadId};
 
@@ -30,6 +30,7 @@ pub(crate) struct Hub {
     max_frame: AtomicUsize,
     /// Where it is noted for the parent which calls have begun, if it can read that.
     note: Option<SharedNote>,
+    threads_begin: AtomicBool,
     /// The process that is the child.
     origin: Origin,
 }
@@ -52,17 +53,30 @@ impl Hub {
             plain,
             max_frame: AtomicUsize::new(u32::MAX as usize),
             note,
+            threads_begin: AtomicBool::new(false),
             origin: Origin::here(),
         }
     }
 
-    /// The call with this id begins now, in the child itself. Those that were made before have begun, or
-    /// never will. Under the lock where others may begin, too.
+    /// The call with this id begins now, in the child itself. The last of those that have begun is noted,
+    /// by their ids: so that all that have begun are known to have, and others only if calls begin in
+    /// another order than they were made.
     #[inline]
     pub(super) fn note_begun(&self, id: u32) {
-        if let Some(note) = &self.note {
+        let Some(note) = &self.note else { return };
+        let is_later = |noted| noted == 0 || is_later(id, noted);
+        // ORDERING: set before functions run; threads that they start see it by being started.
+        if self.threads_begin.load(Ordering::Relaxed) {
+            note.store_if(id, is_later);
+        } else if is_later(note.load()) {
             note.store(id);
         }
+    }
+
+    /// Other threads begin calls, too, and not only the main thread.
+    pub(in crate::worker) fn let_threads_begin(&self) {
+        // ORDERING: see `note_begun`.
+        self.threads_begin.store(true, Ordering::Relaxed);
     }
 
     /// Whether this process is a copy that a function has made. It sends nothing, and is told nothing.
@@ -111,5 +125,31 @@ impl Hub {
     }
 }
 
+/// Whether a call was made after another. Ids are given in order, and start over at the greatest: far more
+/// lie between than there can be calls.
+fn is_later(id: u32, than: u32) -> bool {
+    const HALF: u32 = wire::MAX_ID / 2;
+    (1..=HALF).contains(&(id.wrapping_sub(than) & wire::MAX_ID))
+}
+
 /// Why the lock is never poisoned.
 pub(super) const PROOF: &str = "nothing panics under this lock";
+
+#[cfg(test)]
+mod tests {
+    use super::is_later;
+    use crate::wire::MAX_ID;
+
+    #[test]
+    fn ids_start_over_after_the_greatest() {
+        for (id, than) in [
+            (2, 1),
+            (MAX_ID, 1 << 30),
+            (1, MAX_ID),
+            (1 << 20, MAX_ID - 7),
+        ] {
+            assert!(is_later(id, than) && !is_later(than, id), "{id} and {than}");
+        }
+        assert!(!is_later(7, 7));
+    }
+}

@@ -16,7 +16,8 @@ pub(super) struct HubState {
     pub(super) batch_threshold: usize,
     /// How many threads wait for a writer.
     pub(super) waiting: usize,
-    pub(super) threads: Threads,
+    /// How many threads that take requests by themselves have none, started or not.
+    pub(super) free_threads: usize,
     pub(super) flusher: Flusher,
     pub(super) on_cancel: IdMap<Vec<OnCancel>>,
     pub(super) waker: Option<Arc<Waker>>,
@@ -31,14 +32,6 @@ pub(super) struct HubState {
     pub(super) exiting: bool,
     /// Why a write has failed.
     pub(super) write_error: Option<String>,
-}
-
-/// The threads that take requests by themselves.
-#[derive(Default)]
-pub(super) struct Threads {
-    pub(super) any: bool,
-    /// How many have no request, started or not.
-    pub(super) free: usize,
 }
 
 /// What a loop finds when it is about to sleep.
@@ -65,7 +58,7 @@ impl Default for HubState {
             writer: Writer::default(),
             batch_threshold: FULL_BATCH,
             waiting: 0,
-            threads: Threads::default(),
+            free_threads: 0,
             flusher: Flusher::default(),
             on_cancel: IdMap::default(),
             waker: None,
@@ -82,7 +75,7 @@ impl HubState {
     /// The loop is about to sleep. `None` if there is something to be done first.
     pub(super) fn prepare_to_sleep(&mut self) -> Option<LoopStatus> {
         // Another thread may just have given the answer that a request has waited for.
-        if !self.threads.any && self.ledger.may_start_waiting() {
+        if self.ledger.may_start_for_main() {
             return None;
         }
         self.asleep = true;
@@ -108,7 +101,7 @@ impl HubState {
 
     /// Whether the answer that was just given wakes a loop that sleeps.
     pub(super) fn answer_wakes_loop(&self) -> bool {
-        let may_start = self.ledger.waiting() > 0 && !self.threads.any;
+        let may_start = self.ledger.waiting_for_main() > 0;
         may_start || self.ledger.is_finished() || (self.wake_when_idle && !self.ledger.is_busy())
     }
 
@@ -119,7 +112,7 @@ impl HubState {
 
     /// Whether requests wait that no free thread will take.
     pub(super) fn needs_thread(&self) -> bool {
-        self.ledger.waiting() > self.threads.free
+        self.ledger.waiting_for_threads() > self.free_threads
     }
 
     /// A thread is done writing. Returns whether that wakes a loop that sleeps.
@@ -149,12 +142,14 @@ mod tests {
     use super::*;
     use crate::wire::{Body, Framing, SmallBytes, header};
     use crate::worker::calls::CallLimits;
+    use crate::worker::calls::Lane::{Deferred, Threaded};
     use std::io;
 
     fn state(running: usize, high_water: usize) -> HubState {
         let mut state = HubState::default();
         state.ledger.set_limits(CallLimits {
-            running,
+            deferred: running,
+            threaded: running,
             high_water,
         });
         state
@@ -195,10 +190,11 @@ mod tests {
     #[test]
     fn loop_does_not_sleep_while_a_request_may_start_unless_threads_take_it() {
         let mut state = state(1, 10);
-        state.ledger.wait(1, request()).unwrap();
+        state.ledger.wait(Deferred, 1, 0, request()).unwrap();
         assert_eq!(state.prepare_to_sleep(), None);
         assert!(!state.asleep);
-        state.threads.any = true;
+        state.ledger.cancel(1);
+        state.ledger.wait(Threaded, 1, 0, request()).unwrap();
         let status = state.prepare_to_sleep();
         let (busy, wants_waker) = (true, true);
         assert_eq!(
@@ -243,8 +239,8 @@ mod tests {
     #[test]
     fn last_answer_wakes_a_loop_that_has_slept_for_long() {
         let mut state = state(2, 10);
-        state.ledger.start(1).unwrap();
-        state.ledger.start(2).unwrap();
+        state.ledger.start(Deferred, 1).unwrap();
+        state.ledger.start(Deferred, 2).unwrap();
         state.wake_when_idle = true;
         state.ledger.answered(1);
         assert!(!state.answer_wakes_loop());
@@ -257,13 +253,14 @@ mod tests {
     #[test]
     fn answer_wakes_a_loop_if_it_makes_room_for_a_request_or_was_the_last_of_all() {
         let mut state = state(1, 10);
-        state.ledger.start(1).unwrap();
-        state.ledger.wait(2, request()).unwrap();
+        state.ledger.start(Deferred, 1).unwrap();
+        state.ledger.wait(Deferred, 2, 0, request()).unwrap();
         state.ledger.answered(1);
         assert!(state.answer_wakes_loop());
-        state.threads.any = true;
+        state.ledger.cancel(2);
+        state.ledger.wait(Threaded, 2, 0, request()).unwrap();
         assert!(!state.answer_wakes_loop());
-        state.ledger.next().unwrap();
+        state.ledger.next(Threaded).unwrap();
         state.ledger.close();
         assert!(!state.answer_wakes_loop() && !state.end_writing());
         state.ledger.answered(2);
@@ -277,11 +274,11 @@ mod tests {
     fn threads_are_started_for_requests_that_no_free_one_takes() {
         let mut state = state(9, 10);
         assert!(!state.needs_thread());
-        state.ledger.wait(1, request()).unwrap();
+        state.ledger.wait(Threaded, 1, 0, request()).unwrap();
         assert!(state.needs_thread());
-        state.threads.free = 1;
+        state.free_threads = 1;
         assert!(!state.needs_thread());
-        state.ledger.wait(2, request()).unwrap();
+        state.ledger.wait(Threaded, 2, 0, request()).unwrap();
         assert!(state.needs_thread());
     }
 

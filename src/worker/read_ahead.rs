@@ -1,13 +1,12 @@
-//! A child that serves a returning function, and what it does about requests that come while the
-//! function runs: they are read at most once per tick of the coarse clock, and only if the function
-//! asks whether its call is cancelled.
+//! What a child reads while a function runs on its main thread: requests that come meanwhile are read at
+//! most once per tick of the coarse clock, and only if the function asks whether its call is cancelled.
 
-use super::hub::Hub;
 use super::server::{Server, Stop};
 use super::session::{ParentViolation, Step};
 use crate::codec::Input;
 use crate::sys::{CoarseTime, Lent, coarse_clock};
 use crate::wire::SmallBytes;
+use crate::worker::hub::Hub;
 use std::ops::Range;
 
 /// How often the connection is read when a function asks.
@@ -15,12 +14,12 @@ const READS: usize = 16;
 
 thread_local! {
     /// The child whose function runs on this thread.
-    static CHILD: Lent<ReturningChild> = const { Lent::new() };
+    static SERVER: Lent<Server> = const { Lent::new() };
 }
 
-/// See the module's documentation.
-pub(super) struct ReturningChild {
-    pub(super) server: Server,
+/// When a child has read, and what came of it.
+#[derive(Debug)]
+pub(super) struct ReadAhead {
     /// When it last read between two calls.
     read_at: CoarseTime,
     /// When it last read because a function asked. Not `read_at`: what it has read then is still to be
@@ -30,9 +29,20 @@ pub(super) struct ReturningChild {
     stop: Option<Stop>,
 }
 
+impl ReadAhead {
+    pub(super) fn new() -> Self {
+        let now = coarse_clock();
+        ReadAhead {
+            read_at: now,
+            asked_at: now,
+            stop: None,
+        }
+    }
+}
+
 /// A request that is about to be answered. It is decoded first, and then its function runs.
 pub(super) struct Incoming<'a> {
-    pub(super) child: &'a mut ReturningChild,
+    pub(super) server: &'a mut Server,
     pub(super) payload: RequestPayload,
 }
 
@@ -45,14 +55,14 @@ pub(super) enum RequestPayload {
 
 impl Incoming<'_> {
     pub(super) fn hub(&self) -> &'static Hub {
-        self.child.server.hub
+        self.server.hub
     }
 
     /// The payload, once.
     #[inline]
     pub(super) fn payload(&mut self) -> Input<'_> {
         match std::mem::replace(&mut self.payload, RequestPayload::At(0..0)) {
-            RequestPayload::At(at) => Input::from(self.child.server.session.bytes(at)),
+            RequestPayload::At(at) => Input::from(self.server.session.bytes(at)),
             RequestPayload::Owned(bytes) => Input::from(bytes),
         }
     }
@@ -65,45 +75,36 @@ impl Incoming<'_> {
     /// Runs the function. Meanwhile [`read_if_asked`] reads.
     #[inline]
     pub(super) fn run<R>(self, function: impl FnOnce() -> R) -> R {
-        CHILD.with(|lent| lent.lend(self.child, function))
+        SERVER.with(|lent| lent.lend(self.server, function))
     }
 }
 
 /// Reads what has come while a function runs on this thread: its call may have been cancelled. Does
 /// nothing on other threads, and most of the time.
 pub(super) fn read_if_asked() {
-    CHILD.with(|lent| lent.with(|child| child.read_if_due(coarse_clock())));
+    SERVER.with(|lent| lent.with(|server| server.read_if_due(coarse_clock())));
 }
 
-impl ReturningChild {
-    pub(super) fn new(server: Server) -> Self {
-        let now = coarse_clock();
-        ReturningChild {
-            server,
-            read_at: now,
-            asked_at: now,
-            stop: None,
-        }
-    }
-
+impl Server {
     /// It has just read.
     pub(super) fn has_read(&mut self) {
-        self.read_at = coarse_clock();
+        self.ahead.read_at = coarse_clock();
     }
 
     /// Whether the clock has ticked since it last read.
     pub(super) fn is_read_due(&self) -> bool {
-        self.read_at != coarse_clock()
+        self.ahead.read_at != coarse_clock()
     }
 
     fn read_if_due(&mut self, now: CoarseTime) {
+        let ahead = &mut self.ahead;
         // If it were not due after the call, nothing would take what is queued here.
-        let due = now != self.read_at && now != self.asked_at;
+        let due = now != ahead.read_at && now != ahead.asked_at;
         // Plain peers cancel nothing.
-        if due && self.stop.is_none() && self.server.hub.plain().is_none() {
-            self.asked_at = now;
-            self.server.hub.set_main_call_aside();
-            self.stop = self.read_ahead().err();
+        if due && ahead.stop.is_none() && self.hub.plain().is_none() {
+            ahead.asked_at = now;
+            self.hub.set_main_call_aside();
+            self.ahead.stop = self.read_ahead().err();
         }
     }
 
@@ -120,13 +121,12 @@ impl ReturningChild {
 
     /// Reads what has come, if more may be taken. Returns whether something had.
     pub(super) fn read_once(&mut self) -> Result<bool, Stop> {
-        let server = &mut self.server;
-        if !server.requests.is_socket() || !server.hub.wants_requests() {
+        if !self.requests.is_socket() || !self.hub.wants_requests() {
             return Ok(false);
         }
-        let read = server.requests.try_read(&mut server.session);
+        let read = self.requests.try_read(&mut self.session);
         match read.map_err(Stop::connection)? {
-            Some(n @ 1..) => server.after_read(n),
+            Some(n @ 1..) => self.after_read(n),
             // The end of the requests is found again when none are left.
             Some(0) | None => Ok(false),
         }
@@ -134,16 +134,25 @@ impl ReturningChild {
 
     /// Queues the requests that were read, and cancels what is cancelled among them.
     pub(super) fn take_steps(&mut self) -> Result<(), Stop> {
-        let Server { session, hub, .. } = &mut self.server;
+        let Server {
+            session,
+            hub,
+            functions,
+            ..
+        } = self;
         while let Some(step) = session
             .next(|id| hub.is_running(id))
             .map_err(Stop::protocol)?
         {
             match step {
-                Step::Request { id, payload } => {
-                    let queued = hub.queue(id, payload);
-                    queued.map_err(|_| Stop::protocol(ParentViolation::Duplicate { id }))?;
-                }
+                Step::Request { id, payload } => match functions.current() {
+                    Ok(function) => {
+                        let queued = hub.queue(id, function, payload);
+                        queued.map_err(|_| Stop::protocol(ParentViolation::Duplicate { id }))?;
+                    }
+                    Err(failure) => hub.fail(id, failure),
+                },
+                Step::Function(function) => drop(functions.select(&function)),
                 Step::Cancel { id } => hub.cancel(id),
                 Step::Setup { .. } | Step::Run(_) => {
                     unreachable!("the session refuses these after `run`")
@@ -155,7 +164,7 @@ impl ReturningChild {
 
     /// Stops if something that was read during a call is a reason to.
     pub(super) fn check(&mut self) -> Result<(), Stop> {
-        match self.stop.take() {
+        match self.ahead.stop.take() {
             Some(stop) => Err(stop),
             None => Ok(()),
         }
@@ -165,8 +174,10 @@ impl ReturningChild {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::service::IntoService;
     use crate::wire::{self, Failure, Framing, FunctionId, Run, ToChild};
-    use crate::worker::calls::CallLimits;
+    use crate::worker::calls::{CallLimits, Lane};
+    use crate::worker::directory::{Directory, Functions};
     use crate::worker::request_reader::RequestReader;
     use std::io::Write;
     use std::os::unix::net::UnixStream;
@@ -176,29 +187,29 @@ pub(super) mod tests {
         [&header[..n], payload].concat()
     }
 
-    /// A child that is about to run call 1, and its parent's end.
-    fn child() -> (ReturningChild, UnixStream) {
-        let (server, far) = server();
-        (ReturningChild::new(server), far)
-    }
-
-    /// A child that has read call 1, and its parent's end.
+    /// A child that has read call 1 of a returning function, and its parent's end.
     pub(in crate::worker) fn server() -> (Server, UnixStream) {
         let (near, mut far) = UnixStream::pair().unwrap();
         let input = near.try_clone().unwrap().into();
         let requests = RequestReader::new(input, None).unwrap();
         let mut server = Server::new(None, requests, near.into(), None);
+        let mut directory = Directory::new("function");
+        directory.add(&"f".into_service(), Lane::Returning);
+        server.functions = Functions::new(directory);
         server.hub.set_limits(CallLimits {
-            running: 1,
+            deferred: 1,
+            threaded: 1,
             high_water: 1 << 20,
         });
+        let function = FunctionId {
+            name: "f",
+            version: 0,
+            codec: "octets",
+        };
+        server.functions.select(&function).unwrap();
         let run = ToChild::Run(Run {
             protocol: wire::VERSION,
-            function: FunctionId {
-                name: "f",
-                version: 0,
-                codec: "c",
-            },
+            function,
             max_frame: 1 << 20,
             buflen: 64,
         });
@@ -217,20 +228,21 @@ pub(super) mod tests {
     }
 
     /// Runs call 1, whose function does this, and answers it.
-    fn run<R>(child: &mut ReturningChild, function: impl FnOnce(&'static Hub) -> R) -> R {
-        let hub = child.server.hub;
-        let (id, at) = child.server.session.request_at().unwrap();
-        assert_eq!((id, hub.begin(id)), (1, Ok(true)));
+    fn run<R>(server: &mut Server, function: impl FnOnce(&'static Hub) -> R) -> R {
+        let hub = server.hub;
+        let (id, at) = server.session.request_at().unwrap();
+        assert_eq!((id, hub.begin(Lane::Returning, id)), (1, Ok(true)));
         let payload = RequestPayload::At(at);
-        let mut incoming = Incoming { child, payload };
+        let mut incoming = Incoming { server, payload };
         assert_eq!(*incoming.payload(), *b"one");
         let result = incoming.run(|| function(hub));
         hub.fail(id, &Failure::Unanswered);
         result
     }
 
-    fn become_due(child: &mut ReturningChild) {
-        (child.read_at, child.asked_at) = (CoarseTime(0, 0), CoarseTime(0, 0));
+    fn become_due(server: &mut Server) {
+        let ahead = &mut server.ahead;
+        (ahead.read_at, ahead.asked_at) = (CoarseTime(0, 0), CoarseTime(0, 0));
     }
 
     fn cancel(id: u32) -> Vec<u8> {
@@ -239,7 +251,7 @@ pub(super) mod tests {
 
     #[test]
     fn function_that_asks_finds_out_and_what_else_has_come_waits() {
-        let (mut child, mut far) = child();
+        let (mut child, mut far) = server();
         far.write_all(&[frame(2, b"two"), frame(3, b""), cancel(3), cancel(1)].concat())
             .unwrap();
         become_due(&mut child);
@@ -250,21 +262,22 @@ pub(super) mod tests {
             assert!(hub.next_request().is_none(), "one at a time");
         });
         assert!(child.is_read_due(), "or nothing would take what waits");
-        let hub = child.server.hub;
+        let hub = child.hub;
         assert!(!hub.is_cancelled(1));
-        let (id, payload, more) = hub.next_request().unwrap();
-        assert_eq!((id, &*payload, more), (2, &b"two"[..], false));
+        let (lane, next, more) = hub.next_request().unwrap();
+        assert_eq!((lane, more), (Lane::Returning, false));
+        assert_eq!((next.id, &*next.request), (2, &b"two"[..]));
         assert!(child.check().is_ok());
     }
 
     #[test]
     fn it_reads_once_per_tick_and_only_while_its_function_runs() {
-        let (mut child, mut far) = child();
+        let (mut child, mut far) = server();
         become_due(&mut child);
         far.write_all(&frame(2, b"")).unwrap();
         read_if_asked();
         run(&mut child, |_| {});
-        let hub = child.server.hub;
+        let hub = child.hub;
         assert!(hub.next_request().is_none(), "nobody has asked");
         for (tick, reads) in [(0, false), (1, true), (1, false), (2, true)] {
             child.read_if_due(CoarseTime(tick, 0));
@@ -278,7 +291,7 @@ pub(super) mod tests {
 
     #[test]
     fn violation_stops_the_child_after_the_call() {
-        let (mut child, mut far) = child();
+        let (mut child, mut far) = server();
         far.write_all(&[frame(2, b""), frame(0x8000_0000, b"")].concat())
             .unwrap();
         become_due(&mut child);
