@@ -1,8 +1,10 @@
-//! Removes files and directories in a child process: the first example of `AnyEvent::Fork::RPC`.
+//! Removes files and directories in a child process: the first example of `AnyEvent::Fork::RPC`, and
+//! example 1a, the same with a function that could answer later.
 //!
 //! ```text
-//! cargo run --example unlink              # makes a small tree, and removes most of it
-//! cargo run --example unlink -- PATH...   # removes these paths
+//! cargo run --example unlink                          # makes a small tree, and removes most of it
+//! cargo run --example unlink -- PATH...               # removes these paths
+//! cargo run --example unlink -- --deferred [PATH...]  # either, with a deferred function
 //! ```
 //!
 //! Exits with status 1 if anything could not be removed.
@@ -14,8 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::{env, fs};
 
-/// Runs in the child.
-fn remove(request: Strings) -> Result<(), BoxError> {
+/// Runs in the child, and reports every third request.
+fn remove(request: Strings, caller: &Caller, count: &mut u32) -> Result<(), BoxError> {
+    *count += 1;
+    if count.is_multiple_of(3) {
+        caller.event(count.to_string());
+    }
     let [verb, path] = request.array()?;
     let path = Path::new(std::ffi::OsStr::from_bytes(path));
     match verb {
@@ -26,18 +32,23 @@ fn remove(request: Strings) -> Result<(), BoxError> {
 }
 
 fn main() -> Result<ExitCode, BoxError> {
-    let mut count = 0;
+    let mut count = 0; // of which each function has its own
     let me = Worker::new()
         .function("remove", move |request, caller: &Caller| {
-            count += 1;
-            if count % 3 == 0 {
-                caller.event(count.to_string());
-            }
-            remove(request)
+            remove(request, caller, &mut count)
+        })
+        .deferred("remove, deferred", move |request, caller: Caller, _| {
+            let result = remove(request, &caller, &mut count);
+            caller.answer(result); // could be later, from anywhere
         })
         .run(); // the child serves here, and never returns
 
-    let mut paths: Vec<PathBuf> = env::args_os().skip(1).map(PathBuf::from).collect();
+    let mut function = "remove";
+    let mut args = env::args_os().skip(1).peekable();
+    if args.next_if(|arg| arg == "--deferred").is_some() {
+        function = "remove, deferred";
+    }
+    let mut paths: Vec<PathBuf> = args.map(PathBuf::from).collect();
     let tree = paths.is_empty().then(Tree::make).transpose()?;
     if let Some(tree) = &tree {
         paths = tree.paths();
@@ -45,7 +56,7 @@ fn main() -> Result<ExitCode, BoxError> {
 
     let failed = Arc::new(AtomicBool::new(false));
     let rpc = me
-        .rpc("remove")
+        .rpc(function)
         .on_event(|count| eprintln!("{count} requests handled"))
         .start()?;
     for path in paths {
