@@ -1,0 +1,275 @@
+//! Thumbnails of image files, some of them hostile: decoded and resized in children, with types for the
+//! request, the reply, the error and the progress.
+//!
+//! ```text
+//! cargo run --features compact --example thumbnails             # makes some files, good and bad ones
+//! cargo run --features compact --example thumbnails -- FILE...  # PNG and JPEG files
+//! ```
+//!
+//! Writes one image with all of them, `offspring-thumbnails.png` in the directory for temporary files,
+//! where a file without a thumbnail is a red square. Exits with status 1 if there is any.
+
+use image::imageops::overlay;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
+use image::{Rgb, RgbImage, Rgba, RgbaImage};
+use indicatif::{ProgressBar, ProgressStyle};
+use offspring::{BoxError, CallError, Caller, Compact, Lend, Lent, Phase};
+use offspring::{Pending, Rpc, Service, Worker};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::{env, fmt, fs, io, thread};
+
+/// How many pixels a thumbnail has, at most, in each direction.
+const SIZE: u32 = 128;
+
+/// How many bytes an image may have in memory.
+const MAX_BYTES: u64 = 256 << 20;
+
+const THUMBNAIL: Thumbnail = Service::new("thumbnail");
+
+/// In `Json`, pixels would take several times as many bytes.
+type Thumbnail = Service<Compact, Lent<Job<'static>>, Thumb, Bad, Step>;
+
+#[derive(Serialize, Deserialize)]
+struct Job<'a> {
+    #[serde(borrow)]
+    path: &'a Path,
+    size: u32,
+}
+
+impl Lend for Job<'static> {
+    type Of<'a> = Job<'a>;
+}
+
+/// Pixels, so that the parent need not decode anything.
+#[derive(Serialize, Deserialize)]
+struct Thumb {
+    width: u32,
+    height: u32,
+    rgba: Vec<u8>,
+}
+
+#[derive(Serialize, Deserialize, Debug)]
+enum Bad {
+    Unreadable(String),
+    Corrupt(String),
+    TooBig { width: u32, height: u32 },
+}
+
+impl fmt::Display for Bad {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bad::Unreadable(error) => write!(f, "cannot be read: {error}"),
+            Bad::Corrupt(error) => write!(f, "corrupt: {error}"),
+            Bad::TooBig { width, height } => write!(f, "{width} x {height} pixels are too many"),
+        }
+    }
+}
+
+impl From<io::Error> for Bad {
+    fn from(error: io::Error) -> Self {
+        Bad::Unreadable(error.to_string())
+    }
+}
+
+impl From<ImageError> for Bad {
+    fn from(error: ImageError) -> Self {
+        match error {
+            ImageError::Unsupported(error) => Bad::Unreadable(error.to_string()),
+            error => Bad::Corrupt(error.to_string()),
+        }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum Step {
+    Decoding { width: u32, height: u32 },
+    Resizing,
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Step::Decoding { width, height } => write!(f, "decoding {width} x {height} pixels"),
+            Step::Resizing => f.write_str("resizing"),
+        }
+    }
+}
+
+/// Runs in a child.
+fn thumbnail(job: Job<'_>, caller: &Caller<Thumbnail>) -> Result<Thumb, Bad> {
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_BYTES);
+    let mut reader = ImageReader::open(job.path)?.with_guessed_format()?;
+    reader.limits(limits.clone());
+    let mut decoder = reader.into_decoder()?;
+
+    let (width, height) = decoder.dimensions();
+    caller.progress(Step::Decoding { width, height });
+    let image = limits
+        .reserve(decoder.total_bytes())
+        .and_then(|()| decoder.set_limits(limits))
+        .and_then(|()| DynamicImage::from_decoder(decoder))
+        .map_err(|error| match error {
+            ImageError::Limits(_) => Bad::TooBig { width, height },
+            error => error.into(),
+        })?;
+
+    caller.progress(Step::Resizing);
+    let rgba = image
+        .thumbnail(width.min(job.size), height.min(job.size))
+        .into_rgba8();
+    Ok(Thumb {
+        width: rgba.width(),
+        height: rgba.height(),
+        rgba: rgba.into_raw(),
+    })
+}
+
+fn main() -> Result<ExitCode, BoxError> {
+    let me = Worker::new().function(THUMBNAIL, thumbnail).run();
+
+    let mut paths: Vec<PathBuf> = env::args_os().skip(1).map(PathBuf::from).collect();
+    let album = paths.is_empty().then(Album::make).transpose()?;
+    if let Some(album) = &album {
+        paths = album.files().to_vec();
+    }
+
+    // The calls get the error of a child that dies.
+    let start_child = || me.rpc(THUMBNAIL).on_error(drop).start();
+    let children = thread::available_parallelism()?.get().min(paths.len());
+    let children: Vec<_> = (0..children)
+        .map(|_| start_child())
+        .collect::<Result<_, _>>()?;
+    let bar = ProgressBar::new(paths.len() as u64).with_style(ProgressStyle::with_template(
+        "{bar:40} {pos}/{len} {wide_msg}",
+    )?);
+    let calls: Vec<_> = paths
+        .iter()
+        .zip(children.iter().cycle())
+        .map(|(path, child)| call(child, path, &bar))
+        .collect();
+
+    let mut thumbs = Vec::new();
+    for (path, pending) in paths.iter().zip(calls) {
+        let mut outcome = pending.wait();
+        if let Err(CallError::Lost(_, Phase::Queued | Phase::Sent)) = outcome {
+            // Its child has died of another file.
+            outcome = call(&start_child()?, path, &bar).wait();
+        }
+        let line = match &outcome {
+            Ok(thumb) => format!("{} x {} pixels", thumb.width, thumb.height),
+            Err(error) => error.to_string(),
+        };
+        bar.suspend(|| println!("{}: {line}", path.display()));
+        bar.inc(1);
+        thumbs.push(outcome.ok());
+    }
+    bar.finish_and_clear();
+    for child in children {
+        let _ = child.finish(); // a crash is in the lines above
+    }
+
+    let sheet = env::temp_dir().join("offspring-thumbnails.png");
+    let good = thumbs.iter().flatten().count();
+    let all = thumbs.len();
+    contact_sheet(thumbs).save(&sheet)?;
+    println!("{}: {good} of {all} thumbnails", sheet.display());
+    Ok(ExitCode::from(u8::from(good < all)))
+}
+
+/// Shows the progress in the bar, or as lines if there is no terminal for a bar.
+fn call(child: &Rpc<Thumbnail>, path: &Path, bar: &ProgressBar) -> Pending<Thumbnail> {
+    let (bar, name) = (bar.clone(), path.display().to_string());
+    child
+        .call(Job { path, size: SIZE })
+        .on_progress(move |step| {
+            let line = format!("{name}: {step}");
+            if bar.is_hidden() {
+                println!("{line}");
+            } else {
+                bar.set_message(line);
+            }
+        })
+        .start()
+}
+
+/// Thumbnails in rows.
+fn contact_sheet(thumbs: Vec<Option<Thumb>>) -> RgbaImage {
+    const CELL: u32 = SIZE + 16;
+    let count = thumbs.len() as u32;
+    let columns = (count - 1).isqrt() + 1;
+    let (width, height) = (columns * CELL, count.div_ceil(columns) * CELL);
+    let mut sheet = RgbaImage::from_pixel(width, height, Rgba([48, 48, 48, 255]));
+    for (i, thumb) in (0..).zip(thumbs) {
+        let thumb = thumb
+            .and_then(|thumb| RgbaImage::from_raw(thumb.width, thumb.height, thumb.rgba))
+            .filter(|thumb| thumb.width() <= SIZE && thumb.height() <= SIZE) // do not trust a child
+            .unwrap_or_else(|| RgbaImage::from_pixel(SIZE, SIZE, Rgba([112, 32, 32, 255])));
+        let left = i % columns * CELL + (CELL - thumb.width()) / 2;
+        let top = i / columns * CELL + (CELL - thumb.height()) / 2;
+        overlay(&mut sheet, &thumb, left.into(), top.into());
+    }
+    sheet
+}
+
+/// Files to try this on, good and bad ones.
+struct Album(PathBuf);
+
+impl Album {
+    fn make() -> Result<Self, BoxError> {
+        let name = format!("offspring-thumbnails-{}", std::process::id());
+        let album = Album(env::temp_dir().join(name));
+        fs::create_dir_all(&album.0)?;
+        let [sunset, rings, small, corrupt, bomb] = album.files();
+
+        let sky_and_sea = |x: u32, y: u32| match square_distance(x, y, 400, 300) {
+            ..10_000 => [255, 224, 128],
+            _ if y > 400 => [24, 32, (y / 8) as u8],
+            _ => [(128 + y / 4) as u8, (y / 4) as u8, 96],
+        };
+        paint(800, 600, sky_and_sea).save(sunset)?;
+        let circles = |x, y| [(square_distance(x, y, 150, 300).isqrt() * 4) as u8, 96, 160];
+        paint(300, 600, circles).save(&rings)?;
+        paint(100, 80, |x, y| [(x * y) as u8, 160, 96]).save(small)?;
+
+        let whole = fs::read(rings)?;
+        fs::write(corrupt, &whole[..whole.len() / 2])?;
+
+        // A few hundred bytes that claim to be 12 GiB of pixels: five bytes after this marker, a JPEG
+        // file has its height and width, of 16 bits each.
+        let mut bytes = Vec::new();
+        paint(8, 8, |_, _| [0; 3]).write_to(&mut io::Cursor::new(&mut bytes), ImageFormat::Jpeg)?;
+        let marker = bytes.windows(2).position(|two| two == [0xff, 0xc0]);
+        let size = marker.ok_or("a JPEG file without a size")? + 5;
+        bytes[size..size + 4].fill(0xff);
+        fs::write(bomb, bytes)?;
+        Ok(album)
+    }
+
+    fn files(&self) -> [PathBuf; 5] {
+        [
+            "sunset.jpg",
+            "rings.png",
+            "small.png",
+            "corrupt.png",
+            "bomb.jpg",
+        ]
+        .map(|name| self.0.join(name))
+    }
+}
+
+impl Drop for Album {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn paint(width: u32, height: u32, colour: impl Fn(u32, u32) -> [u8; 3]) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| Rgb(colour(x, y)))
+}
+
+fn square_distance(x: u32, y: u32, x0: u32, y0: u32) -> u32 {
+    x.abs_diff(x0).pow(2) + y.abs_diff(y0).pow(2)
+}
