@@ -72,7 +72,12 @@ fn violations_are_reported_with_offset_and_expectation() {
             (
                 Plain::Tagged,
                 frame(0x8000_0001, b"\x05error\x02no"),
-                &["offset 0", "call 0x1", "0x80000001", "plain peers cannot"],
+                &[
+                    "offset 0",
+                    "call 0x1",
+                    "0x80000001",
+                    "only `Plain::Fallible`",
+                ],
             ),
             (
                 Plain::Tagged,
@@ -172,7 +177,7 @@ fn header_that_cannot_be_right_is_an_error_before_its_payload() {
             (
                 Plain::Tagged,
                 [&ok[..], &head(0x8000_0002, 60 << 20)].concat(),
-                ["offset 11", "plain peers cannot"],
+                ["offset 11", "only `Plain::Fallible`"],
             ),
             (
                 Plain::Ordered,

@@ -229,6 +229,7 @@ fn failing_codec_fails_the_call_only() {
             .then(move |outcome| send.send(malformed(outcome)).unwrap());
         assert_eq!(receive.recv().unwrap(), "unencodable");
         let request = format!("the request: undecodable: {}", fmt::Error);
+        let error = format!("the error (1002 is special): undecodable: {}", fmt::Error);
         for (request, want) in [
             (vec![UNDECODABLE], &*request),
             (vec![2000 + UNENCODABLE, 0], "the reply: unencodable"),
@@ -238,7 +239,7 @@ fn failing_codec_fails_the_call_only() {
             ),
             // These fail in the parent.
             (vec![2000 + UNDECODABLE, 0], "undecodable"),
-            (vec![2000 + UNDECODABLE, 1], "undecodable"),
+            (vec![2000 + UNDECODABLE, 1], &error),
         ] {
             let text = malformed(rpc.call(call(&request)).wait());
             assert_eq!(text, want, "{request:?}");

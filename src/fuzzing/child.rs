@@ -85,6 +85,9 @@ fn bad_header(plain: Option<Plain>, stream: &[u8]) -> Option<(ParentViolation, u
             }
             None if id > MAX_ID => Some(ParentViolation::Id { offset, id }),
             Some(Plain::Tagged) if id == 0 => Some(ParentViolation::Id { offset, id }),
+            Some(Plain::Fallible) if !(1..=MAX_ID).contains(&id) => {
+                Some(ParentViolation::Id { offset, id })
+            }
             _ => None,
         };
         if let Some(bad) = bad {
@@ -158,7 +161,7 @@ fn check(plain: Option<Plain>, steps: &[OwnedStep]) {
                 let limit = limit.expect("a request before `run`");
                 assert!(payload.len() <= limit as usize);
                 match plain {
-                    None => assert!((1..=MAX_ID).contains(id)),
+                    None | Some(Plain::Fallible) => assert!((1..=MAX_ID).contains(id)),
                     Some(Plain::Tagged) => assert_ne!(*id, 0),
                     Some(Plain::Ordered) => {
                         count += 1;

@@ -52,7 +52,12 @@ impl<'a> Script<'a> {
     }
 
     fn mode(&mut self) -> Option<Plain> {
-        self.pick(&[None, Some(Plain::Tagged), Some(Plain::Ordered)])
+        self.pick(&[
+            None,
+            Some(Plain::Tagged),
+            Some(Plain::Ordered),
+            Some(Plain::Fallible),
+        ])
     }
 }
 

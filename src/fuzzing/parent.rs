@@ -330,7 +330,7 @@ impl ParentModel {
             Some(Plain::Ordered) if sent(0) => Some(0),
             Some(Plain::Ordered) => return Err(ChildViolation::NothingAsked),
             Some(Plain::Tagged) => self.position(id),
-            None => self.position(number),
+            None | Some(Plain::Fallible) => self.position(number),
         };
         let is_failed = id != number && self.position(number).is_some_and(sent);
         match call {

@@ -8,7 +8,7 @@ use super::state::{Connection, Life, QueueLimits, StartBy};
 use crate::deadlines::after;
 use crate::error::{Error, ErrorKind};
 use crate::process::{Launched, Process, Setup};
-use crate::wire::{self, Decoder, Framing, FunctionId, ToChild, truncate};
+use crate::wire::{self, Decoder, Framing, FunctionId, Plain, ToChild, truncate};
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -88,7 +88,7 @@ impl StartOptions {
         let life = Life::new(child.is_some(), start_by, self.grace);
         let connection = Connection::new(plain, limits);
         let mut decoder = Decoder::new(Framing::Tagged, self.buflen_res, max_frame);
-        if plain.is_none() {
+        if matches!(plain, None | Some(Plain::Fallible)) {
             // Control frames have the id of a failed reply, and no call.
             decoder = decoder.with_control(|id| id & wire::FAILED != 0);
         }

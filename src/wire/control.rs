@@ -309,7 +309,10 @@ impl Failure {
             }),
             "unanswered" => Ok(Failure::Unanswered),
             "cancelled" => Ok(Failure::Cancelled),
-            kind => Err(ControlError::Verb(kind.to_owned())),
+            kind => Err(ControlError::Kind {
+                kind: kind.to_owned(),
+                message,
+            }),
         }
     }
 }
@@ -335,8 +338,10 @@ impl fmt::Display for Failure {
 pub(crate) enum ControlError {
     /// The payload is not a list of octet strings.
     Octets(OctetsError),
-    /// Unknown verb or kind.
+    /// Unknown verb.
     Verb(String),
+    /// Unknown kind of failed reply.
+    Kind { kind: String, message: String },
     /// A field is missing.
     Missing(&'static str),
     /// A field has an invalid value.
@@ -354,8 +359,11 @@ impl fmt::Display for ControlError {
         match self {
             ControlError::Octets(error) => error.fmt(f),
             ControlError::Verb(verb) => write!(f, "unknown control verb {verb:?}"),
-            ControlError::Missing(field) => write!(f, "control message without a {field}"),
-            ControlError::Invalid(field) => write!(f, "control message with an invalid {field}"),
+            ControlError::Kind { kind, message } => {
+                write!(f, "unknown kind of failure {kind:?}: {message}")
+            }
+            ControlError::Missing(field) => write!(f, "message without a {field}"),
+            ControlError::Invalid(field) => write!(f, "message with an invalid {field}"),
         }
     }
 }
@@ -581,5 +589,7 @@ mod tests {
             Failure::decode(&strings(&["error"])),
             Err(ControlError::Missing("message"))
         );
+        let odd = Failure::decode(&strings(&["odd", "m"])).unwrap_err();
+        assert_eq!(odd.to_string(), r#"unknown kind of failure "odd": m"#);
     }
 }

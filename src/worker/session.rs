@@ -130,7 +130,7 @@ impl Session {
     pub(crate) fn new(plain: Option<Plain>, buflen: usize) -> Self {
         let framing = match plain {
             Some(Plain::Ordered) => Framing::Counted,
-            Some(Plain::Tagged) | None => Framing::Tagged,
+            Some(Plain::Tagged | Plain::Fallible) | None => Framing::Tagged,
         };
         let mut decoder = Decoder::new(framing, buflen, u32::MAX as usize);
         if plain.is_none() {
@@ -159,10 +159,11 @@ impl Session {
         let (id, at) = self.decoder.next_if(|id| match plain {
             None => serving && id != wire::CONTROL_TO_CHILD && id <= wire::MAX_ID,
             Some(Plain::Tagged) => id != 0,
+            Some(Plain::Fallible) => id != 0 && id <= wire::MAX_ID,
             Some(Plain::Ordered) => true,
         })?;
         let id = match plain {
-            None | Some(Plain::Tagged) => id,
+            None | Some(Plain::Tagged | Plain::Fallible) => id,
             Some(Plain::Ordered) => self.counted(),
         };
         Some((id, at))
@@ -206,7 +207,7 @@ impl Session {
             None if id == wire::CONTROL_TO_CHILD => {
                 return self.control(payload, rules.offset).map(Some);
             }
-            None | Some(Plain::Tagged) => id,
+            None | Some(Plain::Tagged | Plain::Fallible) => id,
             Some(Plain::Ordered) => self.counted(),
         };
         let payload = match payload {
@@ -273,7 +274,7 @@ impl Rules {
     fn is_request(self, id: u32) -> bool {
         match self.plain {
             None => id != wire::CONTROL_TO_CHILD,
-            Some(Plain::Tagged) => true,
+            Some(Plain::Tagged | Plain::Fallible) => true,
             Some(Plain::Ordered) => false,
         }
     }
@@ -301,9 +302,13 @@ impl Rules {
                 })
             }
             None if !serving => Err(ParentViolation::TooEarly { offset, id }),
-            None if id > wire::MAX_ID => Err(ParentViolation::Id { offset, id }),
-            // The original counts up to 2^32 - 1 here.
-            Some(Plain::Tagged) if id == 0 => Err(ParentViolation::Id { offset, id }),
+            None | Some(Plain::Fallible) if id > wire::MAX_ID => {
+                Err(ParentViolation::Id { offset, id })
+            }
+            // The original counts up to 2^32 - 1 in the tagged mode.
+            Some(Plain::Tagged | Plain::Fallible) if id == 0 => {
+                Err(ParentViolation::Id { offset, id })
+            }
             _ => Ok(()),
         }
     }
@@ -427,6 +432,7 @@ mod tests {
         for (plain, stream) in [
             (None, [run(), head.to_vec()].concat()),
             (Some(Plain::Tagged), head.to_vec()),
+            (Some(Plain::Fallible), head.to_vec()),
             (Some(Plain::Ordered), head[4..].to_vec()),
         ] {
             let next = |running| {
@@ -442,6 +448,39 @@ mod tests {
             let has_ids = plain != Some(Plain::Ordered);
             assert_eq!(next(7), if has_ids { duplicate } else { Ok(false) });
             assert_eq!(next(8), Ok(false));
+        }
+    }
+
+    /// In one mode it is an id as any other: the original counts that far.
+    #[test]
+    fn request_with_the_id_of_a_failed_reply_is_refused_by_its_header() {
+        for (plain, id, valid) in [
+            (Plain::Fallible, 0, false),
+            (Plain::Fallible, 1, true),
+            (Plain::Fallible, wire::MAX_ID, true),
+            (Plain::Fallible, wire::FAILED, false),
+            (Plain::Fallible, wire::FAILED | 1, false),
+            (Plain::Fallible, u32::MAX, false),
+            (Plain::Tagged, 0, false),
+            (Plain::Tagged, wire::FAILED, true),
+            (Plain::Tagged, u32::MAX, true),
+        ] {
+            let whole = frame(id, b"x");
+            for (stream, request) in [
+                (&whole[..8], vec![]),
+                (&whole, vec![format!("request {id} 1")]),
+            ] {
+                let want = match valid {
+                    true => Ok(request),
+                    false => Err(ParentViolation::Id { offset: 0, id }),
+                };
+                let mut session = Session::new(Some(plain), 64);
+                assert_eq!(steps(&mut session, stream, usize::MAX), want, "{plain:?}");
+            }
+            let mut session = Session::new(Some(plain), 64);
+            session.space().fill(&whole);
+            let request = session.request().map(|request| request.id);
+            assert_eq!(request, valid.then_some(id), "{plain:?}");
         }
     }
 

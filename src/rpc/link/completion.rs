@@ -1,5 +1,6 @@
 //! How a call ends, below the codec and above it.
 
+use crate::chain::chain;
 use crate::codec::{CodecError, Input};
 use crate::copies;
 use crate::error::{CallError, Error, Panic, Phase, Refusal};
@@ -82,10 +83,13 @@ impl Answer {
         match self {
             Answer::Reply(payload) => reply::<S>(payload.into()),
             Answer::Failed(payload) => Err(match Failure::decode(&payload) {
-                Ok(Failure::Error { encoded, .. }) => {
+                Ok(Failure::Error { message, encoded }) => {
                     match S::Errors::decode(&mut Input::from(encoded)) {
                         Ok(error) => CallError::Failed(error),
-                        Err(error) => CallError::Malformed(error),
+                        Err(error) => CallError::Malformed(CodecError::new(format!(
+                            "the error ({message}): {}",
+                            chain(&error)
+                        ))),
                     }
                 }
                 Ok(Failure::Panic { message, location }) => {
@@ -98,7 +102,10 @@ impl Answer {
                     CallError::Unserved(Error::new(refusal_kind(&kind), message))
                 }
                 Ok(Failure::Unanswered | Failure::Cancelled) => CallError::Unanswered,
-                Err(error) => CallError::Malformed(CodecError::new(error.to_string())),
+                Err(error) => {
+                    let message = format!("the failed reply cannot be read: {error}");
+                    CallError::Malformed(CodecError::new(message))
+                }
             }),
             Answer::Ended(ended) => Err(match ended {
                 Ended::Malformed(error) => CallError::Malformed(error),

@@ -235,7 +235,7 @@ impl<T, P: Clone> Connection<T, P> {
     /// The call that a frame with this id would answer, and its completion.
     pub(crate) fn answers(&mut self, id: u32) -> Option<(u32, &T)> {
         let call = match self.plain {
-            None => id & wire::MAX_ID,
+            None | Some(Plain::Fallible) => id & wire::MAX_ID,
             Some(Plain::Tagged) => id,
             Some(Plain::Ordered) if id == wire::ORDERED_REPLY => self.calls.first()?,
             Some(Plain::Ordered) => return None,
@@ -283,7 +283,7 @@ impl<T, P: Clone> Connection<T, P> {
                 }
             }
             _ if id == wire::EVENT => Ok(Delivery::Event),
-            None => {
+            None | Some(Plain::Fallible) => {
                 let id_of_call = id & wire::MAX_ID;
                 let Some(note) = self.answered(id_of_call) else {
                     return Err(self.unknown(id));
@@ -318,7 +318,7 @@ impl<T, P: Clone> Connection<T, P> {
             _ if is_control => return self.check_control(claimed as usize, begun),
             None if !self.ready => return Err(ChildViolation::NotReady { id }),
             _ if id == wire::EVENT => true,
-            None => self.is_sent(id & wire::MAX_ID),
+            None | Some(Plain::Fallible) => self.is_sent(id & wire::MAX_ID),
             Some(Plain::Tagged) => self.is_sent(id),
             Some(Plain::Ordered) => {
                 let first = self.calls.first();
@@ -358,7 +358,7 @@ impl<T, P: Clone> Connection<T, P> {
         match self.plain {
             None => ChildViolation::UnknownId { id: call },
             Some(Plain::Tagged) if fails_a_call => ChildViolation::PlainFailed { id },
-            Some(Plain::Tagged) => ChildViolation::UnknownId { id },
+            Some(Plain::Tagged | Plain::Fallible) => ChildViolation::UnknownId { id },
             Some(Plain::Ordered) if id == wire::ORDERED_REPLY => ChildViolation::NothingAsked,
             Some(Plain::Ordered) => ChildViolation::NotOrdered { id },
         }
@@ -556,7 +556,7 @@ impl<T, P: Clone> Connection<T, P> {
     fn framing(&self) -> Framing {
         match self.plain {
             Some(Plain::Ordered) => Framing::Counted,
-            Some(Plain::Tagged) | None => Framing::Tagged,
+            Some(Plain::Tagged | Plain::Fallible) | None => Framing::Tagged,
         }
     }
 
@@ -759,7 +759,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_peer_that_fails_a_call_as_a_worker_would_is_told_that() {
+    fn tagged_peer_that_fails_a_call_is_told_that_it_cannot() {
         let mut c = plain(Plain::Tagged);
         call(&mut c, 'a');
         let failed = ChildViolation::PlainFailed { id: 0x8000_0001 };
@@ -790,6 +790,7 @@ mod tests {
         for (mut c, unknown) in [
             (serving(), ChildViolation::UnknownId { id: 2 }),
             (plain(Plain::Tagged), ChildViolation::UnknownId { id: 2 }),
+            (plain(Plain::Fallible), ChildViolation::UnknownId { id: 2 }),
             (plain(Plain::Ordered), ChildViolation::NotOrdered { id: 2 }),
         ] {
             assert_eq!(check(&mut c, wire::EVENT, long, b""), pass);
@@ -882,9 +883,14 @@ mod tests {
 
     #[test]
     fn reply_to_a_call_that_was_not_sent_is_a_violation() {
-        for mut c in [plain(Plain::Tagged), plain(Plain::Ordered)] {
+        for mut c in [
+            plain(Plain::Tagged),
+            plain(Plain::Fallible),
+            plain(Plain::Ordered),
+        ] {
             call(&mut c, 'a');
             assert!(c.receive(1, b"").is_err());
+            assert!(c.receive(1 | wire::FAILED, b"").is_err());
             assert_eq!(c.drain(Begun::Unknown), [('a', Phase::Queued)]);
         }
     }
@@ -921,11 +927,30 @@ mod tests {
 
     #[test]
     fn failed_reply_belongs_to_its_call() {
-        let mut c = serving();
-        let (a, b) = (call(&mut c, 'a'), call(&mut c, 'b'));
-        sent(&mut c);
-        assert_eq!(c.receive(b | wire::FAILED, b""), Ok(Delivery::Failed('b')));
-        assert_eq!(c.receive(a, b""), Ok(Delivery::Reply('a')));
+        for mut c in [serving(), plain(Plain::Fallible)] {
+            let (a, b) = (call(&mut c, 'a'), call(&mut c, 'b'));
+            sent(&mut c);
+            assert_eq!(c.answers(b | wire::FAILED), Some((b, &'b')));
+            assert_eq!(c.receive(b | wire::FAILED, b""), Ok(Delivery::Failed('b')));
+            assert!(c.receive(b | wire::FAILED, b"").is_err(), "it is answered");
+            assert_eq!(c.receive(a, b""), Ok(Delivery::Reply('a')));
+            assert_eq!(c.live(), 0);
+        }
+    }
+
+    #[test]
+    fn peer_of_a_fallible_mode_fails_its_calls_and_nothing_else() {
+        let mut c = plain(Plain::Fallible);
+        let a = call(&mut c, 'a');
+        assert_eq!(sent(&mut c), b"\0\0\0\x01\0\0\0\x01a");
+        for id in [wire::FAILED, 2 | wire::FAILED, u32::MAX] {
+            let unknown = ChildViolation::UnknownId { id };
+            assert_eq!(check(&mut c, id, 60 << 20, b"").as_ref(), Err(&unknown));
+            assert_eq!(c.receive(id, b""), Err(unknown));
+        }
+        assert_eq!(c.cancel(a), Some(('a', Phase::Begun)));
+        assert_eq!(sent(&mut c), b"", "it knows no control frames");
+        assert_eq!(c.receive(a | wire::FAILED, b""), Ok(Delivery::Late));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(crate) enum ChildViolation {
     UnknownId { id: u32 },
     /// It reports progress of a call that was never made, or has been answered.
     UnknownProgress { id: u32 },
-    /// A plain peer fails a call, as only workers can.
+    /// It fails a call in a mode that has no failed replies.
     PlainFailed { id: u32 },
     /// It answers in the ordered mode, but no call is outstanding.
     NothingAsked,
@@ -57,8 +57,8 @@ impl fmt::Display for ChildViolation {
             ),
             ChildViolation::PlainFailed { id } => write!(
                 f,
-                "expected the reply to call {call:#x} under the same id, got {id:#x}: plain peers \
-                 cannot report that a call failed; reply, or exit",
+                "expected the reply to call {call:#x} under the same id, got {id:#x}: only \
+                 `Plain::Fallible` has failed replies",
                 call = id & wire::MAX_ID
             ),
             ChildViolation::NothingAsked => {

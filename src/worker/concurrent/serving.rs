@@ -51,11 +51,11 @@ pub(in crate::worker) fn answer(
         (_, false) => 0,
         // Answers come in order if calls run in order.
         (Some(Plain::Ordered), true) => 1,
-        (Some(Plain::Tagged) | None, true) => options.threads.unwrap_or_else(all),
+        (Some(Plain::Tagged | Plain::Fallible) | None, true) => options.threads.unwrap_or_else(all),
     };
     let deferred = match hub.plain() {
         Some(Plain::Ordered) => 1,
-        Some(Plain::Tagged) | None => options.max_running,
+        Some(Plain::Tagged | Plain::Fallible) | None => options.max_running,
     };
     hub.set_limits(CallLimits {
         deferred,

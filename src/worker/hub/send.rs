@@ -23,18 +23,18 @@ impl Hub {
     ) -> Result<(), Failure> {
         let wire_id = match self.plain() {
             Some(Plain::Ordered) => wire::ORDERED_REPLY,
-            Some(Plain::Tagged) | None => id,
+            Some(Plain::Tagged | Plain::Fallible) | None => id,
         };
         self.frame("the reply", wire_id, Some(id), fill)
     }
 
-    /// Answers a call that failed. In plain mode there is no such answer: the process exits after
-    /// writing what was sent before.
+    /// Answers a call that failed. Two of the plain modes have no such answer: there the process exits
+    /// after writing what was sent before.
     pub(in crate::worker) fn fail(&'static self, id: u32, failure: &Failure) {
         if self.is_elsewhere() {
             return;
         }
-        if self.plain().is_some() {
+        if let Some(Plain::Tagged | Plain::Ordered) = self.plain() {
             if self.lock().exiting {
                 return;
             }
@@ -43,7 +43,8 @@ impl Hub {
             std::process::exit(1);
         }
         let mut payload = failure.encode();
-        if payload.len() > self.max_frame().saturating_add(CONTROL_ROOM) {
+        let limit = self.max_frame().saturating_add(CONTROL_ROOM);
+        if payload.len() > limit.min(u32::MAX as usize) {
             let message = "the error is longer than the limit (max_frame)".to_owned();
             payload = Failure::Malformed { message }.encode();
         }
@@ -123,7 +124,7 @@ impl Hub {
         if self.is_elsewhere() {
             return;
         }
-        let len = u32::try_from(payload.len()).expect("the caller checked it against max_frame");
+        let len = u32::try_from(payload.len()).expect("the caller checked that");
         let header = wire::header(Framing::Tagged, id, len);
         let policy = WritePolicy::current();
         let is_answer = answers.is_some();
