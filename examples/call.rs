@@ -1,7 +1,7 @@
 //! Calls any plain child from the command line.
 //!
 //! ```text
-//! call [--tagged|--ordered] [--repeat N] [--timeout SECONDS] COMMAND [ARG...] -- STRING...
+//! call [--tagged|--ordered|--fallible] [--repeat N] [--timeout SECONDS] COMMAND [ARG...] -- STRING...
 //! ```
 //!
 //! Starts the command, makes the call `N` times without waiting in between, and prints each reply
@@ -16,7 +16,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
-const USAGE: &str = "usage: call [--tagged|--ordered] [--repeat N] [--timeout SECONDS] \
+const USAGE: &str = "usage: call [--tagged|--ordered|--fallible] [--repeat N] [--timeout SECONDS] \
                      COMMAND [ARG...] -- STRING...";
 
 /// The most calls outstanding, however often the call is repeated.
@@ -54,6 +54,7 @@ fn parse(mut args: VecDeque<OsString>) -> Result<Options, BoxError> {
         match option {
             "--tagged" => options.plain = Plain::Tagged,
             "--ordered" => options.plain = Plain::Ordered,
+            "--fallible" => options.plain = Plain::Fallible,
             "--repeat" => {
                 options.repeat = value()?.parse().map_err(|e| format!("--repeat: {e}"))?
             }

@@ -1,7 +1,7 @@
 //! A plain child on its standard input and output, for testing clients in any language.
 //!
 //! ```text
-//! echo [--tagged|--ordered]
+//! echo [--tagged|--ordered|--fallible]
 //! ```
 //!
 //! The first string of a request is the verb:
@@ -14,7 +14,7 @@
 //! | `sleep MS` | nothing, after `MS` milliseconds |
 //! | `blob N` | `N` bytes, counting from 0x00 to 0xff repeatedly |
 //! | `pid` | the child's process id |
-//! | `fail MESSAGE`, `panic MESSAGE` | none: the child ends with that message |
+//! | `fail MESSAGE`, `panic MESSAGE` | with `--fallible` a failed one, else none: the child ends with that message |
 //! | `exit CODE`, `abort` | none |
 
 use offspring::{BoxError, Caller, Plain, Strings, Worker};
@@ -57,8 +57,10 @@ fn main() {
     let plain = match std::env::args().nth(1).as_deref() {
         None | Some("--tagged") => Plain::Tagged,
         Some("--ordered") => Plain::Ordered,
+        Some("--fallible") => Plain::Fallible,
         Some(other) => {
-            eprintln!("echo: unknown argument `{other}`\nusage: echo [--tagged|--ordered]");
+            eprintln!("echo: unknown argument `{other}`");
+            eprintln!("usage: echo [--tagged|--ordered|--fallible]");
             process::exit(2);
         }
     };

@@ -166,10 +166,11 @@
 //! # Plain peers
 //!
 //! The other side need not be this library or written in Rust. [`Process::command`] starts any
-//! program that speaks one of the two [`Plain`] modes on its standard input and output,
-//! [`Process::stream`] takes a connected socket, and [`Worker::serve_plain`] is such a child. The
-//! modes are those of Perl's `AnyEvent::Fork::RPC`: frames of a few bytes around octet strings. A
-//! plain child cannot report a failed call: it ends.
+//! program that speaks one of the three [`Plain`] modes on its standard input and output,
+//! [`Process::stream`] takes a connected socket, and [`Worker::serve_plain`] is such a child. All
+//! modes are frames of a few bytes around octet strings, or around what the codec of the service
+//! makes: JSON suits most languages. Two are those of Perl's `AnyEvent::Fork::RPC`, in which a failed
+//! call ends the child; in [`Plain::Fallible`] it is that call's error.
 //!
 //! # In tests
 //!

@@ -27,8 +27,8 @@ fn error_of(plain: Plain, bytes: &[u8]) -> Error {
     let mut requests = vec![
         0;
         match plain {
-            Plain::Tagged => 24,
-            _ => 16,
+            Plain::Ordered => 16,
+            _ => 24,
         }
     ];
     far.read_exact(&mut requests).unwrap();
@@ -83,6 +83,21 @@ fn violations_are_reported_with_offset_and_expectation() {
                 Plain::Tagged,
                 frame(0x8000_0007, b"\x05error\x02no"),
                 &["offset 0", "outstanding call", "0x80000007"],
+            ),
+            (
+                Plain::Fallible,
+                frame(0x8000_0007, b"\x05error\x02no"),
+                &["offset 0", "outstanding call", "0x80000007"],
+            ),
+            (
+                Plain::Fallible,
+                frame(0x8000_0000, b"\x05ready\x011"),
+                &["offset 0", "outstanding call", "0x80000000"],
+            ),
+            (
+                Plain::Fallible,
+                [&ok[..], &frame(0x8000_0001, b"\x05error\x02no")].concat(),
+                &["offset 11", "never made or is answered", "0x80000001"],
             ),
             (
                 Plain::Tagged,

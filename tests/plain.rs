@@ -1,10 +1,10 @@
-//! The parent in the plain modes, byte for byte what `AnyEvent::Fork::RPC` 2.0 writes and reads.
-//! `tests/plain_child.rs` tests the child.
+//! The parent in the plain modes, byte for byte what `AnyEvent::Fork::RPC` 2.0 writes and reads, and in
+//! the one of them that has failed replies. `tests/plain_child.rs` tests the child.
 
 mod common;
 
 use common::{bounded, logged, lost};
-use offspring::{ErrorKind, Plain, Process, Stdio, Strings};
+use offspring::{CallError, ErrorKind, Plain, Process, Stdio, Strings};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
@@ -27,7 +27,8 @@ fn bytes_are_those_of_the_original() {
         ]
         .concat();
         for (plain, want, ids) in [
-            (Plain::Tagged, tagged, [2, 3, 1]),
+            (Plain::Tagged, tagged.clone(), [2, 3, 1]),
+            (Plain::Fallible, tagged, [2, 3, 1]),
             (Plain::Ordered, ordered, [1, 1, 1]),
         ] {
             let (near, mut far) = UnixStream::pair().unwrap();
@@ -50,8 +51,8 @@ fn bytes_are_those_of_the_original() {
             }
             let replies = calls.map(|call| call.wait().unwrap().to_string());
             match plain {
-                Plain::Tagged => assert_eq!(replies, ["2", "0", "1"]),
                 Plain::Ordered => assert_eq!(replies, ["0", "1", "2"]),
+                _ => assert_eq!(replies, ["2", "0", "1"]),
             }
             // After the last request, the parent shuts its writing side down.
             drop(rpc);
@@ -63,6 +64,95 @@ fn bytes_are_those_of_the_original() {
                 ["event: e ", "event: e ", "event: e ", "destroy"]
             );
         }
+    });
+}
+
+/// Well made or not, they end their call and no other.
+#[test]
+fn failed_replies_are_the_errors_of_their_calls() {
+    bounded(|| {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let (builder, log) = logged(Process::stream(Plain::Fallible, near).rpc("peer"));
+        let rpc = builder.start().unwrap();
+        let spared = rpc.call("x").start();
+        far.read_exact(&mut [0; 10]).unwrap();
+        for (id, (payload, want)) in (2..).zip([
+            (&b"\x05error\x07no luck"[..], "Failed: no luck"),
+            (b"\x05error\x02no\x04luck", "Failed: luck"),
+            (b"\x05error\0", "Failed: "),
+            (b"\x05error\x01\xff", "Failed: \u{fffd}"),
+            (b"\x05panic\x03bug\x03w:7", "panicked at w:7: bug"),
+            (b"\x09malformed\x03odd", "malformed: odd"),
+            (
+                b"\x0aunanswered\0",
+                "the function dropped the call unanswered",
+            ),
+            (b"", "unreadable: message without a kind"),
+            (b"\x05error", "unreadable: message without a message"),
+            (b"\x05panic\0", "unreadable: message without a location"),
+            (
+                b"\x03odd\x01x",
+                r#"unreadable: unknown kind of failure "odd": x"#,
+            ),
+            (b"\x01\xff\0", "unreadable: message with an invalid kind"),
+            (
+                b"no",
+                "unreadable: octet string at offset 0 claims 110 bytes, but 1 are left",
+            ),
+            (
+                &[0xff; 10],
+                "unreadable: octet strings have a length above 64 bits at offset 0",
+            ),
+        ]) {
+            let call = rpc.call("x").start();
+            far.read_exact(&mut [0; 10]).unwrap();
+            let head = [0x80, 0, 0, id, 0, 0, 0, payload.len() as u8];
+            far.write_all(&[&head, payload].concat()).unwrap();
+            let got = match call.wait().unwrap_err() {
+                CallError::Failed(error) => format!("Failed: {error}"),
+                other => other.to_string(),
+            };
+            let unreadable = "malformed: the failed reply cannot be read";
+            let got = got.replace(unreadable, "unreadable");
+            assert_eq!(got, want, "{id}");
+        }
+        far.write_all(b"\0\0\0\x01\0\0\0\x03\x02on").unwrap();
+        assert_eq!(spared.wait().unwrap(), ["on"]);
+        drop(rpc);
+        drop(far);
+        assert_eq!(log.end(), "destroy");
+    });
+}
+
+/// The error may be somewhat longer than a reply, as a worker's.
+#[test]
+fn failed_reply_of_a_call_that_timed_out_is_dropped_and_a_long_one_arrives() {
+    bounded(|| {
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let rpc = Process::stream(Plain::Fallible, near)
+            .rpc("peer")
+            .max_frame(10);
+        let rpc = rpc.start().unwrap();
+        let short = std::time::Duration::from_millis(20);
+        assert!(rpc.call("one").timeout(short).wait().is_err());
+        let two = rpc.call("two").start();
+        // The first may not have been sent.
+        let mut head = [0; 12];
+        far.read_exact(&mut head).unwrap();
+        if head[3] == 1 {
+            far.write_all(b"\x80\0\0\x01\0\0\0\x08\x05error\x01a")
+                .unwrap();
+            far.read_exact(&mut head).unwrap();
+        }
+        let message = [b'x'; 100];
+        let failed = [&b"\x80\0\0\x02\0\0\0\x6b\x05error\x64"[..], &message].concat();
+        far.write_all(&failed).unwrap();
+        let error = two.wait().unwrap_err();
+        assert!(
+            matches!(&error, CallError::Failed(error) if error.to_string().as_bytes() == message),
+            "{error}"
+        );
+        drop(rpc);
     });
 }
 

@@ -1,4 +1,5 @@
-//! The child in the plain modes, byte for byte what `AnyEvent::Fork::RPC` 2.0 reads and writes.
+//! The child in the plain modes, byte for byte what `AnyEvent::Fork::RPC` 2.0 reads and writes, and in
+//! the one of them that has failed replies.
 //!
 //! Has no test harness, which would print to standard output before the child can take it over. The
 //! program is the child if its first argument says so; otherwise it is the single test.
@@ -6,7 +7,7 @@
 mod common;
 
 use common::{Gate, bounded, logged, lost};
-use offspring::{Caller, ErrorKind, Loop, Plain, Process, Stdio, Strings, Worker};
+use offspring::{CallError, Caller, ErrorKind, Loop, Plain, Process, Stdio, Strings, Worker};
 use std::cell::RefCell;
 use std::fs;
 use std::io::{Read, Write};
@@ -27,10 +28,8 @@ const TICKS: u64 = 2000;
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [CHILD, "tagged"] => child(Plain::Tagged, "do"),
-        [CHILD, "ordered"] => child(Plain::Ordered, "do"),
-        [CHILD, "tagged", kind] => child(Plain::Tagged, kind),
-        [CHILD, "ordered", kind] => child(Plain::Ordered, kind),
+        [CHILD, mode] => child(plain(mode), "do"),
+        [CHILD, mode, kind] => child(plain(mode), kind),
         _ => drop(named()),
     }
     // Options that cargo-nextest passes to a program without a harness.
@@ -83,6 +82,11 @@ const CHECKS: &[(&str, fn())] = &[
         later_parent_gone,
     ),
     ("parent_works_with_every_kind_of_function", both_later),
+    (
+        "failures_are_replies_and_the_child_lives_on",
+        failed_replies,
+    ),
+    ("failures_of_every_kind_of_function_arrive", both_failing),
     ("child_has_the_name_of_its_parent", name),
 ];
 
@@ -101,6 +105,17 @@ fn name() {
     // The rest of the file's name does not fit.
     assert!(name.to_string().starts_with("plain_child-"), "{name}");
     rpc.finish().unwrap();
+}
+
+const MODES: [&str; 3] = ["tagged", "ordered", "fallible"];
+
+fn plain(mode: &str) -> Plain {
+    match mode {
+        "tagged" => Plain::Tagged,
+        "ordered" => Plain::Ordered,
+        "fallible" => Plain::Fallible,
+        _ => panic!("there is no mode `{mode}`"),
+    }
 }
 
 fn child(plain: Plain, function: &str) -> ! {
@@ -221,8 +236,8 @@ fn request(mode: &str, id: u32, list: &[&str]) -> Vec<u8> {
     let payload = strings(list);
     let len = (payload.len() as u32).to_be_bytes();
     match mode {
-        "tagged" => [&id.to_be_bytes()[..], &len, &payload].concat(),
-        _ => [&len[..], &payload].concat(),
+        "ordered" => [&len[..], &payload].concat(),
+        _ => [&id.to_be_bytes()[..], &len, &payload].concat(),
     }
 }
 
@@ -231,7 +246,11 @@ fn reply(id: u32, list: &[&str]) -> Vec<u8> {
 }
 
 fn bytes() {
-    for (mode, ids) in [("tagged", [7, u32::MAX, 7]), ("ordered", [1, 1, 1])] {
+    for (mode, ids) in [
+        ("tagged", [7, u32::MAX, 7]),
+        ("ordered", [1, 1, 1]),
+        ("fallible", [7, 0x7fff_ffff, 7]),
+    ] {
         let input = [
             request(mode, ids[0], &["echo", "a", "", "b"]),
             request(mode, ids[1], &["events", "2"]),
@@ -255,7 +274,7 @@ fn bytes() {
 }
 
 fn prints() {
-    for mode in ["tagged", "ordered"] {
+    for mode in MODES {
         let input = [
             request(mode, 1, &["print"]),
             request(mode, 1, &["echo", "on"]),
@@ -327,6 +346,12 @@ fn broken_requests() {
             "8 of 4294967303",
         ),
         ("tagged", request("tagged", 0, &["echo"]), "id 0x0"),
+        ("fallible", request("tagged", 0, &["echo"]), "id 0x0"),
+        (
+            "fallible",
+            request("tagged", 0x8000_0001, &["echo"]),
+            "expected a request, got a frame with id 0x80000001",
+        ),
         ("tagged", cut.clone(), "malformed"),
         ("ordered", cut[4..].to_vec(), "malformed"),
     ] {
@@ -340,35 +365,37 @@ fn broken_requests() {
 
 /// 200 MiB are claimed, and do not come.
 fn duplicate_header() {
-    let mut child = spawn(me("tagged").arg("deferred"));
-    let mut stdin = child.stdin.take().unwrap();
-    let first = request("tagged", 1, &["hold", "echo", "first"]);
-    // It drops the call that it holds at its exit.
-    let again = [first, b"\0\0\0\x01\x0c\x80\0\0".to_vec()].concat();
-    stdin.write_all(&again).unwrap();
-    // Its input does not end.
-    let output = child.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(
-        (output.stdout, output.status.code()),
-        (vec![], Some(1)),
-        "{text} {}",
-        output.status
-    );
-    assert!(
-        text.contains("request with id 1, which is not answered yet"),
-        "{text}"
-    );
+    for mode in ["tagged", "fallible"] {
+        let mut child = spawn(me(mode).arg("deferred"));
+        let mut stdin = child.stdin.take().unwrap();
+        let first = request("tagged", 1, &["hold", "echo", "first"]);
+        // It drops the call that it holds at its exit.
+        let again = [first, b"\0\0\0\x01\x0c\x80\0\0".to_vec()].concat();
+        stdin.write_all(&again).unwrap();
+        // Its input does not end.
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(
+            (output.stdout, output.status.code()),
+            (vec![], Some(1)),
+            "{text} {}",
+            output.status
+        );
+        assert!(
+            text.contains("request with id 1, which is not answered yet"),
+            "{text}"
+        );
+    }
 }
 
 fn parent_gone() {
-    for mode in ["tagged", "ordered"] {
+    for mode in MODES {
         needs_a_parent(mode, &mut me(mode));
     }
 }
 
 fn later_parent_gone() {
-    for mode in ["tagged", "ordered"] {
+    for mode in MODES {
         for kind in ["deferred", "threaded"] {
             needs_a_parent(mode, me(mode).arg(kind));
         }
@@ -401,7 +428,7 @@ fn needs_a_parent(mode: &str, command: &mut Command) {
 
 /// Its input does not end, and nothing but the write on another thread fails.
 fn unread_output() {
-    for mode in ["tagged", "ordered"] {
+    for mode in MODES {
         for kind in ["do", "deferred", "threaded"] {
             let (reader, writer) = std::io::pipe().unwrap();
             drop(reader);
@@ -472,9 +499,9 @@ fn voluntary_switches(pid: u32, name: &str) -> u64 {
 }
 
 fn both() {
-    for (plain, mode) in [(Plain::Tagged, "tagged"), (Plain::Ordered, "ordered")] {
-        let me = Process::command(plain, std::env::current_exe().unwrap()).args([CHILD, mode]);
-        let me = me.stderr(Stdio::capture());
+    for mode in MODES {
+        let me = Process::command(plain(mode), std::env::current_exe().unwrap());
+        let me = me.args([CHILD, mode]).stderr(Stdio::capture());
         let (builder, log) = logged(me.rpc("do"));
         let rpc = builder.start().unwrap();
         let calls: Vec<_> = (0..1000)
@@ -490,6 +517,9 @@ fn both() {
         assert!(rpc.finish().unwrap().status().unwrap().success());
         assert_eq!(log.end(), "destroy");
 
+        if mode == "fallible" {
+            continue;
+        }
         let rpc = me.rpc("do").on_error(drop).start().unwrap();
         let error = lost(rpc.call(["fail", "no luck"]).wait());
         assert_eq!(error.kind(), ErrorKind::Died);
@@ -561,7 +591,7 @@ fn later_failures() {
 
 fn threads() {
     let numbers: Vec<String> = (1..=50).map(|n| n.to_string()).collect();
-    for mode in ["tagged", "ordered"] {
+    for mode in MODES {
         let requests = numbers
             .iter()
             .flat_map(|n| request(mode, n.parse().unwrap(), &["echo", n]));
@@ -574,11 +604,11 @@ fn threads() {
             (rest, _) = (more, replies.push(one));
         }
         let id = |n: &str| match mode {
-            "tagged" => n.parse().unwrap(),
-            _ => 1,
+            "ordered" => 1,
+            _ => n.parse().unwrap(),
         };
         let want: Vec<_> = numbers.iter().map(|n| reply(id(n), &[n])).collect();
-        if mode == "tagged" {
+        if mode != "ordered" {
             replies.sort_unstable();
         }
         assert_eq!(replies, want, "{mode}");
@@ -586,9 +616,9 @@ fn threads() {
 }
 
 fn both_later() {
-    for (plain, mode) in [(Plain::Tagged, "tagged"), (Plain::Ordered, "ordered")] {
+    for mode in MODES {
         for kind in ["deferred", "threaded"] {
-            let me = Process::command(plain, std::env::current_exe().unwrap());
+            let me = Process::command(plain(mode), std::env::current_exe().unwrap());
             let (builder, log) = logged(me.args([CHILD, mode, kind]).rpc("do"));
             let rpc = builder.start().unwrap();
             let calls: Vec<_> = (0..500)
@@ -604,5 +634,65 @@ fn both_later() {
             assert!(rpc.finish().unwrap().status().unwrap().success());
             assert_eq!(log.end(), "destroy");
         }
+    }
+}
+
+fn failed_replies() {
+    let failed = |id: u32, list: &[&str]| reply(id | 0x8000_0000, list);
+    let input = [
+        request("fallible", 1, &["echo", "before"]),
+        request("fallible", 2, &["fail", "no luck"]),
+        // A string of five bytes that does not come.
+        b"\0\0\0\x03\0\0\0\x01\x05".to_vec(),
+        request("fallible", 0x7fff_ffff, &["fail", ""]),
+        request("fallible", 5, &["echo", "after"]),
+    ];
+    let cut = "the request: octet string at offset 0 claims 5 bytes, but 0 are left";
+    let want = [
+        reply(1, &["before"]),
+        failed(2, &["error", "no luck"]),
+        failed(3, &["malformed", cut]),
+        failed(0x7fff_ffff, &["error", ""]),
+        reply(5, &["after"]),
+    ];
+    for kind in ["do", "deferred"] {
+        let output = run_command(me("fallible").arg(kind), &input.concat());
+        assert_eq!(output.stdout, want.concat(), "{kind}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+        assert!(output.status.success());
+    }
+    let drop = request("fallible", 1, &["drop"]);
+    let output = run_command(me("fallible").arg("deferred"), &drop);
+    let want = failed(1, &["unanswered", "dropped without an answer"]);
+    assert_eq!(output.stdout, want);
+    assert!(output.status.success());
+}
+
+fn both_failing() {
+    for kind in ["do", "deferred", "threaded"] {
+        let me = Process::command(Plain::Fallible, std::env::current_exe().unwrap());
+        let me = me.args([CHILD, "fallible", kind]).stderr(Stdio::capture());
+        let (builder, log) = logged(me.rpc("do"));
+        let rpc = builder.start().unwrap();
+        let pid = rpc.call("pid").wait().unwrap();
+        for _ in 0..100 {
+            let calls = ["fail", "panic", "echo"].map(|verb| rpc.call([verb, "no luck"]).start());
+            let [fail, panic, echo] = calls.map(|call| call.wait());
+            match fail {
+                Err(CallError::Failed(error)) => assert_eq!(error.to_string(), "no luck"),
+                other => panic!("{kind}: {other:?}"),
+            }
+            match panic {
+                Err(CallError::Panicked(panic)) => {
+                    assert_eq!(panic.message(), "no luck");
+                    assert!(panic.location().contains("common/mod.rs:"), "{panic}");
+                }
+                other => panic!("{kind}: {other:?}"),
+            }
+            assert_eq!(echo.unwrap(), ["no luck"]);
+        }
+        assert_eq!(rpc.call("pid").wait().unwrap(), pid, "it lives on");
+        assert!(rpc.finish().unwrap().status().unwrap().success());
+        assert_eq!(log.end(), "destroy");
     }
 }

@@ -464,8 +464,8 @@ impl Worker {
     /// language, and exits. Meanwhile the standard output is the standard error, so that a print does
     /// not get between the replies.
     ///
-    /// A failed call cannot be reported to such a parent: a function that fails or panics ends the child
-    /// with status 1 and a message on standard error.
+    /// In [`Plain::Fallible`], a function that fails or panics answers its call with that. The other modes
+    /// have no such answer: there it ends the child with status 1 and a message on standard error.
     ///
     /// # Panics
     ///
