@@ -479,7 +479,7 @@ mod tests {
             }
             let mut session = Session::new(Some(plain), 64);
             session.space().fill(&whole);
-            let request = session.request().map(|request| request.id);
+            let request = session.request_at().map(|(id, _)| id);
             assert_eq!(request, valid.then_some(id), "{plain:?}");
         }
     }
