@@ -261,6 +261,8 @@ pub enum CallError<E = BoxError> {
     Unserved(Error),
     /// The call's timeout passed.
     TimedOut(Phase),
+    /// The call for which the parent was [asked](crate::Caller::ask) something was cancelled.
+    Cancelled(Phase),
     /// The call was lost because of this error of the child.
     Lost(Error, Phase),
     /// The call was never queued.
@@ -319,12 +321,13 @@ impl Phase {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The queue limit is reached, and the call was not allowed to wait.
+    /// The queue limit is reached, and the call was not allowed to wait; or a child has more
+    /// [asks](crate::Caller::ask) unanswered than [its parent allows](crate::RpcBuilder::max_asks).
     Full,
     /// The handle was finished.
     Closed,
-    /// It would have blocked inside a callback, which would stop the reactor. Use
-    /// [`then`](crate::Call::then) there.
+    /// It would have blocked inside a callback, which would stop the reactor, or the loop of a child. Use
+    /// [`Call::then`](crate::Call::then) there, or [`Loop::ask`](crate::Loop::ask).
     InCallback,
     /// The request is longer than `max_frame`.
     TooLarge {
@@ -377,7 +380,9 @@ impl<E> CallError<E> {
     #[must_use]
     pub fn phase(&self) -> Option<Phase> {
         match self {
-            CallError::TimedOut(phase) | CallError::Lost(_, phase) => Some(*phase),
+            CallError::TimedOut(phase)
+            | CallError::Cancelled(phase)
+            | CallError::Lost(_, phase) => Some(*phase),
             CallError::Refused(_) => Some(Phase::Queued),
             _ => None,
         }
@@ -393,6 +398,7 @@ impl<E: fmt::Display> fmt::Display for CallError<E> {
             CallError::Malformed(error) => write!(f, "malformed: {error}"),
             CallError::Unserved(error) => error.fmt(f),
             CallError::TimedOut(phase) => write!(f, "timed out; the call {phase}"),
+            CallError::Cancelled(phase) => write!(f, "cancelled; the call {phase}"),
             CallError::Lost(error, phase) => {
                 error.write_summary(f)?;
                 write!(f, "; the call {phase}")?;
@@ -425,10 +431,13 @@ impl fmt::Display for Phase {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::Full => f.write_str("refused: the queue limit (max_queue) is reached"),
+            Refusal::Full => {
+                f.write_str("refused: the limit (max_queue, or max_asks of an ask) is reached")
+            }
             Refusal::Closed => f.write_str("refused: the handle was finished"),
             Refusal::InCallback => f.write_str(
-                "refused: blocking inside a callback would stop the reactor; use then() there",
+                "refused: blocking inside a callback would stop the reactor or the loop; use then() there, or \
+                 Loop::ask()",
             ),
             Refusal::TooLarge { len, limit } => write!(
                 f,

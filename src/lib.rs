@@ -191,10 +191,12 @@ mod chain;
 mod codec;
 mod copies;
 mod deadlines;
+mod directory;
 mod error;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod id_map;
+mod outcome;
 mod process;
 mod rpc;
 mod service;
@@ -217,8 +219,9 @@ pub use codec::{
     Output, Replies, Strings,
 };
 pub use error::{BoxError, CallError, Error, ErrorKind, Panic, Phase, Refusal};
+pub use outcome::Outcome;
 pub use process::{Group, Process, Stdio};
-pub use rpc::{Call, Exit, Outcome, Pending, Reactor, Rpc, RpcBuilder, StopStage};
+pub use rpc::{Asker, Call, Exit, Pending, Reactor, Rpc, RpcBuilder, StopStage};
 pub use service::{Errors, IntoService, Lend, Lent, Name, Request, Service, Signature, Text};
 pub use wire::Plain;
 pub use worker::{Caller, Cancellation, Loop, Parent, Poster, Watch, Worker};

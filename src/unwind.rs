@@ -26,6 +26,13 @@ pub(crate) fn discard(payload: Box<dyn Any + Send>) {
     }
 }
 
+/// What a panic says.
+pub(crate) fn message(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("the panic payload is not a string")
+}
+
 /// Takes a lock under which nothing of the program's runs, so that nothing panics. If a bug makes
 /// something panic nevertheless, what is waited for under this lock must still end: everybody else
 /// continues with what is there.

@@ -1,6 +1,6 @@
 use super::{Script, Stream, allowed};
 use crate::wire::Plain;
-use crate::wire::{CONTROL_ROOM, DecodeError, Framing, MAX_ID, ToChild, parse_header};
+use crate::wire::{CONTROL_ROOM, DecodeError, Framing, MAX_ID, TELLING, ToChild, parse_header};
 use crate::worker::{ParentViolation, Session, Step};
 
 /// An owned copy of a step.
@@ -11,6 +11,7 @@ enum OwnedStep {
     Request(u32, Vec<u8>),
     Function(String),
     Cancel(u32),
+    Answer(u32, Vec<u8>),
 }
 
 /// The steps of a session, how it ended, and whether it may end there.
@@ -74,7 +75,12 @@ fn bad_header(plain: Option<Plain>, stream: &[u8]) -> Option<(ParentViolation, u
             None => 1 << 20,
             Some(_) => 64 << 10,
         };
+        // The answer to an ask may be longer, and shows what it is by its beginning.
+        let begun = &stream[at..stream.len().min(at.saturating_add(claimed.min(TELLING)))];
+        let is_answer = max_frame.is_some() && ToChild::is_answer(begun);
+        let is_later = max_frame.is_some() && begun.len() < TELLING;
         let bad = match plain {
+            None if is_control && claimed > limit && (is_answer || is_later) => None,
             None if is_control && claimed > limit => Some(ParentViolation::LongControl {
                 offset,
                 claimed,
@@ -98,7 +104,8 @@ fn bad_header(plain: Option<Plain>, stream: &[u8]) -> Option<(ParentViolation, u
         if is_control {
             match (ToChild::decode(payload).ok()?, max_frame) {
                 (ToChild::Setup { .. }, None)
-                | (ToChild::Function(_) | ToChild::Cancel { .. }, Some(_)) => {}
+                | (ToChild::Function(_) | ToChild::Cancel { .. } | ToChild::Answer(_), Some(_)) => {
+                }
                 (ToChild::Run(run), None) => max_frame = Some(run.max_frame as usize),
                 _ => return None,
             }
@@ -134,6 +141,7 @@ fn session(plain: Option<Plain>, buflen: usize, stream: &Stream, short: bool) ->
                     Step::Request { id, payload } => OwnedStep::Request(id, payload.to_vec()),
                     Step::Function(function) => OwnedStep::Function(function.name.into()),
                     Step::Cancel { id } => OwnedStep::Cancel(id),
+                    Step::Answer(answer) => OwnedStep::Answer(answer.id, answer.payload.to_vec()),
                 };
                 if let OwnedStep::Run(_, buflen, max_frame) = step {
                     session.serve(buflen as usize, max_frame as usize);
@@ -154,7 +162,7 @@ fn check(plain: Option<Plain>, steps: &[OwnedStep]) {
         match step {
             OwnedStep::Setup(..) => assert_eq!(limit, None, "a setup after `run`"),
             OwnedStep::Run(_, _, max_frame) => assert_eq!(limit.replace(*max_frame), None),
-            OwnedStep::Function(_) | OwnedStep::Cancel(_) => {
+            OwnedStep::Function(_) | OwnedStep::Cancel(_) | OwnedStep::Answer(..) => {
                 assert!(plain.is_none() && limit.is_some(), "too early");
             }
             OwnedStep::Request(id, payload) => {

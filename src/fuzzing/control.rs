@@ -1,5 +1,7 @@
 use super::Script;
-use crate::wire::{ControlError, Failure, FunctionId, Run, ToChild, ToParent, octets};
+use crate::wire::{
+    AskAnswer, Asked, ControlError, Failure, FunctionId, Run, ToChild, ToParent, octets,
+};
 use std::fmt::Debug;
 
 /// Control messages and failed replies: any bytes are decoded or refused, and both decoded messages
@@ -45,6 +47,11 @@ pub fn control(data: &[u8]) {
             codec: &one,
         }),
         ToChild::Cancel { id: number() },
+        ToChild::Answer(AskAnswer {
+            id: number(),
+            failed: number() % 2 == 0,
+            payload: two.as_bytes(),
+        }),
     ] {
         assert_eq!(ToChild::decode(&message.encode()), Ok(message));
     }
@@ -58,6 +65,26 @@ pub fn control(data: &[u8]) {
             id: number(),
             payload: two.as_bytes(),
         },
+        ToParent::Ask {
+            id: number(),
+            asked: Asked {
+                service: FunctionId {
+                    name: &two,
+                    version: number(),
+                    codec: &one,
+                },
+                request: one.as_bytes(),
+            },
+        },
+        ToParent::Tell(Asked {
+            service: FunctionId {
+                name: &one,
+                version: number(),
+                codec: &two,
+            },
+            request: two.as_bytes(),
+        }),
+        ToParent::Forget { id: number() },
     ] {
         assert_eq!(ToParent::decode(&message.encode()), Ok(message));
     }
@@ -77,6 +104,7 @@ pub fn control(data: &[u8]) {
             message: one,
             kind: two,
         },
+        Failure::Full,
         Failure::Unanswered,
         Failure::Cancelled,
     ] {

@@ -3,8 +3,8 @@ use crate::error::{Phase, Refusal};
 use crate::rpc::{Begun, ChildViolation, Connection, Delivery, QueueLimits, StartRefusal};
 use crate::wire::Plain;
 use crate::wire::{
-    self, Body, Check, Decoder, FrameHead, Framing, FunctionId, LARGE, LONGEST_CONTROL, Payload,
-    Run, TELLING, ToChild, ToParent, octets,
+    self, Asked, Body, Check, Decoder, Failure, FrameHead, Framing, FunctionId, LARGE,
+    LONGEST_CONTROL, Payload, Run, TELLING, ToChild, ToParent, octets,
 };
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -19,10 +19,11 @@ pub fn parent(data: &[u8]) {
         max_frame: script.pick(&[10, 1000, 100_000, u32::MAX as usize]),
         calls: script.pick(&[usize::MAX, 0, 1, 3]),
         bytes: script.pick(&[usize::MAX, 0, 100, 40_000]),
+        asks: script.pick(&[usize::MAX, 0, 1, 3]),
     };
     let mut parent = ParentModel::new(plain, limits);
     while !script.0.is_empty() {
-        match script.byte() % 8 {
+        match script.byte() % 9 {
             0 | 1 => parent.call(script.byte(), script.byte()),
             2 => parent.take(script.pick(&[1, 100, LARGE, usize::MAX])),
             3 => parent.arrive(script.string()),
@@ -32,6 +33,7 @@ pub fn parent(data: &[u8]) {
             }
             5 => parent.control(script.byte()),
             6 => parent.pass(script.byte()),
+            7 => parent.answer(u32::from(script.byte() % 32), script.byte()),
             _ => match script.byte() {
                 0 => {
                     let begun = script.pick(&[Begun::None, Begun::UpTo(0), Begun::Unknown]);
@@ -52,6 +54,9 @@ pub fn parent(data: &[u8]) {
     parent.check();
     assert!(parent.returned.iter().all(|returned| *returned));
 }
+
+/// Stands for the call of a frame that answers an ask.
+const ANSWER: u32 = u32::MAX;
 
 /// The functions that calls are for.
 const FUNCTIONS: [FunctionId<'_>; 3] = [function("f"), function("g"), function("h")];
@@ -77,6 +82,8 @@ struct ParentModel {
     now: Instant,
     /// The id of the last call.
     last: u32,
+    /// The ids of unanswered asks, and whether the child waits no longer.
+    asks: Vec<(u32, bool)>,
     /// The function that the last call was for.
     function: usize,
     /// Calls whose id is not free, in order.
@@ -110,6 +117,7 @@ impl ParentModel {
             broken: false,
             now: Instant::now(),
             last: 0,
+            asks: Vec::new(),
             function: 0,
             calls: Vec::new(),
             queue: VecDeque::new(),
@@ -234,8 +242,12 @@ impl ParentModel {
     }
 
     fn control(&mut self, which: u8) {
-        let number = u32::from(which / 4);
-        let payload = match which % 4 {
+        let number = u32::from(which / 8);
+        let asked = Asked {
+            service: FUNCTIONS[1],
+            request: &[which],
+        };
+        let payload = match which % 8 {
             0 if self.ready => ToParent::Progress {
                 id: number,
                 payload: &[which],
@@ -243,9 +255,58 @@ impl ParentModel {
             .encode(),
             0 | 1 => ToParent::Ready { protocol: number }.encode(),
             2 => octets::encode(["refused", "function", "no such"]),
+            3 | 4 => ToParent::Ask { id: number, asked }.encode(),
+            5 => ToParent::Tell(asked).encode(),
+            6 => ToParent::Forget { id: number }.encode(),
             _ => octets::encode(["dance"]),
         };
         self.arrive(&frame(wire::CONTROL_TO_PARENT, &payload));
+    }
+
+    /// The program answers an ask.
+    fn answer(&mut self, id: u32, len: u8) {
+        let payload = vec![len; len.into()];
+        let mut body = Body::from(payload.clone());
+        let is_open = self.asks.iter().any(|(open, _)| *open == id);
+        let awaited = self.asks.contains(&(id, false));
+        assert_eq!(self.connection.is_ask_awaited(id), awaited);
+        self.connection.answer(id, false, &mut body);
+        if !is_open {
+            return;
+        }
+        self.asks.retain(|(open, _)| *open != id);
+        let (limit, len) = (self.limits.max_frame, payload.len());
+        let bytes = if len > limit {
+            let message =
+                format!("the answer has {len} bytes, above the limit (max_frame) of {limit}");
+            let failure = Failure::Malformed { message }.encode();
+            let head = octets::encode(["answer", &id.to_string(), "failed"]);
+            [head, failure].concat()
+        } else {
+            let head = octets::encode(["answer", &id.to_string(), "reply"]);
+            [head, payload].concat()
+        };
+        let frame = frame(wire::CONTROL_TO_CHILD, &bytes);
+        self.queue.push_back((Some(ANSWER), frame.into()));
+    }
+
+    /// What becomes of an ask.
+    fn ask(&mut self, id: u32) -> Result<Delivery<usize, u32>, ChildViolation> {
+        if self.asks.iter().any(|(open, _)| *open == id) {
+            return Err(ChildViolation::RepeatedAsk { id });
+        }
+        let unsent = self.queue.iter().filter(|(what, _)| *what == Some(ANSWER));
+        if self.asks.len() + unsent.count() < self.limits.asks {
+            self.asks.push((id, false));
+            return Ok(Delivery::Asked);
+        }
+        let head = octets::encode(["answer", &id.to_string(), "failed"]);
+        let frame = frame(
+            wire::CONTROL_TO_CHILD,
+            &[head, Failure::Full.encode()].concat(),
+        );
+        self.queue.push_back((None, frame.into()));
+        Ok(Delivery::Late)
     }
 
     /// Bytes arrive from the child.
@@ -317,6 +378,13 @@ impl ParentModel {
                 Some(call) if self.calls[call].sent => Ok(Check::Pass),
                 _ => Err(ChildViolation::UnknownProgress { id }),
             },
+            Some(id) if verb == Some("ask") => {
+                match self.asks.iter().any(|(open, _)| *open == id) {
+                    true => Err(ChildViolation::RepeatedAsk { id }),
+                    false => Ok(Check::Pass),
+                }
+            }
+            _ if verb == Some("tell") => Ok(Check::Pass),
             _ => Err(ChildViolation::LongControl { claimed }),
         }
     }
@@ -380,6 +448,19 @@ impl ParentModel {
                     }
                     _ => Err(ChildViolation::UnknownProgress { id }),
                 },
+                ToParent::Ask { .. } | ToParent::Tell(_) | ToParent::Forget { .. }
+                    if !self.ready =>
+                {
+                    Err(ChildViolation::NotReady { id })
+                }
+                ToParent::Ask { id, .. } => self.ask(id),
+                ToParent::Tell(_) => Ok(Delivery::Asked),
+                ToParent::Forget { id } => {
+                    for (_, forgotten) in self.asks.iter_mut().filter(|(open, _)| *open == id) {
+                        *forgotten = true;
+                    }
+                    Ok(Delivery::Late)
+                }
                 ToParent::Log { .. } => Ok(Delivery::Log),
                 _ if self.ready => Err(ChildViolation::ReadyTwice),
                 ToParent::Ready { protocol: 1 } => {
@@ -499,6 +580,7 @@ impl ParentModel {
         want.into_iter()
             .for_each(|(completion, _)| self.is_returned(completion));
         self.queue.clear();
+        self.asks.clear();
         self.closed = true;
     }
 

@@ -1,9 +1,10 @@
 //! Options of a handle, and its start.
 
+use super::ask::Asker;
 use super::handle::Rpc;
 use super::reactor::Reactor;
 use super::start::StartOptions;
-use crate::codec::Strings;
+use crate::codec::{Replies, Strings};
 use crate::error::Error;
 use crate::process::Process;
 use crate::service::{IntoService, Name, Signature, id_of};
@@ -52,6 +53,105 @@ impl<S: Signature> RpcBuilder<S> {
     /// if the feature `log` is off.
     pub fn on_event(mut self, callback: impl FnMut(Strings) + Send + 'static) -> Self {
         self.options.handlers.on_event = Some(Box::new(callback));
+        self
+    }
+
+    /// Serves what the child [asks](crate::Caller::ask): `callback` is called with the request, and what it
+    /// returns is the answer. It also gets what the child [tells](crate::Caller::tell), and what it returns
+    /// is dropped then, but for an error, which goes to the log.
+    ///
+    /// A panic is the answer, too. What nobody serves is answered with
+    /// [`CallError::Unserved`](crate::CallError::Unserved), and told it is treated like an event that nobody
+    /// handles.
+    ///
+    /// # Panics
+    ///
+    /// If the service is served already.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::collections::HashMap;
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .function("greet", |name, caller| {
+    ///         let [greeting] = [caller.ask("setting", "greeting")?];
+    ///         Ok(format!("{greeting} {name}"))
+    ///     })
+    ///     .run();
+    /// let settings = HashMap::from([("greeting".to_owned(), "good morning")]);
+    /// let rpc = me
+    ///     .rpc("greet")
+    ///     .on_ask("setting", move |name| {
+    ///         Ok(*settings.get(&name.to_string()).ok_or("no such setting")?)
+    ///     })
+    ///     .start()?;
+    /// assert_eq!(rpc.call("Alice").wait()?, ["good morning Alice"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_ask<O, F, R>(mut self, service: O, callback: F) -> Self
+    where
+        O: IntoService,
+        F: FnMut(
+                <O::Service as Signature>::Request<'_>,
+            ) -> Result<R, <O::Service as Signature>::Error>
+            + Send
+            + 'static,
+        <O::Service as Signature>::Codec: Replies<<O::Service as Signature>::Reply, R>,
+    {
+        let service = service.into_service();
+        self.options.handlers.on_ask.add(&service, callback);
+        self
+    }
+
+    /// As [`on_ask`](RpcBuilder::on_ask), for what is answered later: `callback` gets an [`Asker`] to own,
+    /// which any thread may answer.
+    ///
+    /// # Panics
+    ///
+    /// If the service is served already.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .function("ask twice", |_, caller| {
+    ///         let (one, two) = (caller.ask("next", ())?, caller.ask("next", ())?);
+    ///         Ok(format!("{one} {two}"))
+    ///     })
+    ///     .run();
+    /// let (send, askers) = std::sync::mpsc::channel();
+    /// let rpc = me
+    ///     .rpc("ask twice")
+    ///     .on_ask_deferred("next", move |_, asker| drop(send.send(asker)))
+    ///     .start()?;
+    /// let reply = rpc.call(()).start();
+    /// for (n, asker) in (1..=2).zip(&askers) {
+    ///     asker.reply(n.to_string());
+    /// }
+    /// assert_eq!(reply.wait()?, ["1 2"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn on_ask_deferred<O, F>(mut self, service: O, callback: F) -> Self
+    where
+        O: IntoService,
+        F: FnMut(<O::Service as Signature>::Request<'_>, Asker<O::Service>) + Send + 'static,
+    {
+        let service = service.into_service();
+        self.options
+            .handlers
+            .on_ask
+            .add_deferred(&service, callback);
+        self
+    }
+
+    /// How many asks of the child may be unanswered, or their answers not yet sent. Further ones end with
+    /// [`Refusal::Full`](crate::Refusal::Full). Default: 1024.
+    pub fn max_asks(mut self, asks: usize) -> Self {
+        self.options.max_asks = asks;
         self
     }
 

@@ -3,12 +3,13 @@
 use super::callback::{guard, in_callback};
 use super::handle::Handle;
 use super::link::{
-    Answer, AnswerWait, CallOptions, Completion, Ended, Fill, Link, Outcome, ProgressCallback,
-    Slot, SubmittedCall, Then, codec_panicked,
+    Answer, AnswerWait, CallOptions, Completion, Ended, Fill, Link, ProgressCallback, Slot,
+    SubmittedCall, Then,
 };
 use crate::codec::{Argument, CodecError, Decode, Input, Scratch};
 use crate::deadlines::after;
 use crate::error::{CallError, Refusal};
+use crate::outcome::{Outcome, codec_panicked};
 use crate::service::{Name, Signature};
 use crate::unwind;
 use std::fmt;

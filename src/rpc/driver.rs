@@ -12,12 +12,12 @@ use super::link::{
 };
 use super::log;
 use super::reactor::{EventHandler, Source, poll_key};
-use super::refusal::refusal_kind;
 use super::state::{Begun, ChildViolation, Delivery, Exit, Life, Signal, Verdict};
 use crate::chain::chain;
 use crate::codec::{Input, Strings};
 use crate::copies;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
+use crate::outcome::refusal_kind;
 use crate::process::{Child, Noted, OutputCallback};
 use crate::sys::{self, Registration};
 use crate::wire::{self, Check, Decoder, FrameHead, Payload, ToParent};
@@ -547,6 +547,7 @@ impl Driver {
                     copies::run(|| progress(Input::from(payload)));
                 }
             }
+            Delivery::Asked => self.serve_ask(&input),
             Delivery::Log => log::emit(&input, self.pid().unwrap_or(0)),
             Delivery::Late => {}
             Delivery::Ready => self.life.ready(),
@@ -582,6 +583,19 @@ impl Driver {
             let message = format!("an event from the child is malformed: {}", chain(&error));
             life.fail(ErrorKind::Protocol, message, now);
         }
+    }
+
+    /// The child asks or tells something.
+    fn serve_ask(&mut self, payload: &[u8]) {
+        let pid = self.pid();
+        let (id, asked) = match ToParent::decode(payload) {
+            Ok(ToParent::Ask { id, asked }) => (Some(id), asked),
+            Ok(ToParent::Tell(asked)) => (None, asked),
+            _ => unreachable!("the connection has read it before"),
+        };
+        let Driver { link, handlers, .. } = self;
+        let handlers = handlers.as_mut().expect("present until the end");
+        handlers.ask(link, id, asked, pid);
     }
 
     fn breached(&mut self, breach: Breach, now: Instant) {

@@ -17,6 +17,7 @@
 //! The reactor's thread knows what it serves only as [`reactor::EventHandler`]s, of which the driver
 //! is one.
 
+mod ask;
 mod builder;
 mod call;
 mod callback;
@@ -25,14 +26,13 @@ mod handle;
 mod link;
 mod log;
 mod reactor;
-mod refusal;
 mod start;
 mod state;
 
+pub use ask::Asker;
 pub use builder::RpcBuilder;
 pub use call::{Call, Pending};
 pub use handle::Rpc;
-pub use link::Outcome;
 pub use reactor::Reactor;
 pub use state::{Exit, StopStage};
 

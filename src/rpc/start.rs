@@ -24,6 +24,7 @@ pub(super) struct StartOptions {
     pub(super) buflen_res: usize,
     pub(super) max_frame: usize,
     pub(super) max_queue: (usize, usize),
+    pub(super) max_asks: usize,
     pub(super) event_delay: Duration,
     pub(super) reactor: Option<Reactor>,
 }
@@ -41,6 +42,7 @@ impl StartOptions {
             buflen_res: 2 << 10,
             max_frame: 256 << 20,
             max_queue: (usize::MAX, usize::MAX),
+            max_asks: 1024,
             event_delay: Duration::from_micros(500),
             reactor: None,
         }
@@ -81,6 +83,7 @@ impl StartOptions {
             max_frame,
             calls,
             bytes,
+            asks: self.max_asks,
         };
         let start_by = plain
             .is_none()

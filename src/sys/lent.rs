@@ -26,6 +26,11 @@ impl<T> Lent<T> {
         body()
     }
 
+    /// Whether [`with`](Lent::with) would have a value.
+    pub(crate) fn is_lent(&self) -> bool {
+        !self.0.get().is_null()
+    }
+
     /// Runs `body` with the value that is lent. `None` if none is, or it is in use already.
     pub(crate) fn with<R>(&self, body: impl FnOnce(&mut T) -> R) -> Option<R> {
         // Nobody else finds it meanwhile.
@@ -48,10 +53,10 @@ mod tests {
     fn value_is_found_while_it_is_lent() {
         let lent = Lent::new();
         let add = |n| lent.with(|sum: &mut i32| *sum += n);
-        assert_eq!(add(1), None);
+        assert!(add(1).is_none() && !lent.is_lent());
         let (mut sum, mut other) = (0, 0);
         lent.lend(&mut sum, || {
-            assert_eq!(add(1), Some(()));
+            assert!(add(1).is_some() && lent.is_lent());
             lent.lend(&mut other, || add(10));
             assert_eq!(add(2), Some(()));
         });

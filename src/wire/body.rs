@@ -39,6 +39,15 @@ impl Body {
         (self.rest.is_none() && self.head.len() <= len).then_some(&self.head)
     }
 
+    /// This payload behind `head`. Long pieces are moved.
+    pub(crate) fn behind(&mut self, head: Vec<u8>) -> Body {
+        let mut body = Body::from(head);
+        for piece in self.pieces() {
+            body.push(std::mem::take(piece));
+        }
+        body
+    }
+
     /// The last piece, to append to.
     pub(crate) fn end(&mut self) -> &mut Vec<u8> {
         match self.rest.as_mut().and_then(|rest| rest.last_mut()) {

@@ -6,14 +6,15 @@ use std::fmt;
 /// The version of the control messages. Both sides must have the same.
 pub(crate) const VERSION: u32 = 1;
 
-/// The longest control message, but for a progress report and what precedes [`ToParent::Ready`] and
-/// [`ToChild::Run`]: none of the others carries anything of the program's that is long.
+/// The longest control message, but for progress reports, asks and their answers, and what precedes
+/// [`ToParent::Ready`] and [`ToChild::Run`]: none of the others carries anything of the program's that is
+/// long.
 pub(crate) const LONGEST_CONTROL: usize = 64 << 10;
 /// The longest message to a child before it serves: a setup with its strings.
 pub(crate) const LONGEST_SETUP: usize = 1 << 20;
 /// How much of a text a control message carries.
 pub(crate) const LONGEST_TEXT: usize = 32 << 10;
-/// A control message that begins like this shows what it is, and which call it is about.
+/// A control message that begins like this shows what it is, and which call or ask it is about.
 pub(crate) const TELLING: usize = 64;
 
 /// Truncates a text to at most `len` bytes.
@@ -46,6 +47,18 @@ pub(crate) enum ToChild<'a> {
     Function(FunctionId<'a>),
     /// The answer to this request is no longer wanted.
     Cancel { id: u32 },
+    /// The answer to an ask.
+    Answer(AskAnswer<'a>),
+}
+
+/// The answer to an ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct AskAnswer<'a> {
+    /// The ask's.
+    pub(crate) id: u32,
+    /// Whether the payload is a [`Failure`]. Otherwise the service's codec has encoded it.
+    pub(crate) failed: bool,
+    pub(crate) payload: &'a [u8],
 }
 
 /// What a function or setup must be, in the table of the other side.
@@ -110,7 +123,24 @@ impl<'a> ToChild<'a> {
                 function.codec,
             ]),
             ToChild::Cancel { id } => octets::encode(["cancel", &id.to_string()]),
+            ToChild::Answer(answer) => {
+                let mut out = ToChild::begin_answer(answer.id, answer.failed);
+                out.extend_from_slice(answer.payload);
+                out
+            }
         }
+    }
+
+    /// What precedes the payload of an answer.
+    pub(crate) fn begin_answer(id: u32, failed: bool) -> Vec<u8> {
+        let kind = if failed { "failed" } else { "reply" };
+        octets::encode(["answer", &id.to_string(), kind])
+    }
+
+    /// Whether a message that begins like this is the answer to an ask.
+    pub(crate) fn is_answer(begun: &[u8]) -> bool {
+        let mut fields = Fields(octets::iter(&begun[..begun.len().min(TELLING)]));
+        fields.text("verb") == Ok("answer")
     }
 
     /// Whether a child takes it before it serves: see [`LONGEST_SETUP`].
@@ -121,7 +151,7 @@ impl<'a> ToChild<'a> {
             ToChild::Setup { setup, request } => setup.len().saturating_add(request.len()),
             ToChild::Run(run) => run.function.len(),
             ToChild::Function(function) => function.len(),
-            ToChild::Cancel { .. } => 0,
+            ToChild::Cancel { .. } | ToChild::Answer(_) => 0,
         };
         len <= LONGEST_SETUP - REST
     }
@@ -145,6 +175,20 @@ impl<'a> ToChild<'a> {
             "cancel" => Ok(ToChild::Cancel {
                 id: fields.number("call id")?,
             }),
+            "answer" => {
+                let id = fields.number("ask id")?;
+                let failed = match fields.text("kind")? {
+                    "reply" => false,
+                    "failed" => true,
+                    _ => return Err(ControlError::Invalid("kind")),
+                };
+                let payload = fields.rest(payload);
+                Ok(ToChild::Answer(AskAnswer {
+                    id,
+                    failed,
+                    payload,
+                }))
+            }
             verb => Err(ControlError::Verb(verb.to_owned())),
         }
     }
@@ -159,12 +203,46 @@ pub(crate) enum ToParent<'a> {
     Refused { kind: &'a str, message: &'a str },
     /// The progress of a call, encoded by its service's codec.
     Progress { id: u32, payload: &'a [u8] },
+    /// Asks for what the parent serves, with an id of the child's.
+    Ask { id: u32, asked: Asked<'a> },
+    /// The same, without an answer.
+    Tell(Asked<'a>),
+    /// The child waits no longer for the answer to an ask, which it gets nevertheless.
+    Forget { id: u32 },
     /// A log record. May also precede `Ready`.
     #[cfg(feature = "log")]
     Log(LogRecord<'a>),
     /// A log record, from a child built with the feature `log`.
     #[cfg(not(feature = "log"))]
     Log,
+}
+
+/// What a child asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asked<'a> {
+    pub(crate) service: FunctionId<'a>,
+    /// Encoded by the service's codec.
+    pub(crate) request: &'a [u8],
+}
+
+impl<'a> Asked<'a> {
+    /// Reads what is left of a payload.
+    fn decode(mut fields: Fields<'a>, payload: &'a [u8]) -> Result<Self, ControlError> {
+        Ok(Asked {
+            service: FunctionId::decode(&mut fields)?,
+            request: fields.rest(payload),
+        })
+    }
+}
+
+/// What a control message is that may be long, by its beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LongToParent {
+    /// Progress of the call with this id.
+    Progress(u32),
+    /// An ask with this id.
+    Ask(u32),
+    Tell,
 }
 
 /// The parts of a log record that are sent.
@@ -190,6 +268,17 @@ impl<'a> ToParent<'a> {
             ToParent::Progress { id, payload } => {
                 octets::encode([b"progress", id.to_string().as_bytes(), payload])
             }
+            ToParent::Ask { id, asked } => {
+                let mut out = ToParent::begin_ask(Some(*id), asked.service);
+                out.extend_from_slice(asked.request);
+                out
+            }
+            ToParent::Tell(asked) => {
+                let mut out = ToParent::begin_ask(None, asked.service);
+                out.extend_from_slice(asked.request);
+                out
+            }
+            ToParent::Forget { id } => octets::encode(["forget", &id.to_string()]),
             #[cfg(feature = "log")]
             ToParent::Log(record) => octets::encode([
                 "log",
@@ -205,11 +294,27 @@ impl<'a> ToParent<'a> {
         }
     }
 
-    /// The call that a progress report is about, which begins like this. `None` if it is none.
-    pub(crate) fn progress_id(begun: &[u8]) -> Option<u32> {
+    /// What precedes the request of an ask, or of a tell, which has no id.
+    pub(crate) fn begin_ask(id: Option<u32>, service: FunctionId<'_>) -> Vec<u8> {
+        let mut out = match id {
+            Some(id) => octets::encode(["ask", &id.to_string()]),
+            None => octets::encode(["tell"]),
+        };
+        for field in [service.name, &service.version.to_string(), service.codec] {
+            octets::push(&mut out, field.as_bytes());
+        }
+        out
+    }
+
+    /// What a message is that begins like this, if it may be long.
+    pub(crate) fn long(begun: &[u8]) -> Option<LongToParent> {
         let mut fields = Fields(octets::iter(&begun[..begun.len().min(TELLING)]));
-        let verb = fields.text("verb").ok()?;
-        (verb == "progress").then(|| fields.number("call id").ok())?
+        match fields.text("verb").ok()? {
+            "progress" => fields.number("call id").ok().map(LongToParent::Progress),
+            "ask" => fields.number("ask id").ok().map(LongToParent::Ask),
+            "tell" => Some(LongToParent::Tell),
+            _ => None,
+        }
     }
 
     /// Reads the payload of a control frame.
@@ -226,6 +331,14 @@ impl<'a> ToParent<'a> {
             "progress" => Ok(ToParent::Progress {
                 id: fields.number("call id")?,
                 payload: fields.bytes("progress")?,
+            }),
+            "ask" => Ok(ToParent::Ask {
+                id: fields.number("ask id")?,
+                asked: Asked::decode(fields, payload)?,
+            }),
+            "tell" => Ok(ToParent::Tell(Asked::decode(fields, payload)?)),
+            "forget" => Ok(ToParent::Forget {
+                id: fields.number("ask id")?,
             }),
             #[cfg(feature = "log")]
             "log" => Ok(ToParent::Log(LogRecord {
@@ -254,6 +367,8 @@ pub(crate) enum Failure {
     Malformed { message: String },
     /// There is no such function: why, and a [`REFUSED_FUNCTION`] or the like.
     Unserved { message: String, kind: String },
+    /// More asks are unanswered than the parent allows.
+    Full,
     /// The function dropped the call without answering it.
     Unanswered,
     /// The call was cancelled before it started.
@@ -280,6 +395,7 @@ impl Failure {
             Failure::Panic { message, location } => octets::encode(["panic", message, location]),
             Failure::Malformed { message } => octets::encode(["malformed", message]),
             Failure::Unserved { message, kind } => octets::encode(["unserved", message, kind]),
+            Failure::Full => octets::encode(["full", "too many asks are unanswered"]),
             Failure::Unanswered => octets::encode(["unanswered", "dropped without an answer"]),
             Failure::Cancelled => octets::encode(["cancelled", "cancelled before it started"]),
         }
@@ -307,6 +423,7 @@ impl Failure {
                 message,
                 kind: fields.lossy("reason")?,
             }),
+            "full" => Ok(Failure::Full),
             "unanswered" => Ok(Failure::Unanswered),
             "cancelled" => Ok(Failure::Cancelled),
             kind => Err(ControlError::Kind {
@@ -327,6 +444,7 @@ impl fmt::Display for Failure {
                 write!(f, "got or returned malformed data: {message}")
             }
             Failure::Unserved { message, .. } => write!(f, "is not served: {message}"),
+            Failure::Full => f.write_str("was refused, as too many asks are unanswered"),
             Failure::Unanswered => f.write_str("dropped a call without an answer"),
             Failure::Cancelled => f.write_str("was cancelled"),
         }
@@ -413,6 +531,10 @@ mod tests {
             max_frame: 9,
             buflen: 10,
         };
+        let asked = Asked {
+            service: run.function,
+            request: b"\xff",
+        };
         for message in [
             ToChild::Setup {
                 setup: run.function,
@@ -421,6 +543,16 @@ mod tests {
             ToChild::Run(run),
             ToChild::Function(run.function),
             ToChild::Cancel { id: 7 },
+            ToChild::Answer(AskAnswer {
+                id: 8,
+                failed: false,
+                payload: b"\xff",
+            }),
+            ToChild::Answer(AskAnswer {
+                id: u32::MAX,
+                failed: true,
+                payload: b"",
+            }),
         ] {
             assert_eq!(ToChild::decode(&message.encode()), Ok(message));
         }
@@ -434,6 +566,9 @@ mod tests {
                 id: 7,
                 payload: b"\xff",
             },
+            ToParent::Ask { id: 7, asked },
+            ToParent::Tell(asked),
+            ToParent::Forget { id: 7 },
         ] {
             assert_eq!(ToParent::decode(&message.encode()), Ok(message));
         }
@@ -473,7 +608,7 @@ mod tests {
     }
 
     #[test]
-    fn beginning_of_a_progress_report_names_its_call() {
+    fn beginning_of_a_long_message_tells_what_it_is() {
         let report = |id| {
             ToParent::Progress {
                 id,
@@ -482,8 +617,20 @@ mod tests {
             .encode()
         };
         for id in [0, 7, u32::MAX] {
-            assert_eq!(ToParent::progress_id(&report(id)), Some(id));
-            assert_eq!(ToParent::progress_id(&report(id)[..TELLING]), Some(id));
+            let progress = Some(LongToParent::Progress(id));
+            assert_eq!(ToParent::long(&report(id)), progress);
+            assert_eq!(ToParent::long(&report(id)[..TELLING]), progress);
+            let service = FunctionId {
+                name: "a service with a long name, which is cut off, and does not matter",
+                version: 1,
+                codec: "c",
+            };
+            let ask = ToParent::begin_ask(Some(id), service);
+            assert_eq!(ToParent::long(&ask[..TELLING]), Some(LongToParent::Ask(id)));
+            let tell = ToParent::begin_ask(None, service);
+            assert_eq!(ToParent::long(&tell[..TELLING]), Some(LongToParent::Tell));
+            assert!(ToChild::is_answer(&ToChild::begin_answer(id, false)));
+            assert!(!ToChild::is_answer(&ToChild::Cancel { id }.encode()));
         }
         for other in [
             ToParent::Ready { protocol: 1 }.encode(),
@@ -494,7 +641,7 @@ mod tests {
             b"\x08progress\x01"[..].to_vec(),
             vec![],
         ] {
-            assert_eq!(ToParent::progress_id(&other), None, "{other:?}");
+            assert_eq!(ToParent::long(&other), None, "{other:?}");
         }
     }
 
@@ -531,6 +678,7 @@ mod tests {
                 message: text("m"),
                 kind: text("function"),
             },
+            Failure::Full,
             Failure::Unanswered,
             Failure::Cancelled,
         ] {

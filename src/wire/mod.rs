@@ -26,9 +26,9 @@ pub(crate) use body::Body;
 #[cfg(feature = "log")]
 pub(crate) use control::LogRecord;
 pub(crate) use control::{
-    ControlError, Failure, FunctionId, LONGEST_CONTROL, LONGEST_SETUP, LONGEST_TEXT,
-    REFUSED_FUNCTION, REFUSED_MISMATCH, REFUSED_SETUP, REFUSED_VERSION, Run, TELLING, ToChild,
-    ToParent, VERSION, truncate,
+    AskAnswer, Asked, ControlError, Failure, FunctionId, LONGEST_CONTROL, LONGEST_SETUP,
+    LONGEST_TEXT, LongToParent, REFUSED_FUNCTION, REFUSED_MISMATCH, REFUSED_SETUP, REFUSED_VERSION,
+    Run, TELLING, ToChild, ToParent, VERSION, truncate,
 };
 #[cfg(any(fuzzing, test))]
 pub(crate) use frame::{BUFFER, LARGE};

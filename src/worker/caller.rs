@@ -1,15 +1,18 @@
 //! A function's handles to the call that it serves, and to its parent.
 
+use super::ask;
 use super::hub::Hub;
 use super::panics;
 use super::read_ahead::read_if_asked;
 use crate::chain::chain;
 use crate::codec::{Argument, CodecError, Decode, Input, Octets, Output, Replies, Strings};
-use crate::service::{Errors, Name, Signature};
+use crate::outcome::Outcome;
+use crate::service::{Errors, IntoService, Name, Signature};
 use crate::wire::Failure;
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
+use std::time::Duration;
 
 /// The call that a function serves: sends events and progress to the parent, and answers the call
 /// where that is not done by returning.
@@ -198,6 +201,72 @@ impl<S: Signature> Caller<S> {
         self.parent.flush()
     }
 
+    /// Asks the parent for what it [serves](crate::RpcBuilder::on_ask), and waits for its answer, as long as
+    /// the call may take: if that is cancelled or its timeout passes, the ask ends, too.
+    ///
+    /// Returning functions and threads of the child may wait. Requests that come meanwhile are kept, however
+    /// many there are. While a returning function runs and does not ask itself, threads get no answers, as
+    /// only the main thread reads; and nobody gets one while a callback of the parent waits for something.
+    ///
+    /// # Errors
+    ///
+    /// As those of calls, the other way round: what the parent's callback returned, that it panicked, that
+    /// the parent [serves no such thing](crate::CallError::Unserved), allows [no more
+    /// asks](crate::Refusal::Full), or is [gone](crate::CallError::Lost);
+    /// [`Cancelled`](crate::CallError::Cancelled) if the call is.
+    /// [`Refusal::InCallback`](crate::Refusal::InCallback) on a child's [`Loop`](crate::Loop), which would
+    /// stop: use [`Loop::ask`](crate::Loop::ask) there.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .function("greet", |name, caller| Ok(format!("{} {name}", caller.ask("greeting", ())?)))
+    ///     .run();
+    /// let rpc = me.rpc("greet").on_ask("greeting", |_| Ok("good morning")).start()?;
+    /// assert_eq!(rpc.call("Alice").wait()?, ["good morning Alice"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn ask<'r, O: IntoService>(
+        &self,
+        service: O,
+        request: impl Argument<<O::Service as Signature>::Request<'r>, <O::Service as Signature>::Codec>,
+    ) -> Outcome<O::Service> {
+        let (hub, call) = (self.parent.hub, Some(self.id));
+        ask::ask(hub, call, &service.into_service(), request, None)
+    }
+
+    /// As [`ask`](Caller::ask), for so long at most.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`ask`](Caller::ask), and [`CallError::TimedOut`](crate::CallError::TimedOut).
+    pub fn ask_timeout<'r, O: IntoService>(
+        &self,
+        service: O,
+        request: impl Argument<<O::Service as Signature>::Request<'r>, <O::Service as Signature>::Codec>,
+        timeout: Duration,
+    ) -> Outcome<O::Service> {
+        let (hub, call) = (self.parent.hub, Some(self.id));
+        ask::ask(hub, call, &service.into_service(), request, Some(timeout))
+    }
+
+    /// Same as [`Parent::tell`].
+    ///
+    /// # Panics
+    ///
+    /// Same as [`progress`](Caller::progress).
+    #[track_caller]
+    pub fn tell<'r, O: IntoService>(
+        &self,
+        service: O,
+        request: impl Argument<<O::Service as Signature>::Request<'r>, <O::Service as Signature>::Codec>,
+    ) {
+        self.parent.tell(service, request);
+    }
+
     /// The parent, to which events can be sent after the call is answered, too.
     #[must_use]
     pub fn parent(&self) -> &Parent {
@@ -313,6 +382,54 @@ impl Parent {
     #[track_caller]
     pub fn event(&self, event: impl Argument<Strings, Octets>) {
         self.hub.event(event);
+    }
+
+    /// Tells the parent something that it [serves](crate::RpcBuilder::on_ask), without an answer: an event
+    /// with a type. It arrives in order with events and replies. A plain peer gets none.
+    ///
+    /// # Panics
+    ///
+    /// If it cannot be encoded, or is longer than [`max_frame`](crate::RpcBuilder::max_frame).
+    #[track_caller]
+    pub fn tell<'r, S: IntoService>(
+        &self,
+        service: S,
+        request: impl Argument<<S::Service as Signature>::Request<'r>, <S::Service as Signature>::Codec>,
+    ) {
+        ask::tell(self.hub, &service.into_service(), request);
+    }
+
+    /// As [`Caller::ask`], for no call in particular: only the parent's end ends it.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`Caller::ask`].
+    pub fn ask<'r, S: IntoService>(
+        &self,
+        service: S,
+        request: impl Argument<<S::Service as Signature>::Request<'r>, <S::Service as Signature>::Codec>,
+    ) -> Outcome<S::Service> {
+        ask::ask(self.hub, None, &service.into_service(), request, None)
+    }
+
+    /// As [`ask`](Parent::ask), for so long at most.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`ask`](Parent::ask), and [`CallError::TimedOut`](crate::CallError::TimedOut).
+    pub fn ask_timeout<'r, S: IntoService>(
+        &self,
+        service: S,
+        request: impl Argument<<S::Service as Signature>::Request<'r>, <S::Service as Signature>::Codec>,
+        timeout: Duration,
+    ) -> Outcome<S::Service> {
+        ask::ask(
+            self.hub,
+            None,
+            &service.into_service(),
+            request,
+            Some(timeout),
+        )
     }
 
     /// Waits until everything sent so far, from any thread, is written to the connection: it reaches

@@ -1,7 +1,7 @@
 //! The child: a table of functions, and the loop that serves them. Declares and re-exports only.
 //!
 //! ```text
-//!   builder ──▶ serve ──▶ table ──▶ concurrent ──▶ returning ──▶ server ──▶ session, directory
+//!   builder ──▶ serve ──▶ table ──▶ concurrent ──▶ returning ──▶ server ──▶ session, functions
 //!                           │            │             │           │
 //!                           ▼            ▼             ▼           ▼
 //!                        caller     event_loop    read_ahead ──▶ hub ──▶ calls
@@ -10,12 +10,13 @@
 //! `serve` takes the connection over and runs setups; `table` has the functions. Where all of them are
 //! returning ones, `returning` serves them, otherwise `concurrent`.
 
+mod ask;
 mod builder;
 mod caller;
 mod calls;
 mod concurrent;
-mod directory;
 mod event_loop;
+mod functions;
 mod hub;
 #[cfg(feature = "log")]
 mod logger;

@@ -2,7 +2,6 @@
 
 use crate::unwind;
 use crate::wire::Failure;
-use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic;
 use std::sync::Once;
@@ -30,7 +29,7 @@ pub(crate) fn catch<T>(function: impl FnOnce() -> T) -> Result<T, Failure> {
         panic::set_hook(Box::new(move |info| {
             let location = info.location().map(ToString::to_string);
             LAST.set(Some(Failure::Panic {
-                message: message(info.payload()),
+                message: unwind::message(info.payload()).to_owned(),
                 location: location.unwrap_or_default(),
             }));
             previous(info);
@@ -113,15 +112,6 @@ impl Drop for Vital {
             std::process::abort();
         }
     }
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    text.unwrap_or("the panic payload is not a string")
-        .to_owned()
 }
 
 fn last() -> Failure {

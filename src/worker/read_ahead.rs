@@ -1,6 +1,9 @@
 //! What a child reads while a function runs on its main thread: requests that come meanwhile are read at
 //! most once per tick of the coarse clock, and only if the function asks whether its call is cancelled.
 
+use super::ask::AskSlot;
+use super::functions::{Function, Functions};
+use super::hub::AskEnd;
 use super::server::{Server, Stop};
 use super::session::{ParentViolation, Step};
 use crate::codec::Input;
@@ -8,6 +11,7 @@ use crate::sys::{CoarseTime, Lent, coarse_clock};
 use crate::wire::SmallBytes;
 use crate::worker::hub::Hub;
 use std::ops::Range;
+use std::time::Instant;
 
 /// How often the connection is read when a function asks.
 const READS: usize = 16;
@@ -25,6 +29,8 @@ pub(super) struct ReadAhead {
     /// When it last read because a function asked. Not `read_at`: what it has read then is still to be
     /// answered after the call.
     asked_at: CoarseTime,
+    /// Whether it has queued requests since it last read between two calls.
+    has_queued: bool,
     /// Why it stops after the call that runs.
     stop: Option<Stop>,
 }
@@ -35,6 +41,7 @@ impl ReadAhead {
         ReadAhead {
             read_at: now,
             asked_at: now,
+            has_queued: false,
             stop: None,
         }
     }
@@ -79,6 +86,39 @@ impl Incoming<'_> {
     }
 }
 
+/// Does what a step says, unless that is a request, which is returned with its function.
+pub(super) fn take_control<'a>(
+    step: Step<'a>,
+    hub: &'static Hub,
+    functions: &mut Functions,
+) -> Result<Option<(u32, Function, Input<'a>)>, Stop> {
+    match step {
+        Step::Request { id, payload } => match functions.current() {
+            Ok(function) => return Ok(Some((id, function, payload))),
+            Err(failure) => hub.fail(id, failure),
+        },
+        Step::Function(function) => drop(functions.select(&function)),
+        Step::Cancel { id } => hub.cancel(id),
+        Step::Answer(answer) => {
+            let id = answer.id;
+            let ended = hub.end_ask(answer);
+            ended.map_err(|_| Stop::protocol(ParentViolation::UnknownAsk { id }))?;
+        }
+        Step::Setup { .. } | Step::Run(_) => unreachable!("the session refuses these after `run`"),
+    }
+    Ok(None)
+}
+
+/// Whether this thread can [wait](wait_here) for the answer to an ask: a function runs on it.
+pub(super) fn may_wait_here() -> bool {
+    SERVER.with(Lent::is_lent)
+}
+
+/// Waits for the end of an ask until `deadline`, and reads meanwhile: what else comes is kept.
+pub(super) fn wait_here(slot: &AskSlot, deadline: Option<Instant>) -> Option<AskEnd> {
+    SERVER.with(|lent| lent.with(|server| server.read_for_ask(slot, deadline))?)
+}
+
 /// Reads what has come while a function runs on this thread: its call may have been cancelled. Does
 /// nothing on other threads, and most of the time.
 pub(super) fn read_if_asked() {
@@ -89,16 +129,16 @@ impl Server {
     /// It has just read.
     pub(super) fn has_read(&mut self) {
         self.ahead.read_at = coarse_clock();
+        self.ahead.has_queued = false;
     }
 
-    /// Whether the clock has ticked since it last read.
+    /// Whether the clock has ticked since it last read, or a function has had it read.
     pub(super) fn is_read_due(&self) -> bool {
-        self.ahead.read_at != coarse_clock()
+        self.ahead.has_queued || self.ahead.read_at != coarse_clock()
     }
 
     fn read_if_due(&mut self, now: CoarseTime) {
         let ahead = &mut self.ahead;
-        // If it were not due after the call, nothing would take what is queued here.
         let due = now != ahead.read_at && now != ahead.asked_at;
         // Plain peers cancel nothing.
         if due && ahead.stop.is_none() && self.hub.plain().is_none() {
@@ -132,34 +172,50 @@ impl Server {
         }
     }
 
-    /// Queues the requests that were read, and cancels what is cancelled among them.
+    /// Queues the requests that were read, and does what else was.
     pub(super) fn take_steps(&mut self) -> Result<(), Stop> {
         let Server {
             session,
             hub,
             functions,
+            ahead,
             ..
         } = self;
         while let Some(step) = session
             .next(|id| hub.is_running(id))
             .map_err(Stop::protocol)?
         {
-            match step {
-                Step::Request { id, payload } => match functions.current() {
-                    Ok(function) => {
-                        let queued = hub.queue(id, function, payload);
-                        queued.map_err(|_| Stop::protocol(ParentViolation::Duplicate { id }))?;
-                    }
-                    Err(failure) => hub.fail(id, failure),
-                },
-                Step::Function(function) => drop(functions.select(&function)),
-                Step::Cancel { id } => hub.cancel(id),
-                Step::Setup { .. } | Step::Run(_) => {
-                    unreachable!("the session refuses these after `run`")
-                }
+            if let Some((id, function, payload)) = take_control(step, hub, functions)? {
+                let queued = hub.queue(id, function, payload);
+                queued.map_err(|_| Stop::protocol(ParentViolation::Duplicate { id }))?;
+                ahead.has_queued = true;
             }
         }
         Ok(())
+    }
+
+    /// Reads until an ask has ended, or `deadline` has passed.
+    fn read_for_ask(&mut self, slot: &AskSlot, deadline: Option<Instant>) -> Option<AskEnd> {
+        self.hub.set_main_call_aside();
+        loop {
+            if self.ahead.stop.is_none() {
+                self.ahead.stop = self.take_steps().err();
+            }
+            if let Some(end) = slot.take() {
+                return Some(end);
+            }
+            let read = match self.ahead.stop {
+                None => self.requests.read_by(&mut self.session, deadline),
+                // Nothing more is read of a parent that breaks the protocol.
+                Some(_) => Ok(Some(0)),
+            };
+            match read {
+                Ok(Some(1..)) => {}
+                Ok(None) => return None,
+                // The end, which the main thread finds again.
+                Ok(Some(0)) | Err(_) => self.hub.end_asks(),
+            }
+        }
     }
 
     /// Stops if something that was read during a call is a reason to.
@@ -174,10 +230,11 @@ impl Server {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::directory::{Directory, OF_CHILD};
     use crate::service::IntoService;
     use crate::wire::{self, Failure, Framing, FunctionId, Run, ToChild};
     use crate::worker::calls::{CallLimits, Lane};
-    use crate::worker::directory::{Directory, Functions};
+    use crate::worker::functions::Functions;
     use crate::worker::request_reader::RequestReader;
     use std::io::Write;
     use std::os::unix::net::UnixStream;
@@ -193,7 +250,7 @@ pub(super) mod tests {
         let input = near.try_clone().unwrap().into();
         let requests = RequestReader::new(input, None).unwrap();
         let mut server = Server::new(None, requests, near.into(), None);
-        let mut directory = Directory::new("function");
+        let mut directory = Directory::new("function", OF_CHILD);
         directory.add(&"f".into_service(), Lane::Returning);
         server.functions = Functions::new(directory);
         server.hub.set_limits(CallLimits {

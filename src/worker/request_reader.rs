@@ -6,7 +6,7 @@ use crate::sys::{self, Interest, Lifeline, PollSet, ReadMode};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long after the last request a child is still killed immediately when its parent is gone. After
 /// that it is idle, and exits cleanly. Arming and disarming the lifeline takes three system calls: too
@@ -111,6 +111,25 @@ impl RequestReader {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
             result => result.map(Some),
         }
+    }
+
+    /// As [`read_briefly`](RequestReader::read_briefly), until `deadline`, with the lifeline as it is. For
+    /// sockets.
+    pub(super) fn read_by(
+        &mut self,
+        session: &mut Session,
+        deadline: Option<Instant>,
+    ) -> io::Result<Option<usize>> {
+        let left = || deadline.map(|at| at.saturating_duration_since(Instant::now()));
+        if left().is_none_or(|left| left > LINGER)
+            && let Some(n) = self.read_briefly(session)?
+        {
+            return Ok(Some(n));
+        }
+        let mut set = PollSet::default();
+        set.add(self.number(), Interest::Readable);
+        set.wait(left())?;
+        self.try_read(session)
     }
 
     /// Reads what has come: `None` if nothing has. A descriptor that is not a socket must be known to

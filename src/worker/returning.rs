@@ -2,12 +2,11 @@
 //! been read, a call's answer is left to the flusher, and the next call begins.
 
 use super::calls::{CallLimits, Lane, Started};
-use super::directory::Function;
+use super::functions::Function;
 use super::hub::{Hub, WritePolicy};
 use super::panics;
-use super::read_ahead::{Incoming, RequestPayload};
+use super::read_ahead::{Incoming, RequestPayload, take_control};
 use super::server::{Options, Server, Stop};
-use super::session::Step;
 use super::table::{Bodies, Body};
 use crate::sys::coarse_clock;
 
@@ -52,23 +51,15 @@ pub(super) fn answer(
                 }
                 server.has_read();
             }
-            Some(Step::Request { id, payload }) => match functions.current() {
-                Ok(function) => {
+            Some(step) => match take_control(step, hub, functions)? {
+                Some((id, function, payload)) => {
                     let payload = RequestPayload::Owned(payload.into_small());
                     begin(hub, id);
                     call_guarded(&mut server, bodies, function.index, payload, id, false)?;
                     read_ahead_if_due(&mut server, bodies)?;
                 }
-                Err(failure) => {
-                    hub.fail(id, failure);
-                    check_parent(hub, false)?;
-                }
+                None => check_parent(hub, false)?,
             },
-            Some(Step::Function(function)) => drop(functions.select(&function)),
-            Some(Step::Cancel { id }) => hub.cancel(id),
-            Some(Step::Setup { .. } | Step::Run(_)) => {
-                unreachable!("the session refuses these after `run`")
-            }
         }
     }
 }

@@ -207,7 +207,9 @@ fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), 
                 }
                 return table.answer(server, options);
             }
-            Some(Step::Request { .. } | Step::Function(_) | Step::Cancel { .. }) => {
+            Some(
+                Step::Request { .. } | Step::Function(_) | Step::Cancel { .. } | Step::Answer(_),
+            ) => {
                 unreachable!("the session refuses these before `run`")
             }
         }

@@ -1,11 +1,12 @@
 //! A child with its connection, and why it stops serving.
 
-use super::directory::{Directory, Functions};
 use super::event_loop::Loop;
+use super::functions::Functions;
 use super::hub::Hub;
 use super::read_ahead::ReadAhead;
 use super::request_reader::RequestReader;
 use super::session::{ParentViolation, Session};
+use crate::directory::{Directory, OF_CHILD};
 use crate::sys::SharedNote;
 use crate::unwind;
 use crate::wire::Plain;
@@ -109,7 +110,7 @@ impl Server {
             session: Session::new(plain, BUFLEN),
             requests,
             hub,
-            functions: Functions::new(Directory::new("function")),
+            functions: Functions::new(Directory::new("function", OF_CHILD)),
             ahead: ReadAhead::new(),
         }
     }

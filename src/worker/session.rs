@@ -12,7 +12,7 @@
 use crate::codec::Input;
 use crate::wire::Plain;
 use crate::wire::{
-    self, Check, ControlError, DecodeError, Decoder, FrameHead, Framing, FunctionId,
+    self, AskAnswer, Check, ControlError, DecodeError, Decoder, FrameHead, Framing, FunctionId,
     LONGEST_CONTROL, LONGEST_SETUP, Payload, Run, Space, ToChild,
 };
 use std::fmt;
@@ -45,6 +45,8 @@ pub(crate) enum Step<'a> {
     Request { id: u32, payload: Input<'a> },
     /// The parent does not wait for the answer to this request any more.
     Cancel { id: u32 },
+    /// The answer to an ask.
+    Answer(AskAnswer<'a>),
 }
 
 /// How a parent broke the protocol, and with which frame.
@@ -73,6 +75,10 @@ pub(crate) enum ParentViolation {
     },
     /// A request with the id of one that is not answered yet.
     Duplicate {
+        id: u32,
+    },
+    /// The answer to an ask that was never made, or is answered.
+    UnknownAsk {
         id: u32,
     },
     /// An id that requests do not have.
@@ -117,6 +123,10 @@ impl fmt::Display for ParentViolation {
                     "expected a new id, got a request with id {id}, which is not answered yet"
                 )
             }
+            ParentViolation::UnknownAsk { id } => write!(
+                f,
+                "expected the answer to an ask, got one to {id}, which was never made or is answered"
+            ),
             ParentViolation::Id { offset, id } => write!(
                 f,
                 "at offset {offset}: expected a request, got a frame with id {id:#x}"
@@ -191,18 +201,19 @@ impl Session {
             offset: self.decoder.offset(),
         };
         let check = |head: FrameHead<'_>| {
-            rules.check(head.id, head.claimed as usize)?;
             let id = head.id;
+            let check = rules.check(id, head.claimed as usize, head.begun)?;
             // Where requests have no ids, there is nothing to compare.
             if rules.is_request(id) && is_running(id) {
                 return Err(ParentViolation::Duplicate { id });
             }
-            Ok(Check::Pass)
+            Ok(check)
         };
         let Some((id, payload)) = self.decoder.next(check)? else {
             return Ok(None);
         };
-        rules.check(id, self.decoder.payload(&payload).len())?;
+        let bytes = self.decoder.payload(&payload);
+        rules.check(id, bytes.len(), bytes)?;
         let id = match self.plain {
             None if id == wire::CONTROL_TO_CHILD => {
                 return self.control(payload, rules.offset).map(Some);
@@ -250,12 +261,13 @@ impl Session {
             }
             ToChild::Run(run) if !self.serving => Ok(Step::Run(run)),
             ToChild::Setup { .. } | ToChild::Run(_) => Err(ParentViolation::TooLate { offset }),
-            ToChild::Function(_) | ToChild::Cancel { .. } if !self.serving => {
+            ToChild::Function(_) | ToChild::Cancel { .. } | ToChild::Answer(_) if !self.serving => {
                 let id = wire::CONTROL_TO_CHILD;
                 Err(ParentViolation::TooEarly { offset, id })
             }
             ToChild::Function(function) => Ok(Step::Function(function)),
             ToChild::Cancel { id } => Ok(Step::Cancel { id }),
+            ToChild::Answer(answer) => Ok(Step::Answer(answer)),
         }
     }
 }
@@ -279,7 +291,8 @@ impl Rules {
         }
     }
 
-    fn check(self, id: u32, len: usize) -> Result<(), ParentViolation> {
+    /// Judges a frame by its header and the beginning of its payload.
+    fn check(self, id: u32, len: usize, begun: &[u8]) -> Result<Check, ParentViolation> {
         let Rules {
             plain,
             serving,
@@ -292,8 +305,11 @@ impl Rules {
                 } else {
                     LONGEST_SETUP
                 };
-                if len <= limit {
-                    return Ok(());
+                if len <= limit || serving && ToChild::is_answer(begun) {
+                    return Ok(Check::Pass);
+                }
+                if serving && begun.len() < wire::TELLING {
+                    return Ok(Check::Later);
                 }
                 Err(ParentViolation::LongControl {
                     offset,
@@ -309,7 +325,7 @@ impl Rules {
             Some(Plain::Tagged | Plain::Fallible) if id == 0 => {
                 Err(ParentViolation::Id { offset, id })
             }
-            _ => Ok(()),
+            _ => Ok(Check::Pass),
         }
     }
 }
@@ -361,6 +377,11 @@ mod tests {
                     }
                     Some(Step::Function(function)) => {
                         steps.push(format!("function {} {}", function.name, function.version));
+                        None
+                    }
+                    Some(Step::Answer(answer)) => {
+                        let AskAnswer { id, payload, .. } = answer;
+                        steps.push(format!("answer {id} {}", payload.len()));
                         None
                     }
                     Some(Step::Cancel { id }) => {
@@ -521,6 +542,25 @@ mod tests {
         ));
     }
 
+    #[test]
+    fn answer_to_an_ask_may_be_as_long_as_a_request() {
+        let payload = vec![7; 1 << 17];
+        let answer = ToChild::Answer(AskAnswer {
+            id: 9,
+            failed: false,
+            payload: &payload,
+        });
+        let answer = frame(wire::CONTROL_TO_CHILD, &answer.encode());
+        let mut start = Session::new(None, 64);
+        start.serving = true;
+        start.decoder.configure(64, 1 << 18);
+        let got = steps(&mut start, &answer, 1000).unwrap();
+        assert_eq!(got, [format!("answer 9 {}", payload.len())]);
+        // Before it serves it has asked nothing.
+        let early = ParentViolation::TooEarly { offset: 0, id: 0 };
+        assert_eq!(all(&frame(0, &ToChild::begin_answer(9, false))), Err(early));
+    }
+
     /// A bad header is an error when it has come, in one piece or in several, and the same if the
     /// whole frame comes.
     #[test]
@@ -565,6 +605,10 @@ mod tests {
             for (id, claimed, error) in bad {
                 let head = header(Framing::Tagged, *id, *claimed).0;
                 let mut stream = [&start[..], &head].concat();
+                if *id == control && !start.is_empty() {
+                    // The answer to an ask may be longer: its beginning tells.
+                    stream.resize(stream.len() + wire::TELLING, 0);
+                }
                 for split in [1, 3, 7, 8, usize::MAX] {
                     let mut session = Session::new(None, 64);
                     let got = steps(&mut session, &stream, split);

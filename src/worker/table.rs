@@ -3,13 +3,14 @@
 use super::caller::Caller;
 use super::calls::Lane;
 use super::concurrent::{self, DeferredFn, ThreadedFn};
-use super::directory::{Directory, Functions};
 use super::event_loop::Loop;
+use super::functions::Functions;
 use super::panics;
 use super::returning::{self, ReturningFn};
 use super::server::{Options, Server, Stop};
 use crate::chain::chain;
 use crate::codec::{Decode, Input, Replies};
+use crate::directory::{Directory, OF_CHILD};
 use crate::service::{Errors, Signature};
 use crate::unwind;
 use crate::wire::{self, FunctionId};
@@ -58,8 +59,8 @@ pub(super) type StartFailure = (&'static str, String);
 impl Default for Table {
     fn default() -> Self {
         Table {
-            setups: Directory::new("setup"),
-            functions: Directory::new("function"),
+            setups: Directory::new("setup", OF_CHILD),
+            functions: Directory::new("function", OF_CHILD),
             bodies: Vec::new(),
             serve: |_, _, _| unreachable!("there is no function to be asked for"),
         }
@@ -190,7 +191,7 @@ impl Table {
     pub(super) fn take_functions(&mut self) -> Functions {
         Functions::new(mem::replace(
             &mut self.functions,
-            Directory::new("function"),
+            Directory::new("function", OF_CHILD),
         ))
     }
 

@@ -3,9 +3,12 @@
 use crate::codec::Strings;
 use crate::copies;
 use crate::error::Error;
-use crate::rpc::callback::guard;
+use crate::rpc::ask::AskHandlers;
+use crate::rpc::callback::{drop_guarded, guard};
+use crate::rpc::link::Link;
 use crate::rpc::log;
-use crate::wire::truncate;
+use crate::wire::{self, Asked, truncate};
+use std::sync::Arc;
 
 /// How much of an event is shown that nobody handles.
 const SHOWN: usize = 200;
@@ -16,6 +19,7 @@ pub(in crate::rpc) struct Handlers {
     pub(in crate::rpc) on_event: Option<Box<dyn FnMut(Strings) + Send>>,
     pub(in crate::rpc) on_error: Option<Box<dyn FnOnce(Error) + Send>>,
     pub(in crate::rpc) on_destroy: Option<Box<dyn FnOnce() + Send>>,
+    pub(in crate::rpc) on_ask: AskHandlers,
     /// Whether an event has come that nobody handles.
     dropped_event: bool,
 }
@@ -23,7 +27,10 @@ pub(in crate::rpc) struct Handlers {
 impl Handlers {
     /// Whether there are any.
     pub(in crate::rpc) fn any(&self) -> bool {
-        self.on_event.is_some() || self.on_error.is_some() || self.on_destroy.is_some()
+        self.on_event.is_some()
+            || self.on_error.is_some()
+            || self.on_destroy.is_some()
+            || !self.on_ask.is_empty()
     }
 
     /// An event has come from this process. One that nobody handles is dropped; the first is reported.
@@ -31,19 +38,36 @@ impl Handlers {
     pub(super) fn event(&mut self, event: Strings, pid: Option<u32>) {
         match &mut self.on_event {
             Some(on_event) => copies::run(|| on_event(event)),
-            None => self.drop_event(&event, pid),
+            None => self.drop_event(pid, || {
+                let text = event.to_string();
+                let text = truncate(&text, SHOWN);
+                format!("dropped the event `{text}` and those to come, as there is no on_event()")
+            }),
         }
     }
 
     #[cold]
-    fn drop_event(&mut self, event: &Strings, pid: Option<u32>) {
+    fn drop_event(&mut self, pid: Option<u32>, message: impl FnOnce() -> String) {
         if !std::mem::replace(&mut self.dropped_event, true) {
-            let text = event.to_string();
-            let text = truncate(&text, SHOWN);
             let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-            log::error(format_args!(
-                "dropped the event `{text}` and those to come, as there is no on_event(){pid}"
-            ));
+            log::error(message() + &pid);
+        }
+    }
+
+    /// The child asks something, or tells it, without an id. What is told and nobody serves is treated like
+    /// an event that nobody handles.
+    pub(super) fn ask(
+        &mut self,
+        link: &Arc<Link>,
+        id: Option<u32>,
+        asked: Asked<'_>,
+        pid: Option<u32>,
+    ) {
+        if let Err(lack) = self.on_ask.serve(link, id, asked) {
+            self.drop_event(pid, || {
+                let (_, message) = lack.refusal(wire::REFUSED_FUNCTION);
+                format!("dropped what the child tells, and more of it to come: {message}")
+            });
         }
     }
 
@@ -54,6 +78,7 @@ impl Handlers {
             mut on_event,
             mut on_error,
             mut on_destroy,
+            on_ask,
             dropped_event: _,
         } = self;
         guard(|| match error {
@@ -74,6 +99,7 @@ impl Handlers {
         guard(|| drop(on_event));
         guard(|| drop(on_error));
         guard(|| drop(on_destroy));
+        drop_guarded(on_ask.into_values());
     }
 }
 
@@ -103,6 +129,7 @@ mod tests {
             }),
             on_destroy: is_wanted("on_destroy")
                 .then(|| Box::new(move || on_destroy(String::new())) as Box<dyn FnOnce() + Send>),
+            on_ask: AskHandlers::default(),
             dropped_event: false,
         }
     }
@@ -148,6 +175,7 @@ mod tests {
             on_event: Some(Box::new(on_event)),
             on_error: Some(Box::new(|error| panic!("{error}"))),
             on_destroy: Some(Box::new(move || drop(destroy))),
+            on_ask: AskHandlers::default(),
             dropped_event: false,
         };
         drop(sender);

@@ -6,9 +6,10 @@ use super::shared::Link;
 use super::state::{Actions, ProgressCallback};
 use crate::error::{Error, Phase};
 use crate::process::Setup;
+use crate::rpc::callback::in_callback;
 use crate::rpc::state::{Begun, ChildViolation, Connection, Exit};
 use crate::sys;
-use crate::wire::{self, Check, FrameHead};
+use crate::wire::{self, Body, Check, FrameHead};
 use std::io;
 use std::net::Shutdown;
 use std::time::Instant;
@@ -83,6 +84,25 @@ impl Link {
         let result = frames(&mut state.connection);
         self.notify_of_frames(&state, was_ready);
         result
+    }
+
+    /// Answers an ask of the child. Large parts of the payload are taken.
+    pub(in crate::rpc) fn answer_ask(&self, id: u32, failed: bool, payload: &mut Body) {
+        if self.is_elsewhere() {
+            return;
+        }
+        let mut state = self.lock();
+        state.connection.answer(id, failed, payload);
+        // The reactor writes all that its callbacks have answered at once.
+        if !in_callback() {
+            state = self.transmit(state);
+        }
+        self.notify_reactor_if_needed(state);
+    }
+
+    /// Whether the child waits for the answer to an ask.
+    pub(in crate::rpc) fn is_ask_awaited(&self, id: u32) -> bool {
+        !self.is_elsewhere() && self.lock().connection.is_ask_awaited(id)
     }
 
     /// Judges a frame of which only the beginning has come.

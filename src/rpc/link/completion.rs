@@ -1,20 +1,16 @@
 //! How a call ends, below the codec and above it.
 
-use crate::chain::chain;
-use crate::codec::{CodecError, Input};
+use crate::codec::CodecError;
 use crate::copies;
-use crate::error::{CallError, Error, Panic, Phase, Refusal};
+use crate::error::{CallError, Error, Phase, Refusal};
+use crate::outcome::{self, Outcome, codec_panicked};
 use crate::rpc::callback::guard;
-use crate::rpc::refusal::refusal_kind;
-use crate::service::{Errors, Name, Signature};
+use crate::service::Signature;
 use crate::sys::{Consume, Family, Once};
 use crate::unwind;
-use crate::wire::{Failure, SmallBytes};
+use crate::wire::SmallBytes;
 use std::cell::Cell;
 use std::marker::PhantomData;
-
-/// What a call ends with, in the types of its service.
-pub type Outcome<S = Name> = Result<<S as Signature>::Reply, CallError<<S as Signature>::Error>>;
 
 /// What a call ends with, below the codec.
 #[derive(Debug)]
@@ -81,32 +77,8 @@ impl Answer {
     /// Decodes it. Panics if the codec does.
     fn decode_or_panic<S: Signature>(self) -> Outcome<S> {
         match self {
-            Answer::Reply(payload) => reply::<S>(payload.into()),
-            Answer::Failed(payload) => Err(match Failure::decode(&payload) {
-                Ok(Failure::Error { message, encoded }) => {
-                    match S::Errors::decode(&mut Input::from(encoded)) {
-                        Ok(error) => CallError::Failed(error),
-                        Err(error) => CallError::Malformed(CodecError::new(format!(
-                            "the error ({message}): {}",
-                            chain(&error)
-                        ))),
-                    }
-                }
-                Ok(Failure::Panic { message, location }) => {
-                    CallError::Panicked(Panic::new(message, location))
-                }
-                Ok(Failure::Malformed { message }) => {
-                    CallError::Malformed(CodecError::new(message))
-                }
-                Ok(Failure::Unserved { message, kind }) => {
-                    CallError::Unserved(Error::new(refusal_kind(&kind), message))
-                }
-                Ok(Failure::Unanswered | Failure::Cancelled) => CallError::Unanswered,
-                Err(error) => {
-                    let message = format!("the failed reply cannot be read: {error}");
-                    CallError::Malformed(CodecError::new(message))
-                }
-            }),
+            Answer::Reply(payload) => outcome::reply::<S>(payload.into()),
+            Answer::Failed(payload) => Err(outcome::failed::<S>(&payload)),
             Answer::Ended(ended) => Err(match ended {
                 Ended::Malformed(error) => CallError::Malformed(error),
                 Ended::TimedOut(phase) => CallError::TimedOut(phase),
@@ -115,19 +87,6 @@ impl Answer {
             }),
         }
     }
-}
-
-/// Decodes the payload of a reply.
-fn reply<S: Signature>(payload: Input<'_>) -> Outcome<S> {
-    match S::decode_reply(payload) {
-        Ok(reply) => Ok(reply),
-        Err(error) => Err(CallError::Malformed(error)),
-    }
-}
-
-/// The error that stands for a panic of a codec, which the panic hook has reported.
-pub(in crate::rpc) fn codec_panicked() -> CodecError {
-    CodecError::new("the codec panicked")
 }
 
 /// Completes a call with a callback of the program's, above the codec.
@@ -148,7 +107,7 @@ impl<S: Signature, F: FnOnce(Outcome<S>) + Send + 'static> Consume<AnswerFamily>
         // A guard around each decoding would cost more than the decoding, and the reactor has one.
         let mut pending = PendingCallback::<S, F>(Some(self.callback), PhantomData);
         let outcome = match answer {
-            BorrowedAnswer::Reply(payload) => reply::<S>((*payload).into()),
+            BorrowedAnswer::Reply(payload) => outcome::reply::<S>((*payload).into()),
             // Boxed, so that it arrives as a pointer: a place in memory for either answer would be
             // written in words and read in pairs of them, a store-forwarding stall for each reply.
             answer => *Box::new(answer.take().decode_or_panic::<S>()),

@@ -22,8 +22,7 @@ mod state;
 mod submit;
 mod wait;
 
-pub use completion::Outcome;
-pub(super) use completion::{Answer, BorrowedAnswer, Completion, Ended, Then, codec_panicked};
+pub(super) use completion::{Answer, BorrowedAnswer, Completion, Ended, Then};
 pub(super) use reader::{Reader, input};
 pub(super) use shared::Link;
 pub(super) use slot::{Fill, Slot};

@@ -21,6 +21,7 @@
 //! [`cancel`]: Connection::cancel
 //! [`drain`]: Connection::drain
 
+use super::asks::{Admission, Asks, BadAsk};
 use super::begun::Begun;
 use super::calls::Calls;
 use super::violation::ChildViolation;
@@ -29,8 +30,8 @@ use crate::error::{Phase, Refusal};
 use crate::id_map::IdMap;
 use crate::wire::Plain;
 use crate::wire::{
-    self, Body, Check, FrameHead, Framing, FunctionId, LONGEST_CONTROL, LONGEST_TEXT, Run, ToChild,
-    ToParent, Writer, truncate,
+    self, Body, Check, Failure, FrameHead, Framing, FunctionId, LONGEST_CONTROL, LONGEST_TEXT,
+    LongToParent, Run, ToChild, ToParent, Writer, truncate,
 };
 use std::num::NonZeroU64;
 use std::time::Instant;
@@ -44,6 +45,8 @@ pub(crate) struct QueueLimits {
     pub(crate) calls: usize,
     /// The most bytes that may be queued.
     pub(crate) bytes: usize,
+    /// The most asks of the child that may be unanswered.
+    pub(crate) asks: usize,
 }
 
 /// Requests with half of the ids that there are have at least so many bytes. Ids that are skipped, as old
@@ -71,6 +74,7 @@ pub(crate) struct Connection<T, P> {
     functions: Vec<Vec<u8>>,
     /// The function that the child takes the next request to be for.
     function: usize,
+    asks: Asks,
 }
 
 /// A call that was made.
@@ -113,11 +117,14 @@ pub(crate) enum Delivery<T, P> {
     Log,
     /// A progress report, for this callback: its payload is to be decoded again there.
     Progress(P),
+    /// An ask, or what the child tells: the payload of its control frame is to be decoded again where it is
+    /// served.
+    Asked,
     /// The reply to a call.
     Reply(T),
     /// The failed reply to a call.
     Failed(T),
-    /// The reply to, or progress of, a call for which nobody waits.
+    /// The reply to, or progress of, a call for which nobody waits; or an ask that was refused.
     Late,
 }
 
@@ -146,6 +153,7 @@ impl<T, P: Clone> Connection<T, P> {
             done: Vec::new(),
             functions: Vec::new(),
             function: 0,
+            asks: Asks::new(limits.asks),
         }
     }
 
@@ -279,6 +287,12 @@ impl<T, P: Clone> Connection<T, P> {
                         Err(ChildViolation::ReadyTwice)
                     }
                     ToParent::Progress { id, .. } => self.progress(id),
+                    ToParent::Ask { id, .. } => self.ask(id),
+                    ToParent::Tell(_) => Ok(Delivery::Asked),
+                    ToParent::Forget { id } => {
+                        self.asks.forget(id);
+                        Ok(Delivery::Late)
+                    }
                     ToParent::Log { .. } => Ok(Delivery::Log),
                 }
             }
@@ -343,9 +357,14 @@ impl<T, P: Clone> Connection<T, P> {
         if begun.len() < wire::TELLING {
             return Ok(Check::Later);
         }
-        match ToParent::progress_id(begun) {
-            Some(id) if self.is_sent(id) => Ok(Check::Pass),
-            Some(id) => Err(ChildViolation::UnknownProgress { id }),
+        match ToParent::long(begun) {
+            Some(LongToParent::Progress(id)) if !self.is_sent(id) => {
+                Err(ChildViolation::UnknownProgress { id })
+            }
+            Some(LongToParent::Ask(id)) if self.asks.is_open(id) => {
+                Err(ChildViolation::RepeatedAsk { id })
+            }
+            Some(_) => Ok(Check::Pass),
             None => long,
         }
     }
@@ -422,6 +441,7 @@ impl<T, P: Clone> Connection<T, P> {
             }
         });
         self.writer.clear();
+        self.asks.clear();
         self.trim();
         all
     }
@@ -516,8 +536,55 @@ impl<T, P: Clone> Connection<T, P> {
                 message: message.to_owned(),
             }))),
             ToParent::Log { .. } => Ok(Delivery::Log),
-            ToParent::Progress { .. } => Err(ChildViolation::NotReady { id }),
+            ToParent::Progress { .. }
+            | ToParent::Ask { .. }
+            | ToParent::Tell(_)
+            | ToParent::Forget { .. } => Err(ChildViolation::NotReady { id }),
         }
+    }
+
+    fn ask(&mut self, id: u32) -> Result<Delivery<T, P>, ChildViolation> {
+        let outbox = self.writer.outbox();
+        match self.asks.admit(id, outbox.end() - outbox.queued()) {
+            Ok(Admission::Serve) => Ok(Delivery::Asked),
+            Ok(Admission::Refuse) => {
+                let end = self.push_answer(id, true, &mut Failure::Full.encode().into());
+                self.asks.refused(end);
+                Ok(Delivery::Late)
+            }
+            Err(BadAsk::Repeated) => Err(ChildViolation::RepeatedAsk { id }),
+            Err(BadAsk::Flood) => Err(ChildViolation::AskFlood),
+        }
+    }
+
+    /// Whether the child waits for the answer to an ask, and no answer was given.
+    pub(crate) fn is_ask_awaited(&self, id: u32) -> bool {
+        self.asks.is_awaited(id)
+    }
+
+    /// Answers an ask. Large parts of the payload are taken.
+    pub(crate) fn answer(&mut self, id: u32, failed: bool, payload: &mut Body) {
+        // The child may be gone, or have been told that nothing more comes.
+        if !self.asks.close(id) || self.writer.is_closed() {
+            return;
+        }
+        let (len, limit) = (payload.len(), self.limits.max_frame);
+        let room = if failed { wire::CONTROL_ROOM / 2 } else { 0 };
+        let end = if len > limit.saturating_add(room) {
+            let message =
+                format!("the answer has {len} bytes, above the limit (max_frame) of {limit}");
+            let failure = Failure::Malformed { message };
+            self.push_answer(id, true, &mut failure.encode().into())
+        } else {
+            self.push_answer(id, failed, payload)
+        };
+        self.asks.answered(end);
+    }
+
+    /// Queues an answer, and returns where it ends in the stream.
+    fn push_answer(&mut self, id: u32, failed: bool, payload: &mut Body) -> u64 {
+        self.push_control(&mut payload.behind(ToChild::begin_answer(id, failed)));
+        self.writer.outbox().end()
     }
 
     fn progress(&mut self, id: u32) -> Result<Delivery<T, P>, ChildViolation> {
@@ -597,6 +664,7 @@ impl<T, P: Clone> Connection<T, P> {
             max_frame,
             calls,
             bytes,
+            ..
         } = self.limits;
         let queued = self.writer.outbox().queued();
         if self.closed {
@@ -620,10 +688,13 @@ impl<T, P: Clone> Connection<T, P> {
     }
 
     fn send_control(&mut self, message: Vec<u8>) {
-        let mut payload = Body::from(message);
+        self.push_control(&mut Body::from(message));
+    }
+
+    fn push_control(&mut self, payload: &mut Body) {
         let len = u32::try_from(payload.len()).expect("what does not fit is not started with");
         let header = wire::header(Framing::Tagged, wire::CONTROL_TO_CHILD, len);
-        self.writer.outbox_mut().push(header, &mut payload);
+        self.writer.outbox_mut().push(header, payload);
     }
 }
 
@@ -649,6 +720,7 @@ mod tests {
         max_frame: 100,
         calls: usize::MAX,
         bytes: usize::MAX,
+        asks: 2,
     };
 
     fn sent<T>(connection: &mut Connection<T, char>) -> Vec<u8> {
@@ -1064,6 +1136,7 @@ mod tests {
             max_frame: 10,
             calls: 2,
             bytes: 30,
+            asks: 2,
         };
         let mut c = Connection::<(), char>::new(Some(Plain::Tagged), limits);
         let mut refused =
@@ -1096,6 +1169,7 @@ mod tests {
             max_frame: 100,
             calls: usize::MAX,
             bytes: 30,
+            asks: 2,
         };
         let mut c = Connection::<(), char>::new(Some(Plain::Tagged), limits);
         // One call always fits, or nothing would.
@@ -1120,6 +1194,7 @@ mod tests {
             max_frame: 100,
             calls: 3,
             bytes: 40,
+            asks: 2,
         };
         let mut c = Connection::<char, char>::new(Some(Plain::Tagged), limits);
         // A header has 8 bytes.

@@ -1,6 +1,7 @@
 //! What the parent knows about one child and decides about it, as state machines. Pure: no
 //! descriptors, no threads, no clock.
 
+mod asks;
 mod begun;
 mod calls;
 mod connection;

@@ -12,7 +12,7 @@ pub(crate) enum ChildViolation {
     NotReady { id: u32 },
     /// A control frame cannot be read.
     Control(ControlError),
-    /// A control frame is too long, and is not a progress report of a child that serves.
+    /// A control frame is too long, and is neither a progress report nor an ask of a child that serves.
     LongControl { claimed: usize },
     /// It reports twice that it is ready, or refuses to serve when it already does.
     ReadyTwice,
@@ -20,6 +20,10 @@ pub(crate) enum ChildViolation {
     UnknownId { id: u32 },
     /// It reports progress of a call that was never made, or has been answered.
     UnknownProgress { id: u32 },
+    /// It asks with the id of an ask that is not answered.
+    RepeatedAsk { id: u32 },
+    /// It asks without end, and does not read that it is refused.
+    AskFlood,
     /// It fails a call in a mode that has no failed replies.
     PlainFailed { id: u32 },
     /// It answers in the ordered mode, but no call is outstanding.
@@ -42,7 +46,7 @@ impl fmt::Display for ChildViolation {
             ChildViolation::LongControl { claimed } => write!(
                 f,
                 "expected a control message of at most {LONGEST_CONTROL} bytes, got one of \
-                 {claimed}; only progress reports may be longer, up to `max_frame`"
+                 {claimed}; only progress reports and asks may be longer, up to `max_frame`"
             ),
             ChildViolation::ReadyTwice => f.write_str("expected `ready` or `refused` only once"),
             ChildViolation::UnknownId { id } => write!(
@@ -54,6 +58,13 @@ impl fmt::Display for ChildViolation {
                 f,
                 "expected progress of an outstanding call, got a report for id {id:#x}, \
                  which was never made or is answered"
+            ),
+            ChildViolation::RepeatedAsk { id } => write!(
+                f,
+                "expected a new id, got an ask with id {id:#x}, which is not answered yet"
+            ),
+            ChildViolation::AskFlood => f.write_str(
+                "expected it to read that its asks are refused, but it only asks more and more",
             ),
             ChildViolation::PlainFailed { id } => write!(
                 f,

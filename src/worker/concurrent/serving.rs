@@ -11,15 +11,15 @@ use crate::sys::{Interest, PollSet, Waker};
 use crate::threads;
 use crate::wire::Plain;
 use crate::worker::calls::{CallLimits, Lane, Started};
-use crate::worker::directory::Function;
 use crate::worker::event_loop::{Loop, PollPlaces};
+use crate::worker::functions::Function;
 use crate::worker::hub::{Hub, WritePolicy};
 use crate::worker::panics;
-use crate::worker::read_ahead::RequestPayload;
+use crate::worker::read_ahead::{RequestPayload, take_control};
 use crate::worker::request_reader::LINGER;
 use crate::worker::returning;
 use crate::worker::server::{Done, Options, Server, Stop};
-use crate::worker::session::{ParentViolation, Step};
+use crate::worker::session::ParentViolation;
 use crate::worker::table::{Bodies, Body};
 use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd};
@@ -384,22 +384,15 @@ fn take(
             .map_err(Stop::protocol)?
         {
             None => return Ok(false),
-            Some(Step::Request { id, payload }) => {
-                match functions.current() {
+            Some(step) => {
+                if let Some((id, function, payload)) = take_control(step, hub, functions)? {
                     // Started in its turn.
-                    Ok(function) => hub
-                        .queue(id, function, payload)
-                        .map_err(|_| duplicate(id))?,
-                    Err(failure) => hub.fail(id, failure),
+                    let queued = hub.queue(id, function, payload);
+                    queued.map_err(|_| duplicate(id))?;
                 }
                 if !hub.wants_requests() {
                     return Ok(true);
                 }
-            }
-            Some(Step::Function(function)) => drop(functions.select(&function)),
-            Some(Step::Cancel { id }) => hub.cancel(id),
-            Some(Step::Setup { .. } | Step::Run(_)) => {
-                unreachable!("the session refuses these after `run`")
             }
         }
     }

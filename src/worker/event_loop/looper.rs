@@ -3,12 +3,16 @@
 use super::descriptors::{Descriptor, Descriptors, PollPlaces};
 use super::mailbox::Mailbox;
 use super::timers::Timers;
+use crate::codec::{Argument, Output};
 use crate::id_map::IdMap;
+use crate::outcome::Outcome;
+use crate::service::{IntoService, Signature, id_of};
 use crate::sys::{Interest, PollSet};
 use crate::threads;
 use crate::unwind;
 use crate::wire::Failure;
-use crate::worker::hub::Hub;
+use crate::worker::ask;
+use crate::worker::hub::{AskEnd, Hub};
 use crate::worker::panics;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -24,6 +28,8 @@ enum Post {
     Run(Box<dyn FnOnce(&Loop) + Send>),
     /// Pass on what an offloaded function returned, or its panic.
     Offloaded(u64, Result<Box<dyn Any + Send>, Failure>),
+    /// Pass on how an ask has ended.
+    Asked(u64, AskEnd),
     /// Drop a watch that was cancelled.
     Cancelled(u64),
 }
@@ -56,6 +62,7 @@ impl LoopHandle {
 
 type Callback = Box<dyn FnMut(&Loop) -> Repeat>;
 type OffloadCallback = Box<dyn FnOnce(Box<dyn Any + Send>, &Loop)>;
+type AskCallback = Box<dyn FnOnce(AskEnd, &Loop)>;
 
 /// Whether a watch that has fired stays.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,6 +127,7 @@ pub struct Loop {
     timers: RefCell<Timers<Timer>>,
     descriptors: RefCell<Descriptors<Callback>>,
     offloaded: RefCell<IdMap<OffloadCallback>>,
+    asked: RefCell<IdMap<AskCallback>>,
 }
 
 impl fmt::Debug for Loop {
@@ -137,6 +145,7 @@ impl Loop {
             timers: RefCell::default(),
             descriptors: RefCell::default(),
             offloaded: RefCell::default(),
+            asked: RefCell::default(),
         }
     }
 
@@ -271,6 +280,59 @@ impl Loop {
         self.offloaded.borrow_mut().insert(id, then);
     }
 
+    /// Asks the parent for what it [serves](crate::RpcBuilder::on_ask), and calls `then` with its answer, on
+    /// the loop, exactly once, and never inside this method. Unlike [`Caller::ask`](crate::Caller::ask) it
+    /// belongs to no call, and has no timeout.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .deferred("wait", |_request, caller, events| {
+    ///         events.ask("delay", (), |delay, events| match delay {
+    ///             Ok(ms) => {
+    ///                 let ms = ms.to_string().parse().unwrap_or(0);
+    ///                 events.after(Duration::from_millis(ms), |_| caller.reply("now"));
+    ///             }
+    ///             Err(error) => caller.fail(error),
+    ///         });
+    ///     })
+    ///     .run();
+    /// let rpc = me.rpc("wait").on_ask("delay", |_| Ok("2")).start()?;
+    /// assert_eq!(rpc.call(()).wait()?, ["now"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn ask<'r, S: IntoService>(
+        &self,
+        service: S,
+        request: impl Argument<<S::Service as Signature>::Request<'r>, <S::Service as Signature>::Codec>,
+        then: impl FnOnce(Outcome<S::Service>, &Loop) + 'static,
+    ) {
+        let (hub, handle) = (self.handle.hub, self.handle);
+        if hub.is_elsewhere() {
+            return;
+        }
+        let service = service.into_service();
+        let mut output = Output::default();
+        let encoded = request.encode_to(&mut output);
+        let id = self.new_id();
+        let then = move |end, this: &Loop| then(ask::decode::<S::Service>(end), this);
+        self.asked.borrow_mut().insert(id, Box::new(then));
+        let waiter = Box::new(move |end| handle.post(Post::Asked(id, end)));
+        let asked = match encoded {
+            Ok(()) => hub
+                .ask(None, id_of(&service), output.body(), waiter)
+                .map(drop),
+            Err(error) => Err(AskEnd::Malformed(error)),
+        };
+        if let Err(end) = asked {
+            handle.post(Post::Asked(id, end));
+        }
+    }
+
     /// Returns a handle with which other threads run callbacks on the loop.
     ///
     /// # Panics
@@ -305,6 +367,14 @@ impl Loop {
                     let timer = self.timers.borrow_mut().remove(id);
                     let descriptor = self.descriptors.borrow_mut().remove(id);
                     self.run_guarded(|_| drop((timer, descriptor)));
+                }
+                Post::Asked(id, end) => {
+                    let mut asked = self.asked.borrow_mut();
+                    let then = asked.remove(id);
+                    let then = then.expect("inserted by `ask`, taken once");
+                    asked.trim();
+                    drop(asked);
+                    self.run_guarded(|this| then(end, this));
                 }
                 Post::Offloaded(id, result) => {
                     let mut offloaded = self.offloaded.borrow_mut();
@@ -387,6 +457,9 @@ impl Loop {
             let _ = unwind::catch(|| drop(callback));
         }
         for then in self.offloaded.take().into_values() {
+            let _ = unwind::catch(|| drop(then));
+        }
+        for then in self.asked.take().into_values() {
             let _ = unwind::catch(|| drop(then));
         }
         for post in self.handle.posts.take() {

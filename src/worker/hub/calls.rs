@@ -5,7 +5,7 @@ use super::shared::{Hub, PROOF};
 use super::state::HubState;
 use crate::codec::Input;
 use crate::worker::calls::{CallLimits, Duplicate, Lane, Started};
-use crate::worker::directory::Function;
+use crate::worker::functions::Function;
 
 impl Hub {
     pub(in crate::worker) fn set_limits(&self, limits: CallLimits) {
@@ -94,8 +94,7 @@ impl Hub {
         if self.main_call.is_open() {
             return true;
         }
-        let state = self.lock();
-        state.ledger.wants_requests(state.writer.unsent())
+        self.lock().wants_requests()
     }
 
     /// Takes the request for the main thread that has waited longest, if it may start, and whether others
@@ -144,8 +143,9 @@ impl Hub {
         self.lock().free_threads += 1;
     }
 
-    /// No more requests will come.
+    /// No more requests will come, and no answers.
     pub(in crate::worker) fn end_of_requests(&self) {
         self.lock().ledger.close();
+        self.end_asks();
     }
 }

@@ -17,6 +17,7 @@ impl Hub {
             CallState::Running => {
                 let callbacks = state.take_on_cancel(id);
                 drop(state);
+                self.cancel_asks(id);
                 run_callbacks(callbacks);
             }
             CallState::Gone => {}

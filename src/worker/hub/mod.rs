@@ -17,6 +17,7 @@
 //! started when it is first needed. It writes what there is, and every 200 microseconds what has been
 //! added since, until nothing has. So answers are sent in batches, and none waits for the call after it.
 
+mod asks;
 mod calls;
 mod cancel;
 mod exit;
@@ -30,6 +31,7 @@ mod state;
 mod transmit;
 mod write_policy;
 
+pub(super) use asks::AskEnd;
 pub(crate) use shared::Hub;
 pub(super) use state::LoopStatus;
 pub(super) use write_policy::WritePolicy;

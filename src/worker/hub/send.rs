@@ -120,7 +120,7 @@ impl Hub {
     }
 
     /// Sends a frame, which may answer a call. The large parts of the payload are moved out of it.
-    fn send(&'static self, id: u32, payload: &mut Body, answers: Option<u32>) {
+    pub(super) fn send(&'static self, id: u32, payload: &mut Body, answers: Option<u32>) {
         if self.is_elsewhere() {
             return;
         }

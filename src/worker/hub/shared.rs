@@ -85,12 +85,17 @@ impl Hub {
         self.origin.is_elsewhere()
     }
 
+    /// Whether this is the thread that reads requests.
+    pub(in crate::worker) fn is_main_thread(&self) -> bool {
+        thread::current().id() == self.main_thread
+    }
+
     pub(in crate::worker) fn set_max_frame(&self, max_frame: usize) {
         // ORDERING: set before functions run; threads that they start see it by being started.
         self.max_frame.store(max_frame, Ordering::Relaxed);
     }
 
-    pub(super) fn max_frame(&self) -> usize {
+    pub(in crate::worker) fn max_frame(&self) -> usize {
         // ORDERING: see `set_max_frame`.
         self.max_frame.load(Ordering::Relaxed)
     }

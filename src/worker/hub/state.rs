@@ -1,5 +1,6 @@
 //! What a hub's lock guards, and what is decided from it. No I/O, no waiting.
 
+use super::asks::Asks;
 use super::flusher::Flusher;
 use super::on_cancel::OnCancel;
 use crate::id_map::IdMap;
@@ -20,6 +21,7 @@ pub(super) struct HubState {
     pub(super) free_threads: usize,
     pub(super) flusher: Flusher,
     pub(super) on_cancel: IdMap<Vec<OnCancel>>,
+    pub(super) asks: Asks,
     pub(super) waker: Option<Arc<Waker>>,
     /// Whether the loop sleeps, and the waker wakes it.
     pub(super) asleep: bool,
@@ -61,6 +63,7 @@ impl Default for HubState {
             free_threads: 0,
             flusher: Flusher::default(),
             on_cancel: IdMap::default(),
+            asks: Asks::default(),
             waker: None,
             asleep: false,
             requests_paused: false,
@@ -80,7 +83,7 @@ impl HubState {
         }
         self.asleep = true;
         let unsent = self.writer.unsent();
-        let wants_requests = self.ledger.wants_requests(unsent);
+        let wants_requests = self.wants_requests();
         let finished = self.ledger.is_finished() && unsent == 0;
         self.requests_paused = !wants_requests;
         Some(LoopStatus {
@@ -105,9 +108,16 @@ impl HubState {
         may_start || self.ledger.is_finished() || (self.wake_when_idle && !self.ledger.is_busy())
     }
 
+    /// Whether more may be read. An answer that is waited for may be behind requests, which are then kept,
+    /// however many there are.
+    pub(super) fn wants_requests(&self) -> bool {
+        let awaits = self.asks.is_any_awaited() && !self.ledger.is_closed();
+        awaits || self.ledger.wants_requests(self.writer.unsent())
+    }
+
     /// Whether a loop that paused may take requests again.
     pub(super) fn may_resume_requests(&self) -> bool {
-        self.requests_paused && self.ledger.wants_requests(self.writer.unsent())
+        self.requests_paused && self.wants_requests()
     }
 
     /// Whether requests wait that no free thread will take.

@@ -1,0 +1,202 @@
+//! What one side serves under which names, as the other side asks for it. Pure.
+
+use crate::codec::Codec;
+use crate::service::Signature;
+use crate::wire::{self, FunctionId, truncate};
+
+/// The longest name. Who asks for a longer one is told that there is none.
+const LONGEST_NAME: usize = wire::LONGEST_TEXT;
+/// How much of a name that is not there is shown.
+const SHOWN: usize = 200;
+
+/// Functions, setups, or what a parent serves, by name.
+#[derive(Debug)]
+pub(crate) struct Directory<T> {
+    /// What they are.
+    what: &'static str,
+    /// Who has them, and who asks for them.
+    sides: Sides,
+    /// Sorted by name.
+    entries: Vec<Entry<T>>,
+}
+
+/// Who has something, and who asks for it.
+pub(crate) type Sides = [&'static str; 2];
+
+/// What a child has.
+pub(crate) const OF_CHILD: Sides = ["child", "parent"];
+/// What a parent has.
+pub(crate) const OF_PARENT: Sides = ["parent", "child"];
+
+#[derive(Debug)]
+struct Entry<T> {
+    name: String,
+    version: u32,
+    codec: &'static str,
+    value: T,
+}
+
+/// Why one side does not have what the other asks for.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// There is none of that name.
+    Missing(String),
+    /// It has another version or codec.
+    Mismatch(String),
+}
+
+impl<T> Directory<T> {
+    pub(crate) fn new(what: &'static str, sides: Sides) -> Self {
+        Directory {
+            what,
+            sides,
+            entries: Vec::new(),
+        }
+    }
+
+    /// Adds something, and returns its index, by which those behind it have moved.
+    ///
+    /// # Panics
+    ///
+    /// If there is one of that name, or the name is too long.
+    pub(crate) fn add<S: Signature>(&mut self, service: &S, value: T) -> usize {
+        let (what, name) = (self.what, service.name());
+        assert!(
+            name.len() <= LONGEST_NAME,
+            "the name of a {what} has {} bytes; {LONGEST_NAME} are the most",
+            name.len()
+        );
+        let Err(at) = self.place(name) else {
+            panic!("two {what}s have the name `{name}`");
+        };
+        let entry = Entry {
+            name: name.to_owned(),
+            version: service.version(),
+            codec: S::Codec::NAME,
+            value,
+        };
+        self.entries.insert(at, entry);
+        at
+    }
+
+    /// The index of what is asked for.
+    pub(crate) fn find(&self, wanted: &FunctionId<'_>) -> Result<usize, Lack> {
+        let FunctionId {
+            name,
+            version,
+            codec,
+        } = *wanted;
+        let what = self.what;
+        let shown = truncate(name, SHOWN);
+        let Ok(at) = self.place(name) else {
+            let names = self.list();
+            let message = format!("no {what} `{shown}`; there are: {names}");
+            return Err(Lack::Missing(message));
+        };
+        let entry = &self.entries[at];
+        if (entry.version, entry.codec) == (version, codec) {
+            return Ok(at);
+        }
+        let [here, there] = self.sides;
+        Err(Lack::Mismatch(format!(
+            "{what} `{shown}` has version {} and codec `{}` in the {here}, version {version} and codec \
+             `{codec}` in the {there}",
+            entry.version, entry.codec
+        )))
+    }
+
+    pub(crate) fn get(&self, index: usize) -> &T {
+        &self.entries[index].value
+    }
+
+    pub(crate) fn get_mut(&mut self, index: usize) -> &mut T {
+        &mut self.entries[index].value
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.iter().map(|entry| &*entry.name)
+    }
+
+    pub(crate) fn into_values(self) -> impl Iterator<Item = T> {
+        self.entries.into_iter().map(|entry| entry.value)
+    }
+
+    /// The index of a name, or the one to insert it at.
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.entries
+            .binary_search_by(|entry| entry.name.as_str().cmp(name))
+    }
+
+    fn list(&self) -> String {
+        let names: Vec<_> = self.names().map(|name| format!("`{name}`")).collect();
+        match &*names {
+            [] => "none".to_owned(),
+            names => names.join(", "),
+        }
+    }
+}
+
+impl Lack {
+    /// Its kind, as the other side is told, and its message; `missing` is the kind if there is none of that
+    /// name.
+    pub(crate) fn refusal(self, missing: &'static str) -> (&'static str, String) {
+        match self {
+            Lack::Missing(message) => (missing, message),
+            Lack::Mismatch(message) => (wire::REFUSED_MISMATCH, message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::{IntoService, Name};
+
+    fn name(name: &str) -> Name {
+        name.into_service()
+    }
+
+    fn wanted(name: &str) -> FunctionId<'_> {
+        FunctionId {
+            name,
+            version: 0,
+            codec: "octets",
+        }
+    }
+
+    #[test]
+    fn functions_are_found_wherever_they_were_added() {
+        let mut directory = Directory::new("function", OF_CHILD);
+        for (n, text) in ["m", "a", "z", "b"].into_iter().enumerate() {
+            directory.add(&name(text), n);
+        }
+        assert!(directory.names().eq(["a", "b", "m", "z"]));
+        for (n, text) in ["m", "a", "z", "b"].into_iter().enumerate() {
+            let at = directory.find(&wanted(text)).unwrap();
+            assert_eq!(*directory.get(at), n);
+        }
+    }
+
+    #[test]
+    fn empty_directory_says_so_and_long_names_are_not_shown_whole() {
+        let directory = Directory::<()>::new("setup", OF_CHILD);
+        let Err(Lack::Missing(message)) = directory.find(&wanted(&"x".repeat(10_000))) else {
+            panic!("there is none");
+        };
+        assert!(message.ends_with("; there are: none") && message.len() < 300);
+    }
+
+    #[test]
+    #[should_panic(expected = "two setups have the name `s`")]
+    fn name_is_given_once() {
+        let mut directory = Directory::new("setup", OF_CHILD);
+        directory.add(&name("s"), ());
+        directory.add(&name("s"), ());
+    }
+
+    #[test]
+    #[should_panic(expected = "the name of a function has 32769 bytes; 32768 are the most")]
+    fn names_have_a_limit() {
+        Directory::new("function", OF_CHILD).add(&name(&"x".repeat(LONGEST_NAME + 1)), ());
+    }
+}

@@ -1,0 +1,81 @@
+//! What calls and asks end with, above the codec. Pure.
+
+use crate::chain::chain;
+use crate::codec::{CodecError, Input};
+use crate::error::{CallError, Error, ErrorKind, Panic, Refusal};
+use crate::service::{Errors, Name, Signature};
+use crate::wire::{self, Failure};
+
+/// What a call ends with, in the types of its service.
+pub type Outcome<S = Name> = Result<<S as Signature>::Reply, CallError<<S as Signature>::Error>>;
+
+/// Decodes the payload of a reply. Panics if the codec does.
+#[inline(always)]
+pub(crate) fn reply<S: Signature>(payload: Input<'_>) -> Outcome<S> {
+    match S::decode_reply(payload) {
+        Ok(reply) => Ok(reply),
+        Err(error) => Err(CallError::Malformed(error)),
+    }
+}
+
+/// Decodes the payload of a failed reply. Panics if the codec does.
+pub(crate) fn failed<S: Signature>(payload: &[u8]) -> CallError<S::Error> {
+    match Failure::decode(payload) {
+        Ok(Failure::Error { message, encoded }) => {
+            match S::Errors::decode(&mut Input::from(encoded)) {
+                Ok(error) => CallError::Failed(error),
+                Err(error) => CallError::Malformed(CodecError::new(format!(
+                    "the error ({message}): {}",
+                    chain(&error)
+                ))),
+            }
+        }
+        Ok(Failure::Panic { message, location }) => {
+            CallError::Panicked(Panic::new(message, location))
+        }
+        Ok(Failure::Malformed { message }) => CallError::Malformed(CodecError::new(message)),
+        Ok(Failure::Unserved { message, kind }) => {
+            CallError::Unserved(Error::new(refusal_kind(&kind), message))
+        }
+        Ok(Failure::Full) => CallError::Refused(Refusal::Full),
+        Ok(Failure::Unanswered | Failure::Cancelled) => CallError::Unanswered,
+        Err(error) => {
+            let message = format!("the failed reply cannot be read: {error}");
+            CallError::Malformed(CodecError::new(message))
+        }
+    }
+}
+
+/// The error that stands for a panic of a codec, which the panic hook has reported.
+pub(crate) fn codec_panicked() -> CodecError {
+    CodecError::new("the codec panicked")
+}
+
+/// The kind of error of what the other side does not serve, by the reason that it gives.
+pub(crate) fn refusal_kind(kind: &str) -> ErrorKind {
+    match kind {
+        wire::REFUSED_SETUP => ErrorKind::Setup,
+        wire::REFUSED_FUNCTION => ErrorKind::NoFunction,
+        wire::REFUSED_MISMATCH => ErrorKind::Mismatch,
+        wire::REFUSED_VERSION => ErrorKind::Version,
+        _ => ErrorKind::Protocol,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reasons_are_kinds_of_errors() {
+        for (word, kind) in [
+            ("setup", ErrorKind::Setup),
+            ("function", ErrorKind::NoFunction),
+            ("mismatch", ErrorKind::Mismatch),
+            ("version", ErrorKind::Version),
+            ("another", ErrorKind::Protocol),
+        ] {
+            assert_eq!(refusal_kind(word), kind);
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! What a parent serves: its children ask for it.
+
+use super::link::Link;
+use super::log;
+use crate::chain::chain;
+use crate::codec::{Argument, CodecError, Decode, Input, Output, Replies, Scratch};
+use crate::directory::{Directory, Lack, OF_PARENT};
+use crate::outcome::codec_panicked;
+use crate::process::Child;
+use crate::service::{Errors, Name, Signature};
+use crate::unwind;
+use crate::wire::{self, Asked, Body, Failure};
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+/// What a parent serves, by name, below the codec.
+pub(super) struct AskHandlers(Directory<AskHandler>);
+
+/// Decodes what a child asks, and answers it then or later.
+type AskHandler = Box<dyn FnMut(Input<'_>, AskReply) + Send>;
+
+/// Where a panic of a callback is said to be: only the panic hook knows, which is the program's.
+const PLACE: &str = "a callback of the parent";
+
+impl Default for AskHandlers {
+    fn default() -> Self {
+        AskHandlers(Directory::new("service", OF_PARENT))
+    }
+}
+
+impl AskHandlers {
+    /// Whether there are none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.names().next().is_none()
+    }
+
+    /// Adds one that answers by returning.
+    pub(super) fn add<S, F, R>(&mut self, service: &S, mut callback: F)
+    where
+        S: Signature,
+        F: FnMut(S::Request<'_>) -> Result<R, S::Error> + Send + 'static,
+        S::Codec: Replies<S::Reply, R>,
+    {
+        let handler = move |mut payload: Input<'_>, reply: AskReply| {
+            let answer = unwind::try_catch(|| {
+                let request = S::Codec::decode(&mut payload);
+                request.map(&mut callback)
+            });
+            match answer {
+                Ok(Ok(Ok(answer))) => reply.send(|output| S::Codec::encode_reply(answer, output)),
+                Ok(Ok(Err(error))) => reply.fail_as::<S>(&error),
+                Ok(Err(error)) => reply.fail(&Failure::malformed("the request", &chain(&error))),
+                Err(payload) => {
+                    let message = unwind::message(&*payload).to_owned();
+                    unwind::discard(payload);
+                    let location = PLACE.to_owned();
+                    reply.fail(&Failure::Panic { message, location });
+                }
+            }
+        };
+        self.0.add(service, Box::new(handler));
+    }
+
+    /// Adds one that answers later.
+    pub(super) fn add_deferred<S, F>(&mut self, service: &S, mut callback: F)
+    where
+        S: Signature,
+        F: FnMut(S::Request<'_>, Asker<S>) + Send + 'static,
+    {
+        let handler = move |mut payload: Input<'_>, reply: AskReply| {
+            // If it panics, the asker is dropped, which fails the ask.
+            let _ = unwind::catch(|| {
+                let asker = Asker {
+                    reply,
+                    service: PhantomData,
+                };
+                match S::Codec::decode(&mut payload) {
+                    Ok(request) => callback(request, asker),
+                    Err(error) => {
+                        let failure = Failure::malformed("the request", &chain(&error));
+                        asker.reply.fail(&failure);
+                    }
+                }
+            });
+        };
+        self.0.add(service, Box::new(handler));
+    }
+
+    /// A child asks, or tells something, which has no id. Returns why nobody is told.
+    pub(super) fn serve(
+        &mut self,
+        link: &Arc<Link>,
+        id: Option<u32>,
+        asked: Asked<'_>,
+    ) -> Result<(), Lack> {
+        let reply = AskReply {
+            link: Arc::clone(link),
+            id,
+            name: asked.service.name.into(),
+        };
+        match (self.0.find(&asked.service), id) {
+            (Ok(at), _) => self.0.get_mut(at)(Input::from(asked.request), reply),
+            (Err(lack), Some(_)) => {
+                let (kind, message) = lack.refusal(wire::REFUSED_FUNCTION);
+                let kind = kind.to_owned();
+                reply.fail(&Failure::Unserved { message, kind });
+            }
+            (Err(lack), None) => return Err(lack),
+        }
+        Ok(())
+    }
+
+    /// Drops the callbacks, each of which may panic.
+    pub(super) fn into_values(self) -> impl Iterator<Item = impl Sized> {
+        self.0.into_values()
+    }
+}
+
+/// The obligation to answer an ask, below the codec. Dropped, it fails it.
+struct AskReply {
+    link: Arc<Link>,
+    /// `None` if the child only tells something, or it is answered.
+    id: Option<u32>,
+    /// The name of the service, for messages about what is told.
+    name: Arc<str>,
+}
+
+impl AskReply {
+    fn send(self, fill: impl FnOnce(&mut Output) -> Result<(), CodecError>) {
+        if self.id.is_none() {
+            return;
+        }
+        let mut output = Scratch::take();
+        // The program's code: if it panics, the hook shows it.
+        let encoded = unwind::catch(|| fill(&mut output));
+        match encoded.unwrap_or_else(|| Err(codec_panicked())) {
+            Ok(()) => self.answer(false, output.body()),
+            Err(error) => self.fail(&Failure::malformed("the answer", &chain(&error))),
+        }
+    }
+
+    fn fail_as<S: Signature>(self, error: &S::Error) {
+        let message = S::Errors::message(error);
+        let mut output = Output::default();
+        let encoded = unwind::catch(|| S::Errors::encode(error, &mut output));
+        self.fail(&match encoded.unwrap_or_else(|| Err(codec_panicked())) {
+            Ok(()) => Failure::Error {
+                message,
+                encoded: output.into_vec(),
+            },
+            Err(error) => Failure::malformed(&format!("the error ({message})"), &chain(&error)),
+        });
+    }
+
+    fn fail(self, failure: &Failure) {
+        if self.id.is_none() {
+            log::error(format_args!("what a child told `{}` {failure}", self.name));
+        }
+        self.answer(true, &mut failure.encode().into());
+    }
+
+    fn answer(mut self, failed: bool, payload: &mut Body) {
+        if let Some(id) = self.id.take() {
+            self.link.answer_ask(id, failed, payload);
+        }
+    }
+}
+
+impl Drop for AskReply {
+    fn drop(&mut self) {
+        let Some(id) = self.id else { return };
+        let failure = if std::thread::panicking() {
+            Failure::Panic {
+                message: "it panicked before it answered".to_owned(),
+                location: PLACE.to_owned(),
+            }
+        } else {
+            Failure::Unanswered
+        };
+        self.link.answer_ask(id, true, &mut failure.encode().into());
+    }
+}
+
+/// What a child asks its parent, to be answered later; see
+/// [`on_ask_deferred`](crate::RpcBuilder::on_ask_deferred). Any thread may answer. Dropped unanswered, it
+/// ends the ask as [`Unanswered`](crate::CallError::Unanswered).
+///
+/// If the child only [tells](crate::Caller::tell) something, nothing is sent.
+pub struct Asker<S: Signature = Name> {
+    reply: AskReply,
+    service: PhantomData<fn(S)>,
+}
+
+impl<S: Signature> fmt::Debug for Asker<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Asker")
+            .field("pid", &self.pid())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: Signature> Asker<S> {
+    /// Answers it.
+    pub fn reply(self, reply: impl Argument<S::Reply, S::Codec>) {
+        self.reply.send(|output| reply.encode_to(output));
+    }
+
+    /// Answers it with an error. A [`BoxError`](crate::BoxError) arrives as text that includes its sources.
+    pub fn fail(self, error: impl Into<S::Error>) {
+        self.reply.fail_as::<S>(&error.into());
+    }
+
+    /// Answers it with the result of a fallible operation.
+    pub fn answer(self, result: Result<impl Argument<S::Reply, S::Codec>, impl Into<S::Error>>) {
+        match result {
+            Ok(reply) => self.reply(reply),
+            Err(error) => self.fail(error),
+        }
+    }
+
+    /// Whether the child waits no longer: its call was cancelled, or its patience is at an end, or it is
+    /// gone.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        match self.reply.id {
+            Some(id) => !self.reply.link.is_ask_awaited(id),
+            None => false,
+        }
+    }
+
+    /// The process id of the child that asks. `None` if it is only a stream.
+    #[must_use]
+    pub fn pid(&self) -> Option<u32> {
+        self.reply.link.child().map(Child::pid)
+    }
+}

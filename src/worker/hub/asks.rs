@@ -1,0 +1,249 @@
+//! What the child has asked its parent: which asks are unanswered, and who waits for the answers.
+
+use super::shared::Hub;
+use crate::codec::CodecError;
+use crate::error::{Error, ErrorKind, Phase, Refusal};
+use crate::id_map::IdMap;
+use crate::wire::{self, AskAnswer, Body, FunctionId, SmallBytes, ToParent};
+use std::mem;
+
+/// What an ask ends with, below the codec.
+#[derive(Debug)]
+pub(in crate::worker) enum AskEnd {
+    /// The payload of the answer.
+    Reply(SmallBytes),
+    /// The payload of a failed answer.
+    Failed(SmallBytes),
+    /// The request cannot be encoded.
+    Malformed(CodecError),
+    TimedOut,
+    /// The call for which it was asked is cancelled.
+    Cancelled(Phase),
+    /// The parent is gone, or wants no more of the child.
+    Lost(Error, Phase),
+    Refused(Refusal),
+    /// It cannot be asked at all.
+    Unserved(Error),
+}
+
+/// Is passed the end of an ask, once, on any thread, and without a lock.
+pub(in crate::worker) type Waiter = Box<dyn FnOnce(AskEnd) + Send>;
+
+/// An answer to no ask.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::worker) struct UnknownAsk;
+
+/// The asks that are not answered.
+#[derive(Default)]
+pub(super) struct Asks {
+    /// The id of the last one.
+    last: u32,
+    open: IdMap<Ask>,
+    /// How many are waited for.
+    awaited: usize,
+}
+
+struct Ask {
+    /// The call for which it is asked.
+    call: Option<u32>,
+    /// `None` if nobody waits any more: then it only reserves the id.
+    waiter: Option<Waiter>,
+}
+
+impl Asks {
+    /// Whether answers are waited for, which are read whatever else waits.
+    pub(super) fn is_any_awaited(&self) -> bool {
+        self.awaited > 0
+    }
+
+    fn open(&mut self, call: Option<u32>, waiter: Waiter) -> u32 {
+        self.last = self.last.wrapping_add(1);
+        while self.open.contains(self.last) {
+            self.last = self.last.wrapping_add(1);
+        }
+        let waiter = Some(waiter);
+        self.open.insert(self.last, Ask { call, waiter });
+        self.awaited += 1;
+        self.last
+    }
+
+    /// The answer has come. Returns who waits for it.
+    fn close(&mut self, id: u32) -> Result<Option<Waiter>, UnknownAsk> {
+        let ask = self.open.remove(id).ok_or(UnknownAsk)?;
+        self.open.trim();
+        self.awaited -= usize::from(ask.waiter.is_some());
+        Ok(ask.waiter)
+    }
+
+    /// Nobody waits for the answer any more. Returns who did.
+    fn abandon(&mut self, id: u32) -> Option<Waiter> {
+        let waiter = self.open.get_mut(id)?.waiter.take()?;
+        self.awaited -= 1;
+        Some(waiter)
+    }
+
+    /// The ids of those that are waited for on behalf of a call.
+    fn of_call(&self, call: u32) -> Vec<u32> {
+        let all = self.open.iter();
+        let of_call = all.filter(|(_, ask)| ask.call == Some(call) && ask.waiter.is_some());
+        of_call.map(|(id, _)| id as u32).collect()
+    }
+
+    /// No more answers come. Returns who waits.
+    fn drain(&mut self) -> Vec<Waiter> {
+        self.awaited = 0;
+        let all = mem::take(&mut self.open).into_values();
+        all.filter_map(|ask| ask.waiter).collect()
+    }
+}
+
+fn gone() -> Error {
+    let message = "the parent is gone, or wants no more answers of this child";
+    Error::new(ErrorKind::Died, message)
+}
+
+impl Hub {
+    /// Asks the parent, on behalf of a call. Large parts of the request are taken. Returns the ask's id.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not asked. Then the waiter is dropped.
+    pub(in crate::worker) fn ask(
+        &'static self,
+        call: Option<u32>,
+        service: FunctionId<'_>,
+        request: &mut Body,
+        waiter: Waiter,
+    ) -> Result<u32, AskEnd> {
+        self.may_ask(request.len())?;
+        let mut state = self.lock();
+        if state.ledger.is_closed() || state.writer.is_closed() || state.exiting {
+            return Err(AskEnd::Lost(gone(), Phase::Queued));
+        }
+        if call.is_some_and(|call| state.ledger.is_cancelled(call)) {
+            return Err(AskEnd::Cancelled(Phase::Queued));
+        }
+        let id = state.asks.open(call, waiter);
+        // A loop that reads no requests for now is to read the answer.
+        if state.requests_paused {
+            state.wake_loop();
+        }
+        drop(state);
+        let mut message = request.behind(ToParent::begin_ask(Some(id), service));
+        self.send(wire::CONTROL_TO_PARENT, &mut message, None);
+        Ok(id)
+    }
+
+    /// Tells the parent something, as far as it can be told. Large parts of the request are taken.
+    pub(in crate::worker) fn tell(&'static self, service: FunctionId<'_>, request: &mut Body) {
+        if self.plain().is_none() {
+            let mut message = request.behind(ToParent::begin_ask(None, service));
+            self.send(wire::CONTROL_TO_PARENT, &mut message, None);
+        }
+    }
+
+    /// Whether there is a parent that can be asked, with a request of that length.
+    fn may_ask(&self, len: usize) -> Result<(), AskEnd> {
+        if self.is_elsewhere() {
+            return Err(AskEnd::Refused(Refusal::Forked));
+        }
+        if self.plain().is_some() {
+            let message = "a plain peer serves nothing that can be asked for";
+            return Err(AskEnd::Unserved(Error::new(
+                ErrorKind::Unsupported,
+                message,
+            )));
+        }
+        let limit = self.max_frame();
+        if len > limit {
+            return Err(AskEnd::Refused(Refusal::TooLarge { len, limit }));
+        }
+        Ok(())
+    }
+
+    /// The answer to an ask has come.
+    pub(in crate::worker) fn end_ask(&self, answer: AskAnswer<'_>) -> Result<(), UnknownAsk> {
+        let waiter = self.lock().asks.close(answer.id)?;
+        if let Some(waiter) = waiter {
+            let payload = SmallBytes::from(answer.payload);
+            waiter(match answer.failed {
+                true => AskEnd::Failed(payload),
+                false => AskEnd::Reply(payload),
+            });
+        }
+        Ok(())
+    }
+
+    /// Nobody waits for an answer any more. Returns whether somebody did.
+    pub(in crate::worker) fn abandon_ask(&'static self, id: u32) -> bool {
+        let waiter = self.lock().asks.abandon(id);
+        if waiter.is_some() {
+            self.control(&ToParent::Forget { id });
+        }
+        waiter.is_some()
+    }
+
+    /// A call is cancelled, and what was asked for it is not wanted any more.
+    pub(super) fn cancel_asks(&'static self, call: u32) {
+        let all = self.lock().asks.of_call(call);
+        for id in all {
+            let waiter = self.lock().asks.abandon(id);
+            if let Some(waiter) = waiter {
+                self.control(&ToParent::Forget { id });
+                waiter(AskEnd::Cancelled(Phase::Begun));
+            }
+        }
+    }
+
+    /// No more answers will come.
+    pub(in crate::worker) fn end_asks(&self) {
+        let waiters = self.lock().asks.drain();
+        for waiter in waiters {
+            waiter(AskEnd::Lost(gone(), Phase::Begun));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    fn waiter() -> (Waiter, mpsc::Receiver<AskEnd>) {
+        let (send, receive) = mpsc::channel();
+        (Box::new(move |end| send.send(end).unwrap()), receive)
+    }
+
+    #[test]
+    fn asks_are_awaited_until_they_end() {
+        let mut asks = Asks::default();
+        let ids = [None, Some(7), Some(7), Some(8)].map(|call| asks.open(call, waiter().0));
+        assert_eq!((ids, asks.of_call(7)), ([1, 2, 3, 4], vec![2, 3]));
+        assert!(asks.abandon(2).is_some() && asks.abandon(2).is_none());
+        assert_eq!(asks.of_call(7), [3]);
+        assert!(matches!(asks.close(2), Ok(None)), "nobody waits");
+        assert!(matches!(asks.close(1), Ok(Some(_))));
+        assert!(matches!(asks.close(1), Err(UnknownAsk)));
+        assert!(asks.is_any_awaited());
+        assert_eq!(asks.drain().len(), 2);
+        assert!(!asks.is_any_awaited() && asks.drain().is_empty());
+    }
+
+    #[test]
+    fn ids_in_use_are_not_given_again() {
+        let mut asks = Asks::default();
+        asks.open(None, waiter().0);
+        asks.last = u32::MAX;
+        assert_eq!(asks.open(None, waiter().0), 0);
+        assert_eq!(asks.open(None, waiter().0), 2);
+    }
+
+    #[test]
+    fn waiter_that_is_dropped_is_not_called() {
+        let mut asks = Asks::default();
+        let (waiter, ends) = waiter();
+        asks.open(None, waiter);
+        drop(asks);
+        assert!(ends.recv().is_err());
+    }
+}

@@ -1,0 +1,533 @@
+//! The child asks its parent, and tells it things.
+
+mod common;
+
+use common::{Log, alone, bounded, eventually, lost, obey};
+use offspring::{
+    Asker, BoxError, CallError, Caller, ErrorKind, Loop, Phase, Process, Refusal, Rpc, RpcBuilder,
+    Stdio, Strings, Worker,
+};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+/// What an ask ended with, as text.
+fn told(outcome: Result<Strings, CallError>) -> String {
+    match outcome {
+        Ok(reply) => format!("ok {reply}"),
+        Err(CallError::Failed(error)) => format!("failed {error}"),
+        Err(CallError::Panicked(panic)) => format!("panicked {}", panic.message()),
+        Err(CallError::Unanswered) => "unanswered".to_owned(),
+        Err(CallError::Unserved(error)) => format!("unserved {:?} {error}", error.kind()),
+        Err(CallError::Refused(refusal)) => format!("refused {refusal:?}"),
+        Err(CallError::Lost(error, phase)) => format!("lost {:?} {phase:?}", error.kind()),
+        Err(CallError::TimedOut(phase)) => format!("timed out {phase:?}"),
+        Err(CallError::Cancelled(phase)) => format!("cancelled {phase:?}"),
+        Err(error) => format!("else {error}"),
+    }
+}
+
+/// Asks for the first string with the rest. With the verb `tell` in front, it tells it.
+fn ask(request: Strings, caller: &Caller) -> Result<String, BoxError> {
+    let service = str::from_utf8(&request[0])?;
+    let rest: Strings = request.iter().skip(1).collect();
+    match service {
+        "tell" => {
+            let rest: Strings = rest.iter().skip(1).collect();
+            caller.tell(str::from_utf8(&request[1])?, rest);
+            Ok("told".to_owned())
+        }
+        "impatient" => Ok(told(caller.ask_timeout(
+            "never",
+            rest,
+            Duration::from_millis(20),
+        ))),
+        service => Ok(told(caller.ask(service, rest))),
+    }
+}
+
+fn ask_later(request: Strings, caller: Caller, events: &Loop) {
+    let rest: Strings = request.iter().skip(1).collect();
+    match &request[0] {
+        // Not on the loop, which would stop.
+        b"blocking" => {
+            let outcome = caller.ask("echo", ());
+            caller.reply(told(outcome));
+        }
+        service => {
+            let service = String::from_utf8_lossy(service).into_owned();
+            events.ask(service, rest, |outcome, _| caller.reply(told(outcome)));
+        }
+    }
+}
+
+fn worker() -> Worker {
+    Worker::new()
+        .function("do", obey)
+        .function("ask", ask)
+        .threaded("ask on threads", ask)
+        .deferred("ask later", ask_later)
+        .threads(4)
+}
+
+/// One that has only returning functions, which are served by their own loop.
+fn returning() -> Worker {
+    Worker::new().function("do", obey).function("ask", ask)
+}
+
+/// A parent that serves a few things.
+fn serving(me: &Process) -> RpcBuilder {
+    let mut count = 0;
+    me.clone()
+        .stderr(Stdio::null())
+        .rpc("do")
+        .on_error(drop)
+        .on_ask("echo", Ok)
+        .on_ask("count", move |_| {
+            count += 1;
+            Ok(count.to_string())
+        })
+        .on_ask("fail", |why| Err::<(), _>(why.to_string().into()))
+        .on_ask("panic", |why| -> Result<(), BoxError> { panic!("{why}") })
+        .on_ask_deferred("drop", |_, asker| drop(asker))
+        .on_ask_deferred("panic later", |_, _asker| panic!("later"))
+        .on_ask_deferred("thread", |request, asker| {
+            thread::spawn(move || asker.reply(request));
+        })
+}
+
+#[test]
+fn functions_of_all_kinds_ask_and_every_way_of_answering_arrives() {
+    let all = std::env::var("OFFSPRING_TEST_KINDS").is_ok();
+    let me = if all { worker() } else { returning() }.run_in_test();
+    bounded(move || {
+        let check = |rpc: &Rpc, name: &str| {
+            let ask = rpc.function(name);
+            for (request, wanted) in [
+                (&["echo", "a", "b"][..], "ok a b"),
+                (&["fail", "no luck"], "failed no luck"),
+                (&["panic", "boom"], "panicked boom"),
+                (&["drop"], "unanswered"),
+                (&["panic later"], "panicked it panicked before it answered"),
+                (&["thread", "x"], "ok x"),
+            ] {
+                let reply = ask.call(request).wait().unwrap();
+                assert_eq!(reply, [wanted], "{name}");
+            }
+            let reply = ask.call("nothing").wait().unwrap().to_string();
+            assert!(reply.starts_with("unserved NoFunction no service `nothing`; there are: "));
+        };
+        let rpc = serving(&me).start().unwrap();
+        check(&rpc, "ask");
+        rpc.finish().unwrap();
+        let rpc = serving(&me.clone().env("OFFSPRING_TEST_KINDS", "all"))
+            .start()
+            .unwrap();
+        for name in ["ask", "ask on threads", "ask later"] {
+            check(&rpc, name);
+        }
+        let blocking = rpc.function("ask later").call("blocking").wait().unwrap();
+        assert_eq!(blocking, ["refused InCallback"]);
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn many_ask_at_the_same_time_and_large_things_go_both_ways() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let rpc = serving(&me).start().unwrap();
+        let asks = ["ask", "ask on threads", "ask later"].map(|name| rpc.function(name));
+        let calls: Vec<_> = (0..600)
+            .map(|n| {
+                let service = ["echo", "thread"][n % 2];
+                let call = asks[n % 3].call([service, &n.to_string()]).start();
+                (n, call)
+            })
+            .collect();
+        for (n, call) in calls {
+            assert_eq!(call.wait().unwrap(), [format!("ok {n}")]);
+        }
+        let long = "x".repeat(3 << 20);
+        for ask in &asks {
+            let reply = ask.call(["echo", &long]).wait().unwrap();
+            assert_eq!(reply[0].len(), 3 + long.len());
+        }
+        rpc.finish().unwrap();
+    });
+}
+
+/// What comes while a function waits for an answer is kept, and cancelled calls do not begin.
+#[test]
+fn requests_that_come_while_a_returning_function_asks_are_answered_after_it() {
+    let all = std::env::var("OFFSPRING_TEST_KINDS").is_ok();
+    let me = if all { worker() } else { returning() }
+        .high_water(0)
+        .run_in_test();
+    bounded(move || {
+        for me in [me.clone(), me.env("OFFSPRING_TEST_KINDS", "all")] {
+            let (send, askers) = mpsc::channel();
+            let rpc = serving(&me)
+                .on_ask_deferred("later", move |_, asker| send.send(asker).unwrap())
+                .start()
+                .unwrap();
+            let ask = rpc.function("ask");
+            for round in 0..20 {
+                let asking = ask.call("later").start();
+                let asker = askers.recv().unwrap();
+                let block = vec![7; 100_000];
+                let behind: Vec<_> = (0..20)
+                    .map(|_| rpc.call([&b"size"[..], &block]).start())
+                    .collect();
+                let again = ask.call(["echo", "behind"]).start();
+                rpc.call(["exit", "7"]).start().cancel();
+                assert!(!asker.is_cancelled());
+                asker.reply(round.to_string());
+                assert_eq!(asking.wait().unwrap(), [format!("ok {round}")]);
+                for call in behind {
+                    assert_eq!(call.wait().unwrap(), ["100000"]);
+                }
+                assert_eq!(again.wait().unwrap(), ["ok behind"]);
+            }
+            rpc.finish().unwrap();
+        }
+    });
+}
+
+/// A builder whose asks for `never` are sent here, and never answered.
+fn with_never(me: &Process) -> (RpcBuilder, mpsc::Receiver<Asker>) {
+    let (send, askers) = mpsc::channel();
+    let never = move |_, asker| drop(send.send(asker));
+    (serving(me).on_ask_deferred("never", never), askers)
+}
+
+#[test]
+fn cancelled_call_ends_what_was_asked_for_it() {
+    let me = worker()
+        .function("report", |request, caller| {
+            caller.event(ask(request, caller)?);
+            Ok(())
+        })
+        .threaded("report on threads", |request, caller| {
+            caller.event(ask(request, caller)?);
+            Ok(())
+        })
+        .run_in_test();
+    bounded(move || {
+        let (send, events) = mpsc::channel();
+        let (builder, askers) = with_never(&me);
+        let rpc = builder.on_event(move |event| send.send(event).unwrap());
+        let rpc = rpc.start().unwrap();
+        for name in ["report", "report on threads"] {
+            let report = rpc.function(name);
+            let call = report.call("never").start();
+            let asker = askers.recv().unwrap();
+            call.cancel();
+            assert_eq!(events.recv().unwrap(), ["cancelled Begun"]);
+            eventually("the asker knows", || asker.is_cancelled());
+            // Too late, and no harm.
+            asker.reply("late");
+            // A timeout is a cancellation.
+            let outcome = report
+                .call("never")
+                .timeout(Duration::from_millis(30))
+                .wait();
+            assert!(
+                matches!(outcome, Err(CallError::TimedOut(_))),
+                "{outcome:?}"
+            );
+            assert_eq!(events.recv().unwrap(), ["cancelled Begun"]);
+            // Nobody waits for the last one either, which is left open.
+            report.call(["echo", "on"]).wait().unwrap();
+            assert_eq!(events.recv().unwrap(), ["ok on"]);
+        }
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn impatient_ask_ends_by_itself_and_its_answer_is_dropped() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let (builder, askers) = with_never(&me);
+        let rpc = builder.start().unwrap();
+        for name in ["ask", "ask on threads"] {
+            let ask = rpc.function(name);
+            for _ in 0..5 {
+                assert_eq!(ask.call("impatient").wait().unwrap(), ["timed out Begun"]);
+                let asker = askers.recv().unwrap();
+                eventually("the asker knows", || asker.is_cancelled());
+                asker.reply("late");
+            }
+            assert_eq!(ask.call(["echo", "on"]).wait().unwrap(), ["ok on"]);
+        }
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn asks_beyond_the_limit_are_refused_and_the_others_go_on() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let (builder, askers) = with_never(&me);
+        let rpc = builder.max_asks(3).start().unwrap();
+        let later = rpc.function("ask later");
+        let mut calls: Vec<_> = (0..10).map(|_| later.call("never").start()).collect();
+        let three: Vec<_> = (0..3).map(|_| askers.recv().unwrap()).collect();
+        for call in calls.split_off(3) {
+            assert_eq!(call.wait().unwrap(), ["refused Full"]);
+        }
+        assert!(calls.iter_mut().all(|call| call.try_wait().is_none()));
+        for asker in three {
+            asker.reply("at last");
+        }
+        for call in calls {
+            assert_eq!(call.wait().unwrap(), ["ok at last"]);
+        }
+        // There is room again once the answers are sent, which the child has read.
+        assert_eq!(later.call(["echo", "on"]).wait().unwrap(), ["ok on"]);
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn end_of_the_child_or_of_the_parents_interest_ends_asks() {
+    let me = worker()
+        .threaded("ask after it", |request, caller| {
+            let parent = caller.parent().clone();
+            let log = request.to_string();
+            thread::spawn(move || {
+                let outcome = told(parent.ask("never", ()));
+                std::fs::write(log, outcome).unwrap();
+            });
+            Ok(())
+        })
+        .done(|events| {
+            // Runs on until the thread has written.
+            events.after(Duration::from_millis(200), |_| {});
+        })
+        .run_in_test();
+    bounded(move || {
+        // The parent wants no more calls: no answer can come.
+        let log = std::env::temp_dir().join(format!("offspring-asks-{}", std::process::id()));
+        let (builder, askers) = with_never(&me);
+        let rpc = builder.start().unwrap();
+        let after = rpc.function("ask after it");
+        after.call(log.to_str().unwrap()).wait().unwrap();
+        let asker = askers.recv().unwrap();
+        drop(after);
+        rpc.finish().unwrap();
+        let outcome = std::fs::read_to_string(&log).unwrap();
+        std::fs::remove_file(&log).unwrap();
+        assert_eq!(outcome, "lost Died Begun");
+        assert!(asker.is_cancelled(), "nobody waits");
+        asker.reply("to nobody");
+        // The child dies.
+        let (builder, askers) = with_never(&me);
+        let rpc = builder.start().unwrap();
+        let call = rpc.function("ask").call("never").start();
+        let asker = askers.recv().unwrap();
+        assert_eq!(asker.pid(), rpc.pid());
+        rpc.kill();
+        assert_eq!(lost(call.wait()).kind(), ErrorKind::Killed);
+        eventually("the asker knows", || asker.is_cancelled());
+        drop(asker);
+        rpc.finish().unwrap_err();
+    });
+}
+
+/// A callback must not wait, whatever for: nothing would be read.
+#[test]
+fn callback_that_waits_for_the_child_which_asks_is_refused() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let itself: Arc<Mutex<Option<Rpc>>> = Arc::default();
+        let rpc_in_callback = Arc::clone(&itself);
+        let rpc = serving(&me)
+            .on_ask("call back", move |_| {
+                let rpc = rpc_in_callback.lock().unwrap().clone().unwrap();
+                match rpc.call("pid").wait() {
+                    Err(CallError::Refused(Refusal::InCallback)) => Ok("it is refused"),
+                    other => Err(format!("{other:?}").into()),
+                }
+            })
+            .start()
+            .unwrap();
+        *itself.lock().unwrap() = Some(rpc.clone());
+        let reply = rpc.function("ask").call("call back").wait().unwrap();
+        assert_eq!(reply, ["ok it is refused"]);
+        itself.lock().unwrap().take();
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn what_is_told_arrives_in_order_with_everything_else() {
+    let me = Worker::new()
+        .function("mix", |_, caller| {
+            for n in 0..100 {
+                caller.event(format!("event {n}"));
+                caller.tell("note", format!("note {n}"));
+                caller.progress(format!("progress {n}"));
+                caller.ask("note", format!("ask {n}"))?;
+            }
+            Ok("reply")
+        })
+        .run_in_test();
+    bounded(move || {
+        let log = Log::default();
+        let (one, two, three) = (log.clone(), log.clone(), log.clone());
+        let rpc = me
+            .rpc("mix")
+            .on_event(move |event| one.add(event.to_string()))
+            .on_ask("note", move |note| {
+                two.add(note.to_string());
+                Ok(())
+            })
+            .start()
+            .unwrap();
+        let call = rpc
+            .call(())
+            .on_progress(move |it| three.add(it.to_string()));
+        assert_eq!(call.wait().unwrap(), ["reply"]);
+        let want = (0..100)
+            .flat_map(|n| ["event", "note", "progress", "ask"].map(|what| format!("{what} {n}")));
+        assert!(log.lines().into_iter().eq(want));
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn what_is_told_and_nobody_serves_is_dropped() {
+    let me = worker().run_in_test();
+    alone(move || {
+        let rpc = serving(&me).start().unwrap();
+        let ask = rpc.function("ask");
+        for _ in 0..3 {
+            assert_eq!(ask.call(["tell", "nobody", "x"]).wait().unwrap(), ["told"]);
+            // Its error goes to the log.
+            assert_eq!(ask.call(["tell", "fail", "x"]).wait().unwrap(), ["told"]);
+            assert_eq!(ask.call(["tell", "drop", "x"]).wait().unwrap(), ["told"]);
+        }
+        assert_eq!(ask.call(["echo", "on"]).wait().unwrap(), ["ok on"]);
+        rpc.finish().unwrap();
+    });
+}
+
+#[cfg(feature = "json")]
+#[test]
+fn asks_have_types_and_other_versions_are_refused() {
+    use offspring::{Json, Service};
+    const SETTING: Service<Json, String, u32, u8> = Service::new("setting").version(2);
+    let me = Worker::new()
+        .function("ask", |name, caller| {
+            let name = name.to_string();
+            let one = match caller.ask(SETTING, &name) {
+                Ok(value) => value.to_string(),
+                Err(CallError::Failed(code)) => format!("code {code}"),
+                Err(error) => error.to_string(),
+            };
+            let old = caller
+                .ask(SETTING.version(1), name)
+                .unwrap_err()
+                .to_string();
+            Ok([one, old])
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me
+            .rpc("ask")
+            .on_ask(
+                SETTING,
+                |name| if name == "width" { Ok(80) } else { Err(7) },
+            )
+            .start()
+            .unwrap();
+        for (name, want) in [("width", "80"), ("height", "code 7")] {
+            let reply = rpc.call(name).wait().unwrap();
+            let [value, old] = reply.texts().unwrap();
+            assert_eq!(value, want);
+            let text = "version 2 and codec `json` in the parent, version 1";
+            assert!(old.contains(text), "{old}");
+        }
+    });
+}
+
+#[test]
+fn too_long_a_request_or_answer_is_an_error_of_the_ask() {
+    let me = Worker::new()
+        .function("ask", |request, caller| {
+            let len: usize = request.to_string().parse()?;
+            Ok(told(caller.ask("repeat", ["x".repeat(len)])))
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("ask").max_frame(1000).on_ask("repeat", |request| {
+            let text = request.to_string();
+            Ok([text.clone(), text])
+        });
+        let rpc = rpc.start().unwrap();
+        for (len, wanted) in [
+            ("10", "ok xxxxxxxxxx xxxxxxxxxx"),
+            ("2000", "refused TooLarge { len: 2002, limit: 1000 }"),
+            (
+                "900",
+                "else malformed: the answer has 1804 bytes, above the limit (max_frame) of 1000",
+            ),
+        ] {
+            assert_eq!(rpc.call(len).wait().unwrap(), [wanted]);
+        }
+        rpc.finish().unwrap();
+    });
+}
+
+/// Storm: asks, cancellations and kills, in which every call ends once.
+#[test]
+fn asks_and_kills_leave_nothing_behind() {
+    let me = worker().run_in_test();
+    alone(move || {
+        for round in 0..30 {
+            let (builder, askers) = with_never(&me);
+            let rpc = builder.start().unwrap();
+            let asks = ["ask", "ask on threads", "ask later"].map(|name| rpc.function(name));
+            let (send, ended) = mpsc::channel();
+            for n in 0..60 {
+                let service = ["echo", "never", "thread"][n / 3 % 3];
+                let send = send.clone();
+                let call = asks[n % 3].call([service, "x"]);
+                let call = call.timeout(Duration::from_millis(5 + n as u64 % 7));
+                call.then(move |outcome| send.send((n, outcome.is_ok())).unwrap());
+            }
+            drop(send);
+            if round % 2 == 0 {
+                rpc.kill();
+            }
+            let mut all: Vec<_> = ended.iter().map(|(n, _)| n).collect();
+            all.sort_unstable();
+            assert!(all.into_iter().eq(0..60));
+            drop(askers);
+            drop(asks);
+            let _ = rpc.finish();
+        }
+        eventually("no thread is left", || common::reactors() == 0);
+    });
+}
+
+#[test]
+fn child_that_was_told_to_end_ends_though_it_asks() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let (builder, askers) = with_never(&me);
+        let rpc = builder.start().unwrap();
+        let call = rpc.function("ask on threads").call("never").start();
+        let asker = askers.recv().unwrap();
+        let error = rpc.finish_timeout(Duration::ZERO).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Stopped);
+        let outcome = call.wait();
+        assert!(
+            matches!(outcome, Err(CallError::Lost(_, Phase::Begun))),
+            "{outcome:?}"
+        );
+        drop(asker);
+    });
+}
