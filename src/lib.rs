@@ -9,30 +9,58 @@
 //!
 //! A program is usually its own child: it builds a table of functions and calls
 //! [`Worker::run`] first thing in `main`. In a child, this serves the table and never returns; in
-//! the parent it returns a description of the child to start.
+//! the parent it returns a description of the child to start. What both sides agree on, a function's
+//! name, codec and types, is a constant; this one needs the feature `json`.
 //!
 //! ```
-//! use offspring::{BoxError, Caller, Strings, Worker};
+//! # #[cfg(feature = "json")] mod program {
+//! use offspring::{BoxError, Json, Service, Worker};
 //!
+//! const LINES: Service<Json, String, usize> = Service::new("lines");
+//!
+//! # pub
 //! fn main() -> Result<(), BoxError> {
-//!     let mut count = 0;
 //!     let me = Worker::new()
-//!         .function("double", move |request: Strings, caller: &Caller| {
-//!             count += 1;
-//!             caller.event(format!("call {count}"));
-//!             let [n] = request.texts()?;
-//!             Ok((2 * n.parse::<i64>()?).to_string())
+//!         .function(LINES, |path, caller| {
+//!             caller.event(format!("reading {path}"));
+//!             Ok(std::fs::read_to_string(path)?.lines().count())
 //!         })
 //!         .run(); // a child serves here, and never returns
 //!
-//!     let rpc = me.rpc("double").on_event(|event| eprintln!("{event}")).start()?;
-//!     rpc.call("20").then(|reply| println!("{reply:?}")); // called later, on another thread
-//!     assert_eq!(rpc.call("21").wait()?, ["42"]); // waits
-//!
-//!     let error = rpc.call("many").wait().unwrap_err(); // the child lives on
-//!     assert_eq!(error.to_string(), "invalid digit found in string");
-//!
+//!     let rpc = me.rpc(LINES).on_event(|event| eprintln!("{event}")).start()?;
+//!     rpc.call("no such file").then(|reply| println!("{}", reply.unwrap_err()));
+//!     println!("{} lines", rpc.call("Cargo.toml").wait()?);
 //!     rpc.finish()?; // everything is answered, and the child has exited
+//!     Ok(())
+//! }
+//! # }
+//! # #[cfg(feature = "json")]
+//! # fn main() -> Result<(), offspring::BoxError> { program::main() }
+//! # #[cfg(not(feature = "json"))]
+//! # fn main() {}
+//! ```
+//!
+//! Without a codec's feature, a function's name is all there is to agree on: calls carry
+//! [octet strings](Strings) then.
+//!
+//! ```
+//! use offspring::{BoxError, Worker};
+//!
+//! fn main() -> Result<(), BoxError> {
+//!     let mut total = 0;
+//!     let me = Worker::new()
+//!         .function("add", move |request, _caller| {
+//!             for number in request.texts::<2>()? {
+//!                 total += number.parse::<i64>()?;
+//!             }
+//!             Ok(total.to_string())
+//!         })
+//!         .run();
+//!     let rpc = me.rpc("add").start()?;
+//!     assert_eq!(rpc.call(["40", "2"]).wait()?, ["42"]);
+//!     let error = rpc.call(["many", "1"]).wait().unwrap_err(); // the child lives on
+//!     assert_eq!(error.to_string(), "invalid digit found in string");
+//!     assert_eq!(rpc.call(["7", "0"]).wait()?, ["49"]);
 //!     Ok(())
 //! }
 //! ```
@@ -45,9 +73,10 @@
 //! |---|---|
 //! | [`Process`] | how to get a child: this program, another worker, any command, a stream |
 //! | [`RpcBuilder`] | the options of a handle: callbacks, timeouts, limits |
-//! | [`Rpc`] | the handle to one child; clones are handles to the same child |
+//! | [`Rpc`] | the handle to a function of one child; clones, and handles to [other functions](Rpc::function), are of the same child |
 //! | [`Call`] | a call being made: use [`then`](Call::then), [`wait`](Call::wait) or [`start`](Call::start) |
 //! | [`Pending`] | a started call, to be waited for later or [cancelled](Pending::cancel) |
+//! | [`Asker`] | what a child asks, to be answered later |
 //! | [`Exit`] | how a child exited, and which [`StopStage`] was needed to stop it |
 //! | [`Reactor`] | a thread that serves several handles |
 //! | [`Group`] | which process group and session a child is in |
@@ -59,16 +88,21 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`Worker`] | the table of functions and setups, and how they are served |
-//! | [`Caller`] | the call that a function serves: sends events and progress, and answers |
-//! | [`Parent`] | the parent, independent of any call: takes events at any time |
+//! | [`Caller`] | the call that a function serves: sends events and progress, asks the parent, and answers |
+//! | [`Parent`] | the parent, independent of any call: takes events at any time, and can be asked |
 //! | [`Cancellation`] | whether a call was cancelled, and what to do then |
 //! | [`Loop`] | timers, descriptors and work from other threads, for deferred functions |
 //! | [`Watch`] | a timer or descriptor of a loop, to be cancelled |
 //! | [`Poster`] | lets other threads run something on a loop |
 //!
-//! In both: [`Strings`], a list of octet strings, which plain calls, replies, events and progress
-//! carry; [`Service`] and [`Codec`], for calls that carry something else. With the features of these
-//! names, `Json`, `Cbor` and `Compact` are codecs of any type of serde's.
+//! In both:
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`Service`] | a function's name, codec and types; any string is one of octet strings |
+//! | `Json`, `Cbor`, `Compact` | codecs of any type of serde's, with the features of these names; [`Codec`] for one of your own |
+//! | [`Text`], [`Lent`] | stand for any error, and for a request that borrows |
+//! | [`Strings`] | a list of octet strings, which plain calls, replies and progress carry, and all events |
 //!
 //! # Three kinds of functions
 //!
@@ -92,7 +126,7 @@
 //! | threaded functions | child | [a number of threads](Worker::threads) of the child |
 //! | what is [offloaded](Loop::offload) | child | a thread of its own |
 //! | [`Call::then`]'s callback, [`Call::on_progress`] | parent | the reactor's |
-//! | [`on_event`](RpcBuilder::on_event), [`on_error`](RpcBuilder::on_error), [`on_destroy`](RpcBuilder::on_destroy), [`Stdio::lines`], [`Stdio::chunks`] | parent | the reactor's |
+//! | [`on_ask`](RpcBuilder::on_ask), [`on_event`](RpcBuilder::on_event), [`on_error`](RpcBuilder::on_error), [`on_destroy`](RpcBuilder::on_destroy), [`Stdio::lines`], [`Stdio::chunks`] | parent | the reactor's |
 //! | the parent's logger, for the child's log records (feature `log`, [`Worker`]`::log`) | parent | the reactor's |
 //!
 //! Each handle has a reactor thread of its own, unless it [shares](RpcBuilder::reactor) one.
@@ -106,9 +140,9 @@
 //!
 //! Every call ends exactly once. An error that the function returned ([`Failed`](CallError::Failed),
 //! with the [text of its sources](Caller::fail)), its panic ([`Panicked`](CallError::Panicked)), a
-//! [`Caller`] that it dropped ([`Unanswered`](CallError::Unanswered)) and values that cannot be
-//! encoded or decoded ([`Malformed`](CallError::Malformed)) concern that call only, and the child
-//! lives on. If the child is lost, all its calls end with [`Lost`](CallError::Lost) and an [`Error`]
+//! [`Caller`] that it dropped ([`Unanswered`](CallError::Unanswered)), values that cannot be
+//! encoded or decoded ([`Malformed`](CallError::Malformed)) and functions that the child does not have
+//! ([`Unserved`](CallError::Unserved)) concern that call only, and the child lives on. If the child is lost, all its calls end with [`Lost`](CallError::Lost) and an [`Error`]
 //! that has the kind, the process id and the exit status or signal. The [`Phase`] says whether the
 //! call had begun: one that had not can be [repeated](Phase::is_safe_to_repeat).
 //!
@@ -119,6 +153,13 @@
 //! The end of the child itself is reported exactly once, after everything else: to `on_error` if
 //! something went wrong (without that to `on_event`, without either to the log, or to standard error
 //! if the feature `log` is off), otherwise to `on_destroy`. [`Rpc::finish`] returns the same.
+//!
+//! # A child that asks
+//!
+//! A parent [serves](RpcBuilder::on_ask) what its children [ask](Caller::ask) for, under the same rules the
+//! other way round: types by a [`Service`], each ask ends exactly once, with the callback's reply, error or
+//! panic, or with the end of the parent or of the call for which it is asked. What is
+//! [told](Caller::tell) is an event with a type.
 //!
 //! # Cancellation
 //!
@@ -149,8 +190,9 @@
 //! | option | default | beyond it |
 //! |---|---|---|
 //! | [`max_frame`](RpcBuilder::max_frame) | 256 MiB | a request is refused, a reply fails its call |
-//! | strings of a [setup](Process::setup) | 1 MiB | the start is refused |
+//! | the request of a [setup](Process::setup) | 1 MiB | the start is refused |
 //! | [`max_queue`](RpcBuilder::max_queue) | none | [`call`](Rpc::call) waits, [`try_call`](Rpc::try_call) is refused |
+//! | [`max_asks`](RpcBuilder::max_asks) | 1024 | the child's further asks are refused |
 //! | [`start_timeout`](RpcBuilder::start_timeout) | 10 s | the child is killed |
 //! | [`call_timeout`](RpcBuilder::call_timeout), [`Call::timeout`] | none | the call ends, the child lives on |
 //! | [`grace`](RpcBuilder::grace) | 5 s | SIGTERM, then SIGKILL |
@@ -160,7 +202,8 @@
 //!
 //! Nothing is allocated merely because the other side claims a length: buffers grow with what
 //! arrives. Messages of the library's own have small limits, whatever `max_frame` is: a mebibyte for a
-//! [setup](Process::setup) with its strings, 64 KiB for everything else but progress reports. A frame
+//! [setup](Process::setup) with its request, 64 KiB for everything else but progress reports, asks and their
+//! answers. A frame
 //! that breaks a limit, or belongs to no call, is an error as soon as its header has come.
 //!
 //! # Plain peers
@@ -235,7 +278,7 @@ pub mod gotchas {}
 #[doc = include_str!("guide.md")]
 pub mod guide {}
 
-/// The examples in the README.
-#[cfg(doctest)]
+/// The examples in the README, which need the feature.
+#[cfg(all(doctest, feature = "json"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
