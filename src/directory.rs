@@ -12,12 +12,36 @@ const SHOWN: usize = 200;
 /// Functions, setups, or what a parent serves, by name.
 #[derive(Debug)]
 pub(crate) struct Directory<T> {
-    /// What they are.
+    names: Names,
+    /// In the order of the names.
+    values: Vec<T>,
+}
+
+/// The names, apart from what they name, so that a program has one search for all types.
+#[derive(Debug)]
+struct Names {
+    /// What they name.
     what: &'static str,
-    /// Who has them, and who asks for them.
     sides: Sides,
     /// Sorted by name.
-    entries: Vec<Entry<T>>,
+    entries: Vec<Entry>,
+}
+
+/// A service below its types.
+pub(crate) struct NamedFunction<'a> {
+    name: &'a str,
+    version: u32,
+    codec: &'static str,
+}
+
+impl<'a> NamedFunction<'a> {
+    pub(crate) fn of<S: Signature>(service: &'a S) -> Self {
+        NamedFunction {
+            name: service.name(),
+            version: service.version(),
+            codec: S::Codec::NAME,
+        }
+    }
 }
 
 /// Who has something, and who asks for it.
@@ -29,11 +53,10 @@ pub(crate) const OF_CHILD: Sides = ["child", "parent"];
 pub(crate) const OF_PARENT: Sides = ["parent", "child"];
 
 #[derive(Debug)]
-struct Entry<T> {
+struct Entry {
     name: String,
     version: u32,
     codec: &'static str,
-    value: T,
 }
 
 /// Why one side does not have what the other asks for.
@@ -47,10 +70,14 @@ pub(crate) enum Lack {
 
 impl<T> Directory<T> {
     pub(crate) fn new(what: &'static str, sides: Sides) -> Self {
+        let entries = Vec::new();
         Directory {
-            what,
-            sides,
-            entries: Vec::new(),
+            names: Names {
+                what,
+                sides,
+                entries,
+            },
+            values: Vec::new(),
         }
     }
 
@@ -60,7 +87,41 @@ impl<T> Directory<T> {
     ///
     /// If there is one of that name, or the name is too long.
     pub(crate) fn add<S: Signature>(&mut self, service: &S, value: T) -> usize {
-        let (what, name) = (self.what, service.name());
+        self.add_named(NamedFunction::of(service), value)
+    }
+
+    /// As [`add`](Directory::add), below the types.
+    pub(crate) fn add_named(&mut self, service: NamedFunction<'_>, value: T) -> usize {
+        let at = self.names.add(service);
+        self.values.insert(at, value);
+        at
+    }
+
+    /// The index of what is asked for.
+    pub(crate) fn find(&self, wanted: &FunctionId<'_>) -> Result<usize, Lack> {
+        self.names.find(wanted)
+    }
+
+    pub(crate) fn get(&self, index: usize) -> &T {
+        &self.values[index]
+    }
+
+    pub(crate) fn get_mut(&mut self, index: usize) -> &mut T {
+        &mut self.values[index]
+    }
+
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.entries.iter().map(|entry| &*entry.name)
+    }
+
+    pub(crate) fn into_values(self) -> impl Iterator<Item = T> {
+        self.values.into_iter()
+    }
+}
+
+impl Names {
+    fn add(&mut self, service: NamedFunction<'_>) -> usize {
+        let (what, name) = (self.what, service.name);
         assert!(
             name.len() <= LONGEST_NAME,
             "the name of a {what} has {} bytes; {LONGEST_NAME} are the most",
@@ -71,16 +132,14 @@ impl<T> Directory<T> {
         };
         let entry = Entry {
             name: name.to_owned(),
-            version: service.version(),
-            codec: S::Codec::NAME,
-            value,
+            version: service.version,
+            codec: service.codec,
         };
         self.entries.insert(at, entry);
         at
     }
 
-    /// The index of what is asked for.
-    pub(crate) fn find(&self, wanted: &FunctionId<'_>) -> Result<usize, Lack> {
+    fn find(&self, wanted: &FunctionId<'_>) -> Result<usize, Lack> {
         let FunctionId {
             name,
             version,
@@ -105,22 +164,6 @@ impl<T> Directory<T> {
         )))
     }
 
-    pub(crate) fn get(&self, index: usize) -> &T {
-        &self.entries[index].value
-    }
-
-    pub(crate) fn get_mut(&mut self, index: usize) -> &mut T {
-        &mut self.entries[index].value
-    }
-
-    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|entry| &*entry.name)
-    }
-
-    pub(crate) fn into_values(self) -> impl Iterator<Item = T> {
-        self.entries.into_iter().map(|entry| entry.value)
-    }
-
     /// The index of a name, or the one to insert it at.
     fn place(&self, name: &str) -> Result<usize, usize> {
         self.entries
@@ -128,11 +171,15 @@ impl<T> Directory<T> {
     }
 
     fn list(&self) -> String {
-        let names: Vec<_> = self.names().map(|name| format!("`{name}`")).collect();
-        match &*names {
-            [] => "none".to_owned(),
-            names => names.join(", "),
+        let mut list = String::new();
+        for entry in &self.entries {
+            let comma = if list.is_empty() { "" } else { ", " };
+            list = list + comma + "`" + &entry.name + "`";
         }
+        if list.is_empty() {
+            return "none".to_owned();
+        }
+        list
     }
 }
 

@@ -4,6 +4,7 @@ use crate::chain::chain;
 use crate::codec::{Carries, Codec, CodecError, Input, Octets, Output, Strings};
 use crate::error::BoxError;
 use crate::wire::FunctionId;
+use std::borrow::Cow;
 use std::fmt::{self, Debug, Display};
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -260,7 +261,7 @@ pub(crate) fn id_of<S: Signature>(service: &S) -> FunctionId<'_> {
     }
 }
 
-/// What may stand where a service is asked for: a [`Service`], or any string.
+/// What may stand where a service is asked for: a [`Service`], or a string of whatever type.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no service",
     note = "a service is a string, or a `Service<Codec, Request, Reply>` whose codec carries its types"
@@ -284,11 +285,26 @@ where
     }
 }
 
-impl<T: AsRef<str>> IntoService for T {
+/// Implements [`IntoService`] for strings.
+macro_rules! strings {
+    ($($type:ty),*) => {$(
+        impl IntoService for $type {
+            type Service = Name;
+
+            fn into_service(self) -> Name {
+                Name(self.into())
+            }
+        }
+    )*};
+}
+
+strings!(&str, String, Box<str>, Arc<str>, Cow<'_, str>);
+
+impl IntoService for &String {
     type Service = Name;
 
     fn into_service(self) -> Name {
-        Name(self.as_ref().into())
+        Name(self.as_str().into())
     }
 }
 

@@ -344,7 +344,7 @@ fn first_event_without_a_handler_is_reported_and_all_are_dropped() {
         let pid = rpc.call(()).wait().unwrap();
         rpc.finish().unwrap();
         let want = format!(
-            "offspring: dropped the event `one` and those to come, as there is no on_event() (pid {pid})"
+            "offspring: dropped `one` and what else there is no on_event() or on_ask() for (pid {pid})"
         );
         assert_eq!(log.lines(), [want]);
     });

@@ -19,7 +19,7 @@ pub fn parent(data: &[u8]) {
         max_frame: script.pick(&[10, 1000, 100_000, u32::MAX as usize]),
         calls: script.pick(&[usize::MAX, 0, 1, 3]),
         bytes: script.pick(&[usize::MAX, 0, 100, 40_000]),
-        asks: script.pick(&[usize::MAX, 0, 1, 3]),
+        asks: script.pick(&[None, Some(usize::MAX), Some(0), Some(1), Some(3)]),
     };
     let mut parent = ParentModel::new(plain, limits);
     while !script.0.is_empty() {
@@ -296,15 +296,19 @@ impl ParentModel {
             return Err(ChildViolation::RepeatedAsk { id });
         }
         let unsent = self.queue.iter().filter(|(what, _)| *what == Some(ANSWER));
-        if self.asks.len() + unsent.count() < self.limits.asks {
+        if self.asks.len() + unsent.count() < self.limits.asks.unwrap_or(0) {
             self.asks.push((id, false));
             return Ok(Delivery::Asked);
         }
+        let refusal = match self.limits.asks {
+            Some(_) => Failure::Full,
+            None => Failure::Unserved {
+                message: "the parent serves nothing: it has no on_ask()".to_owned(),
+                kind: "function".to_owned(),
+            },
+        };
         let head = octets::encode(["answer", &id.to_string(), "failed"]);
-        let frame = frame(
-            wire::CONTROL_TO_CHILD,
-            &[head, Failure::Full.encode()].concat(),
-        );
+        let frame = frame(wire::CONTROL_TO_CHILD, &[head, refusal.encode()].concat());
         self.queue.push_back((None, frame.into()));
         Ok(Delivery::Late)
     }
@@ -454,6 +458,7 @@ impl ParentModel {
                     Err(ChildViolation::NotReady { id })
                 }
                 ToParent::Ask { id, .. } => self.ask(id),
+                ToParent::Tell(_) if self.limits.asks.is_none() => Ok(Delivery::Untold),
                 ToParent::Tell(_) => Ok(Delivery::Asked),
                 ToParent::Forget { id } => {
                     for (_, forgotten) in self.asks.iter_mut().filter(|(open, _)| *open == id) {

@@ -1,24 +1,26 @@
 //! What a parent serves: its children ask for it.
 
+use super::callback::drop_guarded;
 use super::link::Link;
 use super::log;
 use crate::chain::chain;
 use crate::codec::{Argument, CodecError, Decode, Input, Output, Replies, Scratch};
-use crate::directory::{Directory, Lack, OF_PARENT};
+use crate::directory::{Directory, NamedFunction, OF_PARENT};
 use crate::outcome::codec_panicked;
 use crate::process::Child;
 use crate::service::{Errors, Name, Signature};
 use crate::unwind;
-use crate::wire::{self, Asked, Body, Failure};
+use crate::wire::{self, Body, Failure, ToParent};
 use std::fmt;
 use std::marker::PhantomData;
+use std::mem;
 use std::sync::Arc;
 
 /// What a parent serves, by name, below the codec.
 pub(super) struct AskHandlers(Directory<AskHandler>);
 
 /// Decodes what a child asks, and answers it then or later.
-type AskHandler = Box<dyn FnMut(Input<'_>, AskReply) + Send>;
+pub(super) type AskHandler = Box<dyn FnMut(Input<'_>, AskReply) + Send>;
 
 /// Where a panic of a callback is said to be: only the panic hook knows, which is the program's.
 const PLACE: &str = "a callback of the parent";
@@ -29,71 +31,80 @@ impl Default for AskHandlers {
     }
 }
 
-impl AskHandlers {
-    /// Whether there are none.
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.names().next().is_none()
-    }
+/// One that answers by returning.
+pub(super) fn returning<S, F, R>(mut callback: F) -> AskHandler
+where
+    S: Signature,
+    F: FnMut(S::Request<'_>) -> Result<R, S::Error> + Send + 'static,
+    S::Codec: Replies<S::Reply, R>,
+{
+    Box::new(move |mut payload, reply| {
+        let answer = unwind::try_catch(|| {
+            let request = S::Codec::decode(&mut payload);
+            request.map(&mut callback)
+        });
+        match answer {
+            Ok(Ok(Ok(answer))) => reply.send(|output| S::Codec::encode_reply(answer, output)),
+            Ok(Ok(Err(error))) => reply.fail_as::<S>(&error),
+            Ok(Err(error)) => reply.fail(&Failure::malformed("the request", &chain(&error))),
+            Err(payload) => {
+                let message = unwind::message(&*payload).to_owned();
+                unwind::discard(payload);
+                let location = PLACE.to_owned();
+                reply.fail(&Failure::Panic { message, location });
+            }
+        }
+    })
+}
 
-    /// Adds one that answers by returning.
-    pub(super) fn add<S, F, R>(&mut self, service: &S, mut callback: F)
-    where
-        S: Signature,
-        F: FnMut(S::Request<'_>) -> Result<R, S::Error> + Send + 'static,
-        S::Codec: Replies<S::Reply, R>,
-    {
-        let handler = move |mut payload: Input<'_>, reply: AskReply| {
-            let answer = unwind::try_catch(|| {
-                let request = S::Codec::decode(&mut payload);
-                request.map(&mut callback)
-            });
-            match answer {
-                Ok(Ok(Ok(answer))) => reply.send(|output| S::Codec::encode_reply(answer, output)),
-                Ok(Ok(Err(error))) => reply.fail_as::<S>(&error),
-                Ok(Err(error)) => reply.fail(&Failure::malformed("the request", &chain(&error))),
-                Err(payload) => {
-                    let message = unwind::message(&*payload).to_owned();
-                    unwind::discard(payload);
-                    let location = PLACE.to_owned();
-                    reply.fail(&Failure::Panic { message, location });
+/// One that answers later.
+pub(super) fn deferred<S, F>(mut callback: F) -> AskHandler
+where
+    S: Signature,
+    F: FnMut(S::Request<'_>, Asker<S>) + Send + 'static,
+{
+    Box::new(move |mut payload, reply| {
+        // If it panics, the asker is dropped, which fails the ask.
+        let _ = unwind::catch(|| {
+            let asker = Asker {
+                reply,
+                service: PhantomData,
+            };
+            match S::Codec::decode(&mut payload) {
+                Ok(request) => callback(request, asker),
+                Err(error) => {
+                    let failure = Failure::malformed("the request", &chain(&error));
+                    asker.reply.fail(&failure);
                 }
             }
-        };
-        self.0.add(service, Box::new(handler));
+        });
+    })
+}
+
+/// Serves what a child asks.
+pub(super) trait ServeAsk: Send {
+    /// Adds what serves asks for this service.
+    ///
+    /// # Panics
+    ///
+    /// If there is one.
+    fn add(&mut self, service: NamedFunction<'_>, handler: AskHandler);
+
+    /// A child asks or tells something. Returns what it is if it is told and nobody serves it.
+    fn serve(&mut self, link: &Arc<Link>, payload: &[u8]) -> Option<String>;
+}
+
+impl ServeAsk for AskHandlers {
+    fn add(&mut self, service: NamedFunction<'_>, handler: AskHandler) {
+        self.0.add_named(service, handler);
     }
 
-    /// Adds one that answers later.
-    pub(super) fn add_deferred<S, F>(&mut self, service: &S, mut callback: F)
-    where
-        S: Signature,
-        F: FnMut(S::Request<'_>, Asker<S>) + Send + 'static,
-    {
-        let handler = move |mut payload: Input<'_>, reply: AskReply| {
-            // If it panics, the asker is dropped, which fails the ask.
-            let _ = unwind::catch(|| {
-                let asker = Asker {
-                    reply,
-                    service: PhantomData,
-                };
-                match S::Codec::decode(&mut payload) {
-                    Ok(request) => callback(request, asker),
-                    Err(error) => {
-                        let failure = Failure::malformed("the request", &chain(&error));
-                        asker.reply.fail(&failure);
-                    }
-                }
-            });
+    fn serve(&mut self, link: &Arc<Link>, payload: &[u8]) -> Option<String> {
+        let (id, asked) = match ToParent::decode(payload) {
+            Ok(ToParent::Ask { id, asked }) => (Some(id), asked),
+            Ok(ToParent::Tell(asked)) => (None, asked),
+            _ => unreachable!("the connection has read it before"),
         };
-        self.0.add(service, Box::new(handler));
-    }
-
-    /// A child asks, or tells something, which has no id. Returns why nobody is told.
-    pub(super) fn serve(
-        &mut self,
-        link: &Arc<Link>,
-        id: Option<u32>,
-        asked: Asked<'_>,
-    ) -> Result<(), Lack> {
         let reply = AskReply {
             link: Arc::clone(link),
             id,
@@ -106,19 +117,22 @@ impl AskHandlers {
                 let kind = kind.to_owned();
                 reply.fail(&Failure::Unserved { message, kind });
             }
-            (Err(lack), None) => return Err(lack),
+            (Err(lack), None) => return Some(lack.refusal(wire::REFUSED_FUNCTION).1),
         }
-        Ok(())
+        None
     }
+}
 
-    /// Drops the callbacks, each of which may panic.
-    pub(super) fn into_values(self) -> impl Iterator<Item = impl Sized> {
-        self.0.into_values()
+impl Drop for AskHandlers {
+    fn drop(&mut self) {
+        // Each may panic.
+        let all = mem::replace(&mut self.0, Directory::new("service", OF_PARENT));
+        drop_guarded(all.into_values());
     }
 }
 
 /// The obligation to answer an ask, below the codec. Dropped, it fails it.
-struct AskReply {
+pub(super) struct AskReply {
     link: Arc<Link>,
     /// `None` if the child only tells something, or it is answered.
     id: Option<u32>,

@@ -1,6 +1,6 @@
 //! Options of a handle, and its start.
 
-use super::ask::Asker;
+use super::ask::{self, Asker};
 use super::handle::Rpc;
 use super::reactor::Reactor;
 use super::start::StartOptions;
@@ -100,8 +100,10 @@ impl<S: Signature> RpcBuilder<S> {
             + 'static,
         <O::Service as Signature>::Codec: Replies<<O::Service as Signature>::Reply, R>,
     {
-        let service = service.into_service();
-        self.options.handlers.on_ask.add(&service, callback);
+        let handler = ask::returning::<O::Service, _, _>(callback);
+        self.options
+            .handlers
+            .serve(&service.into_service(), handler);
         self
     }
 
@@ -140,11 +142,10 @@ impl<S: Signature> RpcBuilder<S> {
         O: IntoService,
         F: FnMut(<O::Service as Signature>::Request<'_>, Asker<O::Service>) + Send + 'static,
     {
-        let service = service.into_service();
+        let handler = ask::deferred::<O::Service, _>(callback);
         self.options
             .handlers
-            .on_ask
-            .add_deferred(&service, callback);
+            .serve(&service.into_service(), handler);
         self
     }
 

@@ -547,7 +547,15 @@ impl Driver {
                     copies::run(|| progress(Input::from(payload)));
                 }
             }
-            Delivery::Asked => self.serve_ask(&input),
+            Delivery::Asked => {
+                let handlers = self.handlers.as_mut().expect("present until the end");
+                handlers.ask(&self.link, &input);
+            }
+            Delivery::Untold => {
+                let pid = self.pid();
+                let handlers = self.handlers.as_mut().expect("present until the end");
+                handlers.drop_event(pid, &"what the child tells");
+            }
             Delivery::Log => log::emit(&input, self.pid().unwrap_or(0)),
             Delivery::Late => {}
             Delivery::Ready => self.life.ready(),
@@ -583,19 +591,6 @@ impl Driver {
             let message = format!("an event from the child is malformed: {}", chain(&error));
             life.fail(ErrorKind::Protocol, message, now);
         }
-    }
-
-    /// The child asks or tells something.
-    fn serve_ask(&mut self, payload: &[u8]) {
-        let pid = self.pid();
-        let (id, asked) = match ToParent::decode(payload) {
-            Ok(ToParent::Ask { id, asked }) => (Some(id), asked),
-            Ok(ToParent::Tell(asked)) => (None, asked),
-            _ => unreachable!("the connection has read it before"),
-        };
-        let Driver { link, handlers, .. } = self;
-        let handlers = handlers.as_mut().expect("present until the end");
-        handlers.ask(link, id, asked, pid);
     }
 
     fn breached(&mut self, breach: Breach, now: Instant) {

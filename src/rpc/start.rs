@@ -83,7 +83,7 @@ impl StartOptions {
             max_frame,
             calls,
             bytes,
-            asks: self.max_asks,
+            asks: self.handlers.on_ask.is_some().then_some(self.max_asks),
         };
         let start_by = plain
             .is_none()

@@ -101,32 +101,20 @@ impl<'a> ToChild<'a> {
     /// The payload of the control frame.
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            ToChild::Setup { setup, request } => {
-                let version = setup.version.to_string();
-                let mut out = octets::encode(["setup", setup.name, &version, setup.codec]);
-                out.extend_from_slice(request);
-                out
+            ToChild::Setup { setup, request } => Message::new("setup").function(setup).raw(request),
+            ToChild::Run(run) => {
+                Message::new("run")
+                    .number(run.protocol)
+                    .function(&run.function)
+                    .number(run.max_frame)
+                    .number(run.buflen)
+                    .0
             }
-            ToChild::Run(run) => octets::encode([
-                "run",
-                &run.protocol.to_string(),
-                run.function.name,
-                &run.function.version.to_string(),
-                run.function.codec,
-                &run.max_frame.to_string(),
-                &run.buflen.to_string(),
-            ]),
-            ToChild::Function(function) => octets::encode([
-                "function",
-                function.name,
-                &function.version.to_string(),
-                function.codec,
-            ]),
-            ToChild::Cancel { id } => octets::encode(["cancel", &id.to_string()]),
+            ToChild::Function(function) => Message::new("function").function(function).0,
+            ToChild::Cancel { id } => Message::new("cancel").number(*id).0,
             ToChild::Answer(answer) => {
-                let mut out = ToChild::begin_answer(answer.id, answer.failed);
-                out.extend_from_slice(answer.payload);
-                out
+                let begun = ToChild::begin_answer(answer.id, answer.failed);
+                Message(begun).raw(answer.payload)
             }
         }
     }
@@ -134,7 +122,7 @@ impl<'a> ToChild<'a> {
     /// What precedes the payload of an answer.
     pub(crate) fn begin_answer(id: u32, failed: bool) -> Vec<u8> {
         let kind = if failed { "failed" } else { "reply" };
-        octets::encode(["answer", &id.to_string(), kind])
+        Message::new("answer").number(id).text(kind).0
     }
 
     /// Whether a message that begins like this is the answer to an ask.
@@ -263,47 +251,43 @@ impl<'a> ToParent<'a> {
     /// The payload of the control frame.
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            ToParent::Ready { protocol } => octets::encode(["ready", &protocol.to_string()]),
-            ToParent::Refused { kind, message } => octets::encode(["refused", kind, message]),
+            ToParent::Ready { protocol } => Message::new("ready").number(*protocol).0,
+            ToParent::Refused { kind, message } => {
+                Message::new("refused").text(kind).text(message).0
+            }
             ToParent::Progress { id, payload } => {
-                octets::encode([b"progress", id.to_string().as_bytes(), payload])
+                Message::new("progress").number(*id).bytes(payload).0
             }
             ToParent::Ask { id, asked } => {
-                let mut out = ToParent::begin_ask(Some(*id), asked.service);
-                out.extend_from_slice(asked.request);
-                out
+                Message(ToParent::begin_ask(Some(*id), asked.service)).raw(asked.request)
             }
             ToParent::Tell(asked) => {
-                let mut out = ToParent::begin_ask(None, asked.service);
-                out.extend_from_slice(asked.request);
-                out
+                Message(ToParent::begin_ask(None, asked.service)).raw(asked.request)
             }
-            ToParent::Forget { id } => octets::encode(["forget", &id.to_string()]),
+            ToParent::Forget { id } => Message::new("forget").number(*id).0,
             #[cfg(feature = "log")]
-            ToParent::Log(record) => octets::encode([
-                "log",
-                &record.level.to_string(),
-                record.target,
-                record.module,
-                record.file,
-                &record.line.to_string(),
-                record.message,
-            ]),
+            ToParent::Log(record) => {
+                Message::new("log")
+                    .number(record.level)
+                    .text(record.target)
+                    .text(record.module)
+                    .text(record.file)
+                    .number(record.line)
+                    .text(record.message)
+                    .0
+            }
             #[cfg(not(feature = "log"))]
-            ToParent::Log => octets::encode(["log"]),
+            ToParent::Log => Message::new("log").0,
         }
     }
 
     /// What precedes the request of an ask, or of a tell, which has no id.
     pub(crate) fn begin_ask(id: Option<u32>, service: FunctionId<'_>) -> Vec<u8> {
-        let mut out = match id {
-            Some(id) => octets::encode(["ask", &id.to_string()]),
-            None => octets::encode(["tell"]),
+        let message = match id {
+            Some(id) => Message::new("ask").number(id),
+            None => Message::new("tell"),
         };
-        for field in [service.name, &service.version.to_string(), service.codec] {
-            octets::push(&mut out, field.as_bytes());
-        }
-        out
+        message.function(&service).0
     }
 
     /// What a message is that begins like this, if it may be long.
@@ -385,19 +369,31 @@ impl Failure {
     /// The payload of the frame.
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            // The codec of octet strings encodes an error as its text: no need to send that twice.
+            // Octet strings send an error as its text: no need to send that twice.
             Failure::Error { message, encoded } if message.as_bytes() == &encoded[..] => {
-                octets::encode(["error", message])
+                Message::new("error").text(message).0
             }
             Failure::Error { message, encoded } => {
-                octets::encode([b"error", message.as_bytes(), encoded])
+                Message::new("error").text(message).bytes(encoded).0
             }
-            Failure::Panic { message, location } => octets::encode(["panic", message, location]),
-            Failure::Malformed { message } => octets::encode(["malformed", message]),
-            Failure::Unserved { message, kind } => octets::encode(["unserved", message, kind]),
-            Failure::Full => octets::encode(["full", "too many asks are unanswered"]),
-            Failure::Unanswered => octets::encode(["unanswered", "dropped without an answer"]),
-            Failure::Cancelled => octets::encode(["cancelled", "cancelled before it started"]),
+            Failure::Panic { message, location } => {
+                Message::new("panic").text(message).text(location).0
+            }
+            Failure::Malformed { message } => Message::new("malformed").text(message).0,
+            Failure::Unserved { message, kind } => {
+                Message::new("unserved").text(message).text(kind).0
+            }
+            Failure::Full => Message::new("full").text("too many asks are unanswered").0,
+            Failure::Unanswered => {
+                Message::new("unanswered")
+                    .text("dropped without an answer")
+                    .0
+            }
+            Failure::Cancelled => {
+                Message::new("cancelled")
+                    .text("cancelled before it started")
+                    .0
+            }
         }
     }
 
@@ -483,6 +479,43 @@ impl fmt::Display for ControlError {
             ControlError::Missing(field) => write!(f, "message without a {field}"),
             ControlError::Invalid(field) => write!(f, "message with an invalid {field}"),
         }
+    }
+}
+
+/// A message that is being written, string by string.
+struct Message(Vec<u8>);
+
+impl Message {
+    fn new(verb: &str) -> Self {
+        Message(Vec::new()).text(verb)
+    }
+
+    fn bytes(mut self, bytes: &[u8]) -> Self {
+        octets::push(&mut self.0, bytes);
+        self
+    }
+
+    fn text(self, text: &str) -> Self {
+        self.bytes(text.as_bytes())
+    }
+
+    fn number(self, number: u32) -> Self {
+        self.text(&number.to_string())
+    }
+
+    fn function(self, function: &FunctionId<'_>) -> Self {
+        let FunctionId {
+            name,
+            version,
+            codec,
+        } = *function;
+        self.text(name).number(version).text(codec)
+    }
+
+    /// The message with a payload behind it, which is no string of it.
+    fn raw(mut self, payload: &[u8]) -> Vec<u8> {
+        self.0.extend_from_slice(payload);
+        self.0
     }
 }
 

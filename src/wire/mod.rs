@@ -23,12 +23,14 @@ mod small;
 mod writer;
 
 pub(crate) use body::Body;
+#[cfg(any(fuzzing, test))]
+pub(crate) use control::Asked;
 #[cfg(feature = "log")]
 pub(crate) use control::LogRecord;
 pub(crate) use control::{
-    AskAnswer, Asked, ControlError, Failure, FunctionId, LONGEST_CONTROL, LONGEST_SETUP,
-    LONGEST_TEXT, LongToParent, REFUSED_FUNCTION, REFUSED_MISMATCH, REFUSED_SETUP, REFUSED_VERSION,
-    Run, TELLING, ToChild, ToParent, VERSION, truncate,
+    AskAnswer, ControlError, Failure, FunctionId, LONGEST_CONTROL, LONGEST_SETUP, LONGEST_TEXT,
+    LongToParent, REFUSED_FUNCTION, REFUSED_MISMATCH, REFUSED_SETUP, REFUSED_VERSION, Run, TELLING,
+    ToChild, ToParent, VERSION, truncate,
 };
 #[cfg(any(fuzzing, test))]
 pub(crate) use frame::{BUFFER, LARGE};

@@ -26,6 +26,7 @@ pub(crate) fn push_len(out: &mut Vec<u8>, len: usize) {
 }
 
 /// All strings as one payload.
+#[cfg(any(fuzzing, test))]
 pub(crate) fn encode<S: AsRef<[u8]>>(strings: impl IntoIterator<Item = S>) -> Vec<u8> {
     let mut out = Vec::new();
     strings

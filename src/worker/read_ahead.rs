@@ -137,6 +137,11 @@ impl Server {
         self.ahead.has_queued || self.ahead.read_at != coarse_clock()
     }
 
+    /// Whether it has queued requests since it last read between two calls.
+    pub(super) fn has_queued(&self) -> bool {
+        self.ahead.has_queued
+    }
+
     fn read_if_due(&mut self, now: CoarseTime) {
         let ahead = &mut self.ahead;
         let due = now != ahead.read_at && now != ahead.asked_at;

@@ -5,7 +5,7 @@ use super::calls::{CallLimits, Lane, Started};
 use super::functions::Function;
 use super::hub::{Hub, WritePolicy};
 use super::panics;
-use super::read_ahead::{Incoming, RequestPayload, take_control};
+use super::read_ahead::{Incoming, RequestPayload};
 use super::server::{Options, Server, Stop};
 use super::table::{Bodies, Body};
 use crate::sys::coarse_clock;
@@ -36,31 +36,16 @@ pub(super) fn answer(
                 continue;
             }
         }
-        let Server {
-            session, functions, ..
-        } = &mut server;
-        match session
-            .next(|id| hub.is_running(id))
-            .map_err(Stop::protocol)?
-        {
-            None => {
-                if !server.read()? {
-                    // Nothing may be left to the flusher.
-                    hub.flush();
-                    return check_parent(hub, false);
-                }
-                server.has_read();
-            }
-            Some(step) => match take_control(step, hub, functions)? {
-                Some((id, function, payload)) => {
-                    let payload = RequestPayload::Owned(payload.into_small());
-                    begin(hub, id);
-                    call_guarded(&mut server, bodies, function.index, payload, id, false)?;
-                    read_ahead_if_due(&mut server, bodies)?;
-                }
-                None => check_parent(hub, false)?,
-            },
+        // What comes next, if it has come, is no small request, or is for a function that there is not.
+        server.take_steps()?;
+        if server.has_queued() {
+            read_ahead(&mut server, bodies)?;
+        } else if !server.read()? {
+            // Nothing may be left to the flusher.
+            hub.flush();
+            return check_parent(hub, false);
         }
+        server.has_read();
     }
 }
 

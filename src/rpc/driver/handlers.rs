@@ -2,12 +2,16 @@
 
 use crate::codec::Strings;
 use crate::copies;
+use crate::directory::NamedFunction;
 use crate::error::Error;
-use crate::rpc::ask::AskHandlers;
-use crate::rpc::callback::{drop_guarded, guard};
+use crate::process::Child;
+use crate::rpc::ask::{AskHandler, AskHandlers, ServeAsk};
+use crate::rpc::callback::guard;
 use crate::rpc::link::Link;
 use crate::rpc::log;
-use crate::wire::{self, Asked, truncate};
+use crate::service::Signature;
+use crate::wire::truncate;
+use std::fmt::Display;
 use std::sync::Arc;
 
 /// How much of an event is shown that nobody handles.
@@ -19,18 +23,31 @@ pub(in crate::rpc) struct Handlers {
     pub(in crate::rpc) on_event: Option<Box<dyn FnMut(Strings) + Send>>,
     pub(in crate::rpc) on_error: Option<Box<dyn FnOnce(Error) + Send>>,
     pub(in crate::rpc) on_destroy: Option<Box<dyn FnOnce() + Send>>,
-    pub(in crate::rpc) on_ask: AskHandlers,
+    /// `None` if nothing is served: then the linker leaves out how.
+    pub(in crate::rpc) on_ask: Option<Box<dyn ServeAsk>>,
     /// Whether an event has come that nobody handles.
     dropped_event: bool,
 }
 
 impl Handlers {
+    /// Serves what the child asks for under this name.
+    ///
+    /// # Panics
+    ///
+    /// If it is served already.
+    pub(in crate::rpc) fn serve<S: Signature>(&mut self, service: &S, handler: AskHandler) {
+        let on_ask = self
+            .on_ask
+            .get_or_insert_with(|| Box::new(AskHandlers::default()));
+        on_ask.add(NamedFunction::of(service), handler);
+    }
+
     /// Whether there are any.
     pub(in crate::rpc) fn any(&self) -> bool {
         self.on_event.is_some()
             || self.on_error.is_some()
             || self.on_destroy.is_some()
-            || !self.on_ask.is_empty()
+            || self.on_ask.is_some()
     }
 
     /// An event has come from this process. One that nobody handles is dropped; the first is reported.
@@ -38,36 +55,31 @@ impl Handlers {
     pub(super) fn event(&mut self, event: Strings, pid: Option<u32>) {
         match &mut self.on_event {
             Some(on_event) => copies::run(|| on_event(event)),
-            None => self.drop_event(pid, || {
-                let text = event.to_string();
-                let text = truncate(&text, SHOWN);
-                format!("dropped the event `{text}` and those to come, as there is no on_event()")
-            }),
+            None => self.drop_event(pid, &event),
         }
     }
 
+    /// Drops something that nobody handles. The first is reported.
     #[cold]
-    fn drop_event(&mut self, pid: Option<u32>, message: impl FnOnce() -> String) {
+    pub(super) fn drop_event(&mut self, pid: Option<u32>, event: &dyn Display) {
         if !std::mem::replace(&mut self.dropped_event, true) {
+            let text = event.to_string();
+            let text = truncate(&text, SHOWN);
             let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-            log::error(message() + &pid);
+            log::error(format_args!(
+                "dropped `{text}` and what else there is no on_event() or on_ask() for{pid}"
+            ));
         }
     }
 
-    /// The child asks something, or tells it, without an id. What is told and nobody serves is treated like
-    /// an event that nobody handles.
-    pub(super) fn ask(
-        &mut self,
-        link: &Arc<Link>,
-        id: Option<u32>,
-        asked: Asked<'_>,
-        pid: Option<u32>,
-    ) {
-        if let Err(lack) = self.on_ask.serve(link, id, asked) {
-            self.drop_event(pid, || {
-                let (_, message) = lack.refusal(wire::REFUSED_FUNCTION);
-                format!("dropped what the child tells, and more of it to come: {message}")
-            });
+    /// The child asks or tells something. What is told and nobody serves is treated like an event that
+    /// nobody handles.
+    pub(super) fn ask(&mut self, link: &Arc<Link>, payload: &[u8]) {
+        let Some(on_ask) = &mut self.on_ask else {
+            unreachable!("the connection refuses them")
+        };
+        if let Some(untold) = on_ask.serve(link, payload) {
+            self.drop_event(link.child().map(Child::pid), &untold);
         }
     }
 
@@ -99,7 +111,7 @@ impl Handlers {
         guard(|| drop(on_event));
         guard(|| drop(on_error));
         guard(|| drop(on_destroy));
-        drop_guarded(on_ask.into_values());
+        guard(|| drop(on_ask));
     }
 }
 
@@ -129,7 +141,7 @@ mod tests {
             }),
             on_destroy: is_wanted("on_destroy")
                 .then(|| Box::new(move || on_destroy(String::new())) as Box<dyn FnOnce() + Send>),
-            on_ask: AskHandlers::default(),
+            on_ask: None,
             dropped_event: false,
         }
     }
@@ -175,7 +187,7 @@ mod tests {
             on_event: Some(Box::new(on_event)),
             on_error: Some(Box::new(|error| panic!("{error}"))),
             on_destroy: Some(Box::new(move || drop(destroy))),
-            on_ask: AskHandlers::default(),
+            on_ask: None,
             dropped_event: false,
         };
         drop(sender);

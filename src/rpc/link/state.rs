@@ -353,7 +353,7 @@ mod tests {
         max_frame: 1 << 20,
         calls: 10_000,
         bytes: usize::MAX,
-        asks: 2,
+        asks: Some(2),
     };
 
     const SECOND: Duration = Duration::from_secs(1);

@@ -1,6 +1,5 @@
 //! What a child has asked and its parent has not answered. Pure.
 
-use crate::id_map::IdMap;
 use std::collections::VecDeque;
 
 /// How many asks may be refused before the child has read that of the first: one that never reads would
@@ -12,8 +11,8 @@ const UNREAD_REFUSALS: usize = 1 << 16;
 pub(super) struct Asks {
     /// How many may be unanswered, or answered and the answer unsent.
     limit: usize,
-    /// Those that are unanswered, and whether the child waits no longer.
-    open: IdMap<bool>,
+    /// Those that are unanswered, sorted by id, and whether the child waits no longer.
+    open: Vec<(u32, bool)>,
     /// Where the answers end in the stream that are not known to be sent, and the refusals.
     unsent: [VecDeque<u64>; 2],
 }
@@ -39,21 +38,25 @@ impl Asks {
     pub(super) fn new(limit: usize) -> Self {
         Asks {
             limit,
-            open: IdMap::default(),
+            open: Vec::new(),
             unsent: Default::default(),
         }
     }
 
     /// Whether there is an ask with this id.
     pub(super) fn is_open(&self, id: u32) -> bool {
-        self.open.contains(id)
+        self.place(id).is_ok()
+    }
+
+    fn place(&self, id: u32) -> Result<usize, usize> {
+        self.open.binary_search_by_key(&id, |(open, _)| *open)
     }
 
     /// An ask has come. `sent` is how much of the stream to the child is sent.
     pub(super) fn admit(&mut self, id: u32, sent: u64) -> Result<Admission, BadAsk> {
-        if self.is_open(id) {
+        let Err(at) = self.place(id) else {
             return Err(BadAsk::Repeated);
-        }
+        };
         for unsent in &mut self.unsent {
             while unsent.front().is_some_and(|end| *end <= sent) {
                 unsent.pop_front();
@@ -61,7 +64,7 @@ impl Asks {
         }
         let [answers, refusals] = &self.unsent;
         if self.open.len() + answers.len() < self.limit {
-            self.open.insert(id, false);
+            self.open.insert(at, (id, false));
             return Ok(Admission::Serve);
         }
         if refusals.len() >= UNREAD_REFUSALS {
@@ -77,7 +80,8 @@ impl Asks {
 
     /// An ask is about to be answered. Returns whether it was open.
     pub(super) fn close(&mut self, id: u32) -> bool {
-        self.open.remove(id).is_some()
+        let place = self.place(id);
+        place.map(|at| self.open.remove(at)).is_ok()
     }
 
     /// The answer of one that was [closed](Asks::close) ends here in the stream.
@@ -87,14 +91,14 @@ impl Asks {
 
     /// The child waits no longer for an answer.
     pub(super) fn forget(&mut self, id: u32) {
-        if let Some(forgotten) = self.open.get_mut(id) {
-            *forgotten = true;
+        if let Ok(at) = self.place(id) {
+            self.open[at].1 = true;
         }
     }
 
     /// Whether the child waits for an answer.
     pub(super) fn is_awaited(&self, id: u32) -> bool {
-        self.open.get(id) == Some(&false)
+        self.place(id).is_ok_and(|at| !self.open[at].1)
     }
 
     /// The child is gone.

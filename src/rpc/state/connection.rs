@@ -45,8 +45,8 @@ pub(crate) struct QueueLimits {
     pub(crate) calls: usize,
     /// The most bytes that may be queued.
     pub(crate) bytes: usize,
-    /// The most asks of the child that may be unanswered.
-    pub(crate) asks: usize,
+    /// The most asks of the child that may be unanswered. `None` if nothing is served.
+    pub(crate) asks: Option<usize>,
 }
 
 /// Requests with half of the ids that there are have at least so many bytes. Ids that are skipped, as old
@@ -120,6 +120,8 @@ pub(crate) enum Delivery<T, P> {
     /// An ask, or what the child tells: the payload of its control frame is to be decoded again where it is
     /// served.
     Asked,
+    /// What the child tells, and nothing is served.
+    Untold,
     /// The reply to a call.
     Reply(T),
     /// The failed reply to a call.
@@ -153,7 +155,7 @@ impl<T, P: Clone> Connection<T, P> {
             done: Vec::new(),
             functions: Vec::new(),
             function: 0,
-            asks: Asks::new(limits.asks),
+            asks: Asks::new(limits.asks.unwrap_or(0)),
         }
     }
 
@@ -288,6 +290,7 @@ impl<T, P: Clone> Connection<T, P> {
                     }
                     ToParent::Progress { id, .. } => self.progress(id),
                     ToParent::Ask { id, .. } => self.ask(id),
+                    ToParent::Tell(_) if self.limits.asks.is_none() => Ok(Delivery::Untold),
                     ToParent::Tell(_) => Ok(Delivery::Asked),
                     ToParent::Forget { id } => {
                         self.asks.forget(id);
@@ -545,16 +548,20 @@ impl<T, P: Clone> Connection<T, P> {
 
     fn ask(&mut self, id: u32) -> Result<Delivery<T, P>, ChildViolation> {
         let outbox = self.writer.outbox();
-        match self.asks.admit(id, outbox.end() - outbox.queued()) {
-            Ok(Admission::Serve) => Ok(Delivery::Asked),
-            Ok(Admission::Refuse) => {
-                let end = self.push_answer(id, true, &mut Failure::Full.encode().into());
-                self.asks.refused(end);
-                Ok(Delivery::Late)
-            }
-            Err(BadAsk::Repeated) => Err(ChildViolation::RepeatedAsk { id }),
-            Err(BadAsk::Flood) => Err(ChildViolation::AskFlood),
-        }
+        let sent = outbox.end() - outbox.queued();
+        let failure = match self.asks.admit(id, sent) {
+            Ok(Admission::Serve) => return Ok(Delivery::Asked),
+            Ok(Admission::Refuse) if self.limits.asks.is_some() => Failure::Full,
+            Ok(Admission::Refuse) => Failure::Unserved {
+                message: "the parent serves nothing: it has no on_ask()".to_owned(),
+                kind: wire::REFUSED_FUNCTION.to_owned(),
+            },
+            Err(BadAsk::Repeated) => return Err(ChildViolation::RepeatedAsk { id }),
+            Err(BadAsk::Flood) => return Err(ChildViolation::AskFlood),
+        };
+        let end = self.push_answer(id, true, &mut failure.encode().into());
+        self.asks.refused(end);
+        Ok(Delivery::Late)
     }
 
     /// Whether the child waits for the answer to an ask, and no answer was given.
@@ -720,7 +727,7 @@ mod tests {
         max_frame: 100,
         calls: usize::MAX,
         bytes: usize::MAX,
-        asks: 2,
+        asks: Some(2),
     };
 
     fn sent<T>(connection: &mut Connection<T, char>) -> Vec<u8> {
@@ -1136,7 +1143,7 @@ mod tests {
             max_frame: 10,
             calls: 2,
             bytes: 30,
-            asks: 2,
+            asks: Some(2),
         };
         let mut c = Connection::<(), char>::new(Some(Plain::Tagged), limits);
         let mut refused =
@@ -1169,7 +1176,7 @@ mod tests {
             max_frame: 100,
             calls: usize::MAX,
             bytes: 30,
-            asks: 2,
+            asks: Some(2),
         };
         let mut c = Connection::<(), char>::new(Some(Plain::Tagged), limits);
         // One call always fits, or nothing would.
@@ -1194,7 +1201,7 @@ mod tests {
             max_frame: 100,
             calls: 3,
             bytes: 40,
-            asks: 2,
+            asks: Some(2),
         };
         let mut c = Connection::<char, char>::new(Some(Plain::Tagged), limits);
         // A header has 8 bytes.

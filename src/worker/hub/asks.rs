@@ -1,9 +1,9 @@
 //! What the child has asked its parent: which asks are unanswered, and who waits for the answers.
 
 use super::shared::Hub;
+use super::state::HubState;
 use crate::codec::CodecError;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
-use crate::id_map::IdMap;
 use crate::wire::{self, AskAnswer, Body, FunctionId, SmallBytes, ToParent};
 use std::mem;
 
@@ -33,17 +33,40 @@ pub(in crate::worker) type Waiter = Box<dyn FnOnce(AskEnd) + Send>;
 #[derive(Debug, PartialEq, Eq)]
 pub(in crate::worker) struct UnknownAsk;
 
-/// The asks that are not answered.
+/// The asks that are not answered, as far as others than those that ask need them. In a program that asks
+/// nothing, there are none, and the linker leaves the rest out.
+pub(super) trait OpenAsks: Send {
+    /// Whether answers are waited for, which are read whatever else waits.
+    fn is_any_awaited(&self) -> bool;
+
+    /// The answer has come. Returns who waits for it.
+    fn close(&mut self, id: u32) -> Result<Option<Waiter>, UnknownAsk>;
+
+    /// Nobody waits any more for what was asked on behalf of a call. Returns ids, and who did.
+    fn abandon_all_of(&mut self, call: u32) -> Vec<(u32, Waiter)>;
+
+    /// No more answers come. Returns who waits.
+    fn drain(&mut self) -> Vec<Waiter>;
+
+    fn open(&mut self, call: Option<u32>, waiter: Waiter) -> u32;
+
+    /// Nobody waits for the answer any more. Returns who did.
+    fn abandon(&mut self, id: u32) -> Option<Waiter>;
+}
+
+/// See [`OpenAsks`].
 #[derive(Default)]
-pub(super) struct Asks {
+struct Asks {
     /// The id of the last one.
     last: u32,
-    open: IdMap<Ask>,
+    /// Few, as the parent limits them.
+    open: Vec<Ask>,
     /// How many are waited for.
     awaited: usize,
 }
 
 struct Ask {
+    id: u32,
     /// The call for which it is asked.
     call: Option<u32>,
     /// `None` if nobody waits any more: then it only reserves the id.
@@ -51,48 +74,52 @@ struct Ask {
 }
 
 impl Asks {
-    /// Whether answers are waited for, which are read whatever else waits.
-    pub(super) fn is_any_awaited(&self) -> bool {
+    fn place(&self, id: u32) -> Option<usize> {
+        self.open.iter().position(|ask| ask.id == id)
+    }
+}
+
+impl OpenAsks for Asks {
+    fn is_any_awaited(&self) -> bool {
         self.awaited > 0
     }
 
     fn open(&mut self, call: Option<u32>, waiter: Waiter) -> u32 {
         self.last = self.last.wrapping_add(1);
-        while self.open.contains(self.last) {
+        while self.place(self.last).is_some() {
             self.last = self.last.wrapping_add(1);
         }
-        let waiter = Some(waiter);
-        self.open.insert(self.last, Ask { call, waiter });
+        let (id, waiter) = (self.last, Some(waiter));
+        self.open.push(Ask { id, call, waiter });
         self.awaited += 1;
-        self.last
+        id
     }
 
-    /// The answer has come. Returns who waits for it.
     fn close(&mut self, id: u32) -> Result<Option<Waiter>, UnknownAsk> {
-        let ask = self.open.remove(id).ok_or(UnknownAsk)?;
-        self.open.trim();
+        let at = self.place(id).ok_or(UnknownAsk)?;
+        let ask = self.open.swap_remove(at);
         self.awaited -= usize::from(ask.waiter.is_some());
         Ok(ask.waiter)
     }
 
-    /// Nobody waits for the answer any more. Returns who did.
     fn abandon(&mut self, id: u32) -> Option<Waiter> {
-        let waiter = self.open.get_mut(id)?.waiter.take()?;
+        let at = self.place(id)?;
+        let waiter = self.open[at].waiter.take()?;
         self.awaited -= 1;
         Some(waiter)
     }
 
-    /// The ids of those that are waited for on behalf of a call.
-    fn of_call(&self, call: u32) -> Vec<u32> {
-        let all = self.open.iter();
-        let of_call = all.filter(|(_, ask)| ask.call == Some(call) && ask.waiter.is_some());
-        of_call.map(|(id, _)| id as u32).collect()
+    fn abandon_all_of(&mut self, call: u32) -> Vec<(u32, Waiter)> {
+        let of_call = self.open.iter_mut().filter(|ask| ask.call == Some(call));
+        let abandoned = of_call.filter_map(|ask| Some((ask.id, ask.waiter.take()?)));
+        let abandoned: Vec<_> = abandoned.collect();
+        self.awaited -= abandoned.len();
+        abandoned
     }
 
-    /// No more answers come. Returns who waits.
     fn drain(&mut self) -> Vec<Waiter> {
         self.awaited = 0;
-        let all = mem::take(&mut self.open).into_values();
+        let all = mem::take(&mut self.open).into_iter();
         all.filter_map(|ask| ask.waiter).collect()
     }
 }
@@ -123,7 +150,8 @@ impl Hub {
         if call.is_some_and(|call| state.ledger.is_cancelled(call)) {
             return Err(AskEnd::Cancelled(Phase::Queued));
         }
-        let id = state.asks.open(call, waiter);
+        let asks = state.asks.get_or_insert_with(|| Box::new(Asks::default()));
+        let id = asks.open(call, waiter);
         // A loop that reads no requests for now is to read the answer.
         if state.requests_paused {
             state.wake_loop();
@@ -163,7 +191,10 @@ impl Hub {
 
     /// The answer to an ask has come.
     pub(in crate::worker) fn end_ask(&self, answer: AskAnswer<'_>) -> Result<(), UnknownAsk> {
-        let waiter = self.lock().asks.close(answer.id)?;
+        let waiter = match &mut self.lock().asks {
+            Some(asks) => asks.close(answer.id)?,
+            None => return Err(UnknownAsk),
+        };
         if let Some(waiter) = waiter {
             let payload = SmallBytes::from(answer.payload);
             waiter(match answer.failed {
@@ -176,7 +207,7 @@ impl Hub {
 
     /// Nobody waits for an answer any more. Returns whether somebody did.
     pub(in crate::worker) fn abandon_ask(&'static self, id: u32) -> bool {
-        let waiter = self.lock().asks.abandon(id);
+        let waiter = self.lock().asks.as_mut().and_then(|asks| asks.abandon(id));
         if waiter.is_some() {
             self.control(&ToParent::Forget { id });
         }
@@ -185,20 +216,18 @@ impl Hub {
 
     /// A call is cancelled, and what was asked for it is not wanted any more.
     pub(super) fn cancel_asks(&'static self, call: u32) {
-        let all = self.lock().asks.of_call(call);
-        for id in all {
-            let waiter = self.lock().asks.abandon(id);
-            if let Some(waiter) = waiter {
-                self.control(&ToParent::Forget { id });
-                waiter(AskEnd::Cancelled(Phase::Begun));
-            }
+        let asks = |state: &mut HubState| Some(state.asks.as_mut()?.abandon_all_of(call));
+        let abandoned = asks(&mut self.lock()).unwrap_or_default();
+        for (id, waiter) in abandoned {
+            self.control(&ToParent::Forget { id });
+            waiter(AskEnd::Cancelled(Phase::Begun));
         }
     }
 
     /// No more answers will come.
     pub(in crate::worker) fn end_asks(&self) {
-        let waiters = self.lock().asks.drain();
-        for waiter in waiters {
+        let waiters = self.lock().asks.as_mut().map(|asks| asks.drain());
+        for waiter in waiters.unwrap_or_default() {
             waiter(AskEnd::Lost(gone(), Phase::Begun));
         }
     }
@@ -218,14 +247,16 @@ mod tests {
     fn asks_are_awaited_until_they_end() {
         let mut asks = Asks::default();
         let ids = [None, Some(7), Some(7), Some(8)].map(|call| asks.open(call, waiter().0));
-        assert_eq!((ids, asks.of_call(7)), ([1, 2, 3, 4], vec![2, 3]));
+        assert_eq!(ids, [1, 2, 3, 4]);
         assert!(asks.abandon(2).is_some() && asks.abandon(2).is_none());
-        assert_eq!(asks.of_call(7), [3]);
+        let of_call = asks.abandon_all_of(7);
+        assert!(of_call.iter().map(|(id, _)| *id).eq([3]));
+        assert!(asks.abandon_all_of(7).is_empty());
         assert!(matches!(asks.close(2), Ok(None)), "nobody waits");
         assert!(matches!(asks.close(1), Ok(Some(_))));
         assert!(matches!(asks.close(1), Err(UnknownAsk)));
         assert!(asks.is_any_awaited());
-        assert_eq!(asks.drain().len(), 2);
+        assert_eq!(asks.drain().len(), 1);
         assert!(!asks.is_any_awaited() && asks.drain().is_empty());
     }
 

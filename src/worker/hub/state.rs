@@ -1,6 +1,6 @@
 //! What a hub's lock guards, and what is decided from it. No I/O, no waiting.
 
-use super::asks::Asks;
+use super::asks::OpenAsks;
 use super::flusher::Flusher;
 use super::on_cancel::OnCancel;
 use crate::id_map::IdMap;
@@ -21,7 +21,8 @@ pub(super) struct HubState {
     pub(super) free_threads: usize,
     pub(super) flusher: Flusher,
     pub(super) on_cancel: IdMap<Vec<OnCancel>>,
-    pub(super) asks: Asks,
+    /// `None` until something is asked.
+    pub(super) asks: Option<Box<dyn OpenAsks>>,
     pub(super) waker: Option<Arc<Waker>>,
     /// Whether the loop sleeps, and the waker wakes it.
     pub(super) asleep: bool,
@@ -63,7 +64,7 @@ impl Default for HubState {
             free_threads: 0,
             flusher: Flusher::default(),
             on_cancel: IdMap::default(),
-            asks: Asks::default(),
+            asks: None,
             waker: None,
             asleep: false,
             requests_paused: false,
@@ -111,7 +112,8 @@ impl HubState {
     /// Whether more may be read. An answer that is waited for may be behind requests, which are then kept,
     /// however many there are.
     pub(super) fn wants_requests(&self) -> bool {
-        let awaits = self.asks.is_any_awaited() && !self.ledger.is_closed();
+        let asks = self.asks.as_ref();
+        let awaits = asks.is_some_and(|asks| asks.is_any_awaited() && !self.ledger.is_closed());
         awaits || self.ledger.wants_requests(self.writer.unsent())
     }
 
