@@ -6,6 +6,8 @@ use crate::wire::{self, FunctionId, truncate};
 
 /// The longest name. Who asks for a longer one is told that there is none.
 const LONGEST_NAME: usize = wire::LONGEST_TEXT;
+/// How much of the names that are there is listed.
+const LISTED: usize = 1000;
 /// How much of a name that is not there is shown.
 const SHOWN: usize = 200;
 
@@ -172,9 +174,12 @@ impl Names {
 
     fn list(&self) -> String {
         let mut list = String::new();
-        for entry in &self.entries {
+        for (n, entry) in self.entries.iter().enumerate() {
+            if list.len() > LISTED {
+                return format!("{list} and {} more", self.entries.len() - n);
+            }
             let comma = if list.is_empty() { "" } else { ", " };
-            list = list + comma + "`" + &entry.name + "`";
+            list = list + comma + "`" + truncate(&entry.name, SHOWN) + "`";
         }
         if list.is_empty() {
             return "none".to_owned();

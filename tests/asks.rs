@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Log, alone, bounded, eventually, lost, obey};
+use common::{Gate, Log, alone, bounded, eventually, lost, obey};
 use offspring::{
     Asker, BoxError, CallError, Caller, ErrorKind, Loop, Phase, Process, Refusal, Rpc, RpcBuilder,
     Stdio, Strings, Worker,
@@ -479,6 +479,195 @@ fn too_long_a_request_or_answer_is_an_error_of_the_ask() {
         ] {
             assert_eq!(rpc.call(len).wait().unwrap(), [wanted]);
         }
+        rpc.finish().unwrap();
+    });
+}
+
+/// The parent may need a call of the child to answer.
+#[test]
+fn threaded_calls_begin_while_a_returning_function_asks_or_checks() {
+    let me = worker()
+        .threaded("do on threads", obey)
+        .function("until cancelled", |_, caller| {
+            caller.event("begun");
+            while !caller.is_cancelled() {
+                thread::yield_now();
+            }
+            Ok(())
+        })
+        .run_in_test();
+    bounded(move || {
+        let itself: Arc<Mutex<Option<Rpc>>> = Arc::default();
+        let (to_call, (send, events)) = (Arc::clone(&itself), mpsc::channel());
+        let rpc = serving(&me)
+            .on_event(move |event| send.send(event).unwrap())
+            .on_ask_deferred("what the threads say", move |request, asker| {
+                let rpc = to_call.lock().unwrap().clone().unwrap();
+                thread::spawn(move || {
+                    // The first is at a gate all the time, and so needs another thread.
+                    let threads = rpc.function("do on threads");
+                    let said = threads.call(["echo", &request.to_string()]).wait();
+                    asker.answer(said);
+                });
+            })
+            .start()
+            .unwrap();
+        *itself.lock().unwrap() = Some(rpc.clone());
+        let (gate, threads) = (Gate::new(), rpc.function("do on threads"));
+        for wanted in ["none is there", "one is busy"] {
+            let reply = rpc
+                .function("ask")
+                .call(["what the threads say", wanted])
+                .wait();
+            assert_eq!(reply.unwrap(), [format!("ok {wanted}")]);
+            let _ = threads.call(["gate", gate.name()]).start();
+            std::mem::forget(gate.entered());
+        }
+        let checking = rpc.function("until cancelled").call(()).start();
+        assert_eq!(events.recv().unwrap(), ["begun"]);
+        let reply = threads.call(["echo", "another"]).wait().unwrap();
+        assert_eq!(reply, ["another"]);
+        checking.cancel();
+        itself.lock().unwrap().take();
+        rpc.kill();
+    });
+}
+
+#[test]
+fn impatient_ask_ends_in_a_child_that_may_outlive_its_parent() {
+    let me = returning()
+        .function("impatient", |_, caller| {
+            // Longer than a read that ends by itself.
+            Ok(told(caller.ask_timeout(
+                "never",
+                (),
+                Duration::from_millis(120),
+            )))
+        })
+        .run_in_test();
+    bounded(move || {
+        for me in [me.clone(), me.outlive_parent()] {
+            let (builder, _askers) = with_never(&me);
+            let rpc = builder.start().unwrap();
+            let reply = rpc.function("impatient").call(()).wait().unwrap();
+            assert_eq!(reply, ["timed out Begun"]);
+            rpc.finish().unwrap();
+        }
+    });
+}
+
+#[test]
+fn impatient_ask_does_not_wait_for_room_to_write() {
+    let me = worker()
+        .threaded("long", |request, caller| {
+            let [done, inside] = request.texts()?;
+            Gate::enter(inside);
+            let long = "x".repeat(8 << 20);
+            let outcome = caller.ask_timeout("echo", &long, Duration::from_millis(20));
+            assert_eq!(told(outcome), "timed out Begun");
+            Gate::announce(done);
+            Ok(())
+        })
+        .run_in_test();
+    bounded(move || {
+        let (busy, done, inside) = (Gate::new(), Gate::new(), Gate::new());
+        let name = busy.name().to_owned();
+        let rpc = serving(&me).on_ask("block", move |_| {
+            // As a callback must not do: nothing is read meanwhile.
+            Gate::enter(&name);
+            Ok(())
+        });
+        let rpc = rpc.start().unwrap();
+        let long = rpc
+            .function("long")
+            .call([done.name(), inside.name()])
+            .start();
+        let at_gate = inside.entered();
+        let blocked = rpc.function("ask on threads").call("block").start();
+        let busy = busy.entered();
+        at_gate.open();
+        drop(done.entered());
+        busy.open();
+        blocked.wait().unwrap();
+        long.wait().unwrap();
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn names_of_any_length_are_errors_of_their_asks_only() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let rpc = serving(&me).max_frame(1 << 20).start().unwrap();
+        for len in [1000, 32_768, 32_769, 100_000] {
+            let name = "x".repeat(len);
+            for ask in ["ask", "ask on threads", "ask later"] {
+                let reply = rpc.function(ask).call([&name]).wait().unwrap().to_string();
+                assert!(
+                    reply.starts_with("unserved NoFunction no service `xxx"),
+                    "{reply}"
+                );
+            }
+            rpc.function("ask")
+                .call(["tell", &name, "x"])
+                .wait()
+                .unwrap();
+        }
+        rpc.finish().unwrap();
+    });
+}
+
+/// A loop reads nothing while a callback runs: it is not to be taken for one that never reads.
+#[test]
+fn loop_may_ask_as_much_as_it_likes() {
+    let me = Worker::new()
+        .deferred("ask", |_, caller, events| {
+            use std::cell::RefCell;
+            use std::rc::Rc;
+            const ASKS: usize = 200_000;
+            let ended = Rc::new(RefCell::new((0, 0, Some(caller))));
+            for _ in 0..ASKS {
+                let ended = Rc::clone(&ended);
+                events.ask("echo", "x", move |outcome, _| {
+                    let (answered, refused, caller) = &mut *ended.borrow_mut();
+                    match outcome {
+                        Ok(_) => *answered += 1,
+                        Err(CallError::Refused(Refusal::Full)) => *refused += 1,
+                        Err(error) => panic!("{error}"),
+                    }
+                    if *answered + *refused == ASKS {
+                        let few = [answered, refused].iter().any(|n| **n == 0);
+                        caller.take().unwrap().reply(format!("{few}"));
+                    }
+                });
+            }
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("ask").on_ask("echo", Ok).start().unwrap();
+        for _ in 0..2 {
+            assert_eq!(rpc.call(()).wait().unwrap(), ["false"], "some of each");
+        }
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn error_that_cannot_be_shown_is_a_panic_with_its_message() {
+    #[derive(Debug)]
+    struct Unspeakable;
+    impl std::fmt::Display for Unspeakable {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            panic!("words fail")
+        }
+    }
+    impl std::error::Error for Unspeakable {}
+    let me = worker().run_in_test();
+    bounded(move || {
+        let rpc = serving(&me).on_ask("unspeakable", |_| Err::<(), _>(Unspeakable.into()));
+        let rpc = rpc.start().unwrap();
+        let reply = rpc.function("ask").call("unspeakable").wait().unwrap();
+        assert_eq!(reply, ["panicked words fail"]);
         rpc.finish().unwrap();
     });
 }

@@ -77,7 +77,7 @@ fn bad_header(plain: Option<Plain>, stream: &[u8]) -> Option<(ParentViolation, u
         };
         // The answer to an ask may be longer, and shows what it is by its beginning.
         let begun = &stream[at..stream.len().min(at.saturating_add(claimed.min(TELLING)))];
-        let is_answer = max_frame.is_some() && ToChild::is_answer(begun);
+        let is_answer = max_frame.is_some() && ToChild::answered(begun).is_some();
         let is_later = max_frame.is_some() && begun.len() < TELLING;
         let bad = match plain {
             None if is_control && claimed > limit && (is_answer || is_later) => None,

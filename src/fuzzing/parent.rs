@@ -57,6 +57,20 @@ pub fn parent(data: &[u8]) {
 
 /// Stands for the call of a frame that answers an ask.
 const ANSWER: u32 = u32::MAX;
+/// ... and, less its number, that selects a function.
+const SWITCH: u32 = u32::MAX - 1;
+
+/// The function that a frame selects.
+fn selected(call: Option<u32>) -> Option<usize> {
+    let number = SWITCH.checked_sub(call?)? as usize;
+    (number < FUNCTIONS.len()).then_some(number)
+}
+
+fn switch_to(function: usize) -> Vec<u8> {
+    let FunctionId { name, codec, .. } = FUNCTIONS[function];
+    let select = octets::encode(["function", name, "2", codec]);
+    frame(wire::CONTROL_TO_CHILD, &select)
+}
 
 /// The functions that calls are for.
 const FUNCTIONS: [FunctionId<'_>; 3] = [function("f"), function("g"), function("h")];
@@ -84,8 +98,8 @@ struct ParentModel {
     last: u32,
     /// The ids of unanswered asks, and whether the child waits no longer.
     asks: Vec<(u32, bool)>,
-    /// The function that the last call was for.
-    function: usize,
+    /// The function that the last switch was to which was taken from the queue.
+    taken_function: usize,
     /// Calls whose id is not free, in order.
     calls: Vec<ExpectedCall>,
     /// Unwritten frames: the call, and the bytes that are left.
@@ -118,7 +132,7 @@ impl ParentModel {
             now: Instant::now(),
             last: 0,
             asks: Vec::new(),
-            function: 0,
+            taken_function: 0,
             calls: Vec::new(),
             queue: VecDeque::new(),
             returned: Vec::new(),
@@ -182,13 +196,9 @@ impl ParentModel {
             return;
         }
         assert_eq!(taken, None);
-        if self.plain.is_none() && function != self.function {
-            let FunctionId { name, codec, .. } = FUNCTIONS[function];
-            let select = octets::encode(["function", name, "2", codec]);
-            let frame = frame(wire::CONTROL_TO_CHILD, &select);
-            self.queue.push_back((None, frame.into()));
+        if self.plain.is_none() && function != self.current() {
+            self.select(function);
         }
-        self.function = function;
         self.last += 1;
         assert_eq!(result, Ok(self.last));
         self.returned.push(false);
@@ -205,6 +215,42 @@ impl ParentModel {
             _ => frame(self.last, &request),
         };
         self.queue.push_back((Some(self.last), bytes.into()));
+    }
+
+    /// Calls are for another function from now on.
+    fn select(&mut self, function: usize) {
+        let frame = switch_to(function);
+        self.queue
+            .push_back((Some(SWITCH - function as u32), frame.into()));
+    }
+
+    /// The function that the next call is for.
+    fn current(&self) -> usize {
+        let mut switches = self
+            .queue
+            .iter()
+            .rev()
+            .filter_map(|(what, _)| selected(*what));
+        switches.next().unwrap_or(self.taken_function)
+    }
+
+    /// A call was withdrawn that was at this place in the queue. So is the switch before it, if nothing of
+    /// that was taken, and no call is left up to the next.
+    fn withdraw_switch(&mut self, place: usize) {
+        let is_switch = |at: &usize| selected(self.queue[*at].0).is_some();
+        let Some(at) = (0..place).rev().find(is_switch) else {
+            return;
+        };
+        let (what, frame) = &self.queue[at];
+        let is_whole = selected(*what).is_some_and(|to| frame.len() == switch_to(to).len());
+        let mut following = self.queue.range(at + 1..).map(|(what, _)| *what);
+        let following = following
+            .by_ref()
+            .take_while(|what| selected(*what).is_none());
+        let is_needed = following.flatten().any(|id| id < ANSWER - 10);
+        if is_whole && !is_needed {
+            self.queue.remove(at);
+        }
     }
 
     fn take(&mut self, limit: usize) {
@@ -232,6 +278,9 @@ impl ParentModel {
                 .expect("more was taken than was queued");
             for call in self.calls.iter_mut().filter(|call| Some(call.id) == *id) {
                 call.sent = true;
+            }
+            if let Some(function) = selected(*id) {
+                self.taken_function = function;
             }
             let n = frame.len().min(taken.len());
             assert!(frame.drain(..n).eq(taken.by_ref().take(n)));
@@ -541,7 +590,10 @@ impl ParentModel {
         self.is_returned(completion);
         if !sent {
             self.calls.remove(at);
-            self.queue.retain(|(call, _)| *call != Some(id));
+            let place = self.queue.iter().position(|(call, _)| *call == Some(id));
+            let place = place.expect("it was not taken");
+            self.queue.remove(place);
+            self.withdraw_switch(place);
             return;
         }
         self.calls[at].ended = true;
@@ -586,6 +638,7 @@ impl ParentModel {
             .for_each(|(completion, _)| self.is_returned(completion));
         self.queue.clear();
         self.asks.clear();
+        self.taken_function = 0;
         self.closed = true;
     }
 

@@ -6,7 +6,6 @@ use super::log;
 use crate::chain::chain;
 use crate::codec::{Argument, CodecError, Decode, Input, Output, Replies, Scratch};
 use crate::directory::{Directory, NamedFunction, OF_PARENT};
-use crate::outcome::codec_panicked;
 use crate::process::Child;
 use crate::service::{Errors, Name, Signature};
 use crate::unwind;
@@ -39,14 +38,19 @@ where
     S::Codec: Replies<S::Reply, R>,
 {
     Box::new(move |mut payload, reply| {
-        let answer = unwind::try_catch(|| {
-            let request = S::Codec::decode(&mut payload);
-            request.map(&mut callback)
+        let mut output = Scratch::take();
+        // All of it is the program's code.
+        let answered = unwind::try_catch(|| {
+            let malformed = |error: &CodecError| Failure::malformed("the request", &chain(error));
+            let request = S::Codec::decode(&mut payload).map_err(|error| malformed(&error))?;
+            match callback(request) {
+                Ok(answer) => encode(&mut output, |output| S::Codec::encode_reply(answer, output)),
+                Err(error) => Err(failure_of::<S>(&error)),
+            }
         });
-        match answer {
-            Ok(Ok(Ok(answer))) => reply.send(|output| S::Codec::encode_reply(answer, output)),
-            Ok(Ok(Err(error))) => reply.fail_as::<S>(&error),
-            Ok(Err(error)) => reply.fail(&Failure::malformed("the request", &chain(&error))),
+        match answered {
+            Ok(Ok(())) => reply.answer(false, output.body()),
+            Ok(Err(failure)) => reply.fail(&failure),
             Err(payload) => {
                 let message = unwind::message(&*payload).to_owned();
                 unwind::discard(payload);
@@ -55,6 +59,27 @@ where
             }
         }
     })
+}
+
+/// Encodes an answer.
+fn encode(
+    output: &mut Output,
+    fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
+) -> Result<(), Failure> {
+    fill(output).map_err(|error| Failure::malformed("the answer", &chain(&error)))
+}
+
+/// An error as a failed answer.
+fn failure_of<S: Signature>(error: &S::Error) -> Failure {
+    let message = S::Errors::message(error);
+    let mut output = Output::default();
+    match S::Errors::encode(error, &mut output) {
+        Ok(()) => Failure::Error {
+            message,
+            encoded: output.into_vec(),
+        },
+        Err(error) => Failure::malformed(&format!("the error ({message})"), &chain(&error)),
+    }
 }
 
 /// One that answers later.
@@ -141,32 +166,6 @@ pub(super) struct AskReply {
 }
 
 impl AskReply {
-    fn send(self, fill: impl FnOnce(&mut Output) -> Result<(), CodecError>) {
-        if self.id.is_none() {
-            return;
-        }
-        let mut output = Scratch::take();
-        // The program's code: if it panics, the hook shows it.
-        let encoded = unwind::catch(|| fill(&mut output));
-        match encoded.unwrap_or_else(|| Err(codec_panicked())) {
-            Ok(()) => self.answer(false, output.body()),
-            Err(error) => self.fail(&Failure::malformed("the answer", &chain(&error))),
-        }
-    }
-
-    fn fail_as<S: Signature>(self, error: &S::Error) {
-        let message = S::Errors::message(error);
-        let mut output = Output::default();
-        let encoded = unwind::catch(|| S::Errors::encode(error, &mut output));
-        self.fail(&match encoded.unwrap_or_else(|| Err(codec_panicked())) {
-            Ok(()) => Failure::Error {
-                message,
-                encoded: output.into_vec(),
-            },
-            Err(error) => Failure::malformed(&format!("the error ({message})"), &chain(&error)),
-        });
-    }
-
     fn fail(self, failure: &Failure) {
         if self.id.is_none() {
             log::error(format_args!("what a child told `{}` {failure}", self.name));
@@ -217,12 +216,16 @@ impl<S: Signature> fmt::Debug for Asker<S> {
 impl<S: Signature> Asker<S> {
     /// Answers it.
     pub fn reply(self, reply: impl Argument<S::Reply, S::Codec>) {
-        self.reply.send(|output| reply.encode_to(output));
+        let mut output = Scratch::take();
+        match encode(&mut output, |output| reply.encode_to(output)) {
+            Ok(()) => self.reply.answer(false, output.body()),
+            Err(failure) => self.reply.fail(&failure),
+        }
     }
 
     /// Answers it with an error. A [`BoxError`](crate::BoxError) arrives as text that includes its sources.
     pub fn fail(self, error: impl Into<S::Error>) {
-        self.reply.fail_as::<S>(&error.into());
+        self.reply.fail(&failure_of::<S>(&error.into()));
     }
 
     /// Answers it with the result of a fallible operation.

@@ -150,7 +150,8 @@ impl<S: Signature> RpcBuilder<S> {
     }
 
     /// How many asks of the child may be unanswered, or their answers not yet sent. Further ones end with
-    /// [`Refusal::Full`](crate::Refusal::Full). Default: 1024.
+    /// [`Refusal::Full`](crate::Refusal::Full). It is what bounds the memory for answers to a child that does
+    /// not read them. Default: 1024.
     pub fn max_asks(mut self, asks: usize) -> Self {
         self.options.max_asks = asks;
         self

@@ -125,10 +125,11 @@ impl<'a> ToChild<'a> {
         Message::new("answer").number(id).text(kind).0
     }
 
-    /// Whether a message that begins like this is the answer to an ask.
-    pub(crate) fn is_answer(begun: &[u8]) -> bool {
+    /// The ask that a message answers which begins like this. `None` if it is no answer.
+    pub(crate) fn answered(begun: &[u8]) -> Option<u32> {
         let mut fields = Fields(octets::iter(&begun[..begun.len().min(TELLING)]));
-        fields.text("verb") == Ok("answer")
+        let verb = fields.text("verb").ok()?;
+        (verb == "answer").then(|| fields.number(ASK).ok())?
     }
 
     /// Whether a child takes it before it serves: see [`LONGEST_SETUP`].
@@ -164,7 +165,7 @@ impl<'a> ToChild<'a> {
                 id: fields.number("call id")?,
             }),
             "answer" => {
-                let id = fields.number("ask id")?;
+                let id = fields.number(ASK)?;
                 let failed = match fields.text("kind")? {
                     "reply" => false,
                     "failed" => true,
@@ -295,7 +296,7 @@ impl<'a> ToParent<'a> {
         let mut fields = Fields(octets::iter(&begun[..begun.len().min(TELLING)]));
         match fields.text("verb").ok()? {
             "progress" => fields.number("call id").ok().map(LongToParent::Progress),
-            "ask" => fields.number("ask id").ok().map(LongToParent::Ask),
+            "ask" => fields.number(ASK).ok().map(LongToParent::Ask),
             "tell" => Some(LongToParent::Tell),
             _ => None,
         }
@@ -317,12 +318,12 @@ impl<'a> ToParent<'a> {
                 payload: fields.bytes("progress")?,
             }),
             "ask" => Ok(ToParent::Ask {
-                id: fields.number("ask id")?,
+                id: fields.number(ASK)?,
                 asked: Asked::decode(fields, payload)?,
             }),
             "tell" => Ok(ToParent::Tell(Asked::decode(fields, payload)?)),
             "forget" => Ok(ToParent::Forget {
-                id: fields.number("ask id")?,
+                id: fields.number(ASK)?,
             }),
             #[cfg(feature = "log")]
             "log" => Ok(ToParent::Log(LogRecord {
@@ -509,7 +510,12 @@ impl Message {
             version,
             codec,
         } = *function;
-        self.text(name).number(version).text(codec)
+        // Nobody has anything of a longer name, which may not fit into the message; nor of this one.
+        let message = match name.len() > LONGEST_TEXT {
+            true => self.text(&(truncate(name, LONGEST_TEXT).to_owned() + " (and more)")),
+            false => self.text(name),
+        };
+        message.number(version).text(codec)
     }
 
     /// The message with a payload behind it, which is no string of it.
@@ -518,6 +524,9 @@ impl Message {
         self.0
     }
 }
+
+/// The name of the field that has the id of an ask.
+const ASK: &str = "number of the ask";
 
 /// The strings of a message, taken one by one; each is named for error messages.
 struct Fields<'a>(octets::OctetsIter<'a>);
@@ -662,8 +671,9 @@ mod tests {
             assert_eq!(ToParent::long(&ask[..TELLING]), Some(LongToParent::Ask(id)));
             let tell = ToParent::begin_ask(None, service);
             assert_eq!(ToParent::long(&tell[..TELLING]), Some(LongToParent::Tell));
-            assert!(ToChild::is_answer(&ToChild::begin_answer(id, false)));
-            assert!(!ToChild::is_answer(&ToChild::Cancel { id }.encode()));
+            let answer = ToChild::begin_answer(id, false);
+            assert_eq!(ToChild::answered(&answer), Some(id));
+            assert_eq!(ToChild::answered(&ToChild::Cancel { id }.encode()), None);
         }
         for other in [
             ToParent::Ready { protocol: 1 }.encode(),

@@ -122,12 +122,10 @@ fn wait(
     let slot = Arc::new(AskSlot::default());
     let filled = Arc::clone(&slot);
     let waiter = Box::new(move |end| filled.fill(end));
-    let id = match hub.ask(call, service, request, waiter) {
+    let id = match hub.ask_at_once(call, service, request, waiter) {
         Ok(id) => id,
         Err(end) => return end,
     };
-    // Whatever this thread's policy is: it is waited for.
-    hub.flush();
     let end = if reads {
         wait_here(&slot, deadline)
     } else {

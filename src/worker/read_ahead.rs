@@ -184,10 +184,11 @@ impl Server {
             hub,
             functions,
             ahead,
+            start_threads,
             ..
         } = self;
         while let Some(step) = session
-            .next(|id| hub.is_running(id))
+            .next(|known| hub.is_open(known))
             .map_err(Stop::protocol)?
         {
             if let Some((id, function, payload)) = take_control(step, hub, functions)? {
@@ -196,12 +197,18 @@ impl Server {
                 ahead.has_queued = true;
             }
         }
+        if ahead.has_queued
+            && let Some(start) = start_threads
+        {
+            start(hub)?;
+        }
         Ok(())
     }
 
     /// Reads until an ask has ended, or `deadline` has passed.
     fn read_for_ask(&mut self, slot: &AskSlot, deadline: Option<Instant>) -> Option<AskEnd> {
         self.hub.set_main_call_aside();
+        let mut is_late = false;
         loop {
             if self.ahead.stop.is_none() {
                 self.ahead.stop = self.take_steps().err();
@@ -209,6 +216,11 @@ impl Server {
             if let Some(end) = slot.take() {
                 return Some(end);
             }
+            // What had come in time has been read, however much more comes.
+            if is_late {
+                return None;
+            }
+            is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
             let read = match self.ahead.stop {
                 None => self.requests.read_by(&mut self.session, deadline),
                 // Nothing more is read of a parent that breaks the protocol.
@@ -243,6 +255,11 @@ pub(super) mod tests {
     use crate::worker::request_reader::RequestReader;
     use std::io::Write;
     use std::os::unix::net::UnixStream;
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::thread;
+    use std::time::Duration;
 
     pub(in crate::worker) fn frame(id: u32, payload: &[u8]) -> Vec<u8> {
         let (header, n) = wire::header(Framing::Tagged, id, payload.len() as u32);
@@ -359,5 +376,34 @@ pub(super) mod tests {
         become_due(&mut child);
         run(&mut child, |_| read_if_asked());
         assert!(child.check().is_err());
+    }
+
+    /// A parent that sends without end keeps no ask from ending.
+    #[test]
+    fn wait_for_an_answer_ends_though_more_and_more_comes() {
+        let (mut child, mut far) = server();
+        let stop = Arc::new(AtomicBool::new(false));
+        let writer = thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || {
+                let (frames, start) = (cancel(9).repeat(1000), Instant::now());
+                // Not for ever, or the test would hang if it fails.
+                while !stop.load(Relaxed) && start.elapsed() < Duration::from_secs(20) {
+                    far.write_all(&frames).unwrap();
+                }
+                stop.load(Relaxed)
+            }
+        });
+        run(&mut child, |_| {
+            assert!(may_wait_here());
+            let deadline = Instant::now() + Duration::from_millis(10);
+            assert!(wait_here(&AskSlot::default(), Some(deadline)).is_none());
+            stop.store(true, Relaxed);
+            // The writer may be waiting for room.
+            while wait_here(&AskSlot::default(), Some(Instant::now())).is_none()
+                && !writer.is_finished()
+            {}
+        });
+        assert!(writer.join().unwrap(), "it ended before the writer did");
     }
 }

@@ -18,6 +18,8 @@ pub(super) struct RequestReader {
     fd: OwnedFd,
     is_socket: bool,
     lifeline: Option<Lifeline>,
+    /// Whether a blocking read ends after [`LINGER`].
+    has_timeout: bool,
     /// Whether the lifeline is armed.
     armed: bool,
     busy_poll: BusyPoll,
@@ -26,7 +28,8 @@ pub(super) struct RequestReader {
 impl RequestReader {
     /// A reading end. With a lifeline it must be a socket.
     pub(super) fn new(fd: OwnedFd, lifeline: Option<Lifeline>) -> io::Result<Self> {
-        if lifeline.is_some() {
+        let has_timeout = lifeline.is_some();
+        if has_timeout {
             let socket = UnixStream::from(fd.try_clone()?);
             socket.set_read_timeout(Some(LINGER))?;
         }
@@ -34,6 +37,7 @@ impl RequestReader {
             is_socket: sys::is_stream_socket(fd.as_fd()),
             fd,
             lifeline,
+            has_timeout,
             armed: false,
             busy_poll: BusyPoll::default(),
         })
@@ -121,9 +125,9 @@ impl RequestReader {
         deadline: Option<Instant>,
     ) -> io::Result<Option<usize>> {
         let left = || deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        if left().is_none_or(|left| left > LINGER)
-            && let Some(n) = self.read_briefly(session)?
-        {
+        // Reading at once is cheaper, if it ends in time.
+        let ends_in_time = left().is_none_or(|left| self.has_timeout && left > LINGER);
+        if ends_in_time && let Some(n) = self.read_briefly(session)? {
             return Ok(Some(n));
         }
         let mut set = PollSet::default();

@@ -20,11 +20,7 @@ pub(super) fn answer(
     options: Options,
 ) -> Result<(), Stop> {
     let hub = server.hub;
-    hub.set_limits(CallLimits {
-        deferred: 0,
-        threaded: 0,
-        high_water: options.high_water,
-    });
+    hub.set_limits(CallLimits::returning(options.high_water));
     loop {
         // A panic ends one call only. The others need no guard of their own.
         match panics::catch(|| answer_small(&mut server, bodies)) {

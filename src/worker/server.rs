@@ -94,7 +94,12 @@ pub(super) struct Server {
     pub(super) hub: &'static Hub,
     pub(super) functions: Functions,
     pub(super) ahead: ReadAhead,
+    /// Starts threads for the requests that no free one takes. `None` if no function runs on one.
+    pub(super) start_threads: Option<StartThreads>,
 }
+
+/// See [`Server::start_threads`].
+pub(super) type StartThreads = Box<dyn FnMut(&'static Hub) -> Result<(), Stop>>;
 
 impl Server {
     pub(super) fn new(
@@ -112,6 +117,7 @@ impl Server {
             hub,
             functions: Functions::new(Directory::new("function", OF_CHILD)),
             ahead: ReadAhead::new(),
+            start_threads: None,
         }
     }
 

@@ -29,6 +29,15 @@ pub(crate) struct Session {
     held: Vec<u8>,
 }
 
+/// What a child may know by its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Known {
+    /// A call that runs.
+    Call(u32),
+    /// An ask that is not answered.
+    Ask(u32),
+}
+
 /// What a child is to do next.
 #[derive(Debug)]
 pub(crate) enum Step<'a> {
@@ -189,11 +198,12 @@ impl Session {
         self.decoder.has_whole()
     }
 
-    /// The next step, if it has come whole. A request whose id `is_running` says belongs to a call that
-    /// runs is refused as soon as its header has come, however long it claims to be.
+    /// The next step, if it has come whole. What `is_open` says of them decides early, however long they
+    /// claim to be: a request must not have the id of a call that runs, and an answer must have that of an
+    /// ask that is open.
     pub(crate) fn next(
         &mut self,
-        is_running: impl FnOnce(u32) -> bool,
+        is_open: impl FnOnce(Known) -> bool,
     ) -> Result<Option<Step<'_>>, ParentViolation> {
         let rules = Rules {
             plain: self.plain,
@@ -204,8 +214,14 @@ impl Session {
             let id = head.id;
             let check = rules.check(id, head.claimed as usize, head.begun)?;
             // Where requests have no ids, there is nothing to compare.
-            if rules.is_request(id) && is_running(id) {
-                return Err(ParentViolation::Duplicate { id });
+            if rules.is_request(id) {
+                if is_open(Known::Call(id)) {
+                    return Err(ParentViolation::Duplicate { id });
+                }
+            } else if let Some(id) = rules.answers(id, head.begun)
+                && !is_open(Known::Ask(id))
+            {
+                return Err(ParentViolation::UnknownAsk { id });
             }
             Ok(check)
         };
@@ -291,6 +307,12 @@ impl Rules {
         }
     }
 
+    /// The ask that a frame answers, which begins like this.
+    fn answers(self, id: u32, begun: &[u8]) -> Option<u32> {
+        let is_control = self.plain.is_none() && self.serving && id == wire::CONTROL_TO_CHILD;
+        is_control.then(|| ToChild::answered(begun))?
+    }
+
     /// Judges a frame by its header and the beginning of its payload.
     fn check(self, id: u32, len: usize, begun: &[u8]) -> Result<Check, ParentViolation> {
         let Rules {
@@ -305,7 +327,7 @@ impl Rules {
                 } else {
                     LONGEST_SETUP
                 };
-                if len <= limit || serving && ToChild::is_answer(begun) {
+                if len <= limit || serving && ToChild::answered(begun).is_some() {
                     return Ok(Check::Pass);
                 }
                 if serving && begun.len() < wire::TELLING {
@@ -463,7 +485,9 @@ mod tests {
                     assert!(matches!(session.next(|_| false), Ok(Some(Step::Run(_)))));
                     session.serve(64, 100);
                 }
-                session.next(|id| id == running).map(|step| step.is_some())
+                session
+                    .next(|known| known == Known::Call(running))
+                    .map(|step| step.is_some())
             };
             let duplicate = Err(ParentViolation::Duplicate { id: 7 });
             let has_ids = plain != Some(Plain::Ordered);
@@ -554,8 +578,16 @@ mod tests {
         let mut start = Session::new(None, 64);
         start.serving = true;
         start.decoder.configure(64, 1 << 18);
-        let got = steps(&mut start, &answer, 1000).unwrap();
-        assert_eq!(got, [format!("answer 9 {}", payload.len())]);
+        // Nothing is asked here: the beginning tells.
+        let unknown = Err(ParentViolation::UnknownAsk { id: 9 });
+        start.space().fill(&answer[..100]);
+        assert_eq!(start.next(|_| false).map(|step| step.is_some()), unknown);
+        let mut rest = &answer[100..];
+        let asked = |known| known == Known::Ask(9);
+        while start.next(asked).unwrap().is_none() {
+            rest = &rest[start.space().fill(rest)..];
+        }
+        assert!(rest.is_empty());
         // Before it serves it has asked nothing.
         let early = ParentViolation::TooEarly { offset: 0, id: 0 };
         assert_eq!(all(&frame(0, &ToChild::begin_answer(9, false))), Err(early));

@@ -24,14 +24,15 @@
 use super::asks::{Admission, Asks, BadAsk};
 use super::begun::Begun;
 use super::calls::Calls;
+use super::switches::Switches;
 use super::violation::ChildViolation;
 use crate::deadlines::Deadlines;
 use crate::error::{Phase, Refusal};
 use crate::id_map::IdMap;
 use crate::wire::Plain;
 use crate::wire::{
-    self, Body, Check, Failure, FrameHead, Framing, FunctionId, LONGEST_CONTROL, LONGEST_TEXT,
-    LongToParent, Run, ToChild, ToParent, Writer, truncate,
+    self, Body, Check, Failure, FrameHead, Framing, FunctionId, LONGEST_CONTROL, LongToParent, Run,
+    ToChild, ToParent, Writer,
 };
 use std::num::NonZeroU64;
 use std::time::Instant;
@@ -72,8 +73,8 @@ pub(crate) struct Connection<T, P> {
     /// The control messages by which the functions are selected that calls are for. The child serves the
     /// first from the start.
     functions: Vec<Vec<u8>>,
-    /// The function that the child takes the next request to be for.
-    function: usize,
+    /// Which of them the requests in the queue are for.
+    switches: Switches,
     asks: Asks,
 }
 
@@ -154,7 +155,7 @@ impl<T, P: Clone> Connection<T, P> {
             progress: IdMap::default(),
             done: Vec::new(),
             functions: Vec::new(),
-            function: 0,
+            switches: Switches::default(),
             asks: Asks::new(limits.asks.unwrap_or(0)),
         }
     }
@@ -176,13 +177,7 @@ impl<T, P: Clone> Connection<T, P> {
     /// Notes a function that calls are for, and returns its number, which is 0 for the one that the child
     /// was started with.
     pub(crate) fn add_function(&mut self, function: FunctionId<'_>) -> usize {
-        let mut name = function.name.to_owned();
-        if name.len() > LONGEST_TEXT {
-            // No child has one of that name, which would not fit into the message. It has none of this either.
-            name = truncate(&name, LONGEST_TEXT).to_owned() + " (and more)";
-        }
-        let name = &*name;
-        let message = ToChild::Function(FunctionId { name, ..function }).encode();
+        let message = ToChild::Function(function).encode();
         let known = self.functions.iter().position(|known| *known == message);
         known.unwrap_or_else(|| {
             self.functions.push(message);
@@ -193,11 +188,14 @@ impl<T, P: Clone> Connection<T, P> {
     /// Tells the child that requests are for another function from now on.
     #[cold]
     fn select(&mut self, function: usize) {
+        let start = self.writer.outbox().end();
         // A plain peer serves one function, and calls are told apart in the parent only.
         if self.plain.is_none() {
             self.send_control(self.functions[function].clone());
         }
-        self.function = function;
+        let len = self.writer.outbox().end() - start;
+        self.switches
+            .push(function, start, len, self.writer.outbox());
     }
 
     /// Queues a call of a [function](Connection::add_function). Large parts of the request are taken, the rest is copied. `progress` and the
@@ -216,7 +214,7 @@ impl<T, P: Clone> Connection<T, P> {
         note: &mut Option<T>,
     ) -> Result<u32, Refusal> {
         self.admit(request.len())?;
-        if function != self.function {
+        if function != self.switches.current() {
             self.select(function);
         }
         let len = u32::try_from(request.len()).expect("max_frame is not above");
@@ -225,6 +223,7 @@ impl<T, P: Clone> Connection<T, P> {
             place: FramePlace::new(self.writer.outbox().end(), deadline.is_some()),
         });
         entry.note = note.take();
+        self.switches.add_request();
         let header = wire::header(self.framing(), id, len);
         self.writer.outbox_mut().push(header, request);
         self.live += 1;
@@ -405,6 +404,8 @@ impl<T, P: Clone> Connection<T, P> {
         let place = entry.place;
         self.forget(id, place.is_timed());
         if self.withdraw(place.start()) {
+            let outbox = self.writer.outbox_mut();
+            self.switches.withdraw_request(place.start(), outbox);
             self.calls.remove(id);
             return Some((note, Phase::Queued));
         }
@@ -445,6 +446,7 @@ impl<T, P: Clone> Connection<T, P> {
         });
         self.writer.clear();
         self.asks.clear();
+        self.switches = Switches::default();
         self.trim();
         all
     }
@@ -1295,5 +1297,48 @@ mod tests {
             assert_eq!(phase_of_sent(7, bytes, Some(7)), Phase::Begun);
             assert_eq!(phase_of_sent(7, bytes, None), Phase::Sent);
         }
+    }
+
+    /// Otherwise they would gather, as long as the child does not read.
+    #[test]
+    fn calls_that_are_withdrawn_leave_no_switches_of_functions() {
+        let mut c = serving();
+        let names = ["g", "h"].map(|name| FunctionId {
+            name,
+            version: 0,
+            codec: "c",
+        });
+        let [g, h] = names.map(|name| c.add_function(name));
+        assert_eq!([c.add_function(names[0]), c.add_function(names[1])], [g, h]);
+        let call = |c: &mut Connection<char, char>, function| {
+            let call = c.call(
+                function,
+                &mut vec![].into(),
+                None,
+                &mut None,
+                &mut Some('a'),
+            );
+            call.unwrap()
+        };
+        // One is left queued, so that the queue is never empty.
+        call(&mut c, 0);
+        let queued = c.queued();
+        for n in 0..100 {
+            let ids = [g, h, 0, h].map(|function| call(&mut c, function));
+            // In whatever order.
+            for at in [0, 1, 2, 3].map(|at| (at * (n % 2 * 2 + 1) + n) % 4) {
+                assert!(c.cancel(ids[at]).is_some());
+            }
+        }
+        // At most those of one round.
+        assert!(c.queued() < queued + 200, "{} of {queued}", c.queued());
+        // And what follows is for the right function.
+        call(&mut c, h);
+        call(&mut c, 0);
+        let sent = sent(&mut c);
+        let messages = String::from_utf8_lossy(&sent).into_owned();
+        let last = messages.rfind("\u{8}function\u{1}");
+        let last = &messages[last.expect("a switch")..];
+        assert!(last.starts_with("\u{8}function\u{1}f"), "{messages:?}");
     }
 }

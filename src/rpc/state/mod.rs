@@ -8,6 +8,7 @@ mod connection;
 mod ladder;
 mod life;
 mod role;
+mod switches;
 mod violation;
 
 pub(crate) use begun::Begun;

@@ -102,6 +102,18 @@ pub(crate) struct CallLimits {
     pub(crate) high_water: usize,
 }
 
+impl CallLimits {
+    /// The limits of a child that has returning functions only.
+    pub(crate) fn returning(high_water: usize) -> Self {
+        // There are no others, which keep no call from beginning.
+        CallLimits {
+            deferred: usize::MAX,
+            threaded: usize::MAX,
+            high_water,
+        }
+    }
+}
+
 /// What a cancelled call was doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CallState {

@@ -114,7 +114,7 @@ impl MainCall {
 #[cfg(test)]
 mod tests {
     use super::super::ledger::CallLimits;
-    use super::super::ledger::Lane::{Deferred, Threaded};
+    use super::super::ledger::Lane::{Deferred, Returning, Threaded};
     use super::*;
 
     fn child(running: usize, high_water: usize) -> (MainCall, Ledger) {
@@ -181,6 +181,17 @@ mod tests {
             Ok(false),
             "3 comes first"
         );
+    }
+
+    /// The lock would be taken for each of them.
+    #[test]
+    fn calls_of_a_child_with_returning_functions_only_begin_without_the_ledger() {
+        let (main, mut ledger) = (MainCall::default(), Ledger::default());
+        ledger.set_limits(CallLimits::returning(100));
+        assert_eq!(main.begin_with(&ledger, Returning, 1), Ok(true));
+        assert!(!main.begin(2), "one at a time");
+        assert!(main.answered(&mut ledger, 1, 0));
+        assert!(main.begin(2));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::worker::panics;
 use crate::worker::read_ahead::{RequestPayload, take_control};
 use crate::worker::request_reader::LINGER;
 use crate::worker::returning;
-use crate::worker::server::{Done, Options, Server, Stop};
+use crate::worker::server::{Done, Options, Server, StartThreads, Stop};
 use crate::worker::session::ParentViolation;
 use crate::worker::table::{Bodies, Body};
 use std::num::NonZero;
@@ -38,7 +38,7 @@ type ThreadedFns = [Option<Arc<ThreadedFn>>];
 /// Answers requests until they end and everything is answered. Calls `done` then, if there is one, and
 /// continues until nothing is left to wait for.
 pub(in crate::worker) fn answer(
-    server: Server,
+    mut server: Server,
     bodies: &mut Bodies,
     mut options: Options,
 ) -> Result<(), Stop> {
@@ -64,13 +64,11 @@ pub(in crate::worker) fn answer(
     });
     if any_threaded {
         hub.let_threads_begin();
+        server.start_threads = Some(start_threads(threaded, threads));
     }
     let mut done = options.done.take();
     let mut child = ConcurrentChild {
         events: Loop::new(hub),
-        threaded,
-        threads: 0,
-        max_threads: threads,
         reading: true,
         backlog: false,
         waker: None,
@@ -92,9 +90,6 @@ pub(in crate::worker) fn answer(
 struct ConcurrentChild {
     server: Server,
     events: Loop,
-    threaded: Arc<ThreadedFns>,
-    threads: usize,
-    max_threads: usize,
     /// Whether requests have not ended.
     reading: bool,
     /// Whether the session may have requests that were not taken.
@@ -219,29 +214,16 @@ impl ConcurrentChild {
             WritePolicy::Batch.set();
             server.check()?;
         }
-        // A returning function may have had more read.
-        self.start_threads()
+        Ok(())
     }
 
     /// Starts threads for the requests that no free one takes.
     fn start_threads(&mut self) -> Result<(), Stop> {
         let hub = self.server.hub;
-        while self.threads < self.max_threads && hub.add_thread() {
-            let functions = Arc::clone(&self.threaded);
-            let name = format!("offspring {}", self.threads + 1);
-            let thread = thread::Builder::new().name(name);
-            let spawned = threads::start(thread, Box::new(move || work(hub, &functions)));
-            match spawned {
-                Ok(_) => self.threads += 1,
-                // The threads there are will do. One is needed.
-                Err(_) if self.threads > 0 => {
-                    hub.remove_thread();
-                    break;
-                }
-                Err(error) => return Err(Stop::no_thread(&error)),
-            }
+        match &mut self.server.start_threads {
+            Some(start) => start(hub),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Reads requests while others run. If none come for a while, the loop makes a waker, to be woken
@@ -380,7 +362,7 @@ fn take(
             session, functions, ..
         } = server;
         match session
-            .next(|id| hub.is_running(id))
+            .next(|known| hub.is_open(known))
             .map_err(Stop::protocol)?
         {
             None => return Ok(false),
@@ -427,6 +409,28 @@ fn call_returning(
         id,
         more,
     );
+}
+
+/// Starts at most `max` threads, as they are needed.
+fn start_threads(functions: Arc<ThreadedFns>, max: usize) -> StartThreads {
+    let mut threads = 0;
+    Box::new(move |hub| {
+        while threads < max && hub.add_thread() {
+            let functions = Arc::clone(&functions);
+            let name = format!("offspring {}", threads + 1);
+            let thread = thread::Builder::new().name(name);
+            match threads::start(thread, Box::new(move || work(hub, &functions))) {
+                Ok(_) => threads += 1,
+                // The threads there are will do. One is needed.
+                Err(_) if threads > 0 => {
+                    hub.remove_thread();
+                    break;
+                }
+                Err(error) => return Err(Stop::no_thread(&error)),
+            }
+        }
+        Ok(())
+    })
 }
 
 /// A thread of a child: takes requests that wait, and answers them.

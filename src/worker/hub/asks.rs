@@ -2,10 +2,16 @@
 
 use super::shared::Hub;
 use super::state::HubState;
+use super::write_policy::WritePolicy;
 use crate::codec::CodecError;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
+use crate::id_map::IdMap;
 use crate::wire::{self, AskAnswer, Body, FunctionId, SmallBytes, ToParent};
 use std::mem;
+
+/// How many asks may be unanswered, whatever the parent allows: far more than that, and fewer than it takes
+/// for one that does not read that its asks are refused.
+const MOST: usize = 1 << 14;
 
 /// What an ask ends with, below the codec.
 #[derive(Debug)]
@@ -39,6 +45,12 @@ pub(super) trait OpenAsks: Send {
     /// Whether answers are waited for, which are read whatever else waits.
     fn is_any_awaited(&self) -> bool;
 
+    /// Whether this ask is not answered.
+    fn is_open(&self, id: u32) -> bool;
+
+    /// How many are not answered.
+    fn len(&self) -> usize;
+
     /// The answer has come. Returns who waits for it.
     fn close(&mut self, id: u32) -> Result<Option<Waiter>, UnknownAsk>;
 
@@ -59,24 +71,16 @@ pub(super) trait OpenAsks: Send {
 struct Asks {
     /// The id of the last one.
     last: u32,
-    /// Few, as the parent limits them.
-    open: Vec<Ask>,
+    open: IdMap<Ask>,
     /// How many are waited for.
     awaited: usize,
 }
 
 struct Ask {
-    id: u32,
     /// The call for which it is asked.
     call: Option<u32>,
     /// `None` if nobody waits any more: then it only reserves the id.
     waiter: Option<Waiter>,
-}
-
-impl Asks {
-    fn place(&self, id: u32) -> Option<usize> {
-        self.open.iter().position(|ask| ask.id == id)
-    }
 }
 
 impl OpenAsks for Asks {
@@ -86,40 +90,46 @@ impl OpenAsks for Asks {
 
     fn open(&mut self, call: Option<u32>, waiter: Waiter) -> u32 {
         self.last = self.last.wrapping_add(1);
-        while self.place(self.last).is_some() {
+        while self.open.contains(self.last) {
             self.last = self.last.wrapping_add(1);
         }
-        let (id, waiter) = (self.last, Some(waiter));
-        self.open.push(Ask { id, call, waiter });
+        let waiter = Some(waiter);
+        self.open.insert(self.last, Ask { call, waiter });
         self.awaited += 1;
-        id
+        self.last
+    }
+
+    fn is_open(&self, id: u32) -> bool {
+        self.open.contains(id)
+    }
+
+    fn len(&self) -> usize {
+        self.open.len()
     }
 
     fn close(&mut self, id: u32) -> Result<Option<Waiter>, UnknownAsk> {
-        let at = self.place(id).ok_or(UnknownAsk)?;
-        let ask = self.open.swap_remove(at);
+        let ask = self.open.remove(id).ok_or(UnknownAsk)?;
+        self.open.trim();
         self.awaited -= usize::from(ask.waiter.is_some());
         Ok(ask.waiter)
     }
 
     fn abandon(&mut self, id: u32) -> Option<Waiter> {
-        let at = self.place(id)?;
-        let waiter = self.open[at].waiter.take()?;
+        let waiter = self.open.get_mut(id)?.waiter.take()?;
         self.awaited -= 1;
         Some(waiter)
     }
 
     fn abandon_all_of(&mut self, call: u32) -> Vec<(u32, Waiter)> {
-        let of_call = self.open.iter_mut().filter(|ask| ask.call == Some(call));
-        let abandoned = of_call.filter_map(|ask| Some((ask.id, ask.waiter.take()?)));
-        let abandoned: Vec<_> = abandoned.collect();
-        self.awaited -= abandoned.len();
-        abandoned
+        let of_call = self.open.iter().filter(|(_, ask)| ask.call == Some(call));
+        let ids: Vec<_> = of_call.map(|(id, _)| id as u32).collect();
+        let abandon = |id| Some((id, self.abandon(id)?));
+        ids.into_iter().filter_map(abandon).collect()
     }
 
     fn drain(&mut self) -> Vec<Waiter> {
         self.awaited = 0;
-        let all = mem::take(&mut self.open).into_iter();
+        let all = mem::take(&mut self.open).into_values();
         all.filter_map(|ask| ask.waiter).collect()
     }
 }
@@ -151,6 +161,9 @@ impl Hub {
             return Err(AskEnd::Cancelled(Phase::Queued));
         }
         let asks = state.asks.get_or_insert_with(|| Box::new(Asks::default()));
+        if asks.len() >= MOST {
+            return Err(AskEnd::Refused(Refusal::Full));
+        }
         let id = asks.open(call, waiter);
         // A loop that reads no requests for now is to read the answer.
         if state.requests_paused {
@@ -160,6 +173,30 @@ impl Hub {
         let mut message = request.behind(ToParent::begin_ask(Some(id), service));
         self.send(wire::CONTROL_TO_PARENT, &mut message, None);
         Ok(id)
+    }
+
+    /// As [`ask`](Hub::ask), for a thread that waits for the answer, and not for room to write.
+    pub(in crate::worker) fn ask_at_once(
+        &'static self,
+        call: Option<u32>,
+        service: FunctionId<'_>,
+        request: &mut Body,
+        waiter: Waiter,
+    ) -> Result<u32, AskEnd> {
+        self.without_waiting(|| self.ask(call, service, request, waiter))
+    }
+
+    /// Runs `send`, in which this thread does not wait for room to write.
+    fn without_waiting<T>(&'static self, send: impl FnOnce() -> T) -> T {
+        let policy = WritePolicy::current();
+        WritePolicy::Apart.set();
+        let result = send();
+        policy.set();
+        if !self.is_elsewhere() {
+            self.write_batch();
+            self.leave_to_flusher();
+        }
+        result
     }
 
     /// Tells the parent something, as far as it can be told. Large parts of the request are taken.
@@ -209,7 +246,7 @@ impl Hub {
     pub(in crate::worker) fn abandon_ask(&'static self, id: u32) -> bool {
         let waiter = self.lock().asks.as_mut().and_then(|asks| asks.abandon(id));
         if waiter.is_some() {
-            self.control(&ToParent::Forget { id });
+            self.without_waiting(|| self.control(&ToParent::Forget { id }));
         }
         waiter.is_some()
     }
@@ -219,7 +256,7 @@ impl Hub {
         let asks = |state: &mut HubState| Some(state.asks.as_mut()?.abandon_all_of(call));
         let abandoned = asks(&mut self.lock()).unwrap_or_default();
         for (id, waiter) in abandoned {
-            self.control(&ToParent::Forget { id });
+            self.without_waiting(|| self.control(&ToParent::Forget { id }));
             waiter(AskEnd::Cancelled(Phase::Begun));
         }
     }

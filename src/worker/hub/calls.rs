@@ -6,6 +6,7 @@ use super::state::HubState;
 use crate::codec::Input;
 use crate::worker::calls::{CallLimits, Duplicate, Lane, Started};
 use crate::worker::functions::Function;
+use crate::worker::session::Known;
 
 impl Hub {
     pub(in crate::worker) fn set_limits(&self, limits: CallLimits) {
@@ -29,9 +30,15 @@ impl Hub {
         self.main_call.begin_with(&self.lock().ledger, lane, id)
     }
 
-    /// Whether this call has begun, and is not answered.
-    pub(in crate::worker) fn is_running(&self, id: u32) -> bool {
-        self.main_call.is_at(id) || self.lock().ledger.is_running(id)
+    /// Whether this call has begun, or this was asked, and is not answered.
+    pub(in crate::worker) fn is_open(&self, known: Known) -> bool {
+        match known {
+            Known::Call(id) => self.main_call.is_at(id) || self.lock().ledger.is_running(id),
+            Known::Ask(id) => {
+                let state = self.lock();
+                state.asks.as_ref().is_some_and(|asks| asks.is_open(id))
+            }
+        }
     }
 
     /// A deferred function has returned from the main thread's call, which is answered later if it has not

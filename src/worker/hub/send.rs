@@ -135,7 +135,10 @@ impl Hub {
         }
         let mut on_cancel = Vec::new();
         let mut state = self.lock();
-        while state.is_above_high_water() && state.writer.is_writing() {
+        while policy != WritePolicy::Apart
+            && state.is_above_high_water()
+            && state.writer.is_writing()
+        {
             state = self.wait(state);
         }
         let unsent = state.writer.unsent() + header.1 + payload.len();

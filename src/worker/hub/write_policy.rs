@@ -15,6 +15,8 @@ pub(in crate::worker) enum WritePolicy {
     Call,
     /// In a batch of calls, none of which takes long: later.
     Batch,
+    /// Not by sending it, which waits for nothing: the thread sees to it afterwards.
+    Apart,
 }
 
 /// Who writes a frame, and when.
@@ -26,6 +28,8 @@ pub(super) enum Urgency {
     Soon,
     /// The thread itself, before it waits for anything.
     Later,
+    /// The thread itself or the flusher, afterwards.
+    Apart,
 }
 
 /// What a thread does after it has appended a frame.
@@ -61,6 +65,7 @@ impl WritePolicy {
             WritePolicy::LastCallWithEvents if is_answer => Urgency::Now,
             WritePolicy::LastCallWithEvents | WritePolicy::Call => Urgency::Soon,
             WritePolicy::Batch => Urgency::Later,
+            WritePolicy::Apart => Urgency::Apart,
         }
     }
 
@@ -83,6 +88,7 @@ impl Urgency {
             Urgency::Later => AfterSend::Write {
                 wait: is_above_high_water,
             },
+            Urgency::Apart => AfterSend::Nothing,
             Urgency::Now | Urgency::Soon => AfterSend::Write { wait: true },
         }
     }
@@ -100,6 +106,7 @@ mod tests {
             (WritePolicy::LastCallWithEvents, Urgency::Now),
             (WritePolicy::Call, Urgency::Soon),
             (WritePolicy::Batch, Urgency::Later),
+            (WritePolicy::Apart, Urgency::Apart),
         ] {
             assert_eq!(policy.urgency(true), urgency);
             assert_eq!(policy.after(true), policy);
