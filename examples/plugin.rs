@@ -37,7 +37,10 @@ fn main() -> Result<(), BoxError> {
             Some(page) => Ok((*page).to_owned()),
             None => Err(format!("there is no page `{name}`").into()),
         })
-        .on_ask(LOG, |(level, text)| Ok(println!("log {level}: {text}")))
+        .on_ask(LOG, |(level, text)| {
+            println!("log {level}: {text}");
+            Ok(())
+        })
         .start()?;
     println!("{}", rpc.call("index").wait()?);
     // An error of the host's goes through the plugin, and comes back.
