@@ -57,6 +57,7 @@ fn main() {
 const CHECKS: &[(&str, fn())] = &[
     ("bytes_are_those_of_the_original", bytes),
     ("prints_do_not_corrupt_the_stream", prints),
+    ("plain_peer_is_not_asked_and_told_nothing", asks),
     ("failures_end_the_child_with_a_message", failures),
     (
         "failures_end_a_child_whose_standard_error_nobody_reads",
@@ -132,6 +133,11 @@ fn child(plain: Plain, function: &str) -> ! {
                 let mut line = String::new();
                 let n = std::io::stdin().read_line(&mut line)?;
                 Ok([n.to_string()].into_iter().collect())
+            }
+            b"ask" => {
+                caller.tell("anything", "plain peers are told nothing");
+                let asked = caller.ask("anything", ()).unwrap_err();
+                Ok([asked.to_string()].into_iter().collect())
             }
             b"blocked writer" => {
                 block_another_thread(caller);
@@ -284,6 +290,14 @@ fn prints() {
         let want = [reply(1, &["0"]), reply(1, &["on"])].concat();
         assert_eq!(output.stdout, want);
         assert_eq!(output.stderr, b"a stray print\n");
+    }
+}
+
+fn asks() {
+    for mode in MODES {
+        let output = run(mode, &request(mode, 1, &["ask"]));
+        let text = "a plain peer serves nothing that can be asked for";
+        assert_eq!(output.stdout, reply(1, &[text]), "{mode}");
     }
 }
 
