@@ -5,7 +5,6 @@
 //! that does not read.
 
 use crate::wire::Outbox;
-use std::collections::VecDeque;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
@@ -13,7 +12,7 @@ pub(super) struct Switches {
     /// The function that requests are for before all of these.
     base: usize,
     /// Those that may be in the queue, in order.
-    queued: VecDeque<Switch>,
+    queued: Vec<Switch>,
 }
 
 #[derive(Debug)]
@@ -29,19 +28,20 @@ struct Switch {
 impl Switches {
     /// The function that the next request is for.
     pub(super) fn current(&self) -> usize {
-        let last = self.queued.back();
+        let last = self.queued.last();
         last.map_or(self.base, |switch| switch.function)
     }
 
     /// A message was queued: requests are for another function from now on.
     pub(super) fn push(&mut self, function: usize, start: u64, len: u64, outbox: &Outbox) {
-        while let Some(first) = self.queued.front()
-            && !outbox.is_queued(first.start)
-        {
-            self.base = first.function;
-            self.queued.pop_front();
+        let taken = self
+            .queued
+            .partition_point(|it| !outbox.is_queued(it.start));
+        if let Some(last) = taken.checked_sub(1) {
+            self.base = self.queued[last].function;
+            self.queued.drain(..taken);
         }
-        self.queued.push_back(Switch {
+        self.queued.push(Switch {
             function,
             start,
             len,
@@ -52,7 +52,7 @@ impl Switches {
     /// A request was queued.
     #[inline]
     pub(super) fn add_request(&mut self) {
-        if let Some(last) = self.queued.back_mut() {
+        if let Some(last) = self.queued.last_mut() {
             last.requests += 1;
         }
     }

@@ -51,8 +51,11 @@ pub(super) trait OpenAsks: Send {
     /// How many are not answered.
     fn len(&self) -> usize;
 
-    /// The answer has come. Returns who waits for it.
-    fn close(&mut self, id: u32) -> Result<Option<Waiter>, UnknownAsk>;
+    /// The answer has come. Returns who waits for it, and what they get.
+    fn close(&mut self, answer: AskAnswer<'_>) -> Result<Option<(Waiter, AskEnd)>, UnknownAsk>;
+
+    /// What is to be done when a call is cancelled.
+    fn on_cancelled(&self) -> fn(&'static Hub, u32);
 
     /// Nobody waits any more for what was asked on behalf of a call. Returns ids, and who did.
     fn abandon_all_of(&mut self, call: u32) -> Vec<(u32, Waiter)>;
@@ -107,17 +110,29 @@ impl OpenAsks for Asks {
         self.open.len()
     }
 
-    fn close(&mut self, id: u32) -> Result<Option<Waiter>, UnknownAsk> {
-        let ask = self.open.remove(id).ok_or(UnknownAsk)?;
+    fn close(&mut self, answer: AskAnswer<'_>) -> Result<Option<(Waiter, AskEnd)>, UnknownAsk> {
+        let ask = self.open.remove(answer.id).ok_or(UnknownAsk)?;
         self.open.trim();
-        self.awaited -= usize::from(ask.waiter.is_some());
-        Ok(ask.waiter)
+        let Some(waiter) = ask.waiter else {
+            return Ok(None);
+        };
+        self.awaited -= 1;
+        let payload = SmallBytes::from(answer.payload);
+        let end = match answer.failed {
+            true => AskEnd::Failed(payload),
+            false => AskEnd::Reply(payload),
+        };
+        Ok(Some((waiter, end)))
     }
 
     fn abandon(&mut self, id: u32) -> Option<Waiter> {
         let waiter = self.open.get_mut(id)?.waiter.take()?;
         self.awaited -= 1;
         Some(waiter)
+    }
+
+    fn on_cancelled(&self) -> fn(&'static Hub, u32) {
+        Hub::abandon_asks_of
     }
 
     fn abandon_all_of(&mut self, call: u32) -> Vec<(u32, Waiter)> {
@@ -228,16 +243,12 @@ impl Hub {
 
     /// The answer to an ask has come.
     pub(in crate::worker) fn end_ask(&self, answer: AskAnswer<'_>) -> Result<(), UnknownAsk> {
-        let waiter = match &mut self.lock().asks {
-            Some(asks) => asks.close(answer.id)?,
+        let ended = match &mut self.lock().asks {
+            Some(asks) => asks.close(answer)?,
             None => return Err(UnknownAsk),
         };
-        if let Some(waiter) = waiter {
-            let payload = SmallBytes::from(answer.payload);
-            waiter(match answer.failed {
-                true => AskEnd::Failed(payload),
-                false => AskEnd::Reply(payload),
-            });
+        if let Some((waiter, end)) = ended {
+            waiter(end);
         }
         Ok(())
     }
@@ -253,6 +264,14 @@ impl Hub {
 
     /// A call is cancelled, and what was asked for it is not wanted any more.
     pub(super) fn cancel_asks(&'static self, call: u32) {
+        let asks = |state: &mut HubState| Some(state.asks.as_ref()?.on_cancelled());
+        let on_cancelled = asks(&mut self.lock());
+        if let Some(on_cancelled) = on_cancelled {
+            on_cancelled(self, call);
+        }
+    }
+
+    fn abandon_asks_of(&'static self, call: u32) {
         let asks = |state: &mut HubState| Some(state.asks.as_mut()?.abandon_all_of(call));
         let abandoned = asks(&mut self.lock()).unwrap_or_default();
         for (id, waiter) in abandoned {
@@ -289,9 +308,17 @@ mod tests {
         let of_call = asks.abandon_all_of(7);
         assert!(of_call.iter().map(|(id, _)| *id).eq([3]));
         assert!(asks.abandon_all_of(7).is_empty());
-        assert!(matches!(asks.close(2), Ok(None)), "nobody waits");
-        assert!(matches!(asks.close(1), Ok(Some(_))));
-        assert!(matches!(asks.close(1), Err(UnknownAsk)));
+        let answer = |id| AskAnswer {
+            id,
+            failed: id == 1,
+            payload: b"a",
+        };
+        assert!(matches!(asks.close(answer(2)), Ok(None)), "nobody waits");
+        let Ok(Some((_, AskEnd::Failed(payload)))) = asks.close(answer(1)) else {
+            panic!("it is waited for");
+        };
+        assert_eq!(*payload, *b"a");
+        assert!(matches!(asks.close(answer(1)), Err(UnknownAsk)));
         assert!(asks.is_any_awaited());
         assert_eq!(asks.drain().len(), 1);
         assert!(!asks.is_any_awaited() && asks.drain().is_empty());
