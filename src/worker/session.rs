@@ -575,19 +575,29 @@ mod tests {
             payload: &payload,
         });
         let answer = frame(wire::CONTROL_TO_CHILD, &answer.encode());
-        let mut start = Session::new(None, 64);
-        start.serving = true;
-        start.decoder.configure(64, 1 << 18);
-        // Nothing is asked here: the beginning tells.
-        let unknown = Err(ParentViolation::UnknownAsk { id: 9 });
-        start.space().fill(&answer[..100]);
-        assert_eq!(start.next(|_| false).map(|step| step.is_some()), unknown);
-        let mut rest = &answer[100..];
-        let asked = |known| known == Known::Ask(9);
-        while start.next(asked).unwrap().is_none() {
-            rest = &rest[start.space().fill(rest)..];
-        }
-        assert!(rest.is_empty());
+        // Feeds it in pieces. Returns the first step or violation, and how much has been read by then.
+        let take = |asked: bool| {
+            let mut session = Session::new(None, 64);
+            session.serving = true;
+            session.decoder.configure(64, 1 << 18);
+            let mut rest = &answer[..];
+            loop {
+                let is_open = |known| asked && known == Known::Ask(9);
+                match session.next(is_open).map(|step| step.is_some()) {
+                    Ok(false) if rest.is_empty() => panic!("the answer has come whole"),
+                    Ok(false) => {
+                        let piece = &rest[..rest.len().min(24)];
+                        rest = &rest[session.space().fill(piece)..];
+                    }
+                    end => return (end, answer.len() - rest.len()),
+                }
+            }
+        };
+        assert_eq!(take(true), (Ok(true), answer.len()));
+        // Nothing is asked: the beginning tells.
+        let (end, read) = take(false);
+        assert_eq!(end, Err(ParentViolation::UnknownAsk { id: 9 }));
+        assert!(read <= 2 * wire::TELLING, "{read}");
         // Before it serves it has asked nothing.
         let early = ParentViolation::TooEarly { offset: 0, id: 0 };
         assert_eq!(all(&frame(0, &ToChild::begin_answer(9, false))), Err(early));
