@@ -256,7 +256,7 @@ fn header_of_a_worker_is_judged_before_its_payload() {
                 "ready; send '\\0200\\0\\0\\0\\014\\0200\\0\\0\\005dance'; \
                  send 'sixty bytes and more, so that it shows what kind of message it is'",
                 ErrorKind::Protocol,
-                "only progress reports may be longer",
+                "only progress reports and asks may be longer",
             ),
             (
                 "ready; send '\\0200\\0\\0\\0\\014\\0200\\0\\0\\010progress\\0019'; \
