@@ -53,8 +53,8 @@ pub fn child(data: &[u8]) {
     }
 }
 
-/// The first frame that is not allowed to have its header: the violation, and where the header ends.
-/// `None` if something else is wrong before it.
+/// The first frame that is not allowed to have its header: the violation, and where what shows it ends,
+/// the header or the beginning of the payload. `None` if something else is wrong before it.
 fn bad_header(plain: Option<Plain>, stream: &[u8]) -> Option<(ParentViolation, usize)> {
     let framing = match plain {
         Some(Plain::Ordered) => Framing::Counted,
@@ -97,7 +97,11 @@ fn bad_header(plain: Option<Plain>, stream: &[u8]) -> Option<(ParentViolation, u
             _ => None,
         };
         if let Some(bad) = bad {
-            return Some((bad, at));
+            let judged = match max_frame {
+                Some(_) if is_control => begun.len(),
+                _ => 0,
+            };
+            return Some((bad, at + judged));
         }
         let payload = stream.get(at..at.checked_add(claimed)?)?;
         at += claimed;
