@@ -222,6 +222,7 @@ impl Outbox {
     /// Withdraws the frame of `len` bytes at `start`, so that it will never be written. Returns
     /// false if it was already taken.
     pub(crate) fn withdraw(&mut self, start: u64, len: u64) -> bool {
+        debug_assert!(len > 0, "a frame has a header");
         if !self.is_queued(start) {
             return false;
         }

@@ -188,11 +188,12 @@ impl<T, P: Clone> Connection<T, P> {
     /// Tells the child that requests are for another function from now on.
     #[cold]
     fn select(&mut self, function: usize) {
-        let start = self.writer.outbox().end();
         // A plain peer serves one function, and calls are told apart in the parent only.
-        if self.plain.is_none() {
-            self.send_control(self.functions[function].clone());
+        if self.plain.is_some() {
+            return;
         }
+        let start = self.writer.outbox().end();
+        self.send_control(self.functions[function].clone());
         let len = self.writer.outbox().end() - start;
         self.switches
             .push(function, start, len, self.writer.outbox());
@@ -1299,32 +1300,34 @@ mod tests {
         }
     }
 
-    /// Otherwise they would gather, as long as the child does not read.
-    #[test]
-    fn calls_that_are_withdrawn_leave_no_switches_of_functions() {
-        let mut c = serving();
+    /// Adds two functions.
+    fn add_functions(c: &mut Connection<char, char>) -> [usize; 2] {
         let names = ["g", "h"].map(|name| FunctionId {
             name,
             version: 0,
             codec: "c",
         });
-        let [g, h] = names.map(|name| c.add_function(name));
-        assert_eq!([c.add_function(names[0]), c.add_function(names[1])], [g, h]);
-        let call = |c: &mut Connection<char, char>, function| {
-            let call = c.call(
-                function,
-                &mut vec![].into(),
-                None,
-                &mut None,
-                &mut Some('a'),
-            );
-            call.unwrap()
-        };
+        let added = names.map(|name| c.add_function(name));
+        assert_eq!(names.map(|name| c.add_function(name)), added);
+        added
+    }
+
+    /// Calls one of several functions.
+    fn call_to(c: &mut Connection<char, char>, function: usize) -> u32 {
+        let (request, note) = (&mut vec![].into(), &mut Some('a'));
+        c.call(function, request, None, &mut None, note).unwrap()
+    }
+
+    /// Otherwise they would gather, as long as the child does not read.
+    #[test]
+    fn calls_that_are_withdrawn_leave_no_switches_of_functions() {
+        let mut c = serving();
+        let [g, h] = add_functions(&mut c);
         // One is left queued, so that the queue is never empty.
-        call(&mut c, 0);
+        call_to(&mut c, 0);
         let queued = c.queued();
         for n in 0..100 {
-            let ids = [g, h, 0, h].map(|function| call(&mut c, function));
+            let ids = [g, h, 0, h].map(|function| call_to(&mut c, function));
             // In whatever order.
             for at in [0, 1, 2, 3].map(|at| (at * (n % 2 * 2 + 1) + n) % 4) {
                 assert!(c.cancel(ids[at]).is_some());
@@ -1333,12 +1336,26 @@ mod tests {
         // At most those of one round.
         assert!(c.queued() < queued + 200, "{} of {queued}", c.queued());
         // And what follows is for the right function.
-        call(&mut c, h);
-        call(&mut c, 0);
+        call_to(&mut c, h);
+        call_to(&mut c, 0);
         let sent = sent(&mut c);
         let messages = String::from_utf8_lossy(&sent).into_owned();
         let last = messages.rfind("\u{8}function\u{1}");
         let last = &messages[last.expect("a switch")..];
         assert!(last.starts_with("\u{8}function\u{1}f"), "{messages:?}");
+    }
+    #[test]
+    fn calls_of_a_plain_peer_may_be_withdrawn_whatever_function_they_are_for() {
+        for mode in [Plain::Tagged, Plain::Ordered, Plain::Fallible] {
+            let mut c = plain(mode);
+            let [g, h] = add_functions(&mut c);
+            let mut ids = [0, g, h, g, 0, h].map(|function| call_to(&mut c, function));
+            let one = c.queued() / ids.len() as u64;
+            ids[1..].reverse();
+            for id in &ids[1..] {
+                assert_eq!(c.cancel(*id), Some(('a', Phase::Queued)), "{mode:?}");
+            }
+            assert_eq!(sent(&mut c).len() as u64, one, "only the first is left");
+        }
     }
 }
