@@ -17,18 +17,19 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-/// Panics when it is dropped, with another one like it: but not while a panic unwinds, when that
-/// aborts the process.
+/// Panics when it is dropped, with another one like it, and says before that it does. But not while a
+/// panic unwinds, when that aborts the process.
 struct Bomb(Option<mpsc::Sender<()>>);
 
 impl Drop for Bomb {
     fn drop(&mut self) {
+        if thread::panicking() {
+            return;
+        }
         if let Some(dropped) = &self.0 {
             let _ = dropped.send(());
         }
-        if !thread::panicking() {
-            panic_any(Bomb(None));
-        }
+        panic_any(Bomb(None));
     }
 }
 
@@ -50,13 +51,19 @@ impl Drop for Captured {
 
 #[test]
 fn values_that_panic_when_they_are_dropped_leave_a_shared_reactor_alone() {
-    let me = worker().run_in_test();
+    let me = worker()
+        .function("ask", |service, caller| {
+            let service = service.texts::<1>()?[0].to_owned();
+            Ok(caller.ask(service, ())?)
+        })
+        .run_in_test();
     bounded(move || {
         let reactor = Reactor::new().unwrap();
         let other = me.rpc("do").reactor(&reactor).start().unwrap();
         let (dropped, drops) = mpsc::channel();
         let bomb = || Bomb(Some(dropped.clone()));
         let (line, event, error, destroy) = (bomb(), bomb(), bomb(), bomb());
+        let (now, later) = (bomb(), bomb());
         let stderr = Stdio::lines(move |_, _| {
             let _ = &line;
             panic_any(BOMB);
@@ -69,10 +76,22 @@ fn values_that_panic_when_they_are_dropped_leave_a_shared_reactor_alone() {
                 let _ = &event;
                 panic_any(BOMB);
             })
+            .on_ask("now", move |_| -> Result<(), BoxError> {
+                let _ = &now;
+                panic_any(BOMB)
+            })
+            .on_ask_deferred("later", move |_, asker| {
+                let (_later, _asker) = (&later, asker);
+                panic_any(BOMB)
+            })
             .on_error(move |_| drop(error))
             .on_destroy(move || drop(destroy))
             .start()
             .unwrap();
+        for service in ["now", "later"] {
+            let error = rpc.function("ask").call(service).wait().unwrap_err();
+            assert!(error.to_string().contains("panicked"), "{error}");
+        }
         rpc.call(["stderr", "a line"]).wait().unwrap();
         rpc.call(["events", "3"]).wait().unwrap();
         let (called, calls) = mpsc::channel();
@@ -103,7 +122,7 @@ fn values_that_panic_when_they_are_dropped_leave_a_shared_reactor_alone() {
         assert_eq!(calls.iter().count(), 4);
         drop(dropped);
         let drops = thread::spawn(move || drops.iter().count());
-        assert_eq!(drops.join().unwrap(), 4 + 3 + 3 + 1, "each was dropped");
+        assert_eq!(drops.join().unwrap(), 6 + 3 + 3 + 1, "each panicked");
 
         assert_eq!(other.call(["echo", "on"]).wait().unwrap(), ["on"]);
         other.finish().unwrap();
