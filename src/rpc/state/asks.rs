@@ -144,6 +144,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "asks 65,536 times")]
     fn child_that_reads_no_refusals_is_stopped() {
         let mut asks = Asks::new(0);
         let mut ask = |sent| {
