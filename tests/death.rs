@@ -323,14 +323,26 @@ fn error_without_any_handler_goes_to_standard_error() {
 // With the feature it goes to the log: `tests/logging.rs`.
 #[cfg(not(feature = "log"))]
 #[test]
-fn first_event_without_a_handler_is_reported_and_all_are_dropped() {
+fn first_of_what_nobody_handles_is_reported_and_all_is_dropped() {
     let me = worker()
-        .function("have a child send events", |_, _| {
-            let rpc = worker().run_in_test().rpc("do").start()?;
-            for event in ["one", "two"] {
-                rpc.call(["event", event]).wait()?;
+        .function("send", |request, caller| {
+            match request.texts()? {
+                ["event", text] => caller.event(text),
+                [service, text] => caller.tell(service.to_owned(), text),
             }
-            rpc.call("echo").wait()?; // the child lives on
+            Ok(())
+        })
+        .function("have a child send", |request, _| {
+            let mut rpc = worker().run_in_test().rpc("send");
+            let [what, serve] = request.texts()?;
+            if serve == "serve" {
+                rpc = rpc.on_ask("another", |_| Ok(()));
+            }
+            let rpc = rpc.start()?;
+            for text in ["one", "two"] {
+                rpc.call([what, text]).wait()?;
+            }
+            rpc.call(["another", "x"]).wait()?; // the child lives on
             let pid = rpc.pid().expect("it is a process");
             rpc.finish()?;
             Ok(pid.to_string())
@@ -340,13 +352,28 @@ fn first_event_without_a_handler_is_reported_and_all_are_dropped() {
         let log = Log::default();
         let lines = log.clone();
         let me = me.stderr(Stdio::lines(move |_, line| lines.add(line)));
-        let rpc = me.rpc("have a child send events").start().unwrap();
-        let pid = rpc.call(()).wait().unwrap();
+        let rpc = me.rpc("have a child send").start().unwrap();
+        let mut lines = Vec::new();
+        for (what, serve, want) in [
+            ("event", "", "an event, as there is no on_event(): one"),
+            (
+                "service",
+                "",
+                "what the child tells: the parent serves nothing: it has no on_ask()",
+            ),
+            (
+                "service",
+                "serve",
+                "what the child tells: no service `service`; there are: `another`",
+            ),
+        ] {
+            let pid = rpc.call([what, serve]).wait().unwrap();
+            lines.push(format!(
+                "offspring: dropped {want}; only the first is reported (pid {pid})"
+            ));
+        }
         rpc.finish().unwrap();
-        let want = format!(
-            "offspring: dropped `one` and what else there is no on_event() or on_ask() for (pid {pid})"
-        );
-        assert_eq!(log.lines(), [want]);
+        assert_eq!(log.lines(), lines);
     });
 }
 

@@ -507,7 +507,6 @@ impl ParentModel {
                     Err(ChildViolation::NotReady { id })
                 }
                 ToParent::Ask { id, .. } => self.ask(id),
-                ToParent::Tell(_) if self.limits.asks.is_none() => Ok(Delivery::Untold),
                 ToParent::Tell(_) => Ok(Delivery::Asked),
                 ToParent::Forget { id } => {
                     for (_, forgotten) in self.asks.iter_mut().filter(|(open, _)| *open == id) {

@@ -551,11 +551,6 @@ impl Driver {
                 let handlers = self.handlers.as_mut().expect("present until the end");
                 handlers.ask(&self.link, &input);
             }
-            Delivery::Untold => {
-                let pid = self.pid();
-                let handlers = self.handlers.as_mut().expect("present until the end");
-                handlers.drop_event(pid, &"what the child tells");
-            }
             Delivery::Log => log::emit(&input, self.pid().unwrap_or(0)),
             Delivery::Late => {}
             Delivery::Ready => self.life.ready(),

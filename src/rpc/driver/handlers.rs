@@ -9,12 +9,13 @@ use crate::rpc::ask::{AskHandler, AskHandlers, ServeAsk};
 use crate::rpc::callback::guard;
 use crate::rpc::link::Link;
 use crate::rpc::log;
+use crate::rpc::state::SERVES_NOTHING;
 use crate::service::Signature;
 use crate::wire::truncate;
 use std::fmt::Display;
 use std::sync::Arc;
 
-/// How much of an event is shown that nobody handles.
+/// How much is shown of what nobody handles.
 const SHOWN: usize = 200;
 
 /// See the module's documentation.
@@ -25,8 +26,8 @@ pub(in crate::rpc) struct Handlers {
     pub(in crate::rpc) on_destroy: Option<Box<dyn FnOnce() + Send>>,
     /// `None` if nothing is served: then the linker leaves out how.
     pub(in crate::rpc) on_ask: Option<Box<dyn ServeAsk>>,
-    /// Whether an event has come that nobody handles.
-    dropped_event: bool,
+    /// Whether something has come that nobody handles.
+    has_dropped: bool,
 }
 
 impl Handlers {
@@ -55,19 +56,22 @@ impl Handlers {
     pub(super) fn event(&mut self, event: Strings, pid: Option<u32>) {
         match &mut self.on_event {
             Some(on_event) => copies::run(|| on_event(event)),
-            None => self.drop_event(pid, &event),
+            None => {
+                let what = format_args!("an event, as there is no on_event(): {event}");
+                self.report_dropped(pid, &what);
+            }
         }
     }
 
-    /// Drops something that nobody handles. The first is reported.
+    /// Something was dropped, as nobody handles it. The first is reported.
     #[cold]
-    pub(super) fn drop_event(&mut self, pid: Option<u32>, event: &dyn Display) {
-        if !std::mem::replace(&mut self.dropped_event, true) {
-            let text = event.to_string();
+    fn report_dropped(&mut self, pid: Option<u32>, what: &dyn Display) {
+        if !std::mem::replace(&mut self.has_dropped, true) {
+            let text = what.to_string();
             let text = truncate(&text, SHOWN);
             let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
             log::error(format_args!(
-                "dropped `{text}` and what else there is no on_event() or on_ask() for{pid}"
+                "dropped {text}; only the first is reported{pid}"
             ));
         }
     }
@@ -75,11 +79,14 @@ impl Handlers {
     /// The child asks or tells something. What is told and nobody serves is treated like an event that
     /// nobody handles.
     pub(super) fn ask(&mut self, link: &Arc<Link>, payload: &[u8]) {
-        let Some(on_ask) = &mut self.on_ask else {
-            unreachable!("the connection refuses them")
+        let why = match &mut self.on_ask {
+            Some(on_ask) => on_ask.serve(link, payload),
+            // It only tells: the connection refuses asks then.
+            None => Some(SERVES_NOTHING.to_owned()),
         };
-        if let Some(untold) = on_ask.serve(link, payload) {
-            self.drop_event(link.child().map(Child::pid), &untold);
+        if let Some(why) = why {
+            let pid = link.child().map(Child::pid);
+            self.report_dropped(pid, &format_args!("what the child tells: {why}"));
         }
     }
 
@@ -91,7 +98,7 @@ impl Handlers {
             mut on_error,
             mut on_destroy,
             on_ask,
-            dropped_event: _,
+            has_dropped: _,
         } = self;
         guard(|| match error {
             None => {
@@ -142,7 +149,7 @@ mod tests {
             on_destroy: is_wanted("on_destroy")
                 .then(|| Box::new(move || on_destroy(String::new())) as Box<dyn FnOnce() + Send>),
             on_ask: None,
-            dropped_event: false,
+            has_dropped: false,
         }
     }
 
@@ -188,7 +195,7 @@ mod tests {
             on_error: Some(Box::new(|error| panic!("{error}"))),
             on_destroy: Some(Box::new(move || drop(destroy))),
             on_ask: None,
-            dropped_event: false,
+            has_dropped: false,
         };
         drop(sender);
         handlers.end(Some(Error::new(ErrorKind::Died, "it died")));

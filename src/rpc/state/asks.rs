@@ -6,6 +6,9 @@ use std::collections::VecDeque;
 /// have its parent queue refusals without end.
 const UNREAD_REFUSALS: usize = 1 << 16;
 
+/// Why a parent without callbacks for asks serves none.
+pub(in crate::rpc) const SERVES_NOTHING: &str = "the parent serves nothing: it has no on_ask()";
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Asks {

@@ -21,7 +21,7 @@
 //! [`cancel`]: Connection::cancel
 //! [`drain`]: Connection::drain
 
-use super::asks::{Admission, Asks, BadAsk};
+use super::asks::{Admission, Asks, BadAsk, SERVES_NOTHING};
 use super::begun::Begun;
 use super::calls::Calls;
 use super::switches::Switches;
@@ -121,8 +121,6 @@ pub(crate) enum Delivery<T, P> {
     /// An ask, or what the child tells: the payload of its control frame is to be decoded again where it is
     /// served.
     Asked,
-    /// What the child tells, and nothing is served.
-    Untold,
     /// The reply to a call.
     Reply(T),
     /// The failed reply to a call.
@@ -199,8 +197,8 @@ impl<T, P: Clone> Connection<T, P> {
             .push(function, start, len, self.writer.outbox());
     }
 
-    /// Queues a call of a [function](Connection::add_function). Large parts of the request are taken, the rest is copied. `progress` and the
-    /// completion are taken unless the call is refused.
+    /// Queues a call of a [function](Connection::add_function). Large parts of the request are taken, the
+    /// rest is copied. `progress` and the completion are taken unless the call is refused.
     ///
     /// # Errors
     ///
@@ -290,7 +288,6 @@ impl<T, P: Clone> Connection<T, P> {
                     }
                     ToParent::Progress { id, .. } => self.progress(id),
                     ToParent::Ask { id, .. } => self.ask(id),
-                    ToParent::Tell(_) if self.limits.asks.is_none() => Ok(Delivery::Untold),
                     ToParent::Tell(_) => Ok(Delivery::Asked),
                     ToParent::Forget { id } => {
                         self.asks.forget(id);
@@ -556,7 +553,7 @@ impl<T, P: Clone> Connection<T, P> {
             Ok(Admission::Serve) => return Ok(Delivery::Asked),
             Ok(Admission::Refuse) if self.limits.asks.is_some() => Failure::Full,
             Ok(Admission::Refuse) => Failure::Unserved {
-                message: "the parent serves nothing: it has no on_ask()".to_owned(),
+                message: SERVES_NOTHING.to_owned(),
                 kind: wire::REFUSED_FUNCTION.to_owned(),
             },
             Err(BadAsk::Repeated) => return Err(ChildViolation::RepeatedAsk { id }),
@@ -1344,6 +1341,7 @@ mod tests {
         let last = &messages[last.expect("a switch")..];
         assert!(last.starts_with("\u{8}function\u{1}f"), "{messages:?}");
     }
+
     #[test]
     fn calls_of_a_plain_peer_may_be_withdrawn_whatever_function_they_are_for() {
         for mode in [Plain::Tagged, Plain::Ordered, Plain::Fallible] {

@@ -11,6 +11,7 @@ mod role;
 mod switches;
 mod violation;
 
+pub(super) use asks::SERVES_NOTHING;
 pub(crate) use begun::Begun;
 #[cfg(any(fuzzing, test))]
 pub(crate) use connection::StartRefusal;
