@@ -1,7 +1,5 @@
 //! What one side serves under which names, as the other side asks for it. Pure.
 
-use crate::codec::Codec;
-use crate::service::Signature;
 use crate::wire::{self, FunctionId, truncate};
 
 /// The longest name. Who asks for a longer one is told that there is none.
@@ -29,23 +27,6 @@ struct Names {
     entries: Vec<Entry>,
 }
 
-/// A service below its types.
-pub(crate) struct NamedFunction<'a> {
-    name: &'a str,
-    version: u32,
-    codec: &'static str,
-}
-
-impl<'a> NamedFunction<'a> {
-    pub(crate) fn of<S: Signature>(service: &'a S) -> Self {
-        NamedFunction {
-            name: service.name(),
-            version: service.version(),
-            codec: S::Codec::NAME,
-        }
-    }
-}
-
 /// Who has something, and who asks for it.
 pub(crate) type Sides = [&'static str; 2];
 
@@ -58,7 +39,7 @@ pub(crate) const OF_PARENT: Sides = ["parent", "child"];
 struct Entry {
     name: String,
     version: u32,
-    codec: &'static str,
+    codec: String,
 }
 
 /// Why one side does not have what the other asks for.
@@ -88,13 +69,8 @@ impl<T> Directory<T> {
     /// # Panics
     ///
     /// If there is one of that name, or the name is too long.
-    pub(crate) fn add<S: Signature>(&mut self, service: &S, value: T) -> usize {
-        self.add_named(NamedFunction::of(service), value)
-    }
-
-    /// As [`add`](Directory::add), below the types.
-    pub(crate) fn add_named(&mut self, service: NamedFunction<'_>, value: T) -> usize {
-        let at = self.names.add(service);
+    pub(crate) fn add(&mut self, id: FunctionId<'_>, value: T) -> usize {
+        let at = self.names.add(id);
         self.values.insert(at, value);
         at
     }
@@ -122,8 +98,8 @@ impl<T> Directory<T> {
 }
 
 impl Names {
-    fn add(&mut self, service: NamedFunction<'_>) -> usize {
-        let (what, name) = (self.what, service.name);
+    fn add(&mut self, id: FunctionId<'_>) -> usize {
+        let (what, name) = (self.what, id.name);
         assert!(
             name.len() <= LONGEST_NAME,
             "the name of a {what} has {} bytes; {LONGEST_NAME} are the most",
@@ -134,8 +110,8 @@ impl Names {
         };
         let entry = Entry {
             name: name.to_owned(),
-            version: service.version,
-            codec: service.codec,
+            version: id.version,
+            codec: id.codec.to_owned(),
         };
         self.entries.insert(at, entry);
         at
@@ -155,7 +131,7 @@ impl Names {
             return Err(Lack::Missing(message));
         };
         let entry = &self.entries[at];
-        if (entry.version, entry.codec) == (version, codec) {
+        if (entry.version, &*entry.codec) == (version, codec) {
             return Ok(at);
         }
         let [here, there] = self.sides;
@@ -202,29 +178,16 @@ impl Lack {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::{IntoService, Name};
-
-    fn name(name: &str) -> Name {
-        name.into_service()
-    }
-
-    fn wanted(name: &str) -> FunctionId<'_> {
-        FunctionId {
-            name,
-            version: 0,
-            codec: "octets",
-        }
-    }
 
     #[test]
     fn functions_are_found_wherever_they_were_added() {
         let mut directory = Directory::new("function", OF_CHILD);
         for (n, text) in ["m", "a", "z", "b"].into_iter().enumerate() {
-            directory.add(&name(text), n);
+            directory.add(FunctionId::octets(text), n);
         }
         assert!(directory.names().eq(["a", "b", "m", "z"]));
         for (n, text) in ["m", "a", "z", "b"].into_iter().enumerate() {
-            let at = directory.find(&wanted(text)).unwrap();
+            let at = directory.find(&FunctionId::octets(text)).unwrap();
             assert_eq!(*directory.get(at), n);
         }
     }
@@ -232,7 +195,8 @@ mod tests {
     #[test]
     fn empty_directory_says_so_and_long_names_are_not_shown_whole() {
         let directory = Directory::<()>::new("setup", OF_CHILD);
-        let Err(Lack::Missing(message)) = directory.find(&wanted(&"x".repeat(10_000))) else {
+        let Err(Lack::Missing(message)) = directory.find(&FunctionId::octets(&"x".repeat(10_000)))
+        else {
             panic!("there is none");
         };
         assert!(message.ends_with("; there are: none") && message.len() < 300);
@@ -242,13 +206,14 @@ mod tests {
     #[should_panic(expected = "two setups have the name `s`")]
     fn name_is_given_once() {
         let mut directory = Directory::new("setup", OF_CHILD);
-        directory.add(&name("s"), ());
-        directory.add(&name("s"), ());
+        directory.add(FunctionId::octets("s"), ());
+        directory.add(FunctionId::octets("s"), ());
     }
 
     #[test]
     #[should_panic(expected = "the name of a function has 32769 bytes; 32768 are the most")]
     fn names_have_a_limit() {
-        Directory::new("function", OF_CHILD).add(&name(&"x".repeat(LONGEST_NAME + 1)), ());
+        Directory::new("function", OF_CHILD)
+            .add(FunctionId::octets(&"x".repeat(LONGEST_NAME + 1)), ());
     }
 }

@@ -5,11 +5,11 @@ use super::link::Link;
 use super::log;
 use crate::chain::chain;
 use crate::codec::{Argument, CodecError, Decode, Input, Output, Replies, Scratch};
-use crate::directory::{Directory, NamedFunction, OF_PARENT};
+use crate::directory::{Directory, OF_PARENT};
 use crate::process::Child;
 use crate::service::{Errors, Name, Signature};
 use crate::unwind;
-use crate::wire::{self, Body, Failure, ToParent};
+use crate::wire::{self, Body, Failure, FunctionId, ToParent};
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
@@ -113,15 +113,15 @@ pub(super) trait ServeAsk: Send {
     /// # Panics
     ///
     /// If there is one.
-    fn add(&mut self, service: NamedFunction<'_>, handler: AskHandler);
+    fn add(&mut self, service: FunctionId<'_>, handler: AskHandler);
 
     /// A child asks or tells something. Returns what it is if it is told and nobody serves it.
     fn serve(&mut self, link: &Arc<Link>, payload: &[u8]) -> Option<String>;
 }
 
 impl ServeAsk for AskHandlers {
-    fn add(&mut self, service: NamedFunction<'_>, handler: AskHandler) {
-        self.0.add_named(service, handler);
+    fn add(&mut self, service: FunctionId<'_>, handler: AskHandler) {
+        self.0.add(service, handler);
     }
 
     fn serve(&mut self, link: &Arc<Link>, payload: &[u8]) -> Option<String> {

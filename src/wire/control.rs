@@ -80,6 +80,16 @@ impl<'a> FunctionId<'a> {
         })
     }
 
+    /// A function of octet strings.
+    #[cfg(test)]
+    pub(crate) fn octets(name: &'a str) -> Self {
+        FunctionId {
+            name,
+            version: 0,
+            codec: "octets",
+        }
+    }
+
     fn len(&self) -> usize {
         self.name.len().saturating_add(self.codec.len())
     }

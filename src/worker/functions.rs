@@ -55,40 +55,27 @@ impl Functions {
 mod tests {
     use super::*;
     use crate::directory::OF_CHILD;
-    use crate::service::{IntoService, Name};
-
-    fn name(name: &str) -> Name {
-        name.into_service()
-    }
-
-    fn wanted(name: &str) -> FunctionId<'_> {
-        FunctionId {
-            name,
-            version: 0,
-            codec: "octets",
-        }
-    }
 
     #[test]
     fn requests_are_for_the_function_selected_last_or_fail() {
         let mut directory = Directory::new("function", OF_CHILD);
-        directory.add(&name("later"), Lane::Deferred);
-        directory.add(&name("now"), Lane::Returning);
+        directory.add(FunctionId::octets("later"), Lane::Deferred);
+        directory.add(FunctionId::octets("now"), Lane::Returning);
         let mut functions = Functions::new(directory);
         assert!(functions.current().is_err());
-        functions.select(&wanted("now")).unwrap();
+        functions.select(&FunctionId::octets("now")).unwrap();
         let lane = Lane::Returning;
         assert_eq!(functions.current(), Ok(Function { index: 1, lane }));
         for (wanted, reason, part) in [
             (
-                wanted("no"),
+                FunctionId::octets("no"),
                 "function",
                 "no function `no`; there are: `later`, `now`",
             ),
             (
                 FunctionId {
                     version: 3,
-                    ..wanted("now")
+                    ..FunctionId::octets("now")
                 },
                 "mismatch",
                 "version 0 and codec `octets` in the child, version 3 and codec `octets`",
@@ -96,7 +83,7 @@ mod tests {
             (
                 FunctionId {
                     codec: "json",
-                    ..wanted("now")
+                    ..FunctionId::octets("now")
                 },
                 "mismatch",
                 "codec `json` in the parent",
@@ -108,7 +95,7 @@ mod tests {
             };
             assert!(kind == reason && message.contains(part), "{message}");
         }
-        functions.select(&wanted("later")).unwrap();
+        functions.select(&FunctionId::octets("later")).unwrap();
         assert!(functions.current().is_ok());
     }
 }

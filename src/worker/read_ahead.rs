@@ -248,7 +248,6 @@ impl Server {
 pub(super) mod tests {
     use super::*;
     use crate::directory::{Directory, OF_CHILD};
-    use crate::service::IntoService;
     use crate::wire::{self, Failure, Framing, FunctionId, Run, ToChild};
     use crate::worker::calls::{CallLimits, Lane};
     use crate::worker::functions::Functions;
@@ -273,18 +272,14 @@ pub(super) mod tests {
         let requests = RequestReader::new(input, None).unwrap();
         let mut server = Server::new(None, requests, near.into(), None);
         let mut directory = Directory::new("function", OF_CHILD);
-        directory.add(&"f".into_service(), Lane::Returning);
+        directory.add(FunctionId::octets("f"), Lane::Returning);
         server.functions = Functions::new(directory);
         server.hub.set_limits(CallLimits {
             deferred: 1,
             threaded: 1,
             high_water: 1 << 20,
         });
-        let function = FunctionId {
-            name: "f",
-            version: 0,
-            codec: "octets",
-        };
+        let function = FunctionId::octets("f");
         server.functions.select(&function).unwrap();
         let run = ToChild::Run(Run {
             protocol: wire::VERSION,

@@ -11,7 +11,7 @@ use super::server::{Options, Server, Stop};
 use crate::chain::chain;
 use crate::codec::{Decode, Input, Replies};
 use crate::directory::{Directory, OF_CHILD};
-use crate::service::{Errors, Signature};
+use crate::service::{Errors, Signature, id_of};
 use crate::unwind;
 use crate::wire::{self, FunctionId};
 use std::mem;
@@ -77,7 +77,7 @@ impl Table {
             let request = S::Codec::decode(&mut request).map_err(|error| chain(&error))?;
             setup(request).map_err(|error| S::Errors::message(&error))
         };
-        self.setups.add(service, Box::new(run));
+        self.setups.add(id_of(service), Box::new(run));
     }
 
     pub(super) fn add_function<S, F, R>(&mut self, service: &S, mut function: F)
@@ -147,7 +147,7 @@ impl Table {
     }
 
     fn add<S: Signature>(&mut self, service: &S, lane: Lane, body: Body) {
-        let at = self.functions.add(service, lane);
+        let at = self.functions.add(id_of(service), lane);
         self.bodies.insert(at, body);
     }
 

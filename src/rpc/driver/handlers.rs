@@ -2,7 +2,6 @@
 
 use crate::codec::Strings;
 use crate::copies;
-use crate::directory::NamedFunction;
 use crate::error::Error;
 use crate::process::Child;
 use crate::rpc::ask::{AskHandler, AskHandlers, ServeAsk};
@@ -10,7 +9,7 @@ use crate::rpc::callback::guard;
 use crate::rpc::link::Link;
 use crate::rpc::log;
 use crate::rpc::state::SERVES_NOTHING;
-use crate::service::Signature;
+use crate::service::{Signature, id_of};
 use crate::wire::truncate;
 use std::fmt::Display;
 use std::sync::Arc;
@@ -40,7 +39,7 @@ impl Handlers {
         let on_ask = self
             .on_ask
             .get_or_insert_with(|| Box::new(AskHandlers::default()));
-        on_ask.add(NamedFunction::of(service), handler);
+        on_ask.add(id_of(service), handler);
     }
 
     /// Whether there are any.

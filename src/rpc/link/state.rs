@@ -374,11 +374,7 @@ mod tests {
             [],
             Run {
                 protocol: wire::VERSION,
-                function: FunctionId {
-                    name: "f",
-                    version: 0,
-                    codec: "c",
-                },
+                function: FunctionId::octets("f"),
                 max_frame: 1,
                 buflen: 1,
             },

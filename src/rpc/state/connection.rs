@@ -750,11 +750,7 @@ mod tests {
         let mut connection = Connection::new(None, LIMITS);
         let run = Run {
             protocol: 1,
-            function: FunctionId {
-                name: "f",
-                version: 0,
-                codec: "c",
-            },
+            function: FunctionId::octets("f"),
             max_frame: 1,
             buflen: 1,
         };
@@ -1299,11 +1295,7 @@ mod tests {
 
     /// Adds two functions.
     fn add_functions(c: &mut Connection<char, char>) -> [usize; 2] {
-        let names = ["g", "h"].map(|name| FunctionId {
-            name,
-            version: 0,
-            codec: "c",
-        });
+        let names = ["g", "h"].map(FunctionId::octets);
         let added = names.map(|name| c.add_function(name));
         assert_eq!(names.map(|name| c.add_function(name)), added);
         added
