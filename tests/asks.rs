@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{Gate, Log, alone, bounded, eventually, lost, obey};
+use common::{Gate, Log, alone, bounded, eventually, logged, lost, obey, script};
 use offspring::{
     Asker, BoxError, CallError, Caller, ErrorKind, Loop, Phase, Process, Refusal, Rpc, RpcBuilder,
     Stdio, Strings, Worker,
@@ -413,6 +413,37 @@ fn what_is_told_and_nobody_serves_is_dropped() {
         }
         assert_eq!(ask.call(["echo", "on"]).wait().unwrap(), ["ok on"]);
         rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn child_that_asks_with_the_id_of_an_open_ask_is_ended() {
+    bounded(|| {
+        let ask =
+            "send '\\0200\\0\\0\\0\\0\\0\\0\\0027\\0003ask\\00017\\0007service\\00010\\0006octets'";
+        let child = script(&format!("ready; {ask}; {ask}; exec cat >/dev/null"));
+        let (builder, log) = logged(child.rpc("any"));
+        let (send, askers) = mpsc::channel();
+        let rpc = builder
+            .on_ask_deferred("service", move |_, asker| send.send(asker).unwrap())
+            .start()
+            .unwrap();
+        let error = lost(rpc.call("hello").wait());
+        assert_eq!(error.kind(), ErrorKind::Protocol);
+        let text = error.to_string();
+        assert!(
+            text.contains("an ask with id 0x7, which is not answered yet"),
+            "{text}"
+        );
+        assert_eq!(log.end(), "error: Protocol");
+        // The first has come, and its answer goes nowhere.
+        let [asker] = askers
+            .try_iter()
+            .collect::<Vec<Asker>>()
+            .try_into()
+            .unwrap();
+        assert!(asker.is_cancelled());
+        asker.reply("late");
     });
 }
 

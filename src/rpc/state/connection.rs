@@ -1293,6 +1293,45 @@ mod tests {
         }
     }
 
+    /// The child asks, with a request that is long enough to show what it is.
+    fn ask(id: u32) -> Vec<u8> {
+        let mut ask = ToParent::begin_ask(Some(id), FunctionId::octets("s"));
+        ask.resize(wire::TELLING, b'x');
+        ask
+    }
+
+    #[test]
+    fn ask_has_an_id_of_its_own_until_it_is_answered() {
+        let mut c = serving();
+        let control = wire::CONTROL_TO_PARENT;
+        assert_eq!(check(&mut c, control, 1 << 20, &ask(7)), Ok(Check::Pass));
+        assert_eq!(c.receive(control, &ask(7)), Ok(Delivery::Asked));
+        let repeated = ChildViolation::RepeatedAsk { id: 7 };
+        let begun = check(&mut c, control, 1 << 20, &ask(7));
+        assert_eq!(begun.as_ref(), Err(&repeated));
+        assert_eq!(c.receive(control, &ask(7)), Err(repeated));
+        c.answer(7, false, &mut b"a".to_vec().into());
+        assert_eq!(check(&mut c, control, 1 << 20, &ask(7)), Ok(Check::Pass));
+        assert_eq!(c.receive(control, &ask(7)), Ok(Delivery::Asked));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "asks 65,536 times")]
+    fn child_that_asks_without_reading_the_refusals_breaks_the_protocol() {
+        let mut c = serving();
+        let control = wire::CONTROL_TO_PARENT;
+        for id in [1, 2] {
+            assert_eq!(c.receive(control, &ask(id)), Ok(Delivery::Asked));
+        }
+        let flood = (3..).find_map(|id| match c.receive(control, &ask(id)) {
+            Ok(Delivery::Late) => None,
+            end => Some((id, end)),
+        });
+        // The first of them is unread.
+        let (id, end) = flood.unwrap();
+        assert_eq!((id, end), (3 + (1 << 16), Err(ChildViolation::AskFlood)));
+    }
+
     /// Adds two functions.
     fn add_functions(c: &mut Connection<char, char>) -> [usize; 2] {
         let names = ["g", "h"].map(FunctionId::octets);
