@@ -103,8 +103,11 @@ fn takes_all_types<C: for<'a> Carries<'a, Value>>() {
             let cut = decode::<C, Value>(&bytes[..len]);
             assert!(cut.is_err(), "{len} of {} bytes: {cut:?}", bytes.len());
         }
-        for more in [&[0][..], &[0xc1], &[0xff], b" x", &bytes] {
-            let longer = decode::<C, Value>(&[&bytes, more].concat());
+        // The beginnings of other values, whole or not, among them. JSON may have blanks behind.
+        let one = (0..=u8::MAX).filter(|byte| !byte.is_ascii_whitespace());
+        let few = [b" x".to_vec(), vec![0x92, 0x91], bytes.clone()];
+        for more in one.map(|byte| vec![byte]).chain(few) {
+            let longer = decode::<C, Value>(&[&bytes[..], &more].concat());
             assert!(longer.is_err(), "and {more:?}: {longer:?}");
         }
     }

@@ -24,7 +24,13 @@ pub fn check<C: for<'a> Carries<'a, Value>>(data: &[u8]) {
     };
     let mut output = Output::default();
     C::encode(&value, &mut output).expect("what was decoded can be encoded");
-    let mut bytes = Input::from(output.into_vec());
+    let encoded = output.into_vec();
+    let mut bytes = Input::from(&encoded[..]);
     let again = C::decode(&mut bytes);
     assert_eq!(again.expect("what was encoded can be decoded"), value);
+    // Whatever follows it is too much, but blanks after JSON.
+    for tail in [data, &data[..data.len().min(1)]] {
+        let mut longer = Input::from([&encoded, tail].concat());
+        assert!(tail.trim_ascii().is_empty() || C::decode(&mut longer).is_err());
+    }
 }
