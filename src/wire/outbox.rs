@@ -261,6 +261,11 @@ impl Outbox {
         start >= self.taken
     }
 
+    /// The offset before which nothing is queued any more.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// The number of bytes that can be taken.
     pub(crate) fn queued(&self) -> u64 {
         self.queued

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-/// How many asks may be refused before the child has read that of the first: one that never reads would
+/// How many asks may be refused before the first refusal is taken to be sent: a child that never reads would
 /// have its parent queue refusals without end.
 const UNREAD_REFUSALS: usize = 1 << 16;
 
@@ -16,7 +16,7 @@ pub(super) struct Asks {
     limit: usize,
     /// Those that are unanswered, sorted by id, and whether the child waits no longer.
     open: Vec<(u32, bool)>,
-    /// Where the answers end in the stream that are not known to be sent, and the refusals.
+    /// Where the answers end in the stream that were not taken to be sent, and the refusals.
     unsent: [VecDeque<u64>; 2],
 }
 
@@ -33,7 +33,7 @@ pub(super) enum Admission {
 pub(super) enum BadAsk {
     /// With the id of an ask that is not answered.
     Repeated,
-    /// More and more, without reading that they are refused.
+    /// More and more, while the refusals of the first cannot be sent.
     Flood,
 }
 
@@ -55,13 +55,13 @@ impl Asks {
         self.open.binary_search_by_key(&id, |(open, _)| *open)
     }
 
-    /// An ask has come. `sent` is how much of the stream to the child is sent.
-    pub(super) fn admit(&mut self, id: u32, sent: u64) -> Result<Admission, BadAsk> {
+    /// An ask has come. `taken` is how much of the stream to the child was taken to be sent.
+    pub(super) fn admit(&mut self, id: u32, taken: u64) -> Result<Admission, BadAsk> {
         let Err(at) = self.place(id) else {
             return Err(BadAsk::Repeated);
         };
         for unsent in &mut self.unsent {
-            while unsent.front().is_some_and(|end| *end <= sent) {
+            while unsent.front().is_some_and(|end| *end <= taken) {
                 unsent.pop_front();
             }
         }

@@ -547,9 +547,7 @@ impl<T, P: Clone> Connection<T, P> {
     }
 
     fn ask(&mut self, id: u32) -> Result<Delivery<T, P>, ChildViolation> {
-        let outbox = self.writer.outbox();
-        let sent = outbox.end() - outbox.queued();
-        let failure = match self.asks.admit(id, sent) {
+        let failure = match self.asks.admit(id, self.writer.outbox().taken()) {
             Ok(Admission::Serve) => return Ok(Delivery::Asked),
             Ok(Admission::Refuse) if self.limits.asks.is_some() => Failure::Full,
             Ok(Admission::Refuse) => Failure::Unserved {
@@ -559,14 +557,17 @@ impl<T, P: Clone> Connection<T, P> {
             Err(BadAsk::Repeated) => return Err(ChildViolation::RepeatedAsk { id }),
             Err(BadAsk::Flood) => return Err(ChildViolation::AskFlood),
         };
-        let end = self.push_answer(id, true, &mut failure.encode().into());
-        self.asks.refused(end);
+        // The child may have been told that nothing more comes.
+        if !self.writer.is_closed() {
+            let end = self.push_answer(id, true, &mut failure.encode().into());
+            self.asks.refused(end);
+        }
         Ok(Delivery::Late)
     }
 
     /// Whether the child waits for the answer to an ask, and no answer was given.
     pub(crate) fn is_ask_awaited(&self, id: u32) -> bool {
-        self.asks.is_awaited(id)
+        !self.writer.is_closed() && self.asks.is_awaited(id)
     }
 
     /// Answers an ask. Large parts of the payload are taken.
@@ -1330,6 +1331,40 @@ mod tests {
         // The first of them is unread.
         let (id, end) = flood.unwrap();
         assert_eq!((id, end), (3 + (1 << 16), Err(ChildViolation::AskFlood)));
+    }
+
+    #[test]
+    fn calls_that_are_withdrawn_make_no_room_for_asks() {
+        let mut c = serving();
+        let control = wire::CONTROL_TO_PARENT;
+        // One is left queued, so that the queue is never empty.
+        call(&mut c, 'a');
+        for id in [1, 2] {
+            assert_eq!(c.receive(control, &ask(id)), Ok(Delivery::Asked));
+            c.answer(id, false, &mut vec![7; 50].into());
+        }
+        for id in 3..9 {
+            let withdrawn = call(&mut c, 'b');
+            assert_eq!(c.cancel(withdrawn), Some(('b', Phase::Queued)));
+            assert_eq!(c.receive(control, &ask(id)), Ok(Delivery::Late), "{id}");
+        }
+        sent(&mut c);
+        assert_eq!(c.receive(control, &ask(9)), Ok(Delivery::Asked));
+    }
+
+    #[test]
+    fn child_that_gets_nothing_more_is_not_answered() {
+        let mut c = serving();
+        let control = wire::CONTROL_TO_PARENT;
+        assert_eq!(c.receive(control, &ask(1)), Ok(Delivery::Asked));
+        assert!(c.is_ask_awaited(1));
+        c.writer_mut().close();
+        assert!(!c.is_ask_awaited(1));
+        c.answer(1, false, &mut b"a".to_vec().into());
+        for id in 2..9 {
+            c.receive(control, &ask(id)).unwrap();
+        }
+        assert_eq!(c.queued(), 0);
     }
 
     /// Adds two functions.
