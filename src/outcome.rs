@@ -2,9 +2,10 @@
 
 use crate::chain::chain;
 use crate::codec::{CodecError, Input};
-use crate::error::{CallError, Error, ErrorKind, Panic, Refusal};
+use crate::error::{CallError, Error, ErrorKind, Panic};
 use crate::service::{Errors, Name, Signature};
 use crate::wire::{self, Failure};
+use std::fmt::Display;
 
 /// What a call ends with, in the types of its service.
 pub type Outcome<S = Name> = Result<<S as Signature>::Reply, CallError<<S as Signature>::Error>>;
@@ -37,13 +38,15 @@ pub(crate) fn failed<S: Signature>(payload: &[u8]) -> CallError<S::Error> {
         Ok(Failure::Unserved { message, kind }) => {
             CallError::Unserved(Error::new(refusal_kind(&kind), message))
         }
-        Ok(Failure::Full) => CallError::Refused(Refusal::Full),
         Ok(Failure::Unanswered | Failure::Cancelled) => CallError::Unanswered,
-        Err(error) => {
-            let message = format!("the failed reply cannot be read: {error}");
-            CallError::Malformed(CodecError::new(message))
-        }
+        Ok(Failure::Full) => unread("only asks are refused with `full`"),
+        Err(error) => unread(error),
     }
+}
+
+fn unread<E>(why: impl Display) -> CallError<E> {
+    let message = format!("the failed reply cannot be read: {why}");
+    CallError::Malformed(CodecError::new(message))
 }
 
 /// The error that stands for a panic of a codec, which the panic hook has reported.

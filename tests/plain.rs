@@ -87,6 +87,15 @@ fn failed_replies_are_the_errors_of_their_calls() {
                 b"\x0aunanswered\0",
                 "the function dropped the call unanswered",
             ),
+            (
+                b"\x09cancelled\0",
+                "the function dropped the call unanswered",
+            ),
+            (b"\x08unserved\x07no such\x08function", "no such"),
+            (
+                b"\x04full\x02no",
+                "unreadable: only asks are refused with `full`",
+            ),
             (b"", "unreadable: message without a kind"),
             (b"\x05error", "unreadable: message without a message"),
             (b"\x05panic\0", "unreadable: message without a location"),

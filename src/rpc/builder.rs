@@ -8,6 +8,7 @@ use crate::codec::{Replies, Strings};
 use crate::error::Error;
 use crate::process::Process;
 use crate::service::{IntoService, Name, Signature, id_of};
+use crate::wire::LONGEST_PAYLOAD;
 use std::fmt;
 use std::time::Duration;
 
@@ -219,9 +220,9 @@ impl<S: Signature> RpcBuilder<S> {
 
     /// The longest payload in bytes that either side accepts. A longer request is refused, a longer
     /// reply fails its call, and a child that sends one nevertheless breaks the protocol.
-    /// Default: 256 MiB. The format allows 4 GiB less one byte.
+    /// Default: 256 MiB. At most it is 64 KiB less than 4 GiB.
     pub fn max_frame(mut self, bytes: usize) -> Self {
-        self.options.max_frame = bytes.min(u32::MAX as usize);
+        self.options.max_frame = bytes.min(LONGEST_PAYLOAD);
         self
     }
 
@@ -256,8 +257,8 @@ impl<S: Signature> RpcBuilder<S> {
     /// # Errors
     ///
     /// [`ErrorKind::Spawn`] if the program cannot be executed, [`ErrorKind::Unsupported`] if the
-    /// [`Process`] has an option that such a child cannot have, [`ErrorKind::Setup`] if the strings of
-    /// a [setup](crate::Process::setup) are too long, [`ErrorKind::NotServing`] if this process is a
+    /// [`Process`] has an option that such a child cannot have, [`ErrorKind::Setup`] if the request of
+    /// a [setup](crate::Process::setup) cannot be encoded or is too long, [`ErrorKind::NotServing`] if this process is a
     /// child itself and does not serve yet, [`ErrorKind::Forked`] if the [`Reactor`] is that of the
     /// process from which this one was forked, [`ErrorKind::Io`] if there are no descriptors or threads
     /// left. What goes wrong later is reported to `on_error` and to all calls.

@@ -43,7 +43,11 @@ impl Body {
     pub(crate) fn behind(&mut self, head: Vec<u8>) -> Body {
         let mut body = Body::from(head);
         for piece in self.pieces() {
-            body.push(std::mem::take(piece));
+            match piece.len() >= MIN_UNCOPIED {
+                true => body.push(std::mem::take(piece)),
+                // The buffer may be used again.
+                false => body.end().extend_from_slice(piece),
+            }
         }
         body
     }
@@ -136,6 +140,17 @@ mod tests {
             assert_eq!(body.len(), want.len());
             assert!(body.into_vec() == want);
         }
+    }
+
+    #[test]
+    fn short_payload_behind_a_head_leaves_its_buffer() {
+        let mut payload = Body::from(Vec::with_capacity(500));
+        payload.end().extend_from_slice(b"short");
+        payload.push(vec![7; MIN_UNCOPIED]);
+        let behind = payload.behind(b"head, ".to_vec());
+        let want = [&b"head, short"[..], &[7; MIN_UNCOPIED]].concat();
+        assert!(behind.into_vec() == want);
+        assert_eq!(payload.head.capacity(), 500);
     }
 
     #[test]

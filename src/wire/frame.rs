@@ -18,6 +18,8 @@ const RESERVE: usize = 1 << 20;
 
 /// How much longer than `max_frame` a control frame or a failed reply may be.
 pub(crate) const CONTROL_ROOM: usize = 64 << 10;
+/// The longest payload that a program may allow: with what the library adds, its length is 32 bits.
+pub(crate) const LONGEST_PAYLOAD: usize = u32::MAX as usize - CONTROL_ROOM;
 
 /// What precedes a payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -35,8 +35,8 @@ pub(crate) use control::{
 #[cfg(any(fuzzing, test))]
 pub(crate) use frame::{BUFFER, LARGE};
 pub(crate) use frame::{
-    CONTROL_ROOM, Check, DecodeError, Decoder, FrameHead, Framing, Payload, Space, header,
-    parse_header,
+    CONTROL_ROOM, Check, DecodeError, Decoder, FrameHead, Framing, LONGEST_PAYLOAD, Payload, Space,
+    header, parse_header,
 };
 pub(crate) use outbox::{Batch, FULL_BATCH, Outbox, REUSABLE};
 pub use plain::Plain;

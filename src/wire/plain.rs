@@ -66,7 +66,8 @@ pub enum Plain {
     /// | `error`, message, the error | the same, with the error as the codec of the service has it |
     /// | `panic`, message, location | `Panicked`: the function has a bug, there |
     /// | `malformed`, message | `Malformed`: the request or the reply was not what it should be |
-    /// | `unanswered`, message | `Unanswered`: the function has ended without an answer |
+    /// | `unanswered` or `cancelled`, message | `Unanswered`: the function has ended without an answer |
+    /// | `unserved`, message, `function` | `Unserved`: there is no such function, and the call did nothing |
     ///
     /// The error of a service is [`Text`](crate::Text) unless it says otherwise: for that, the message is
     /// the error, of any length and with any number of lines. A service with an error type of its own

@@ -9,7 +9,7 @@ use crate::error::{CallError, Phase, Refusal};
 use crate::outcome::{self, Outcome};
 use crate::service::{Signature, id_of};
 use crate::unwind;
-use crate::wire::{Body, FunctionId};
+use crate::wire::{Body, Failure, FunctionId};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -54,7 +54,10 @@ pub(super) fn tell<'r, S: Signature>(
 pub(super) fn decode<S: Signature>(end: AskEnd) -> Outcome<S> {
     match end {
         AskEnd::Reply(payload) => outcome::reply::<S>(Input::from(payload)),
-        AskEnd::Failed(payload) => Err(outcome::failed::<S>(&payload)),
+        AskEnd::Failed(payload) => Err(match Failure::decode(&payload) {
+            Ok(Failure::Full) => CallError::Refused(Refusal::Full),
+            _ => outcome::failed::<S>(&payload),
+        }),
         AskEnd::Malformed(error) => Err(CallError::Malformed(error)),
         AskEnd::TimedOut => Err(CallError::TimedOut(Phase::Begun)),
         AskEnd::Cancelled(phase) => Err(CallError::Cancelled(phase)),

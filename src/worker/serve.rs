@@ -8,7 +8,7 @@ use super::table::{StartFailure, Table};
 use crate::process::Place;
 use crate::stderr;
 use crate::sys::{self, ABOVE_STANDARD, ExtraFd, Inherited, Lifeline, SharedNote, Unserved};
-use crate::wire::{self, Failure, FunctionId, Plain, Run, ToParent};
+use crate::wire::{self, Failure, FunctionId, LONGEST_PAYLOAD, Plain, Run, ToParent};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
@@ -191,7 +191,8 @@ fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), 
                 result.map_err(|refused| refuse(server.hub, refused))?;
             }
             Some(Step::Run(run)) => {
-                let (buflen, max_frame) = (run.buflen as usize, run.max_frame as usize);
+                let buflen = run.buflen as usize;
+                let max_frame = (run.max_frame as usize).min(LONGEST_PAYLOAD);
                 let hub = server.hub;
                 check_version(&run).map_err(|refused| refuse(hub, refused))?;
                 if let Err(failure) = server.functions.select(&run.function) {
