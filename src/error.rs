@@ -69,9 +69,9 @@ pub enum ErrorKind {
     NotWorker,
     /// The child speaks another version of the protocol.
     Version,
-    /// The child's table has no function of that name. The message lists the existing ones.
+    /// The child has no function of that name, or the parent serves none. The message lists those there are.
     NoFunction,
-    /// The child's function has another codec, or another service version; or the child came to
+    /// The other side's function has another codec, or another service version; or the child came to
     /// another [`Worker::run`](crate::Worker::run) than the one that described it.
     Mismatch,
     /// A setup failed in the child, or none has that name; or the child has closed a descriptor
@@ -255,9 +255,10 @@ pub enum CallError<E = BoxError> {
     Unanswered,
     /// The request, the reply or the error could not be encoded or decoded. The error states which.
     Malformed(CodecError),
-    /// The child has no such [function](crate::Rpc::function), or one of another version or codec: an
-    /// error of the kind [`NoFunction`](ErrorKind::NoFunction) or [`Mismatch`](ErrorKind::Mismatch). The
-    /// call did nothing.
+    /// The child has no such [function](crate::Rpc::function), or the parent that is
+    /// [asked](crate::Caller::ask) serves none, or it has another version or codec: an error of the kind
+    /// [`NoFunction`](ErrorKind::NoFunction) or [`Mismatch`](ErrorKind::Mismatch), or
+    /// [`Unsupported`](ErrorKind::Unsupported) if the parent is a plain peer. Nothing was done.
     Unserved(Error),
     /// The call's timeout passed.
     TimedOut(Phase),
@@ -265,7 +266,7 @@ pub enum CallError<E = BoxError> {
     Cancelled(Phase),
     /// The call was lost because of this error of the child.
     Lost(Error, Phase),
-    /// The call was never queued.
+    /// The call was never queued. An ask may also have been refused by the parent; it has not begun.
     Refused(Refusal),
 }
 

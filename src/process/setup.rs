@@ -1,18 +1,17 @@
 //! A setup that a child is to run before it serves.
 
 use crate::chain::chain;
-use crate::codec::{Argument, Codec, Output};
-use crate::service::Signature;
-use crate::wire::{FunctionId, ToChild};
+use crate::codec::{Argument, Output};
+use crate::error::{Error, ErrorKind};
+use crate::service::{Signature, id_of};
+use crate::wire::{LONGEST_SETUP, ToChild, truncate};
 
 /// See the module's documentation.
 #[derive(Debug, Clone)]
 pub(crate) struct Setup {
     name: String,
-    version: u32,
-    codec: &'static str,
-    /// The encoded request, or why it cannot be encoded.
-    request: Result<Vec<u8>, String>,
+    /// The message that asks for it, or why its request cannot be encoded.
+    message: Result<Vec<u8>, String>,
 }
 
 impl Setup {
@@ -22,37 +21,31 @@ impl Setup {
     ) -> Self {
         let mut output = Output::default();
         let encoded = request.encode_to(&mut output);
+        let message = || {
+            let (setup, request) = (id_of(service), &output.into_vec()[..]);
+            ToChild::Setup { setup, request }.encode()
+        };
         Setup {
             name: service.name().to_owned(),
-            version: service.version(),
-            codec: S::Codec::NAME,
-            request: encoded
-                .map(|()| output.into_vec())
-                .map_err(|error| chain(&error)),
-        }
-    }
-
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The encoded request, or why it cannot be encoded.
-    pub(crate) fn encoded(&self) -> Result<&[u8], &str> {
-        match &self.request {
-            Ok(request) => Ok(request),
-            Err(error) => Err(error),
+            message: encoded.map(|()| message()).map_err(|error| chain(&error)),
         }
     }
 
     /// The message that asks for it.
-    pub(crate) fn message(&self) -> ToChild<'_> {
-        let setup = FunctionId {
-            name: &self.name,
-            version: self.version,
-            codec: self.codec,
+    ///
+    /// # Errors
+    ///
+    /// Why a child cannot be asked for it.
+    pub(crate) fn message(&self) -> Result<&[u8], Error> {
+        let why = match &self.message {
+            Ok(message) if message.len() <= LONGEST_SETUP => return Ok(message),
+            Ok(_) => {
+                "has more than a mebibyte; pass what is long in a call or in a file".to_owned()
+            }
+            Err(error) => format!("cannot be encoded: {error}"),
         };
-        // What cannot be encoded is refused before.
-        let request = self.encoded().unwrap_or_default();
-        ToChild::Setup { setup, request }
+        let name = truncate(&self.name, 100);
+        let message = format!("the request of the setup `{name}` {why}");
+        Err(Error::new(ErrorKind::Setup, message))
     }
 }

@@ -8,7 +8,7 @@ use super::state::{Connection, Life, QueueLimits, StartBy};
 use crate::deadlines::after;
 use crate::error::{Error, ErrorKind};
 use crate::process::{Launched, Process, Setup};
-use crate::wire::{self, Decoder, Framing, FunctionId, Plain, ToChild, truncate};
+use crate::wire::{self, Decoder, Framing, FunctionId, Plain};
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -69,9 +69,8 @@ impl StartOptions {
             max_frame: max_frame as u32,
             buflen: self.buflen_req.min(u32::MAX as usize) as u32,
         };
-        if plain.is_none() {
-            check_lengths(self.process.setups(), &run)?;
-        }
+        let setups = self.process.setups().iter().map(Setup::message);
+        let setups = setups.collect::<Result<Vec<_>, _>>()?;
         let Launched {
             socket,
             child,
@@ -108,7 +107,7 @@ impl StartOptions {
         let link = Link::new(connection, reader, rewatch_delay, socket, child, on_reactor);
         let link = Arc::new(link);
         if plain.is_none() {
-            link.start(self.process.setups(), run);
+            link.start(&setups, run);
         }
         let abandon = Abandon(&link);
         let added = Driver::new(Arc::clone(&link), self.handlers, life, stdout, stderr)
@@ -117,29 +116,6 @@ impl StartOptions {
         mem::forget(abandon);
         Ok(Handle::new(link, self.call_timeout, has_callbacks))
     }
-}
-
-/// Refuses what a child would not take, as it is too long.
-fn check_lengths(setups: &[Setup], run: &wire::Run<'_>) -> Result<(), Error> {
-    for setup in setups {
-        let name = truncate(setup.name(), 100);
-        if let Err(error) = setup.encoded() {
-            let message = format!("the request of the setup `{name}` cannot be encoded: {error}");
-            return Err(Error::new(ErrorKind::Setup, message));
-        }
-        if !setup.message().fits() {
-            let message = format!(
-                "the request of the setup `{name}` has more than a mebibyte; pass what is long in a call \
-                 or in a file"
-            );
-            return Err(Error::new(ErrorKind::Setup, message));
-        }
-    }
-    if !ToChild::Run(*run).fits() {
-        let message = "the function's name has more than a mebibyte";
-        return Err(Error::new(ErrorKind::NoFunction, message));
-    }
-    Ok(())
 }
 
 /// Undoes a start that fails half way, even if that is because a destructor of the program's panics.

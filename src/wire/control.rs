@@ -10,7 +10,7 @@ pub(crate) const VERSION: u32 = 1;
 /// [`ToParent::Ready`] and [`ToChild::Run`]: none of the others carries anything of the program's that is
 /// long.
 pub(crate) const LONGEST_CONTROL: usize = 64 << 10;
-/// The longest message to a child before it serves: a setup with its strings.
+/// The longest message to a child before it serves: a setup with its request.
 pub(crate) const LONGEST_SETUP: usize = 1 << 20;
 /// How much of a text a control message carries.
 pub(crate) const LONGEST_TEXT: usize = 32 << 10;
@@ -89,10 +89,6 @@ impl<'a> FunctionId<'a> {
             codec: "octets",
         }
     }
-
-    fn len(&self) -> usize {
-        self.name.len().saturating_add(self.codec.len())
-    }
 }
 
 /// Which function a child should serve, and how.
@@ -140,19 +136,6 @@ impl<'a> ToChild<'a> {
         let mut fields = Fields(octets::iter(&begun[..begun.len().min(TELLING)]));
         let verb = fields.text("verb").ok()?;
         (verb == "answer").then(|| fields.number(ASK).ok())?
-    }
-
-    /// Whether a child takes it before it serves: see [`LONGEST_SETUP`].
-    pub(crate) fn fits(&self) -> bool {
-        // The verb, the numbers, and the lengths of the strings take less.
-        const REST: usize = 256;
-        let len = match self {
-            ToChild::Setup { setup, request } => setup.len().saturating_add(request.len()),
-            ToChild::Run(run) => run.function.len(),
-            ToChild::Function(function) => function.len(),
-            ToChild::Cancel { .. } | ToChild::Answer(_) => 0,
-        };
-        len <= LONGEST_SETUP - REST
     }
 
     /// Reads the payload of a control frame.
@@ -627,36 +610,18 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_before_ready_fits_into_its_limit() {
-        let strings = vec![0; LONGEST_SETUP];
-        let id = FunctionId {
-            name: "s",
-            version: u32::MAX,
-            codec: "codec",
-        };
-        let setup = |len| ToChild::Setup {
-            setup: id,
-            request: &strings[..len],
-        };
-        let longest = setup(LONGEST_SETUP - 262);
-        assert!(longest.fits() && longest.encode().len() <= LONGEST_SETUP);
-        assert!(!setup(LONGEST_SETUP - 261).fits());
-        let name = "x".repeat(LONGEST_SETUP);
-        let run = |name| {
-            ToChild::Run(Run {
-                protocol: u32::MAX,
-                function: FunctionId {
-                    name,
-                    version: u32::MAX,
-                    codec: "codec",
-                },
-                max_frame: u32::MAX,
-                buflen: u32::MAX,
-            })
-        };
-        let longest = run(&name[..LONGEST_SETUP - 261]);
-        assert!(longest.fits() && longest.encode().len() <= LONGEST_SETUP);
-        assert!(!run(&name[..LONGEST_SETUP - 260]).fits());
+    fn run_fits_into_the_limit_of_what_comes_before_ready() {
+        let run = ToChild::Run(Run {
+            protocol: u32::MAX,
+            function: FunctionId {
+                name: &"x".repeat(LONGEST_SETUP),
+                version: u32::MAX,
+                codec: "codec",
+            },
+            max_frame: u32::MAX,
+            buflen: u32::MAX,
+        });
+        assert!(run.encode().len() <= LONGEST_SETUP);
     }
 
     #[test]

@@ -5,7 +5,6 @@ use super::reader::Reader;
 use super::shared::Link;
 use super::state::{Actions, ProgressCallback};
 use crate::error::{Error, Phase};
-use crate::process::Setup;
 use crate::rpc::callback::in_callback;
 use crate::rpc::state::{Begun, ChildViolation, Connection, Exit};
 use crate::sys;
@@ -16,8 +15,7 @@ use std::time::Instant;
 
 impl Link {
     /// Queues what a worker is to do first.
-    pub(in crate::rpc) fn start(&self, setups: &[Setup], run: wire::Run<'_>) {
-        let setups = setups.iter().map(Setup::message);
+    pub(in crate::rpc) fn start(&self, setups: &[&[u8]], run: wire::Run<'_>) {
         self.lock().connection.start(setups, run);
     }
 

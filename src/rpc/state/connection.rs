@@ -158,23 +158,23 @@ impl<T, P: Clone> Connection<T, P> {
         }
     }
 
-    /// Queues what a worker is to do first: its setups, in order, and which function to serve.
-    pub(crate) fn start<'a>(
-        &mut self,
-        setups: impl IntoIterator<Item = ToChild<'a>>,
-        run: Run<'_>,
-    ) {
+    /// Queues what a worker is to do first: the messages for its setups, in order, and which function to
+    /// serve first.
+    pub(crate) fn start(&mut self, setups: &[&[u8]], run: Run<'_>) {
         debug_assert!(self.plain.is_none(), "plain peers know no control frames");
         for setup in setups {
-            self.control(&setup);
+            self.send_control(setup.to_vec());
         }
         self.control(&ToChild::Run(run));
         self.add_function(run.function);
     }
 
     /// Notes a function that calls are for, and returns its number, which is 0 for the one that the child
-    /// was started with.
+    /// was started with, and for all functions of a plain peer: it is told of none.
     pub(crate) fn add_function(&mut self, function: FunctionId<'_>) -> usize {
+        if self.plain.is_some() {
+            return 0;
+        }
         let message = ToChild::Function(function).encode();
         let known = self.functions.iter().position(|known| *known == message);
         known.unwrap_or_else(|| {
@@ -186,10 +186,6 @@ impl<T, P: Clone> Connection<T, P> {
     /// Tells the child that requests are for another function from now on.
     #[cold]
     fn select(&mut self, function: usize) {
-        // A plain peer serves one function, and calls are told apart in the parent only.
-        if self.plain.is_some() {
-            return;
-        }
         let start = self.writer.outbox().end();
         self.send_control(self.functions[function].clone());
         let len = self.writer.outbox().end() - start;
@@ -755,7 +751,7 @@ mod tests {
             max_frame: 1,
             buflen: 1,
         };
-        connection.start([], run);
+        connection.start(&[], run);
         sent(&mut connection);
         let ready = ToParent::Ready { protocol: 1 }.encode();
         assert_eq!(
