@@ -611,10 +611,11 @@ mod tests {
 
     #[test]
     fn run_fits_into_the_limit_of_what_comes_before_ready() {
+        let name = "x".repeat(LONGEST_SETUP);
         let run = ToChild::Run(Run {
             protocol: u32::MAX,
             function: FunctionId {
-                name: &"x".repeat(LONGEST_SETUP),
+                name: &name,
                 version: u32::MAX,
                 codec: "codec",
             },

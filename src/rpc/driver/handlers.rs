@@ -55,10 +55,10 @@ impl Handlers {
     pub(super) fn event(&mut self, event: Strings, pid: Option<u32>) {
         match &mut self.on_event {
             Some(on_event) => copies::run(|| on_event(event)),
-            None => {
-                let what = format_args!("an event, as there is no on_event(): {event}");
-                self.report_dropped(pid, &what);
-            }
+            None => self.report_dropped(
+                pid,
+                &format_args!("an event, as there is no on_event(): {event}"),
+            ),
         }
     }
 
