@@ -416,6 +416,47 @@ fn what_is_told_and_nobody_serves_is_dropped() {
     });
 }
 
+/// Waits for its threads when it is dropped.
+#[derive(Default)]
+struct Joined(Vec<thread::JoinHandle<()>>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        for thread in self.0.drain(..) {
+            thread.join().unwrap();
+        }
+    }
+}
+
+#[test]
+fn thread_of_the_programs_own_asks_until_the_requests_end() {
+    // In a child with returning functions only, and in one with others.
+    let all = std::env::var("OFFSPRING_TEST_KINDS").is_ok();
+    let mut joined = Joined::default();
+    let me = if all { worker() } else { returning() }
+        .function("ask on a thread", move |_, caller| {
+            let parent = caller.parent().clone();
+            joined
+                .0
+                .push(thread::spawn(move || match parent.ask("never", ()) {
+                    Err(CallError::Lost(_, Phase::Begun)) => {}
+                    other => panic!("{other:?}"),
+                }));
+            Ok(())
+        })
+        .run_in_test();
+    bounded(move || {
+        for me in [me.clone(), me.env("OFFSPRING_TEST_KINDS", "all")] {
+            let (builder, askers) = with_never(&me);
+            let rpc = builder.grace(Duration::MAX).start().unwrap();
+            rpc.function("ask on a thread").call(()).wait().unwrap();
+            let _asker = askers.recv().unwrap();
+            let exit = rpc.finish().unwrap();
+            assert!(exit.status().unwrap().success(), "{exit:?}");
+        }
+    });
+}
+
 #[test]
 fn child_that_asks_with_the_id_of_an_open_ask_is_ended() {
     bounded(|| {

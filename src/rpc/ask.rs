@@ -133,7 +133,7 @@ impl ServeAsk for AskHandlers {
         let reply = AskReply {
             link: Arc::clone(link),
             id,
-            name: asked.service.name.into(),
+            told: id.is_none().then(|| asked.service.name.into()),
         };
         match (self.0.find(&asked.service), id) {
             (Ok(at), _) => self.0.get_mut(at)(Input::from(asked.request), reply),
@@ -161,16 +161,16 @@ pub(super) struct AskReply {
     link: Arc<Link>,
     /// `None` if the child only tells something, or it is answered.
     id: Option<u32>,
-    /// The name of the service, for messages about what is told.
-    name: Arc<str>,
+    /// The name of the service if the child only tells something, for messages.
+    told: Option<Box<str>>,
 }
 
 impl AskReply {
     fn fail(self, failure: &Failure) {
-        if self.id.is_none() {
-            log::error(format_args!("what a child told `{}` {failure}", self.name));
+        match &self.told {
+            Some(name) => log::error(format_args!("what a child told `{name}` {failure}")),
+            None => self.answer(true, &mut failure.encode().into()),
         }
-        self.answer(true, &mut failure.encode().into());
     }
 
     fn answer(mut self, failed: bool, payload: &mut Body) {

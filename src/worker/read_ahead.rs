@@ -227,8 +227,7 @@ impl Server {
                 Some(_) => Ok(Some(0)),
             };
             match read {
-                Ok(Some(1..)) => {}
-                Ok(None) => return None,
+                Ok(Some(1..) | None) => {}
                 // The end, which the main thread finds again.
                 Ok(Some(0)) | Err(_) => self.hub.end_asks(),
             }

@@ -205,6 +205,8 @@ impl Session {
         &mut self,
         is_open: impl FnOnce(Known) -> bool,
     ) -> Result<Option<Step<'_>>, ParentViolation> {
+        // It may be as large as an answer.
+        self.held = Vec::new();
         let rules = Rules {
             plain: self.plain,
             serving: self.serving,
@@ -598,6 +600,20 @@ mod tests {
         let (end, read) = take(false);
         assert_eq!(end, Err(ParentViolation::UnknownAsk { id: 9 }));
         assert!(read <= 2 * wire::TELLING, "{read}");
+        // It is not kept longer than the step.
+        let mut session = Session::new(None, 64);
+        session.serve(64, 1 << 18);
+        let mut rest = &answer[..];
+        while !rest.is_empty() {
+            assert!(matches!(
+                session.next(|known| known == Known::Ask(9)),
+                Ok(None)
+            ));
+            rest = &rest[session.space().fill(rest)..];
+        }
+        assert!(matches!(session.next(|_| true), Ok(Some(Step::Answer(_)))));
+        assert!(matches!(session.next(|_| true), Ok(None)));
+        assert_eq!(session.held.capacity(), 0);
         // Before it serves it has asked nothing.
         let early = ParentViolation::TooEarly { offset: 0, id: 0 };
         assert_eq!(all(&frame(0, &ToChild::begin_answer(9, false))), Err(early));

@@ -197,6 +197,10 @@ impl Table {
 
     /// Answers requests until they end.
     pub(super) fn answer(&mut self, server: Server, options: Options) -> Result<(), Stop> {
-        (self.serve)(server, &mut self.bodies, options)
+        let hub = server.hub;
+        let result = (self.serve)(server, &mut self.bodies, options);
+        // Threads of the program's own may wait for answers.
+        hub.end_of_requests();
+        result
     }
 }

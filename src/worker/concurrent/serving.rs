@@ -81,6 +81,8 @@ pub(in crate::worker) fn answer(
         // The calls that are left are lost with this child. They are not unanswered, as they would be
         // reported to be if they were dropped first.
         hub.flush_and_close();
+        // What the loop drops may wait for threads that wait for answers.
+        hub.end_of_requests();
     }
     child.events.clear();
     options.done = done;

@@ -9,8 +9,8 @@ use crate::id_map::IdMap;
 use crate::wire::{self, AskAnswer, Body, FunctionId, SmallBytes, ToParent};
 use std::mem;
 
-/// How many asks may be unanswered, whatever the parent allows: far more than that, and fewer than it takes
-/// for one that does not read that its asks are refused.
+/// How many asks may be unanswered, whatever the parent allows. Fewer than the `UNREAD_REFUSALS` of a
+/// parent, which ends a child for those.
 const MOST: usize = 1 << 14;
 
 /// What an ask ends with, below the codec.
@@ -51,8 +51,8 @@ pub(super) trait OpenAsks: Send {
     /// How many are not answered.
     fn len(&self) -> usize;
 
-    /// The answer has come. Returns who waits for it, and what they get.
-    fn close(&mut self, answer: AskAnswer<'_>) -> Result<Option<(Waiter, AskEnd)>, UnknownAsk>;
+    /// The answer has come. Returns who waits for it.
+    fn close(&mut self, id: u32) -> Result<Option<Waiter>, UnknownAsk>;
 
     /// What is to be done when a call is cancelled.
     fn on_cancelled(&self) -> fn(&'static Hub, u32);
@@ -110,19 +110,11 @@ impl OpenAsks for Asks {
         self.open.len()
     }
 
-    fn close(&mut self, answer: AskAnswer<'_>) -> Result<Option<(Waiter, AskEnd)>, UnknownAsk> {
-        let ask = self.open.remove(answer.id).ok_or(UnknownAsk)?;
+    fn close(&mut self, id: u32) -> Result<Option<Waiter>, UnknownAsk> {
+        let ask = self.open.remove(id).ok_or(UnknownAsk)?;
         self.open.trim();
-        let Some(waiter) = ask.waiter else {
-            return Ok(None);
-        };
-        self.awaited -= 1;
-        let payload = SmallBytes::from(answer.payload);
-        let end = match answer.failed {
-            true => AskEnd::Failed(payload),
-            false => AskEnd::Reply(payload),
-        };
-        Ok(Some((waiter, end)))
+        self.awaited -= usize::from(ask.waiter.is_some());
+        Ok(ask.waiter)
     }
 
     fn abandon(&mut self, id: u32) -> Option<Waiter> {
@@ -243,12 +235,16 @@ impl Hub {
 
     /// The answer to an ask has come.
     pub(in crate::worker) fn end_ask(&self, answer: AskAnswer<'_>) -> Result<(), UnknownAsk> {
-        let ended = match &mut self.lock().asks {
-            Some(asks) => asks.close(answer)?,
+        let waiter = match &mut self.lock().asks {
+            Some(asks) => asks.close(answer.id)?,
             None => return Err(UnknownAsk),
         };
-        if let Some((waiter, end)) = ended {
-            waiter(end);
+        if let Some(waiter) = waiter {
+            let payload = SmallBytes::from(answer.payload);
+            waiter(match answer.failed {
+                true => AskEnd::Failed(payload),
+                false => AskEnd::Reply(payload),
+            });
         }
         Ok(())
     }
@@ -263,19 +259,18 @@ impl Hub {
     }
 
     /// A call is cancelled, and what was asked for it is not wanted any more.
-    pub(super) fn cancel_asks(&'static self, call: u32) {
-        let asks = |state: &mut HubState| Some(state.asks.as_ref()?.on_cancelled());
-        let on_cancelled = asks(&mut self.lock());
-        if let Some(on_cancelled) = on_cancelled {
-            on_cancelled(self, call);
-        }
-    }
-
     fn abandon_asks_of(&'static self, call: u32) {
         let asks = |state: &mut HubState| Some(state.asks.as_mut()?.abandon_all_of(call));
         let abandoned = asks(&mut self.lock()).unwrap_or_default();
-        for (id, waiter) in abandoned {
-            self.without_waiting(|| self.control(&ToParent::Forget { id }));
+        if abandoned.is_empty() {
+            return;
+        }
+        self.without_waiting(|| {
+            for (id, _) in &abandoned {
+                self.control(&ToParent::Forget { id: *id });
+            }
+        });
+        for (_, waiter) in abandoned {
             waiter(AskEnd::Cancelled(Phase::Begun));
         }
     }
@@ -308,17 +303,9 @@ mod tests {
         let of_call = asks.abandon_all_of(7);
         assert!(of_call.iter().map(|(id, _)| *id).eq([3]));
         assert!(asks.abandon_all_of(7).is_empty());
-        let answer = |id| AskAnswer {
-            id,
-            failed: id == 1,
-            payload: b"a",
-        };
-        assert!(matches!(asks.close(answer(2)), Ok(None)), "nobody waits");
-        let Ok(Some((_, AskEnd::Failed(payload)))) = asks.close(answer(1)) else {
-            panic!("it is waited for");
-        };
-        assert_eq!(*payload, *b"a");
-        assert!(matches!(asks.close(answer(1)), Err(UnknownAsk)));
+        assert!(matches!(asks.close(2), Ok(None)), "nobody waits");
+        assert!(matches!(asks.close(1), Ok(Some(_))), "it is waited for");
+        assert!(matches!(asks.close(1), Err(UnknownAsk)));
         assert!(asks.is_any_awaited());
         assert_eq!(asks.drain().len(), 1);
         assert!(!asks.is_any_awaited() && asks.drain().is_empty());

@@ -16,8 +16,11 @@ impl Hub {
             }
             CallState::Running => {
                 let callbacks = state.take_on_cancel(id);
+                let abandon_asks = state.asks.as_ref().map(|asks| asks.on_cancelled());
                 drop(state);
-                self.cancel_asks(id);
+                if let Some(abandon_asks) = abandon_asks {
+                    abandon_asks(self, id);
+                }
                 run_callbacks(callbacks);
             }
             CallState::Gone => {}
