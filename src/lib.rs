@@ -198,13 +198,12 @@
 //! | [`grace`](RpcBuilder::grace) | 5 s | SIGTERM, then SIGKILL |
 //! | [`Worker::threads`] | one per processor | calls wait in the child |
 //! | [`Worker::max_running`] | none | calls wait in the child |
-//! | [`Worker::high_water`] | 1 MiB | the child reads no more requests until less is unsent or waiting |
+//! | [`Worker::high_water`] | 1 MiB | the child reads no more requests until less is unsent or waiting, unless it waits for an [ask](Caller::ask) |
 //!
 //! Nothing is allocated merely because the other side claims a length: buffers grow with what
 //! arrives. Messages of the library's own have small limits, whatever `max_frame` is: a mebibyte for a
 //! [setup](Process::setup) with its request, 64 KiB for everything else but progress reports, asks and their
-//! answers. A frame
-//! that breaks a limit, or belongs to no call, is an error as soon as its header has come.
+//! answers. A frame that breaks a limit, or belongs to no call, is an error as soon as its header has come.
 //!
 //! # Plain peers
 //!

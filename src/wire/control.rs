@@ -41,7 +41,7 @@ pub(crate) enum ToChild<'a> {
         setup: FunctionId<'a>,
         request: &'a [u8],
     },
-    /// Serve a function from now on.
+    /// Serve. The requests that come first are for the function that it names.
     Run(Run<'a>),
     /// The requests that follow are for another function.
     Function(FunctionId<'a>),
@@ -179,7 +179,7 @@ impl<'a> ToChild<'a> {
 /// Messages from a child to its parent, other than replies and events.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ToParent<'a> {
-    /// All setups ran and the function is served. Precedes everything else.
+    /// All setups ran, and requests are served. Precedes everything else.
     Ready { protocol: u32 },
     /// The child refuses to serve, and why. Sent instead of `Ready`.
     Refused { kind: &'a str, message: &'a str },
@@ -250,7 +250,7 @@ impl<'a> ToParent<'a> {
                 Message::new("refused").text(kind).text(message).0
             }
             ToParent::Progress { id, payload } => {
-                Message::new("progress").number(*id).bytes(payload).0
+                Message(ToParent::begin_progress(*id, payload.len())).raw(payload)
             }
             ToParent::Ask { id, asked } => {
                 Message(ToParent::begin_ask(Some(*id), asked.service)).raw(asked.request)
@@ -282,6 +282,13 @@ impl<'a> ToParent<'a> {
             None => Message::new("tell"),
         };
         message.function(&service).0
+    }
+
+    /// The beginning of a [`Progress`](ToParent::Progress) message, for a payload of `len` bytes.
+    pub(crate) fn begin_progress(id: u32, len: usize) -> Vec<u8> {
+        let mut message = Message::new("progress").number(id).0;
+        octets::push_len(&mut message, len);
+        message
     }
 
     /// What a message is that begins like this, if it may be long.

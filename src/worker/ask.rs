@@ -2,7 +2,6 @@
 
 use super::hub::{AskEnd, Hub};
 use super::read_ahead::{may_wait_here, wait_here};
-use crate::chain::chain;
 use crate::codec::{Argument, Input, Output};
 use crate::deadlines::after;
 use crate::error::{CallError, Phase, Refusal};
@@ -26,28 +25,6 @@ pub(super) fn ask<'r, S: Signature>(
         Ok(()) => decode::<S>(wait(hub, call, id_of(service), output.body(), timeout)),
         Err(error) => Err(CallError::Malformed(error)),
     }
-}
-
-/// Tells the parent something.
-///
-/// # Panics
-///
-/// If it cannot be encoded, or is longer than the parent takes.
-#[track_caller]
-pub(super) fn tell<'r, S: Signature>(
-    hub: &'static Hub,
-    service: &S,
-    request: impl Argument<S::Request<'r>, S::Codec>,
-) {
-    let mut output = Output::default();
-    if let Err(error) = request.encode_to(&mut output) {
-        panic!("what is told cannot be encoded: {}", chain(&error));
-    }
-    let (len, limit) = (output.len(), hub.max_frame());
-    if len > limit {
-        panic!("what is told has {len} bytes, above the limit (max_frame) of {limit}");
-    }
-    hub.tell(id_of(service), output.body());
 }
 
 /// The outcome in the types of the service.

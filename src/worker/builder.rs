@@ -301,8 +301,11 @@ impl Worker {
     /// written, and requests to be started. Above that it reads no more requests until there are fewer,
     /// and a thread that sends more blocks until some are written. Default: 1 MiB.
     ///
-    /// A child that runs one call at a time keeps only the requests that it reads while its function
-    /// [asks](Caller::is_cancelled) whether it is cancelled.
+    /// A child with returning functions only keeps the requests that it reads while one of them finds out
+    /// whether it [is cancelled](Caller::is_cancelled), or [asks](Caller::ask).
+    ///
+    /// While the answer to an ask is awaited it reads on, however much waits: the answer may be behind
+    /// that. [`RpcBuilder::max_queue`](crate::RpcBuilder::max_queue) bounds it at its source.
     ///
     /// # Examples
     ///

@@ -279,7 +279,8 @@ impl<S: Signature> Caller<S> {
     /// A [returning](crate::Worker::function) function finds out some milliseconds later, and on its own
     /// thread only: there this also reads what has come, every few milliseconds at most. Otherwise it is
     /// cheap, and can be asked often. It reads no further than
-    /// [`high_water`](crate::Worker::high_water) bytes of requests that wait. A
+    /// [`high_water`](crate::Worker::high_water) bytes of requests that wait, unless another thread
+    /// waits for what it has [asked](Caller::ask). A
     /// [deferred](crate::Worker::deferred) function must return to its loop to find out.
     ///
     /// # Examples
@@ -396,7 +397,7 @@ impl Parent {
         service: S,
         request: impl Argument<<S::Service as Signature>::Request<'r>, <S::Service as Signature>::Codec>,
     ) {
-        ask::tell(self.hub, &service.into_service(), request);
+        self.hub.tell(&service.into_service(), request);
     }
 
     /// As [`Caller::ask`], for no call in particular: only the parent's end ends it.

@@ -1,6 +1,7 @@
 //! The functions of a child, and which of them the requests are for that come now. Pure.
 
 use super::calls::Lane;
+use super::table::StartFailure;
 use crate::directory::Directory;
 use crate::wire::{self, Failure, FunctionId};
 
@@ -30,19 +31,24 @@ impl Functions {
     }
 
     /// The requests that follow are for this function. If there is none, they fail; returns why.
-    pub(super) fn select(&mut self, wanted: &FunctionId<'_>) -> Result<(), &Failure> {
-        self.current = match self.directory.find(wanted) {
-            Ok(index) => Ok(Function {
-                index: index as u32,
-                lane: *self.directory.get(index),
-            }),
+    pub(super) fn select(&mut self, wanted: &FunctionId<'_>) -> Result<(), StartFailure> {
+        match self.directory.find(wanted) {
+            Ok(index) => {
+                self.current = Ok(Function {
+                    index: index as u32,
+                    lane: *self.directory.get(index),
+                });
+                Ok(())
+            }
             Err(lack) => {
                 let (kind, message) = lack.refusal(wire::REFUSED_FUNCTION);
-                let kind = kind.to_owned();
-                Err(Failure::Unserved { message, kind })
+                self.current = Err(Failure::Unserved {
+                    message: message.clone(),
+                    kind: kind.to_owned(),
+                });
+                Err((kind, message))
             }
-        };
-        self.current.as_ref().map(drop)
+        }
     }
 
     /// The function that requests are for, or how they fail.

@@ -5,6 +5,8 @@
 //!                           │            │             │           │
 //!                           ▼            ▼             ▼           ▼
 //!                        caller     event_loop    read_ahead ──▶ hub ──▶ calls
+//!                           │            │             ▲
+//!                           └────────────┴───▶ ask ────┘
 //! ```
 //!
 //! `serve` takes the connection over and runs setups; `table` has the functions. Where all of them are

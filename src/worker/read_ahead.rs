@@ -1,8 +1,8 @@
-//! What a child reads while a function runs on its main thread: requests that come meanwhile are read at
-//! most once per tick of the coarse clock, and only if the function asks whether its call is cancelled.
+//! What a child reads while a function runs on its main thread: what has come, at most once per tick of the
+//! coarse clock, if the function wants to know whether its call is cancelled; and all that comes, while it
+//! waits for the answer to an ask. Requests that come meanwhile are kept.
 
 use super::ask::AskSlot;
-use super::functions::{Function, Functions};
 use super::hub::AskEnd;
 use super::server::{Server, Stop};
 use super::session::{ParentViolation, Step};
@@ -53,6 +53,15 @@ pub(super) struct Incoming<'a> {
     pub(super) payload: RequestPayload,
 }
 
+/// What became of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Taken {
+    /// It is a request, which was queued.
+    Queued,
+    /// It was something else.
+    Done,
+}
+
 /// Where the payload of a request is.
 pub(super) enum RequestPayload {
     /// In the session's buffer.
@@ -84,29 +93,6 @@ impl Incoming<'_> {
     pub(super) fn run<R>(self, function: impl FnOnce() -> R) -> R {
         SERVER.with(|lent| lent.lend(self.server, function))
     }
-}
-
-/// Does what a step says, unless that is a request, which is returned with its function.
-pub(super) fn take_control<'a>(
-    step: Step<'a>,
-    hub: &'static Hub,
-    functions: &mut Functions,
-) -> Result<Option<(u32, Function, Input<'a>)>, Stop> {
-    match step {
-        Step::Request { id, payload } => match functions.current() {
-            Ok(function) => return Ok(Some((id, function, payload))),
-            Err(failure) => hub.fail(id, failure),
-        },
-        Step::Function(function) => drop(functions.select(&function)),
-        Step::Cancel { id } => hub.cancel(id),
-        Step::Answer(answer) => {
-            let id = answer.id;
-            let ended = hub.end_ask(answer);
-            ended.map_err(|_| Stop::protocol(ParentViolation::UnknownAsk { id }))?;
-        }
-        Step::Setup { .. } | Step::Run(_) => unreachable!("the session refuses these after `run`"),
-    }
-    Ok(None)
 }
 
 /// Whether this thread can [wait](wait_here) for the answer to an ask: a function runs on it.
@@ -179,30 +165,46 @@ impl Server {
 
     /// Queues the requests that were read, and does what else was.
     pub(super) fn take_steps(&mut self) -> Result<(), Stop> {
-        let Server {
-            session,
-            hub,
-            functions,
-            ahead,
-            start_threads,
-            ..
-        } = self;
-        while let Some(step) = session
-            .next(|known| hub.is_open(known))
-            .map_err(Stop::protocol)?
-        {
-            if let Some((id, function, payload)) = take_control(step, hub, functions)? {
-                let queued = hub.queue(id, function, payload);
-                queued.map_err(|_| Stop::protocol(ParentViolation::Duplicate { id }))?;
-                ahead.has_queued = true;
-            }
+        let mut queued = false;
+        while let Some(taken) = self.take_step()? {
+            queued |= taken == Taken::Queued;
         }
-        if ahead.has_queued
-            && let Some(start) = start_threads
-        {
-            start(hub)?;
+        if queued {
+            self.ahead.has_queued = true;
+            self.start_threads()?;
         }
         Ok(())
+    }
+
+    /// Queues the request that was read, or does what else was.
+    pub(super) fn take_step(&mut self) -> Result<Option<Taken>, Stop> {
+        let hub = self.hub;
+        let step = self.session.next(|known| hub.is_open(known));
+        let Some(step) = step.map_err(Stop::protocol)? else {
+            return Ok(None);
+        };
+        match step {
+            Step::Request { id, payload } => match self.functions.current() {
+                Ok(function) => {
+                    let queued = hub.queue(id, function, payload);
+                    queued.map_err(|_| Stop::duplicate(id))?;
+                    return Ok(Some(Taken::Queued));
+                }
+                Err(failure) => hub.fail(id, failure),
+            },
+            // Requests for one that there is not fail.
+            Step::Function(function) => drop(self.functions.select(&function)),
+            Step::Cancel { id } => hub.cancel(id),
+            Step::Answer(answer) => {
+                let id = answer.id;
+                let ended = hub.end_ask(answer);
+                ended.map_err(|_| Stop::protocol(ParentViolation::UnknownAsk { id }))?;
+            }
+            Step::Setup { .. } | Step::Run(_) => {
+                unreachable!("the session refuses these after `run`")
+            }
+        }
+        Ok(Some(Taken::Done))
     }
 
     /// Reads until an ask has ended, or `deadline` has passed.
@@ -269,10 +271,10 @@ pub(super) mod tests {
         let (near, mut far) = UnixStream::pair().unwrap();
         let input = near.try_clone().unwrap().into();
         let requests = RequestReader::new(input, None).unwrap();
-        let mut server = Server::new(None, requests, near.into(), None);
         let mut directory = Directory::new("function", OF_CHILD);
         directory.add(FunctionId::octets("f"), Lane::Returning);
-        server.functions = Functions::new(directory);
+        let functions = Functions::new(directory);
+        let mut server = Server::new(None, requests, near.into(), None, functions);
         server.hub.set_limits(CallLimits {
             deferred: 1,
             threaded: 1,

@@ -1,5 +1,6 @@
-//! Takes over a child's connection, prepares, serves the requested function, and exits.
+//! Takes over a child's connection, runs setups, serves, and exits.
 
+use super::functions::Functions;
 use super::hub::Hub;
 use super::request_reader::RequestReader;
 use super::server::{Options, Server, Stop};
@@ -8,7 +9,7 @@ use super::table::{StartFailure, Table};
 use crate::process::Place;
 use crate::stderr;
 use crate::sys::{self, ABOVE_STANDARD, ExtraFd, Inherited, Lifeline, SharedNote, Unserved};
-use crate::wire::{self, Failure, FunctionId, LONGEST_PAYLOAD, Plain, Run, ToParent};
+use crate::wire::{self, FunctionId, LONGEST_PAYLOAD, Plain, Run, ToParent};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
@@ -39,7 +40,8 @@ pub(super) fn serve(mut table: Table, options: Options, unserved: Unserved, plac
     };
     let _ = SERVING.set(place);
     sys::accept_stop_signals();
-    let connect = || take_over(inherited?);
+    let functions = table.take_functions();
+    let connect = || take_over(inherited?, functions);
     let result = connect().map_err(Stop::connection);
     let result = result.and_then(|(mut server, lack)| {
         if let Some(message) = other {
@@ -91,7 +93,7 @@ pub(super) fn serve_plain(
     plain: Plain,
 ) -> ! {
     let mut functions = table.take_functions();
-    if let Err(lack) = functions.select(function) {
+    if let Err((_, lack)) = functions.select(function) {
         panic!("{lack}");
     }
     let connect = || -> io::Result<Server> {
@@ -101,11 +103,7 @@ pub(super) fn serve_plain(
         // A stray print must not get between the frames.
         sys::replace(1, sys::standard(2))?;
         let requests = RequestReader::new(input, None)?;
-        let server = Server::new(Some(plain), requests, output, None);
-        Ok(Server {
-            functions,
-            ..server
-        })
+        Ok(Server::new(Some(plain), requests, output, None, functions))
     };
     let server = connect().map_err(Stop::connection);
     let hub = server.as_ref().ok().map(|server| server.hub);
@@ -131,7 +129,7 @@ fn exit(result: Result<(), Stop>) -> ! {
 
 /// Makes the standard descriptors what a program expects, and the connection private. Returns what it
 /// cannot serve without, too.
-fn take_over(inherited: Inherited) -> io::Result<(Server, Option<String>)> {
+fn take_over(inherited: Inherited, functions: Functions) -> io::Result<(Server, Option<String>)> {
     sys::replace(0, null()?)?;
     if let Some(stdout) = inherited.stdout {
         sys::replace(1, stdout)?;
@@ -158,7 +156,8 @@ fn take_over(inherited: Inherited) -> io::Result<(Server, Option<String>)> {
     let note = note.transpose()?;
     let socket = inherited.socket;
     let requests = RequestReader::new(socket.try_clone()?, lifeline)?;
-    Ok((Server::new(None, requests, socket, note), lack))
+    let server = Server::new(None, requests, socket, note, functions);
+    Ok((server, lack))
 }
 
 fn null() -> io::Result<File> {
@@ -166,9 +165,8 @@ fn null() -> io::Result<File> {
         .map_err(|error| io::Error::new(error.kind(), format!("/dev/null: {error}")))
 }
 
-/// Runs setups until the parent names the function to serve, and serves it.
+/// Runs setups until the parent wants requests to be served, and serves them.
 fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), Stop> {
-    server.functions = table.take_functions();
     #[cfg(feature = "log")]
     if let Some(level) = options.log
         && super::logger::install(server.hub, level).is_err()
@@ -195,9 +193,8 @@ fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), 
                 let max_frame = (run.max_frame as usize).min(LONGEST_PAYLOAD);
                 let hub = server.hub;
                 check_version(&run).map_err(|refused| refuse(hub, refused))?;
-                if let Err(failure) = server.functions.select(&run.function) {
-                    return Err(refuse_function(hub, failure));
-                }
+                let selected = server.functions.select(&run.function);
+                selected.map_err(|refused| refuse(hub, refused))?;
                 server.session.serve(buflen, max_frame);
                 server.hub.set_max_frame(max_frame);
                 let protocol = wire::VERSION;
@@ -228,14 +225,6 @@ fn check_version(run: &Run<'_>) -> Result<(), StartFailure> {
         run.protocol
     );
     Err((wire::REFUSED_VERSION, message))
-}
-
-/// The child has no such function.
-fn refuse_function(hub: &'static Hub, failure: &Failure) -> Stop {
-    let Failure::Unserved { message, kind } = failure else {
-        unreachable!("there is no other reason");
-    };
-    refuse(hub, (kind, message.clone()))
 }
 
 fn refuse(hub: &'static Hub, (kind, message): (&str, String)) -> Stop {

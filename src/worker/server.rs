@@ -6,7 +6,6 @@ use super::hub::Hub;
 use super::read_ahead::ReadAhead;
 use super::request_reader::RequestReader;
 use super::session::{ParentViolation, Session};
-use crate::directory::{Directory, OF_CHILD};
 use crate::sys::SharedNote;
 use crate::unwind;
 use crate::wire::Plain;
@@ -71,6 +70,11 @@ impl Stop {
         Stop::error(format_args!("the parent broke the protocol: {violation}"))
     }
 
+    /// Two calls have the same id.
+    pub(super) fn duplicate(id: u32) -> Self {
+        Stop::protocol(ParentViolation::Duplicate { id })
+    }
+
     /// There is none to run the function on.
     pub(super) fn no_thread(error: &io::Error) -> Self {
         Stop::error(format_args!("cannot start a thread: {error}"))
@@ -94,7 +98,7 @@ pub(super) struct Server {
     pub(super) hub: &'static Hub,
     pub(super) functions: Functions,
     pub(super) ahead: ReadAhead,
-    /// Starts threads for the requests that no free one takes. `None` if no function runs on one.
+    /// `None` if no function runs on one.
     pub(super) start_threads: Option<StartThreads>,
 }
 
@@ -107,6 +111,7 @@ impl Server {
         requests: RequestReader,
         output: OwnedFd,
         note: Option<SharedNote>,
+        functions: Functions,
     ) -> Self {
         // Shared by everything until the process exits: references need not be counted.
         let hub: &'static Hub = Box::leak(Box::new(Hub::new(output, plain, note)));
@@ -115,7 +120,7 @@ impl Server {
             session: Session::new(plain, BUFLEN),
             requests,
             hub,
-            functions: Functions::new(Directory::new("function", OF_CHILD)),
+            functions,
             ahead: ReadAhead::new(),
             start_threads: None,
         }
@@ -125,6 +130,14 @@ impl Server {
     pub(super) fn read(&mut self) -> Result<bool, Stop> {
         let n = self.requests.read(&mut self.session);
         self.after_read(n.map_err(Stop::connection)?)
+    }
+
+    /// Starts threads for the requests that no free one takes.
+    pub(super) fn start_threads(&mut self) -> Result<(), Stop> {
+        match &mut self.start_threads {
+            Some(start) => start(self.hub),
+            None => Ok(()),
+        }
     }
 
     /// Returns whether there may be more requests after a read of `n` bytes.

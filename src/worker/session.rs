@@ -46,7 +46,7 @@ pub(crate) enum Step<'a> {
         setup: FunctionId<'a>,
         request: &'a [u8],
     },
-    /// Serve this function from now on.
+    /// Serve. The requests that come first are for this function.
     Run(Run<'a>),
     /// The requests that follow are for this function.
     Function(FunctionId<'a>),
@@ -73,7 +73,7 @@ pub(crate) enum ParentViolation {
         claimed: usize,
         limit: usize,
     },
-    /// A request before `run` has named the function that is to serve it.
+    /// A request before `run`.
     TooEarly {
         offset: u64,
         id: u32,
@@ -251,7 +251,7 @@ impl Session {
         self.decoder.finish()
     }
 
-    /// From now on, the function that the parent asked for is served, within the parent's limits.
+    /// Requests come from now on, within the parent's limits.
     pub(crate) fn serve(&mut self, buflen: usize, max_frame: usize) {
         self.serving = true;
         self.decoder.configure(buflen, max_frame);

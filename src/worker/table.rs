@@ -42,6 +42,14 @@ pub(super) enum Body {
 }
 
 impl Body {
+    fn lane(&self) -> Lane {
+        match self {
+            Body::Returning(_) => Lane::Returning,
+            Body::Deferred(_) => Lane::Deferred,
+            Body::Threaded(_) => Lane::Threaded,
+        }
+    }
+
     pub(super) fn threaded(&self) -> Option<Arc<ThreadedFn>> {
         match self {
             Body::Threaded(function) => Some(Arc::clone(function)),
@@ -104,7 +112,7 @@ impl Table {
                 Err(error) => caller.reject_request(&error),
             }
         });
-        self.add(service, Lane::Returning, Body::Returning(function));
+        self.add(service, Body::Returning(function));
         if self.bodies.len() == 1 {
             self.serve = returning::answer;
         }
@@ -129,7 +137,7 @@ impl Table {
                 Err(error) => caller.reject_request(&error),
             }
         });
-        self.add(service, Lane::Deferred, Body::Deferred(function));
+        self.add(service, Body::Deferred(function));
         self.serve = concurrent::answer;
     }
 
@@ -142,12 +150,12 @@ impl Table {
         let function: Arc<ThreadedFn> = Arc::new(move |request, hub, id| {
             Caller::<S>::new(hub, id).answer_with(request, &function);
         });
-        self.add(service, Lane::Threaded, Body::Threaded(function));
+        self.add(service, Body::Threaded(function));
         self.serve = concurrent::answer;
     }
 
-    fn add<S: Signature>(&mut self, service: &S, lane: Lane, body: Body) {
-        let at = self.functions.add(id_of(service), lane);
+    fn add<S: Signature>(&mut self, service: &S, body: Body) {
+        let at = self.functions.add(id_of(service), body.lane());
         self.bodies.insert(at, body);
     }
 

@@ -15,11 +15,10 @@ use crate::worker::event_loop::{Loop, PollPlaces};
 use crate::worker::functions::Function;
 use crate::worker::hub::{Hub, WritePolicy};
 use crate::worker::panics;
-use crate::worker::read_ahead::{RequestPayload, take_control};
+use crate::worker::read_ahead::RequestPayload;
 use crate::worker::request_reader::LINGER;
 use crate::worker::returning;
 use crate::worker::server::{Done, Options, Server, StartThreads, Stop};
-use crate::worker::session::ParentViolation;
 use crate::worker::table::{Bodies, Body};
 use std::num::NonZero;
 use std::os::fd::{AsFd, AsRawFd};
@@ -195,8 +194,8 @@ impl ConcurrentChild {
     /// Starts the requests that wait, as far as they may start: here, or on threads, which are started
     /// as needed.
     fn start_waiting(&mut self, bodies: &mut Bodies) -> Result<(), Stop> {
-        self.start_threads()?;
         let ConcurrentChild { server, events, .. } = self;
+        server.start_threads()?;
         let hub = server.hub;
         while let Some((lane, next, more)) = hub.next_request() {
             let Started {
@@ -217,15 +216,6 @@ impl ConcurrentChild {
             server.check()?;
         }
         Ok(())
-    }
-
-    /// Starts threads for the requests that no free one takes.
-    fn start_threads(&mut self) -> Result<(), Stop> {
-        let hub = self.server.hub;
-        match &mut self.server.start_threads {
-            Some(start) => start(hub),
-            None => Ok(()),
-        }
     }
 
     /// Reads requests while others run. If none come for a while, the loop makes a waker, to be woken
@@ -310,6 +300,7 @@ impl ConcurrentChild {
     }
 
     fn after_read(&mut self, more: bool) {
+        self.server.has_read();
         if !more {
             self.end_of_requests();
         }
@@ -334,13 +325,13 @@ fn take(
         // Another function is selected by a control message, which is none of these requests.
         if let Ok(Function { index, lane }) = server.functions.current() {
             while let Some((id, at)) = server.session.request_at() {
-                let begins =
-                    lane != Lane::Threaded && hub.begin(lane, id).map_err(|_| duplicate(id))?;
+                let begins = lane != Lane::Threaded
+                    && hub.begin(lane, id).map_err(|_| Stop::duplicate(id))?;
                 if !begins {
                     let payload = Input::from(server.session.bytes(at));
                     let function = Function { index, lane };
                     let queued = hub.queue(id, function, payload);
-                    queued.map_err(|_| duplicate(id))?;
+                    queued.map_err(|_| Stop::duplicate(id))?;
                 } else if lane == Lane::Deferred {
                     panics::begin_once();
                     *call = Some(id);
@@ -360,30 +351,14 @@ fn take(
                 }
             }
         }
-        let Server {
-            session, functions, ..
-        } = server;
-        match session
-            .next(|known| hub.is_open(known))
-            .map_err(Stop::protocol)?
-        {
-            None => return Ok(false),
-            Some(step) => {
-                if let Some((id, function, payload)) = take_control(step, hub, functions)? {
-                    // Started in its turn.
-                    let queued = hub.queue(id, function, payload);
-                    queued.map_err(|_| duplicate(id))?;
-                }
-                if !hub.wants_requests() {
-                    return Ok(true);
-                }
-            }
+        // A request that is queued is started in its turn.
+        if server.take_step()?.is_none() {
+            return Ok(false);
+        }
+        if !hub.wants_requests() {
+            return Ok(true);
         }
     }
-}
-
-fn duplicate(id: u32) -> Stop {
-    Stop::protocol(ParentViolation::Duplicate { id })
 }
 
 /// The deferred function of this index.

@@ -3,9 +3,11 @@
 use super::shared::Hub;
 use super::state::HubState;
 use super::write_policy::WritePolicy;
+use crate::codec::Argument;
 use crate::codec::CodecError;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::id_map::IdMap;
+use crate::service::{Signature, id_of};
 use crate::wire::{self, AskAnswer, Body, FunctionId, SmallBytes, ToParent};
 use std::mem;
 
@@ -160,7 +162,7 @@ impl Hub {
         waiter: Waiter,
     ) -> Result<u32, AskEnd> {
         self.may_ask(request.len())?;
-        let mut state = self.lock();
+        let (mut state, urgency) = self.lock_to_send(false);
         if state.ledger.is_closed() || state.writer.is_closed() || state.exiting {
             return Err(AskEnd::Lost(gone(), Phase::Queued));
         }
@@ -176,9 +178,9 @@ impl Hub {
         if state.requests_paused {
             state.wake_loop();
         }
-        drop(state);
         let mut message = request.behind(ToParent::begin_ask(Some(id), service));
-        self.send(wire::CONTROL_TO_PARENT, &mut message, None);
+        // Under the same guard: nothing about it may be sent before.
+        self.push(state, urgency, wire::CONTROL_TO_PARENT, &mut message);
         Ok(id)
     }
 
@@ -206,12 +208,22 @@ impl Hub {
         result
     }
 
-    /// Tells the parent something, as far as it can be told. Large parts of the request are taken.
-    pub(in crate::worker) fn tell(&'static self, service: FunctionId<'_>, request: &mut Body) {
-        if self.plain().is_none() {
-            let mut message = request.behind(ToParent::begin_ask(None, service));
-            self.send(wire::CONTROL_TO_PARENT, &mut message, None);
+    /// Tells the parent something, as far as it can be told.
+    ///
+    /// # Panics
+    ///
+    /// Same as [`event`](Hub::event).
+    #[track_caller]
+    pub(in crate::worker) fn tell<'r, S: Signature>(
+        &'static self,
+        service: &S,
+        request: impl Argument<S::Request<'r>, S::Codec>,
+    ) {
+        if self.plain().is_some() {
+            return;
         }
+        let begin = |_| ToParent::begin_ask(None, id_of(service));
+        self.long_control("what is told", begin, |output| request.encode_to(output));
     }
 
     /// Whether there is a parent that can be asked, with a request of that length.

@@ -2,10 +2,10 @@
 //! to this folder. Declares and re-exports only.
 //!
 //! ```text
-//!   cancel ──▶ send ──▶ flush_thread ──▶ transmit ◀── exit
-//!               │                           │
-//!               ▼                           ▼
-//!             calls ─────────────────────▶ sleep ──▶ shared ──▶ state
+//!   cancel ──▶ asks ──▶ send ──▶ flush_thread ──▶ transmit ◀── exit
+//!                        │                           │
+//!                        ▼                           ▼
+//!                      calls ─────────────────────▶ sleep ──▶ shared ──▶ state
 //! ```
 //!
 //! All but `shared`, which has the lock, and `state`, which is what it guards, are methods. The decisions

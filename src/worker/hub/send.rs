@@ -2,13 +2,15 @@
 
 use super::on_cancel::drop_callbacks;
 use super::shared::Hub;
-use super::write_policy::{AfterSend, WritePolicy};
+use super::state::HubState;
+use super::write_policy::{AfterSend, Urgency, WritePolicy};
 use crate::chain::chain;
 use crate::codec::{Argument, CodecError, Octets, Output, Scratch, Strings};
 use crate::service::Signature;
 use crate::stderr;
 use crate::wire::Plain;
 use crate::wire::{self, Body, CONTROL_ROOM, Failure, Framing, ToParent};
+use std::sync::MutexGuard;
 
 impl Hub {
     /// Answers a call: `fill` writes the reply's payload.
@@ -55,8 +57,8 @@ impl Hub {
     ///
     /// # Panics
     ///
-    /// If it is longer than the parent takes: the function that sends it has a bug, and its call is to
-    /// fail.
+    /// If it cannot be encoded, or is longer than the parent takes: the function that sends it has a bug,
+    /// and its call is to fail.
     #[track_caller]
     pub(in crate::worker) fn event(&'static self, event: impl Argument<Strings, Octets>) {
         let sent = self.frame("an event", wire::EVENT, None, |output| {
@@ -71,24 +73,41 @@ impl Hub {
     ///
     /// # Panics
     ///
-    /// Same as [`event`](Hub::event), or if it cannot be encoded.
+    /// Same as [`event`](Hub::event).
     #[track_caller]
     pub(in crate::worker) fn progress<S: Signature>(
         &'static self,
         id: u32,
         progress: impl Argument<S::Progress, S::Codec>,
     ) {
+        if self.plain().is_some() {
+            return;
+        }
+        let begin = |len| ToParent::begin_progress(id, len);
+        self.long_control("a progress report", begin, |output| {
+            progress.encode_to(output)
+        });
+    }
+
+    /// Sends a control message with a payload that `fill` writes, behind what `begin` makes for its length.
+    ///
+    /// # Panics
+    ///
+    /// Same as [`event`](Hub::event).
+    #[track_caller]
+    pub(super) fn long_control(
+        &'static self,
+        what: &str,
+        begin: impl FnOnce(usize) -> Vec<u8>,
+        fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
+    ) {
         let mut output = Output::default();
-        if let Err(error) = progress.encode_to(&mut output) {
-            panic!("a progress report cannot be encoded: {}", chain(&error));
+        if let Err(Failure::Malformed { message }) = self.encode(what, &mut output, fill) {
+            panic!("{message}");
         }
-        let payload = &output.into_vec();
-        let limit = self.max_frame();
-        if payload.len() > limit {
-            let len = payload.len();
-            panic!("a progress report has {len} bytes, above the limit (max_frame) of {limit}");
-        }
-        self.control(&ToParent::Progress { id, payload });
+        let begun = begin(output.len());
+        let mut message = output.body().behind(begun);
+        self.send(wire::CONTROL_TO_PARENT, &mut message, None);
     }
 
     /// Sends a control message, unless the parent is a plain peer.
@@ -108,14 +127,25 @@ impl Hub {
         fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
     ) -> Result<(), Failure> {
         let mut output = Scratch::take();
-        fill(&mut output).map_err(|error| Failure::malformed(what, &chain(&error)))?;
-        let payload = output.body();
-        let (len, limit) = (payload.len(), self.max_frame());
+        self.encode(what, &mut output, fill)?;
+        self.send(id, output.body(), answers);
+        Ok(())
+    }
+
+    /// Has `fill` write a payload.
+    #[inline]
+    fn encode(
+        &self,
+        what: &str,
+        output: &mut Output,
+        fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
+    ) -> Result<(), Failure> {
+        fill(output).map_err(|error| Failure::malformed(what, &chain(&error)))?;
+        let (len, limit) = (output.len(), self.max_frame());
         if len > limit {
             let message = format!("{what} has {len} bytes, above the limit (max_frame) of {limit}");
             return Err(Failure::Malformed { message });
         }
-        self.send(id, payload, answers);
         Ok(())
     }
 
@@ -124,16 +154,27 @@ impl Hub {
         if self.is_elsewhere() {
             return;
         }
-        let len = u32::try_from(payload.len()).expect("the caller checked that");
-        let header = wire::header(Framing::Tagged, id, len);
+        let (mut state, urgency) = self.lock_to_send(answers.is_some());
+        let mut on_cancel = Vec::new();
+        if let Some(id) = answers {
+            let unsent = state.writer.unsent() + Framing::Tagged.header_len() + payload.len();
+            on_cancel = self.answered(&mut state, id, unsent);
+        }
+        self.push(state, urgency, id, payload);
+        drop_callbacks(on_cancel);
+    }
+
+    /// The lock, for a frame to be [pushed](Hub::push) under, and when that is to be written.
+    #[inline]
+    pub(super) fn lock_to_send(
+        &'static self,
+        is_answer: bool,
+    ) -> (MutexGuard<'static, HubState>, Urgency) {
         let policy = WritePolicy::current();
-        let is_answer = answers.is_some();
-        let urgency = policy.urgency(is_answer);
         let next = policy.after(is_answer);
         if next != policy {
             next.set();
         }
-        let mut on_cancel = Vec::new();
         let mut state = self.lock();
         while policy != WritePolicy::Apart
             && state.is_above_high_water()
@@ -141,22 +182,30 @@ impl Hub {
         {
             state = self.wait(state);
         }
-        let unsent = state.writer.unsent() + header.1 + payload.len();
-        if let Some(id) = answers {
-            on_cancel = self.answered(&mut state, id, unsent);
-        }
+        (state, policy.urgency(is_answer))
+    }
+
+    /// Appends a frame, unless nothing is sent any more.
+    #[inline]
+    pub(super) fn push(
+        &'static self,
+        mut state: MutexGuard<'static, HubState>,
+        urgency: Urgency,
+        id: u32,
+        payload: &mut Body,
+    ) {
         if state.writer.is_closed() || state.exiting {
-            drop(state);
-            return drop_callbacks(on_cancel);
+            return;
         }
+        let len = u32::try_from(payload.len()).expect("the caller checked that");
+        let header = wire::header(Framing::Tagged, id, len);
         state.writer.outbox_mut().push(header, payload);
-        let is_batch = unsent >= state.batch_threshold;
+        let is_batch = state.writer.unsent() >= state.batch_threshold;
         match urgency.after_send(is_batch, state.is_above_high_water()) {
             AfterSend::Write { wait } => drop(self.transmit(state, wait)),
             AfterSend::FlushSoon => self.flush_soon(state),
             AfterSend::Nothing => drop(state),
         }
-        drop_callbacks(on_cancel);
     }
 }
 
