@@ -62,8 +62,8 @@ pub(super) trait OpenAsks: Send {
     /// Nobody waits any more for what was asked on behalf of a call. Returns ids, and who did.
     fn abandon_all_of(&mut self, call: u32) -> Vec<(u32, Waiter)>;
 
-    /// No more answers come. Returns who waits.
-    fn drain(&mut self) -> Vec<Waiter>;
+    /// No more answers come. Returns what tells those who wait, to be called without the lock.
+    fn end_all(&mut self) -> Box<dyn FnOnce()>;
 
     fn open(&mut self, call: Option<u32>, waiter: Waiter) -> u32;
 
@@ -136,10 +136,14 @@ impl OpenAsks for Asks {
         ids.into_iter().filter_map(abandon).collect()
     }
 
-    fn drain(&mut self) -> Vec<Waiter> {
+    fn end_all(&mut self) -> Box<dyn FnOnce()> {
         self.awaited = 0;
         let all = mem::take(&mut self.open).into_values();
-        all.filter_map(|ask| ask.waiter).collect()
+        Box::new(|| {
+            for waiter in all.filter_map(|ask| ask.waiter) {
+                waiter(AskEnd::Lost(gone(), Phase::Begun));
+            }
+        })
     }
 }
 
@@ -289,9 +293,9 @@ impl Hub {
 
     /// No more answers will come.
     pub(in crate::worker) fn end_asks(&self) {
-        let waiters = self.lock().asks.as_mut().map(|asks| asks.drain());
-        for waiter in waiters.unwrap_or_default() {
-            waiter(AskEnd::Lost(gone(), Phase::Begun));
+        let ended = self.lock().asks.as_mut().map(|asks| asks.end_all());
+        if let Some(tell) = ended {
+            tell();
         }
     }
 }
@@ -309,8 +313,9 @@ mod tests {
     #[test]
     fn asks_are_awaited_until_they_end() {
         let mut asks = Asks::default();
-        let ids = [None, Some(7), Some(7), Some(8)].map(|call| asks.open(call, waiter().0));
-        assert_eq!(ids, [1, 2, 3, 4]);
+        let (last, ends) = waiter();
+        let ids = [None, Some(7), Some(7)].map(|call| asks.open(call, waiter().0));
+        assert_eq!((ids, asks.open(Some(8), last)), ([1, 2, 3], 4));
         assert!(asks.abandon(2).is_some() && asks.abandon(2).is_none());
         let of_call = asks.abandon_all_of(7);
         assert!(of_call.iter().map(|(id, _)| *id).eq([3]));
@@ -319,8 +324,11 @@ mod tests {
         assert!(matches!(asks.close(1), Ok(Some(_))), "it is waited for");
         assert!(matches!(asks.close(1), Err(UnknownAsk)));
         assert!(asks.is_any_awaited());
-        assert_eq!(asks.drain().len(), 1);
-        assert!(!asks.is_any_awaited() && asks.drain().is_empty());
+        let tell = asks.end_all();
+        assert!(!asks.is_any_awaited() && asks.len() == 0 && ends.try_recv().is_err());
+        tell();
+        asks.end_all()();
+        assert!(matches!(ends.recv(), Ok(AskEnd::Lost(..))) && ends.recv().is_err());
     }
 
     #[test]
