@@ -42,6 +42,8 @@ struct ErrorDetails {
     message: String,
     pid: Option<u32>,
     status: Option<ExitStatus>,
+    /// Which limit has ended it, as an addition to its status.
+    cause: Option<String>,
     stderr: String,
 }
 
@@ -49,7 +51,8 @@ struct ErrorDetails {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The program could not be executed, or resources (memory, descriptors) for that were lacking.
+    /// The program could not be executed, or resources (memory, descriptors) for that were lacking, or
+    /// something that the child is to have cannot be set, such as a [`Limit`](crate::Limit).
     Spawn,
     /// An option of the [`Process`](crate::Process) that this kind of child cannot have. The message
     /// names it.
@@ -107,6 +110,7 @@ impl Error {
             message,
             pid: None,
             status: None,
+            cause: None,
             stderr: String::new(),
         }))
     }
@@ -116,6 +120,7 @@ impl Error {
         self,
         pid: Option<u32>,
         status: Option<ExitStatus>,
+        cause: Option<String>,
         stderr: String,
     ) -> Self {
         let ErrorDetails { kind, message, .. } = &*self.0;
@@ -124,6 +129,7 @@ impl Error {
             message: message.clone(),
             pid,
             status,
+            cause,
             stderr,
         }))
     }
@@ -162,11 +168,15 @@ impl Error {
             message,
             pid,
             status,
+            cause,
             ..
         } = &*self.0;
         f.write_str(message)?;
         if let Some(status) = status {
             write!(f, ": {}", describe_status(*status))?;
+        }
+        if let Some(cause) = cause {
+            f.write_str(cause)?;
         }
         if let Some(pid) = pid {
             write!(f, " (pid {pid})")?;

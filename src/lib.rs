@@ -195,6 +195,7 @@
 //! | [`max_asks`](RpcBuilder::max_asks) | 1024 | the child's further asks are refused |
 //! | [`start_timeout`](RpcBuilder::start_timeout) | 10 s | the child is killed |
 //! | [`call_timeout`](RpcBuilder::call_timeout), [`Call::timeout`] | none | the call ends, the child lives on |
+//! | [`Process::limit`] | the parent's | the child is killed, or a system call in it fails |
 //! | [`grace`](RpcBuilder::grace) | 5 s | SIGTERM, then SIGKILL |
 //! | [`Worker::threads`] | one per processor | calls wait in the child |
 //! | [`Worker::max_running`] | none | calls wait in the child |
@@ -262,7 +263,7 @@ pub use codec::{
 };
 pub use error::{BoxError, CallError, Error, ErrorKind, Panic, Phase, Refusal};
 pub use outcome::Outcome;
-pub use process::{Group, Process, Stdio};
+pub use process::{Group, Limit, Process, Stdio};
 pub use rpc::{Asker, Call, Exit, Pending, Reactor, Rpc, RpcBuilder, StopStage};
 pub use service::{Errors, IntoService, Lend, Lent, Name, Request, Service, Signature, Text};
 pub use wire::Plain;

@@ -57,6 +57,7 @@ pub(crate) fn codec_panicked() -> CodecError {
 /// The kind of error of what the other side does not serve, by the reason that it gives.
 pub(crate) fn refusal_kind(kind: &str) -> ErrorKind {
     match kind {
+        wire::REFUSED_SETTINGS => ErrorKind::Spawn,
         wire::REFUSED_SETUP => ErrorKind::Setup,
         wire::REFUSED_FUNCTION => ErrorKind::NoFunction,
         wire::REFUSED_MISMATCH => ErrorKind::Mismatch,
@@ -72,6 +73,7 @@ mod tests {
     #[test]
     fn reasons_are_kinds_of_errors() {
         for (word, kind) in [
+            ("settings", ErrorKind::Spawn),
             ("setup", ErrorKind::Setup),
             ("function", ErrorKind::NoFunction),
             ("mismatch", ErrorKind::Mismatch),

@@ -6,6 +6,7 @@ use crate::worker::{ParentViolation, Session, Step};
 /// An owned copy of a step.
 #[derive(Debug, PartialEq, Eq)]
 enum OwnedStep {
+    Settings(Vec<u8>),
     Setup(String, Vec<u8>),
     Run(String, u32, u32),
     Request(u32, Vec<u8>),
@@ -107,7 +108,7 @@ fn bad_header(plain: Option<Plain>, stream: &[u8]) -> Option<(ParentViolation, u
         at += claimed;
         if is_control {
             match (ToChild::decode(payload).ok()?, max_frame) {
-                (ToChild::Setup { .. }, None)
+                (ToChild::Settings(_) | ToChild::Setup { .. }, None)
                 | (ToChild::Function(_) | ToChild::Cancel { .. } | ToChild::Answer(_), Some(_)) => {
                 }
                 (ToChild::Run(run), None) => max_frame = Some(run.max_frame as usize),
@@ -136,6 +137,7 @@ fn session(plain: Option<Plain>, buflen: usize, stream: &Stream, short: bool) ->
                     break;
                 };
                 let step = match step {
+                    Step::Settings(settings) => OwnedStep::Settings(settings.to_vec()),
                     Step::Setup { setup, request } => {
                         OwnedStep::Setup(setup.name.into(), request.to_vec())
                     }
@@ -164,7 +166,9 @@ fn check(plain: Option<Plain>, steps: &[OwnedStep]) {
     let mut count = 0;
     for step in steps {
         match step {
-            OwnedStep::Setup(..) => assert_eq!(limit, None, "a setup after `run`"),
+            OwnedStep::Settings(_) | OwnedStep::Setup(..) => {
+                assert_eq!(limit, None, "too late");
+            }
             OwnedStep::Run(_, _, max_frame) => assert_eq!(limit.replace(*max_frame), None),
             OwnedStep::Function(_) | OwnedStep::Cancel(_) | OwnedStep::Answer(..) => {
                 assert!(plain.is_none() && limit.is_some(), "too early");

@@ -148,7 +148,7 @@ impl ParentModel {
                 setup: run.function,
                 request: b"r",
             };
-            parent.connection.start(&[&setup.encode()], run);
+            parent.connection.start(vec![setup.encode()], run);
             let setup = octets::encode(["setup", "f", "2", "c"]);
             let setup = [&setup[..], b"r"].concat();
             let run = octets::encode(["run", "1", "f", "2", "c", "3", "4"]);

@@ -1,5 +1,6 @@
 //! A child process, from its start until it is reaped.
 
+use super::Settings;
 use crate::sys::{self, ProcessHandle, SharedNote};
 use std::io::{PipeWriter, Result};
 use std::os::fd::OwnedFd;
@@ -18,6 +19,8 @@ pub(crate) struct Child {
     lifeline: Mutex<Option<PipeWriter>>,
     /// Where it notes which calls it has begun, if it can.
     note: Option<SharedNote>,
+    /// What it is held to.
+    settings: Arc<Settings>,
     /// Whether it was reaped. Locked while it is signalled, so that its pid cannot be reused
     /// meanwhile.
     reaped: Mutex<bool>,
@@ -41,6 +44,7 @@ impl Child {
         leads_group: bool,
         lifeline: Option<PipeWriter>,
         note: Option<SharedNote>,
+        settings: Arc<Settings>,
     ) -> Result<Self> {
         let handle = match ProcessHandle::open(pid) {
             Ok(handle) => Some(handle),
@@ -58,6 +62,7 @@ impl Child {
             handle,
             lifeline: Mutex::new(lifeline),
             note,
+            settings,
             reaped: Mutex::new(false),
         })
     }
@@ -157,6 +162,11 @@ impl Child {
         }
     }
 
+    /// Which of its limits has ended it, if it has ended like that.
+    pub(crate) fn cause_of(&self, status: ExitStatus) -> Option<String> {
+        self.settings.cause_of(status)
+    }
+
     /// Gives up what this copy of the process that started it shares with that one.
     pub(crate) fn give_up(&self) {
         if let Some(pidfd) = self.pidfd() {
@@ -183,7 +193,7 @@ mod tests {
     #[cfg_attr(miri, ignore = "Miri starts no processes")]
     fn note_counts_if_the_child_itself_has_signed_it() {
         let started = || Command::new("true").spawn().unwrap().id();
-        let child = |pid, note| Child::new(pid, false, None, note).unwrap();
+        let child = |pid, note| Child::new(pid, false, None, note, Arc::default()).unwrap();
         let silent = child(started(), None);
         assert_eq!(silent.noted(), Noted::Unknown);
 

@@ -2,7 +2,7 @@
 
 use super::diagnosis::{Attempt, pause, retry_while_busy};
 use super::stdio::{Stdio, StdioKind};
-use super::{Child, Group, Process, Target};
+use super::{Child, Group, Process, Target, apply_settings};
 use crate::error::{Error, ErrorKind};
 use crate::sys::{self, ExtraFd, Marker, SharedNote};
 use std::ffi::{CString, OsStr, OsString};
@@ -13,6 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::panic::Location;
 use std::path::Path;
+use std::sync::Arc;
 
 /// A child that was started, and the parent's ends of its descriptors.
 pub(crate) struct Launched {
@@ -51,8 +52,11 @@ impl Process {
                            children; whatever started it must not clear its environment";
             return Err(Error::new(ErrorKind::NotServing, message));
         }
-        self.spawn()
-            .map_err(|error| Error::new(ErrorKind::Spawn, format!("cannot start {self}: {error}")))
+        let error = |error| Error::new(ErrorKind::Spawn, format!("cannot start {self}: {error}"));
+        if let Some(fault) = self.settings.fault() {
+            return Err(error(io::Error::new(io::ErrorKind::InvalidInput, fault)));
+        }
+        self.spawn().map_err(error)
     }
 
     fn adopt(&self, socket: Option<OwnedFd>) -> Result<Launched, Error> {
@@ -146,8 +150,17 @@ impl Process {
         };
         let pid = retry_while_busy(|| sys::spawn(&spawn), pause);
         let pid = pid.map_err(|error| attempt.explain(error))?;
+        if self.plain().is_some()
+            && let Some(settings) = self.settings.encode()
+            && let Err(error) = apply_settings(&settings, Some(pid))
+        {
+            // A set-uid program cannot be killed, and finds its connection gone.
+            let _ = sys::kill_and_reap(pid);
+            return Err(error);
+        }
         let leads_group = self.group != Group::Parents;
-        let child = Some(Child::new(pid, leads_group, lifeline, note)?);
+        let settings = Arc::clone(&self.settings);
+        let child = Some(Child::new(pid, leads_group, lifeline, note, settings)?);
         Ok(Launched {
             socket: near,
             child,

@@ -4,19 +4,25 @@ mod child;
 mod diagnosis;
 mod group;
 mod launch;
+mod limit;
+mod settings;
 mod setup;
 mod stdio;
 
 pub(crate) use child::{Child, Noted};
 pub use group::Group;
 pub(crate) use launch::Launched;
+pub use limit::Limit;
+pub(crate) use settings::{Settings, apply_settings};
 pub(crate) use setup::Setup;
 pub use stdio::Stdio;
 pub(crate) use stdio::{Lines, OutputCallback, Tail};
 
 use crate::codec::Argument;
+use crate::error::Error;
 use crate::service::{IntoService, Signature};
-use crate::wire::Plain;
+use crate::wire::{Plain, ToChild};
+use settings::Setting;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::os::fd::OwnedFd;
@@ -33,16 +39,17 @@ use std::sync::{Arc, Mutex};
 /// What a kind of child cannot do is an error at its start,
 /// [`Unsupported`](crate::ErrorKind::Unsupported), which names the option: a
 /// [`stream`](Process::stream) has none of those below, as nothing is executed, and a plain
-/// [`command`](Process::command) has no setups, and no standard output but the connection.
+/// [`command`](Process::command) has no setups, no umask, and no standard output but the connection.
 ///
 /// # What a child inherits
 ///
 /// Standard input is the connection, or `/dev/null` once the child serves; standard output and
-/// error are the parent's unless configured otherwise; no other descriptor is open. The child leads
-/// its own process group, so Ctrl-C reaches only the parent, which decides what to do, unless it is
-/// [told otherwise](Process::group). When the parent ends, for whatever reason, the child ends too:
-/// an idle one exits, a busy one is killed, unless it may [outlive](Process::outlive_parent) the
-/// parent.
+/// error are the parent's unless configured otherwise; no other descriptor is open. Environment,
+/// directory, [limits](Process::limit), umask, CPUs and the like are the parent's, too, unless set.
+/// The child leads its own process group, so Ctrl-C reaches only the parent, which decides what to
+/// do, unless it is [told otherwise](Process::group). When the parent ends, for whatever reason, the
+/// child ends too: an idle one exits, a busy one is killed, unless it may
+/// [outlive](Process::outlive_parent) the parent.
 ///
 /// Signals have their default dispositions, and none is blocked but SIGTSTP, SIGTTIN and SIGTTOU,
 /// with which a terminal stops processes: they are blocked until the program is executed, and a
@@ -75,6 +82,7 @@ pub struct Process {
     stderr: Stdio,
     group: Group,
     outlive: bool,
+    settings: Arc<Settings>,
     setups: Vec<Setup>,
 }
 
@@ -109,6 +117,7 @@ impl Process {
             stderr: Stdio::default(),
             group: Group::default(),
             outlive: false,
+            settings: Arc::default(),
             setups: Vec::new(),
         }
     }
@@ -259,6 +268,84 @@ impl Process {
         self
     }
 
+    /// Limits what the child may have of something. Another limit of the same resource replaces it.
+    /// Default: the parent's limits.
+    ///
+    /// A worker applies its limits in [`run`](crate::Worker::run), before setups; to a plain
+    /// [command](Process::command) the parent does as soon as it is started. To raise a hard limit takes
+    /// privileges: without them it is an error at the start, of the kind
+    /// [`Spawn`](crate::ErrorKind::Spawn), which names it, as with everything of this sort below.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use offspring::{Limit, Worker};
+    /// use std::time::Duration;
+    ///
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = Worker::new()
+    ///     .function("search", |_request, _caller| {
+    ///         while std::hint::black_box(true) {}
+    ///         Ok(())
+    ///     })
+    ///     .run();
+    /// let limited = me.limit(Limit::CpuTime(Duration::from_secs(1))).limit(Limit::Core(0));
+    /// let error = limited.rpc("search").start()?.call(()).wait().unwrap_err().to_string();
+    /// assert!(error.contains("killed by SIGXCPU because of Process::limit(Limit::CpuTime(1s))"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn limit(self, limit: Limit) -> Self {
+        self.set(Setting::limit(limit))
+    }
+
+    /// Sets the child's nice value, from -20, which gets the most of a busy machine, to 19: see
+    /// setpriority(2). To lower it takes privileges. Default: the parent's.
+    pub fn nice(self, nice: i32) -> Self {
+        self.set(Setting::nice(nice))
+    }
+
+    /// Sets which permissions files that the child creates do not have, such as `0o077`: see umask(2).
+    /// Default: the parent's.
+    ///
+    /// A plain [command](Process::command) cannot have it: only a process itself can set it.
+    pub fn umask(self, mask: u32) -> Self {
+        self.set(Setting::umask(mask))
+    }
+
+    /// Sets how likely the kernel kills the child when memory runs out, from -1000, never, to 1000, first:
+    /// see proc_pid_oom_score_adj(5). To lower it takes privileges. Default: the parent's.
+    ///
+    /// Children with a high one protect their parent.
+    pub fn oom_score_adj(self, adjustment: i32) -> Self {
+        self.set(Setting::oom_score_adj(adjustment))
+    }
+
+    /// Sets which CPUs the child runs on, by their numbers: see sched_setaffinity(2). One that there is
+    /// not, or that the child may not run on, is an error at the start. Default: the parent's.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .function("cores", |_request, _caller| {
+    ///         Ok(std::thread::available_parallelism()?.to_string())
+    ///     })
+    ///     .run();
+    /// assert_eq!(me.cpus([0]).rpc("cores").start()?.call(()).wait()?, ["1"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn cpus(self, cpus: impl IntoIterator<Item = usize>) -> Self {
+        self.set(Setting::cpus(&cpus.into_iter().collect::<Vec<_>>()))
+    }
+
+    fn set(mut self, setting: Setting) -> Self {
+        Arc::make_mut(&mut self.settings).set(setting);
+        self
+    }
+
     /// Runs this setup in the child, with this request, before it serves. Setups run in the order in which
     /// they were added. They replace the original's `init`, `eval`, `require` and `send_arg`.
     ///
@@ -310,17 +397,30 @@ impl Process {
             Target::Command(..) if !self.stdout.is_inherit() => {
                 Some(("stdout()", "its standard output is the connection"))
             }
+            Target::Command(..) if self.settings.has_umask() => {
+                Some(("umask()", "only a process itself can set it"))
+            }
             Target::Command(..) => Some((first(&of_workers)?, "a plain peer has no setups")),
-            Target::Stream(..) => match first(&of_programs) {
+            Target::Stream(..) => match first(&of_programs).or_else(|| self.settings.method()) {
                 Some(option) => Some((option, "it only connects to a peer, and starts no program")),
                 None => Some((first(&of_workers)?, "a plain peer has no setups")),
             },
         }
     }
 
-    /// The setups in order.
-    pub(crate) fn setups(&self) -> &[Setup] {
-        &self.setups
+    /// The messages that prepare a child, in order.
+    ///
+    /// # Errors
+    ///
+    /// Why a child cannot be asked for a setup.
+    pub(crate) fn preparations(&self) -> Result<Vec<Vec<u8>>, Error> {
+        let settings = self.settings.encode();
+        let settings = settings.map(|settings| ToChild::Settings(&settings).encode());
+        let mut messages: Vec<_> = settings.into_iter().collect();
+        for setup in &self.setups {
+            messages.push(setup.message()?.to_vec());
+        }
+        Ok(messages)
     }
 
     pub(crate) fn stdout_callback(&self) -> Option<OutputCallback> {

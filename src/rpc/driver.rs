@@ -28,6 +28,7 @@ use process_watch::ProcessWatch;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -114,7 +115,7 @@ impl EventHandler for Driver {
         if self.over {
             return;
         }
-        let error = error.with_process(self.pid(), None, self.stderr.tail());
+        let error = self.with_process(error, None);
         let lost = |mut completion: Completion, phase| {
             let ended = Ended::Lost(error.clone(), phase);
             guard(|| completion.complete(Answer::Ended(ended)));
@@ -298,7 +299,7 @@ impl Driver {
         let mut unanswered = actions.unanswered;
         if let Some((kind, text)) = self.life.lose_calls(unanswered, now) {
             let error = Error::new(kind, text);
-            let error = error.with_process(self.pid(), None, self.stderr.tail());
+            let error = self.with_process(error, None);
             self.end_calls(&Err(error));
             unanswered = 0;
         }
@@ -330,6 +331,15 @@ impl Driver {
         self.link.child().map(Child::pid)
     }
 
+    /// An error, with what is known of the process.
+    fn with_process(&self, error: Error, status: Option<ExitStatus>) -> Error {
+        let child = self.link.child();
+        let cause = child
+            .zip(status)
+            .and_then(|(child, status)| child.cause_of(status));
+        error.with_process(self.pid(), status, cause, self.stderr.tail())
+    }
+
     /// It is over: ends the calls that are left, and reports the end after everything else.
     fn conclude(&mut self, verdict: Verdict) {
         self.link.disconnect();
@@ -343,9 +353,7 @@ impl Driver {
         } = verdict;
         let end = match error {
             None => Ok(Exit::new(status, stage)),
-            Some((kind, text)) => {
-                Err(Error::new(kind, text).with_process(self.pid(), status, self.stderr.tail()))
-            }
+            Some((kind, text)) => Err(self.with_process(Error::new(kind, text), status)),
         };
         self.end_calls(&end);
         if let Some(handlers) = self.handlers.take() {

@@ -7,7 +7,7 @@ use super::reactor::{Core, Reactor};
 use super::state::{Connection, Life, QueueLimits, StartBy};
 use crate::deadlines::after;
 use crate::error::{Error, ErrorKind};
-use crate::process::{Launched, Process, Setup};
+use crate::process::{Launched, Process};
 use crate::wire::{self, Decoder, Framing, FunctionId, Plain};
 use std::mem;
 use std::sync::Arc;
@@ -69,8 +69,7 @@ impl StartOptions {
             max_frame: max_frame as u32,
             buflen: self.buflen_req.min(u32::MAX as usize) as u32,
         };
-        let setups = self.process.setups().iter().map(Setup::message);
-        let setups = setups.collect::<Result<Vec<_>, _>>()?;
+        let preparations = self.process.preparations()?;
         let Launched {
             socket,
             child,
@@ -107,7 +106,7 @@ impl StartOptions {
         let link = Link::new(connection, reader, rewatch_delay, socket, child, on_reactor);
         let link = Arc::new(link);
         if plain.is_none() {
-            link.start(&setups, run);
+            link.start(preparations, run);
         }
         let abandon = Abandon(&link);
         let added = Driver::new(Arc::clone(&link), self.handlers, life, stdout, stderr)

@@ -12,6 +12,7 @@ mod lifeline;
 mod origin;
 mod poll;
 mod process;
+mod settings;
 mod shared_note;
 mod signals;
 mod spawn;
@@ -35,6 +36,10 @@ pub(crate) use poll::{Interest, PollSet, Registration, SharedPoller, wait_at_mos
 pub(crate) use process::{
     ProcessHandle, SIGKILL, SIGTERM, at_exit, is_no_child, is_no_process, kill_and_reap,
     no_process, rename_process,
+};
+pub(crate) use settings::{
+    MOST_CPUS, Resource, ResourceLimit, SIGABRT, SIGSEGV, SIGXCPU, SIGXFSZ, resource_limit,
+    set_cpus, set_nice, set_oom_score_adj, set_resource_limit, set_umask,
 };
 pub(crate) use shared_note::{SharedNote, pid_namespace};
 pub(crate) use signals::{accept_stop_signals, signal_name};

@@ -32,10 +32,14 @@ pub(crate) const REFUSED_FUNCTION: &str = "function";
 pub(crate) const REFUSED_MISMATCH: &str = "mismatch";
 /// ... the child speaks another version of the protocol.
 pub(crate) const REFUSED_VERSION: &str = "version";
+/// ... one of its settings cannot be applied.
+pub(crate) const REFUSED_SETTINGS: &str = "settings";
 
 /// Messages from a parent to its child, other than requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ToChild<'a> {
+    /// Apply these settings to the process: three octet strings for each.
+    Settings(&'a [u8]),
     /// Run a setup with this request, which its codec has encoded.
     Setup {
         setup: FunctionId<'a>,
@@ -107,6 +111,7 @@ impl<'a> ToChild<'a> {
     /// The payload of the control frame.
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
+            ToChild::Settings(settings) => Message::new("settings").raw(settings),
             ToChild::Setup { setup, request } => Message::new("setup").function(setup).raw(request),
             ToChild::Run(run) => {
                 Message::new("run")
@@ -142,6 +147,7 @@ impl<'a> ToChild<'a> {
     pub(crate) fn decode(payload: &'a [u8]) -> Result<Self, ControlError> {
         let mut fields = Fields(octets::iter(payload));
         match fields.text("verb")? {
+            "settings" => Ok(ToChild::Settings(fields.rest(payload))),
             "setup" => {
                 let setup = FunctionId::decode(&mut fields)?;
                 let request = fields.rest(payload);
@@ -578,6 +584,8 @@ mod tests {
             request: b"\xff",
         };
         for message in [
+            ToChild::Settings(b"\x04nice\x011"),
+            ToChild::Settings(b""),
             ToChild::Setup {
                 setup: run.function,
                 request: b"\xff",

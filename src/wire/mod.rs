@@ -29,8 +29,8 @@ pub(crate) use control::Asked;
 pub(crate) use control::LogRecord;
 pub(crate) use control::{
     AskAnswer, ControlError, Failure, FunctionId, LONGEST_CONTROL, LONGEST_SETUP, LONGEST_TEXT,
-    LongToParent, REFUSED_FUNCTION, REFUSED_MISMATCH, REFUSED_SETUP, REFUSED_VERSION, Run, TELLING,
-    ToChild, ToParent, VERSION, truncate,
+    LongToParent, REFUSED_FUNCTION, REFUSED_MISMATCH, REFUSED_SETTINGS, REFUSED_SETUP,
+    REFUSED_VERSION, Run, TELLING, ToChild, ToParent, VERSION, truncate,
 };
 #[cfg(any(fuzzing, test))]
 pub(crate) use frame::{BUFFER, LARGE};

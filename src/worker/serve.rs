@@ -6,7 +6,7 @@ use super::request_reader::RequestReader;
 use super::server::{Options, Server, Stop};
 use super::session::Step;
 use super::table::{StartFailure, Table};
-use crate::process::Place;
+use crate::process::{Place, apply_settings};
 use crate::stderr;
 use crate::sys::{self, ABOVE_STANDARD, ExtraFd, Inherited, Lifeline, SharedNote, Unserved};
 use crate::wire::{self, FunctionId, LONGEST_PAYLOAD, Plain, Run, ToParent};
@@ -183,6 +183,12 @@ fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), 
                 if !server.read()? {
                     return Ok(());
                 }
+            }
+            Some(Step::Settings(settings)) => {
+                let applied = apply_settings(settings, None);
+                applied.map_err(|error| {
+                    refuse(server.hub, (wire::REFUSED_SETTINGS, error.to_string()))
+                })?;
             }
             Some(Step::Setup { setup, request }) => {
                 let result = table.set_up(&setup, request);

@@ -41,6 +41,8 @@ pub(crate) enum Known {
 /// What a child is to do next.
 #[derive(Debug)]
 pub(crate) enum Step<'a> {
+    /// Apply these settings, which are still encoded.
+    Settings(&'a [u8]),
     /// Run a setup.
     Setup {
         setup: FunctionId<'a>,
@@ -274,11 +276,14 @@ impl Session {
         let message = ToChild::decode(bytes);
         let message = message.map_err(|error| ParentViolation::Control { offset, error })?;
         match message {
+            ToChild::Settings(settings) if !self.serving => Ok(Step::Settings(settings)),
             ToChild::Setup { setup, request } if !self.serving => {
                 Ok(Step::Setup { setup, request })
             }
             ToChild::Run(run) if !self.serving => Ok(Step::Run(run)),
-            ToChild::Setup { .. } | ToChild::Run(_) => Err(ParentViolation::TooLate { offset }),
+            ToChild::Settings(_) | ToChild::Setup { .. } | ToChild::Run(_) => {
+                Err(ParentViolation::TooLate { offset })
+            }
             ToChild::Function(_) | ToChild::Cancel { .. } | ToChild::Answer(_) if !self.serving => {
                 let id = wire::CONTROL_TO_CHILD;
                 Err(ParentViolation::TooEarly { offset, id })
@@ -391,6 +396,10 @@ mod tests {
             loop {
                 let limits = match session.next(|_| false)? {
                     None => break,
+                    Some(Step::Settings(settings)) => {
+                        steps.push(format!("settings {}", settings.len()));
+                        None
+                    }
                     Some(Step::Setup { setup, request }) => {
                         steps.push(format!("setup {} {}", setup.name, request.len()));
                         None
@@ -445,7 +454,9 @@ mod tests {
             version: 3,
             codec: "c",
         });
+        let settings = ToChild::Settings(b"\x04nice\x011");
         let stream = [
+            frame(wire::CONTROL_TO_CHILD, &settings.encode()),
             frame(wire::CONTROL_TO_CHILD, &setup.encode()),
             run(),
             frame(1, b""),
@@ -459,6 +470,7 @@ mod tests {
             assert_eq!(
                 steps(&mut session, &stream, split).unwrap(),
                 [
+                    "settings 7",
                     "setup s 100003",
                     "run f",
                     "request 1 0",
@@ -552,6 +564,11 @@ mod tests {
         let offset = run().len() as u64;
         assert_eq!(
             all(&[run(), run()].concat()),
+            Err(ParentViolation::TooLate { offset })
+        );
+        let settings = frame(0, &ToChild::Settings(b"").encode());
+        assert_eq!(
+            all(&[run(), settings].concat()),
             Err(ParentViolation::TooLate { offset })
         );
         assert_eq!(

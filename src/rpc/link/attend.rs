@@ -15,8 +15,8 @@ use std::time::Instant;
 
 impl Link {
     /// Queues what a worker is to do first.
-    pub(in crate::rpc) fn start(&self, setups: &[&[u8]], run: wire::Run<'_>) {
-        self.lock().connection.start(setups, run);
+    pub(in crate::rpc) fn start(&self, preparations: Vec<Vec<u8>>, run: wire::Run<'_>) {
+        self.lock().connection.start(preparations, run);
     }
 
     /// Has the reactor's poller watch the socket.

@@ -371,7 +371,7 @@ mod tests {
     fn serving() -> LinkState {
         let mut state = new(None);
         state.connection.start(
-            &[],
+            vec![],
             Run {
                 protocol: wire::VERSION,
                 function: FunctionId::octets("f"),

@@ -160,10 +160,10 @@ impl<T, P: Clone> Connection<T, P> {
 
     /// Queues what a worker is to do first: the messages for its setups, in order, and which function to
     /// serve first.
-    pub(crate) fn start(&mut self, setups: &[&[u8]], run: Run<'_>) {
+    pub(crate) fn start(&mut self, preparations: Vec<Vec<u8>>, run: Run<'_>) {
         debug_assert!(self.plain.is_none(), "plain peers know no control frames");
-        for setup in setups {
-            self.send_control(setup.to_vec());
+        for message in preparations {
+            self.send_control(message);
         }
         self.control(&ToChild::Run(run));
         self.add_function(run.function);
@@ -751,7 +751,7 @@ mod tests {
             max_frame: 1,
             buflen: 1,
         };
-        connection.start(&[], run);
+        connection.start(vec![], run);
         sent(&mut connection);
         let ready = ToParent::Ready { protocol: 1 }.encode();
         assert_eq!(

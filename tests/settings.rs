@@ -1,0 +1,332 @@
+//! What the kernel holds a child to: limits, and the like.
+
+mod common;
+
+use common::{FOREVER, alone, bounded, children, lost, obey, status_field};
+use offspring::{BoxError, Error, ErrorKind, Limit, Plain, Process, Rpc, Stdio, Worker};
+use std::fs;
+use std::hint::black_box;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
+use std::time::{Duration, Instant};
+
+/// A worker that tells of itself, and one setup that does.
+fn worker() -> Worker {
+    Worker::new()
+        .setup("open nothing", |_| match fs::File::open("/dev/null") {
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.into()),
+        })
+        .function("do", obey)
+        .function("open", |_, _| -> Result<(), BoxError> {
+            let _files: Vec<_> = (0..100)
+                .map(|_| fs::File::open("/dev/null"))
+                .collect::<Result<_, _>>()?;
+            Ok(())
+        })
+        .function("write", |request, _| {
+            let [path, len] = request.texts()?;
+            Ok(fs::write(path, vec![b'x'; len.parse()?])?)
+        })
+        .function("allocate", |request, _| {
+            let mebibytes: usize = request.texts::<1>()?[0].parse()?;
+            Ok(black_box(vec![1_u8; mebibytes << 20]).len().to_string())
+        })
+        .function("spin", |_, _| -> Result<(), BoxError> {
+            let start = Instant::now();
+            while start.elapsed() < 2 * FOREVER {}
+            Ok(())
+        })
+}
+
+/// The soft and hard limit in a line of `/proc/PID/limits`.
+fn limits(pid: u32, name: &str) -> [String; 2] {
+    let all = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+    let line = all.lines().find_map(|line| line.strip_prefix(name));
+    let mut words = line.unwrap().split_whitespace().map(str::to_owned);
+    [(); 2].map(|()| words.next().unwrap())
+}
+
+/// A CPU that this process may run on.
+fn own_cpu() -> usize {
+    let list = status_field(std::process::id(), "Cpus_allowed_list");
+    let first = list.split([',', '-']).next().unwrap();
+    first.parse().unwrap()
+}
+
+/// How many processes there may be at most; whether this process may have more depends on who runs it.
+fn own_processes() -> u64 {
+    let [_, hard] = limits(std::process::id(), "Max processes");
+    hard.parse().unwrap_or(1 << 20)
+}
+
+fn nice(pid: u32) -> String {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    fields.split_whitespace().nth(16).unwrap().to_owned()
+}
+
+/// With all settings that a plain command can have.
+fn held(process: Process) -> Process {
+    process
+        .limit(Limit::Memory(1 << 30))
+        .limit(Limit::OpenFiles(9999))
+        .limit(Limit::CpuTime(Duration::from_millis(999_500)))
+        .limit(Limit::FileSize(1 << 20))
+        .limit(Limit::Processes(own_processes()))
+        .limit(Limit::Core(0))
+        // The last one counts.
+        .limit(Limit::OpenFiles(99))
+        .nice(3)
+        .nice(19)
+        .oom_score_adj(1000)
+        .cpus([own_cpu()])
+}
+
+fn assert_held(pid: u32) {
+    for (name, values) in [
+        ("Max data size", ["1073741824"; 2]),
+        ("Max open files", ["99"; 2]),
+        ("Max cpu time", ["1000", "1001"]),
+        ("Max file size", ["1048576"; 2]),
+        ("Max processes", [&*own_processes().to_string(); 2]),
+        ("Max core file size", ["0"; 2]),
+    ] {
+        assert_eq!(limits(pid, name), values, "{name}");
+    }
+    assert_eq!(nice(pid), "19");
+    let adjustment = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
+    assert_eq!(adjustment.unwrap().trim(), "1000");
+    let cpus = status_field(pid, "Cpus_allowed_list");
+    assert_eq!(cpus, own_cpu().to_string());
+}
+
+#[test]
+fn worker_is_held_to_all_of_them() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let rpc = held(me).umask(0o027).rpc("do").start().unwrap();
+        rpc.wait_ready().unwrap();
+        assert_held(rpc.pid().unwrap());
+        assert_eq!(status_field(rpc.pid().unwrap(), "Umask"), "0027");
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn command_is_held_to_them_from_its_start() {
+    bounded(|| {
+        // A peer that answers nothing.
+        let rpc = held(Process::command(Plain::Tagged, "cat")).rpc("peer");
+        let rpc = rpc.start().unwrap();
+        assert_held(rpc.pid().unwrap());
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn other_children_are_not_held() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let before = me.clone();
+        let held = held(me);
+        let free = before.rpc("do").start().unwrap();
+        free.wait_ready().unwrap();
+        assert_eq!(
+            limits(free.pid().unwrap(), "Max open files"),
+            limits(std::process::id(), "Max open files")
+        );
+        drop(held);
+    });
+}
+
+#[test]
+fn setups_run_within_the_limits() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let me = me.limit(Limit::OpenFiles(3)).setup("open nothing", ());
+        let error = me.rpc("do").start().unwrap().wait_ready().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Setup);
+        let text = error.to_string();
+        assert!(
+            text.contains("setup `open nothing`: Too many open files"),
+            "{text}"
+        );
+    });
+}
+
+#[test]
+fn limit_that_a_function_can_be_told_of_is_its_error() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let rpc = me.limit(Limit::OpenFiles(64)).rpc("open").start().unwrap();
+        let error = rpc.call(()).wait().unwrap_err().to_string();
+        assert!(error.contains("Too many open files"), "{error}");
+        assert_eq!(
+            rpc.function("do").call(["echo", "x"]).wait().unwrap(),
+            ["x"]
+        );
+    });
+}
+
+/// The error of a call that its child does not survive.
+fn killed(rpc: &Rpc, request: &[&str], signal: i32) -> String {
+    let error: Error = lost(rpc.call(request).wait());
+    assert_eq!(error.status().unwrap().signal(), Some(signal), "{error}");
+    error.to_string()
+}
+
+#[test]
+fn child_that_a_limit_kills_says_which() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let me = me.limit(Limit::Core(0)).stderr(Stdio::capture());
+        let time = Limit::CpuTime(Duration::from_secs(1));
+        let rpc = me.clone().limit(time).rpc("spin").start().unwrap();
+        let text = killed(&rpc, &[], 24);
+        let want = "killed by SIGXCPU because of Process::limit(Limit::CpuTime(1s)) (pid ";
+        assert!(text.contains(want), "{text}");
+
+        let path = std::env::temp_dir().join(format!("offspring-settings-{}", std::process::id()));
+        let file = path.to_str().unwrap();
+        let limit = Limit::FileSize(1000);
+        let rpc = me.clone().limit(limit).rpc("write").start().unwrap();
+        rpc.call([file, "1000"]).wait().unwrap();
+        let text = killed(&rpc, &[file, "1001"], 25);
+        assert_eq!(fs::metadata(&path).unwrap().len(), 1000);
+        fs::remove_file(&path).unwrap();
+        let want = "killed by SIGXFSZ because of Process::limit(Limit::FileSize(1000)) (pid ";
+        assert!(text.contains(want), "{text}");
+
+        let limit = Limit::Memory(256 << 20);
+        let rpc = me.clone().limit(limit).rpc("allocate").start().unwrap();
+        assert_eq!(rpc.call("1").wait().unwrap(), ["1048576"]);
+        let text = killed(&rpc, &["1024"], 6);
+        let want =
+            "killed by SIGABRT, perhaps because of Process::limit(Limit::Memory(268435456)) (pid ";
+        assert!(text.contains(want), "{text}");
+        assert!(
+            text.contains("memory allocation of 1073741824 bytes failed"),
+            "{text}"
+        );
+    });
+}
+
+#[test]
+fn child_that_is_killed_by_something_else_blames_no_limit() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let me = held(me).stderr(Stdio::capture());
+        for (verb, number) in [("TERM", 15), ("HUP", 1)] {
+            let rpc = me.rpc("do").start().unwrap();
+            let text = killed(&rpc, &["signal", verb], number);
+            assert!(!text.contains("because"), "{text}");
+        }
+        let rpc = me.rpc("do").start().unwrap();
+        let text = lost(rpc.call(["exit", "6"]).wait()).to_string();
+        assert!(!text.contains("because"), "{text}");
+    });
+}
+
+/// The command ignores the signal, and the kernel kills it a second later.
+#[test]
+fn command_that_goes_on_beyond_its_cpu_time_is_killed() {
+    bounded(|| {
+        let time = Limit::CpuTime(Duration::from_secs(1));
+        let spin = "trap '' XCPU; while :; do :; done";
+        let sh = Process::command(Plain::Tagged, "sh").args(["-c", spin]);
+        let rpc = sh.limit(time).rpc("peer").start().unwrap();
+        let text = killed(&rpc, &[], 9);
+        let want = "killed by SIGKILL, perhaps because of Process::limit(Limit::CpuTime(1s)) (pid ";
+        assert!(text.contains(want), "{text}");
+    });
+}
+
+type Change = fn(Process) -> Process;
+
+#[test]
+fn setting_that_cannot_be_is_a_start_error_that_names_it() {
+    let me = worker().run_in_test();
+    alone(move || {
+        let cases: [(Change, &str); 8] = [
+            (|me| me.nice(20), "Process::nice(20): it is not in -20..=19"),
+            (
+                |me| me.oom_score_adj(-1001),
+                "Process::oom_score_adj(-1001): it is not in -1000..=1000",
+            ),
+            (|me| me.cpus([]), "Process::cpus([]): there is none"),
+            (
+                |me| me.cpus([own_cpu(), 65_536]),
+                "65536]): there is no CPU 65536",
+            ),
+            (
+                |me| me.cpus([65_535]),
+                "Process::cpus([65535]): there is no CPU 65535 that it may run on",
+            ),
+            (
+                |me| me.cpus([own_cpu(), 65_534]),
+                "65534]): there is no CPU 65534 that it may run on",
+            ),
+            // More than any kernel has.
+            (
+                |me| me.limit(Limit::OpenFiles(u64::MAX)),
+                "Process::limit(Limit::OpenFiles(18446744073709551615)): Operation not permitted \
+                 (os error 1); the hard limit is ",
+            ),
+            (
+                |me| me.umask(0o1000),
+                "Process::umask(0o1000): it is above 0o777",
+            ),
+        ];
+        for (change, want) in cases {
+            // The parent finds a part of them, and the child the others.
+            let start = change(me.clone()).rpc("do").start();
+            let error = start.and_then(|rpc| rpc.wait_ready()).unwrap_err();
+            let text = error.to_string();
+            assert_eq!(error.kind(), ErrorKind::Spawn, "{text}");
+            assert!(text.contains(want), "no `{want}` in: {text}");
+            if want.contains("umask") {
+                continue;
+            }
+            let command = change(Process::command(Plain::Tagged, "cat"));
+            let error = command.rpc("peer").start().unwrap_err();
+            let text = error.to_string();
+            assert_eq!(error.kind(), ErrorKind::Spawn, "{text}");
+            assert!(text.starts_with("cannot start `cat`: Process::"), "{text}");
+            assert!(text.contains(want), "no `{want}` in: {text}");
+        }
+        common::eventually("nothing is left", || children().is_empty());
+    });
+}
+
+#[test]
+fn what_a_kind_of_child_cannot_have_is_an_error() {
+    bounded(|| {
+        let stream = || Process::stream(Plain::Tagged, UnixStream::pair().unwrap().0);
+        for (process, option) in [
+            (stream().limit(Limit::Core(0)), "limit()"),
+            (stream().nice(1), "nice()"),
+            (stream().umask(0), "umask()"),
+            (stream().oom_score_adj(1), "oom_score_adj()"),
+            (stream().cpus([0]), "cpus()"),
+            (Process::command(Plain::Tagged, "cat").umask(0), "umask()"),
+        ] {
+            let error = process.rpc("peer").start().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported);
+            let text = error.to_string();
+            assert!(text.contains(&format!("Process::{option}: ")), "{text}");
+        }
+    });
+}
+
+/// It is started, whatever the command has done meanwhile.
+#[test]
+fn command_that_ends_at_once_can_be_held() {
+    bounded(|| {
+        for _ in 0..50 {
+            let rpc = held(Process::command(Plain::Tagged, "true")).rpc("peer");
+            let exit = rpc.start().unwrap().finish().unwrap();
+            assert!(exit.status().unwrap().success(), "{exit:?}");
+        }
+    });
+}
