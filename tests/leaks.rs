@@ -2,9 +2,14 @@
 
 mod common;
 
-use common::{Gate, alone, children, descriptors, eventually, logged, reactors, script, worker};
+use common::{
+    Gate, alone, children, descriptors, eventually, logged, reactors, script, threads, worker,
+};
 use offspring::{Plain, Process, Reactor, Stdio};
+use std::fs;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::thread;
 use std::time::Duration;
 
 fn open() -> usize {
@@ -140,5 +145,64 @@ fn each_handle_with_its_own_reactor_has_a_thread() {
             left -= 1;
             assert_eq!(reactors(), left, "it is gone when finish() returns");
         }
+    });
+}
+
+/// Holds the exit of a child, at a gate.
+#[derive(Default)]
+struct Held(Option<String>);
+
+impl Held {
+    fn until(&mut self, gate: String) {
+        self.0 = Some(gate);
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(gate) = self.0.take() {
+            Gate::enter(&gate);
+        }
+    }
+}
+
+/// Whether the thread of this name waits for the descriptors of a reactor.
+fn polls(name: &str) -> bool {
+    let calls = [libc::SYS_epoll_pwait2, libc::SYS_epoll_pwait];
+    // Not every architecture has it.
+    #[cfg(any(target_arch = "x86_64", target_arch = "x86"))]
+    let calls = [&calls[..], &[libc::SYS_epoll_wait]].concat();
+    let read = |path: PathBuf| fs::read_to_string(path).unwrap_or_default();
+    fs::read_dir("/proc/self/task").unwrap().any(|thread| {
+        let dir = thread.unwrap().path();
+        let call = read(dir.join("syscall"));
+        let number = call.split(' ').next().and_then(|word| word.parse().ok());
+        read(dir.join("comm")).trim() == name && number.is_some_and(|call| calls.contains(&call))
+    })
+}
+
+/// The thread that finishes serves it, and nothing else is started for that.
+#[test]
+fn child_that_takes_long_to_exit_is_waited_for_by_the_poller() {
+    let mut held = Held::default();
+    let me = worker()
+        .function("hold", move |request, _| {
+            held.until(request.to_string());
+            Ok(())
+        })
+        .run_in_test();
+    alone(move || {
+        let gate = Gate::new();
+        let rpc = me.rpc("hold").start().unwrap();
+        rpc.call(gate.name()).wait().unwrap();
+        let finisher = thread::Builder::new().name("finisher".to_owned());
+        let finisher = finisher.spawn(move || rpc.finish()).unwrap();
+        let exiting = gate.entered();
+        eventually("the reactor's thread has handed over", || reactors() == 0);
+        eventually("it waits for the exit", || polls("finisher"));
+        assert_eq!(threads("offspring reap"), 0);
+        exiting.open();
+        finisher.join().unwrap().unwrap();
+        assert_eq!(threads("offspring reap"), 0);
     });
 }

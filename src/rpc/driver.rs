@@ -100,14 +100,17 @@ impl EventHandler for Driver {
     }
 
     fn attend(&mut self, now: Instant) {
-        if let ProcessWatch::Thread = self.process {
+        if let ProcessWatch::Thread(_) = self.process {
             self.reap(now);
         }
         self.attend_to_link(now, false);
     }
 
     fn resume(&mut self, now: Instant) {
-        self.process_ended(now);
+        // If it has not ended yet, the poller reports when it does.
+        if self.reap(now) {
+            self.attend_to_link(now, false);
+        }
     }
 
     /// Each step has a guard of its own, as nothing is known of the state that a panic has left.
@@ -122,7 +125,7 @@ impl EventHandler for Driver {
         };
         guard(|| {
             if self.link.child().is_none_or(Child::abandon) {
-                self.process = ProcessWatch::None;
+                self.process.end();
             }
             self.process.reap_when_it_ends(&self.link);
         });
@@ -223,7 +226,7 @@ impl Driver {
         let Some(status) = self.link.child().and_then(Child::reap) else {
             return false;
         };
-        self.process = ProcessWatch::None;
+        self.process.end();
         self.life.exited(status);
         // All that it wrote is there now. Its own children may still have the other ends open, and are
         // not waited for: this is the end of the stream, for a caller that reads, too.

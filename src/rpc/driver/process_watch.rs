@@ -4,8 +4,9 @@ use crate::rpc::link::Link;
 use crate::sys::Registration;
 use crate::threads;
 use std::io;
+use std::mem;
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 /// A thread that waits for a process does nothing else.
 const STACK: usize = 32 << 10;
@@ -17,7 +18,7 @@ pub(super) enum ProcessWatch {
     /// The poller reports it.
     Polled { _pidfd: Registration },
     /// A thread waits for it.
-    Thread,
+    Thread(JoinHandle<()>),
 }
 
 impl ProcessWatch {
@@ -28,13 +29,13 @@ impl ProcessWatch {
     /// Has a thread wait for the process: the reactor is to attend to the link when it can be reaped.
     pub(super) fn by_thread(link: &Arc<Link>) -> io::Result<Self> {
         let link = Arc::clone(link);
-        start(move || {
+        let thread = start(move || {
             if let Some(child) = link.child() {
                 child.wait_for_exit();
             }
             link.reactor().attend(link.key());
         })?;
-        Ok(ProcessWatch::Thread)
+        Ok(ProcessWatch::Thread(thread))
     }
 
     /// The process has ended, but cannot be reaped: it is traced, and its tracer is to let go of it first.
@@ -44,6 +45,13 @@ impl ProcessWatch {
             && let Ok(watch) = ProcessWatch::by_thread(link)
         {
             *self = watch;
+        }
+    }
+
+    /// It has been reaped. A thread that waited for it has ended when this returns.
+    pub(super) fn end(&mut self) {
+        if let ProcessWatch::Thread(thread) = mem::replace(self, ProcessWatch::None) {
+            threads::join(thread);
         }
     }
 
@@ -65,7 +73,7 @@ impl ProcessWatch {
 }
 
 /// Starts a thread that waits for a process.
-fn start(wait: impl FnOnce() + Send + 'static) -> io::Result<()> {
+fn start(wait: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     let thread = thread::Builder::new().name("offspring reap".into());
-    threads::start(thread.stack_size(STACK), Box::new(wait)).map(drop)
+    threads::start(thread.stack_size(STACK), Box::new(wait))
 }
