@@ -69,7 +69,9 @@ fn killed_children_lose_nothing_and_leave_nothing() {
         let (mut rounds, mut calls) = (0, Vec::new());
         let storm = Storm::new(&me, "later");
         let mut reactor = Reactor::new().unwrap();
-        while storm.continues(rounds) {
+        let answered = |call: &Arc<End>| call.answered.load(Ordering::SeqCst);
+        // A child may be killed before it has answered anything.
+        while storm.continues(rounds) || calls.iter().map(answered).sum::<usize>() == 0 {
             if rounds % 10 == 0 {
                 reactor = Reactor::new().unwrap();
             }
@@ -183,13 +185,11 @@ fn killed_children_lose_nothing_and_leave_nothing() {
             assert_eq!(call.ended.load(Ordering::SeqCst), 1, "it ended once");
             assert_eq!(call.late_progress.load(Ordering::SeqCst), 0);
         }
-        let answered = |call: &Arc<End>| call.answered.load(Ordering::SeqCst);
         let answers: usize = calls.iter().map(answered).sum();
         storm.assert_nothing_left();
         println!(
             "{rounds} rounds, {} calls ended, {answers} of them answered",
             calls.len()
         );
-        assert!(answers > 0, "no call was answered");
     });
 }

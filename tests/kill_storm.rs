@@ -43,7 +43,9 @@ fn killed_children_lose_nothing_and_leave_nothing() {
         let (mut rounds, mut calls, mut ended) = (0, 0, Vec::new());
         let storm = Storm::new(&me, "do");
         let mut reactor = Reactor::new().unwrap();
-        while storm.continues(rounds) {
+        let answered = |(counts, _): &(Arc<Counts>, usize)| counts.answered.load(Ordering::Relaxed);
+        // A child may be killed before it has answered anything.
+        while storm.continues(rounds) || ended.iter().map(answered).sum::<usize>() == 0 {
             if rounds % 10 == 0 {
                 reactor = Reactor::new().unwrap();
             }
@@ -120,10 +122,8 @@ fn killed_children_lose_nothing_and_leave_nothing() {
         for (counts, n) in &ended {
             assert_eq!(counts.ended(), *n, "all calls ended once");
         }
-        let answered = |(counts, _): &(Arc<Counts>, usize)| counts.answered.load(Ordering::Relaxed);
         let answers: usize = ended.iter().map(answered).sum();
         storm.assert_nothing_left();
         println!("{rounds} rounds, {calls} calls, {answers} of them answered");
-        assert!(answers > 0, "no call was answered");
     });
 }

@@ -245,7 +245,9 @@ fn everything_at_once_ends_once_and_in_order() {
         let mut random = Random::new();
         let (mut rounds, mut calls) = (0, Vec::new());
         let storm = Storm::new(&me, "returning");
-        while storm.continues(rounds) {
+        let answered = |call: &Arc<End>| call.answered.load(Ordering::SeqCst);
+        // A child may be killed before it has answered anything.
+        while storm.continues(rounds) || calls.iter().map(answered).sum::<usize>() == 0 {
             let reactor = Reactor::new().unwrap();
             let round = (0..CHILDREN).map(|_| Child::start(&me, &reactor, &mut random));
             let round: Vec<Child> = round.collect();
@@ -278,9 +280,7 @@ fn everything_at_once_ends_once_and_in_order() {
         for call in &calls {
             assert_eq!(call.ended.load(Ordering::SeqCst), 1, "it ended once");
         }
-        let answered = |call: &Arc<End>| call.answered.load(Ordering::SeqCst);
         let answers: usize = calls.iter().map(answered).sum();
         println!("{rounds} rounds, {} calls, {answers} answered", calls.len());
-        assert!(answers > 0, "no call was answered");
     });
 }
