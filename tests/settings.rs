@@ -2,12 +2,13 @@
 
 mod common;
 
-use common::{FOREVER, alone, bounded, children, lost, obey, status_field};
+use common::{FOREVER, alone, bounded, children, lost, obey, status_field, unprivileged};
 use offspring::{BoxError, Error, ErrorKind, Limit, Plain, Process, Rpc, Stdio, Worker};
 use std::fs;
 use std::hint::black_box;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// A worker that tells of itself, and one setup that does.
@@ -54,16 +55,26 @@ fn own_cpu() -> usize {
     first.parse().unwrap()
 }
 
-/// How many processes there may be at most; whether this process may have more depends on who runs it.
-fn own_processes() -> u64 {
+/// Fewer processes than this one may have: whether it may have more depends on who runs it.
+fn fewer_processes() -> u64 {
     let [_, hard] = limits(std::process::id(), "Max processes");
-    hard.parse().unwrap_or(1 << 20)
+    hard.parse().unwrap_or(1 << 20) - 1
 }
 
-fn nice(pid: u32) -> String {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let (_, fields) = stat.rsplit_once(')').unwrap();
-    fields.split_whitespace().nth(16).unwrap().to_owned()
+/// The nice values and the CPUs of the threads of a process.
+fn of_threads(pid: u32) -> Vec<[String; 2]> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let of_thread = |dir: PathBuf| {
+        let stat = fs::read_to_string(dir.join("stat")).unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let status = fs::read_to_string(dir.join("status")).unwrap();
+        let cpus = |line: &str| Some(line.strip_prefix("Cpus_allowed_list:")?.trim().to_owned());
+        let nice = fields.split_whitespace().nth(16).unwrap().to_owned();
+        [nice, status.lines().find_map(cpus).unwrap()]
+    };
+    threads
+        .map(|thread| of_thread(thread.unwrap().path()))
+        .collect()
 }
 
 /// With all settings that a plain command can have.
@@ -73,7 +84,7 @@ fn held(process: Process) -> Process {
         .limit(Limit::OpenFiles(9999))
         .limit(Limit::CpuTime(Duration::from_millis(999_500)))
         .limit(Limit::FileSize(1 << 20))
-        .limit(Limit::Processes(own_processes()))
+        .limit(Limit::Processes(fewer_processes()))
         .limit(Limit::Core(0))
         // The last one counts.
         .limit(Limit::OpenFiles(99))
@@ -89,16 +100,17 @@ fn assert_held(pid: u32) {
         ("Max open files", ["99"; 2]),
         ("Max cpu time", ["1000", "1001"]),
         ("Max file size", ["1048576"; 2]),
-        ("Max processes", [&*own_processes().to_string(); 2]),
+        ("Max processes", [&*fewer_processes().to_string(); 2]),
         ("Max core file size", ["0"; 2]),
     ] {
         assert_eq!(limits(pid, name), values, "{name}");
     }
-    assert_eq!(nice(pid), "19");
     let adjustment = fs::read_to_string(format!("/proc/{pid}/oom_score_adj"));
     assert_eq!(adjustment.unwrap().trim(), "1000");
-    let cpus = status_field(pid, "Cpus_allowed_list");
-    assert_eq!(cpus, own_cpu().to_string());
+    // The function runs on another thread than that of the harness.
+    for values in of_threads(pid) {
+        assert_eq!(values, ["19".to_owned(), own_cpu().to_string()]);
+    }
 }
 
 #[test]
@@ -110,6 +122,19 @@ fn worker_is_held_to_all_of_them() {
         assert_held(rpc.pid().unwrap());
         assert_eq!(status_field(rpc.pid().unwrap(), "Umask"), "0027");
         rpc.finish().unwrap();
+    });
+}
+
+/// What needs a descriptor is applied before there is none.
+#[test]
+fn order_in_which_they_are_set_does_not_matter() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let me = me.limit(Limit::OpenFiles(3)).oom_score_adj(1000).nice(19);
+        let rpc = me.cpus([own_cpu()]).rpc("do").start().unwrap();
+        assert_eq!(rpc.call(["echo", "x"]).wait().unwrap(), ["x"]);
+        let values = of_threads(rpc.pid().unwrap());
+        assert!(values.len() > 1 && values.iter().all(|[nice, _]| nice == "19"));
     });
 }
 
@@ -184,7 +209,7 @@ fn child_that_a_limit_kills_says_which() {
         let time = Limit::CpuTime(Duration::from_secs(1));
         let rpc = me.clone().limit(time).rpc("spin").start().unwrap();
         let text = killed(&rpc, &[], 24);
-        let want = "killed by SIGXCPU because of Process::limit(Limit::CpuTime(1s)) (pid ";
+        let want = "killed by SIGXCPU, perhaps because of Process::limit(Limit::CpuTime(1s)) (pid ";
         assert!(text.contains(want), "{text}");
 
         let path = std::env::temp_dir().join(format!("offspring-settings-{}", std::process::id()));
@@ -195,7 +220,8 @@ fn child_that_a_limit_kills_says_which() {
         let text = killed(&rpc, &[file, "1001"], 25);
         assert_eq!(fs::metadata(&path).unwrap().len(), 1000);
         fs::remove_file(&path).unwrap();
-        let want = "killed by SIGXFSZ because of Process::limit(Limit::FileSize(1000)) (pid ";
+        let want =
+            "killed by SIGXFSZ, perhaps because of Process::limit(Limit::FileSize(1000)) (pid ";
         assert!(text.contains(want), "{text}");
 
         let limit = Limit::Memory(256 << 20);
@@ -254,7 +280,7 @@ fn setting_that_cannot_be_is_a_start_error_that_names_it() {
                 |me| me.oom_score_adj(-1001),
                 "Process::oom_score_adj(-1001): it is not in -1000..=1000",
             ),
-            (|me| me.cpus([]), "Process::cpus([]): there is none"),
+            (|me| me.cpus([]), "Process::cpus([]): no CPU is given"),
             (
                 |me| me.cpus([own_cpu(), 65_536]),
                 "65536]): there is no CPU 65536",
@@ -319,14 +345,58 @@ fn what_a_kind_of_child_cannot_have_is_an_error() {
     });
 }
 
-/// It is started, whatever the command has done meanwhile.
+/// It is started, whatever the command has done meanwhile: what exits is taken for root's.
 #[test]
 fn command_that_ends_at_once_can_be_held() {
-    bounded(|| {
-        for _ in 0..50 {
+    unprivileged(|| {
+        for _ in 0..300 {
             let rpc = held(Process::command(Plain::Tagged, "true")).rpc("peer");
-            let exit = rpc.start().unwrap().finish().unwrap();
-            assert!(exit.status().unwrap().success(), "{exit:?}");
+            // It may have ended before it is told to.
+            let _ = rpc.start().unwrap().finish();
         }
     });
+}
+
+/// Then the system reaps it as soon as it ends.
+#[test]
+fn command_that_nobody_reaps_can_be_held() {
+    alone(|| {
+        ignore_sigchld();
+        for _ in 0..100 {
+            let rpc = held(Process::command(Plain::Tagged, "true")).rpc("peer");
+            let _ = rpc.start().unwrap().finish();
+        }
+    });
+}
+
+#[expect(unsafe_code, reason = "there is nothing safe for it")]
+fn ignore_sigchld() {
+    // SAFETY: a disposition of the system's own.
+    let before = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    assert_ne!(before, libc::SIG_ERR);
+}
+
+#[test]
+fn command_that_cannot_be_held_is_killed_with_what_it_has_started() {
+    alone(|| {
+        let sh = Process::command(Plain::Tagged, "sh");
+        let sh = sh.args(["-c", "sleep 1000 & sleep 1000 & wait"]);
+        for _ in 0..20 {
+            let start = sh.clone().cpus([own_cpu(), 65_534]).rpc("peer").start();
+            assert_eq!(start.unwrap_err().kind(), ErrorKind::Spawn);
+        }
+        common::eventually("nothing is left", || sleepers() == 0);
+    });
+}
+
+/// How many processes of this session sleep for a thousand seconds.
+fn sleepers() -> usize {
+    let own = common::session(std::process::id());
+    fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid: &u32| common::session(*pid) == own)
+        .filter_map(|pid| fs::read(format!("/proc/{pid}/cmdline")).ok())
+        .filter(|line| line == b"sleep\x001000\0")
+        .count()
 }

@@ -2,10 +2,13 @@
 
 use super::Settings;
 use crate::sys::{self, ProcessHandle, SharedNote};
+use crate::threads;
 use std::io::{PipeWriter, Result};
 use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+use std::time::Duration;
 
 /// A child process. It should be reaped before it is dropped.
 #[derive(Debug)]
@@ -51,8 +54,7 @@ impl Child {
             // The process and its status are gone: the program ignores SIGCHLD.
             Err(error) if sys::is_no_process(&error) => None,
             Err(error) => {
-                // A set-uid program cannot be killed, and finds its connection gone.
-                let _ = sys::kill_and_reap(pid);
+                abandon(pid);
                 return Err(error);
             }
         };
@@ -141,12 +143,25 @@ impl Child {
         Some(status)
     }
 
-    /// Kills the process and waits for its end, which is imminent. Returns whether it could: a process
-    /// that has become another user's lives on.
+    /// Kills the process, and its group if that is its own, and waits for its end, which is imminent.
+    /// Returns whether it could: a process that has become another user's lives on, and is reaped when
+    /// it ends.
     pub(crate) fn abandon(&self) -> bool {
         let mut reaped = self.lock();
-        *reaped = *reaped || sys::kill_and_reap(self.pid).is_ok();
+        *reaped = *reaped || abandon(self.pid);
         *reaped
+    }
+
+    /// Whether it has ended, or is about to: one that exits is taken for root's by some of the kernel.
+    pub(crate) fn is_ending(&self) -> bool {
+        let ended = || self.handle.as_ref().is_none_or(ProcessHandle::has_ended);
+        (0..100).any(|_| {
+            let ended = ended();
+            if !ended {
+                thread::sleep(Duration::from_millis(1));
+            }
+            ended
+        })
     }
 
     /// What it has noted by now.
@@ -181,6 +196,16 @@ impl Child {
     fn lock(&self) -> MutexGuard<'_, bool> {
         self.reaped.lock().expect("nothing panics under this lock")
     }
+}
+
+/// See [`Child::abandon`].
+fn abandon(pid: u32) -> bool {
+    let killed = sys::kill_and_reap(pid).is_ok();
+    if !killed {
+        // Its connection is closed, so that it ends some day. Without a thread, it is left a zombie then.
+        let _ = threads::start_reaper(Box::new(move || sys::reap(pid)));
+    }
+    killed
 }
 
 #[cfg(test)]

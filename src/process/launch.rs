@@ -150,20 +150,20 @@ impl Process {
         };
         let pid = retry_while_busy(|| sys::spawn(&spawn), pause);
         let pid = pid.map_err(|error| attempt.explain(error))?;
+        let leads_group = self.group != Group::Parents;
+        let settings = Arc::clone(&self.settings);
+        let child = Child::new(pid, leads_group, lifeline, note, settings)?;
         if self.plain().is_some()
             && let Some(settings) = self.settings.encode()
             && let Err(error) = apply_settings(&settings, Some(pid))
+            && !child.is_ending()
         {
-            // A set-uid program cannot be killed, and finds its connection gone.
-            let _ = sys::kill_and_reap(pid);
+            child.abandon();
             return Err(error);
         }
-        let leads_group = self.group != Group::Parents;
-        let settings = Arc::clone(&self.settings);
-        let child = Some(Child::new(pid, leads_group, lifeline, note, settings)?);
         Ok(Launched {
             socket: near,
-            child,
+            child: Some(child),
             stdout,
             stderr,
         })

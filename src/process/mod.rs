@@ -291,7 +291,7 @@ impl Process {
     ///     .run();
     /// let limited = me.limit(Limit::CpuTime(Duration::from_secs(1))).limit(Limit::Core(0));
     /// let error = limited.rpc("search").start()?.call(()).wait().unwrap_err().to_string();
-    /// assert!(error.contains("killed by SIGXCPU because of Process::limit(Limit::CpuTime(1s))"));
+    /// assert!(error.contains("killed by SIGXCPU, perhaps because of Process::limit(Limit::CpuTime(1s))"));
     /// # Ok(())
     /// # }
     /// ```

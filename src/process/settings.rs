@@ -187,19 +187,26 @@ impl Setting {
     }
 
     pub(super) fn cpus(cpus: &[usize]) -> Self {
+        let mut mask = Vec::new();
+        for cpu in cpus.iter().filter(|cpu| **cpu < MOST_CPUS) {
+            let len = mask.len().max(cpu / 8 + 1);
+            mask.resize(len, 0);
+            mask[cpu / 8] |= 1 << (cpu % 8);
+        }
+        // There may be thousands.
+        const SHOWN: usize = 8;
+        let first: Vec<_> = cpus.iter().take(SHOWN).map(usize::to_string).collect();
+        let more = if cpus.len() > SHOWN { ", .." } else { "" };
         let fault = match cpus.iter().find(|cpu| **cpu >= MOST_CPUS) {
             Some(cpu) => Some(format!("there is no CPU {cpu}")),
-            None => cpus.is_empty().then(|| "there is none".to_owned()),
+            None => cpus.is_empty().then(|| "no CPU is given".to_owned()),
         };
-        let shown = format!("Process::cpus({cpus:?})");
-        let mut setting = Setting::new(Kind::Cpus, 0, shown, fault);
-        setting.value.clear();
-        for cpu in cpus.iter().filter(|cpu| **cpu < MOST_CPUS) {
-            let len = setting.value.len().max(cpu / 8 + 1);
-            setting.value.resize(len, 0);
-            setting.value[cpu / 8] |= 1 << (cpu % 8);
+        Setting {
+            kind: Kind::Cpus,
+            value: mask,
+            shown: format!("Process::cpus([{}{more}])", first.join(", ")),
+            fault,
         }
-        setting
     }
 
     fn within(range: RangeInclusive<i32>, kind: Kind, value: i32, shown: String) -> Self {
@@ -257,21 +264,19 @@ impl Settings {
         (!strings.is_empty()).then_some(strings)
     }
 
-    /// Which setting has ended a process like that, to be put behind its status: ` because of
-    /// Process::limit(..)`. With `perhaps` where something else may have.
+    /// Which limit may have ended a process like that, to be put behind its status. Anybody may have sent
+    /// these signals.
     pub(super) fn cause_of(&self, status: ExitStatus) -> Option<String> {
         let signal = status.signal()?;
-        self.0.iter().find_map(|setting| {
-            let because = match (setting.kind, signal) {
-                (Kind::CpuTime, sys::SIGXCPU) | (Kind::FileSize, sys::SIGXFSZ) => " because of ",
-                // A program can handle the first signal.
-                (Kind::CpuTime, sys::SIGKILL) | (Kind::Memory, sys::SIGABRT | sys::SIGSEGV) => {
-                    ", perhaps because of "
-                }
-                _ => return None,
-            };
-            Some(because.to_owned() + &setting.shown)
-        })
+        let may_be = |setting: &&Setting| match setting.kind {
+            // A program can handle the first, until it gets the other.
+            Kind::CpuTime => matches!(signal, sys::SIGXCPU | sys::SIGKILL),
+            Kind::FileSize => signal == sys::SIGXFSZ,
+            Kind::Memory => matches!(signal, sys::SIGABRT | sys::SIGSEGV),
+            _ => false,
+        };
+        let setting = self.0.iter().find(may_be)?;
+        Some(format!(", perhaps because of {}", setting.shown))
     }
 }
 
@@ -294,14 +299,9 @@ pub(crate) fn apply_settings(encoded: &[u8], pid: Option<u32>) -> io::Result<()>
             (Some(kind), Some(_)) => kind.apply(value, pid),
             _ => Err(malformed()),
         };
-        match applied {
-            // It has ended, and was reaped by other code.
-            Err(error) if pid.is_some() && sys::is_no_process(&error) => return Ok(()),
-            Err(error) => {
-                let shown = String::from_utf8_lossy(shown.unwrap_or(b"a setting"));
-                return Err(io::Error::new(error.kind(), format!("{shown}: {error}")));
-            }
-            Ok(()) => {}
+        if let Err(error) = applied {
+            let shown = String::from_utf8_lossy(shown.unwrap_or(b"a setting"));
+            return Err(io::Error::new(error.kind(), format!("{shown}: {error}")));
         }
     }
     Ok(())
@@ -361,6 +361,11 @@ mod tests {
         assert_eq!((cpus.len(), cpus[0]), (MOST_CPUS / 8, 0b1001));
         assert_eq!(cpus[MOST_CPUS / 8 - 1], 0x80);
         assert_eq!(strings[5], b"Process::nice(-20)");
+        let eight: Vec<usize> = (0..8).collect();
+        let shown = |cpus| Setting::cpus(cpus).shown;
+        let text = "Process::cpus([0, 1, 2, 3, 4, 5, 6, 7";
+        assert_eq!(shown(&eight), format!("{text}])"));
+        assert_eq!(shown(&[&eight[..], &[1]].concat()), format!("{text}, ..])"));
         assert_eq!(Settings::default().encode(), None);
     }
 
@@ -416,12 +421,13 @@ mod tests {
             ),
             (
                 Setting::cpus(&[]),
-                Some("Process::cpus([]): there is none".to_owned()),
+                Some("Process::cpus([]): no CPU is given".to_owned()),
             ),
             (
                 Setting::cpus(&[0, 65536]),
                 Some("Process::cpus([0, 65536]): there is no CPU 65536".to_owned()),
             ),
+            (Setting::cpus(&[7; 1000]), None),
         ] {
             assert_eq!(Settings(vec![setting]).fault(), text);
         }
@@ -443,28 +449,27 @@ mod tests {
     }
 
     #[test]
-    fn cause_is_certain_only_where_it_is() {
+    fn cause_is_a_limit_that_may_be() {
         let time = Limit::CpuTime(Duration::from_secs(2));
         let (memory, size) = (Limit::Memory(9), Limit::FileSize(9));
-        let (certain, perhaps) = (" because of", ", perhaps because of");
-        for (limit, signal, because) in [
-            (time, sys::SIGXCPU, Some(certain)),
-            (time, sys::SIGKILL, Some(perhaps)),
-            (size, sys::SIGXFSZ, Some(certain)),
-            (memory, sys::SIGABRT, Some(perhaps)),
-            (memory, sys::SIGSEGV, Some(perhaps)),
-            (memory, sys::SIGXCPU, None),
-            (memory, sys::SIGKILL, None),
-            (size, sys::SIGKILL, None),
-            (time, sys::SIGABRT, None),
-            (Limit::OpenFiles(9), sys::SIGABRT, None),
+        for (limit, signal, may_be) in [
+            (time, sys::SIGXCPU, true),
+            (time, sys::SIGKILL, true),
+            (size, sys::SIGXFSZ, true),
+            (memory, sys::SIGABRT, true),
+            (memory, sys::SIGSEGV, true),
+            (memory, sys::SIGXCPU, false),
+            (memory, sys::SIGKILL, false),
+            (size, sys::SIGKILL, false),
+            (time, sys::SIGABRT, false),
+            (Limit::OpenFiles(9), sys::SIGABRT, false),
             // An exit, not a signal.
-            (memory, 6 << 8, None),
+            (memory, 6 << 8, false),
         ] {
             let settings = Settings(vec![Setting::nice(1), Setting::limit(limit)]);
             let cause = settings.cause_of(ExitStatus::from_raw(signal));
-            let want = because.map(|because| format!("{because} Process::limit(Limit::{limit:?})"));
-            assert_eq!(cause, want, "{limit:?} {signal}");
+            let want = format!(", perhaps because of Process::limit(Limit::{limit:?})");
+            assert_eq!(cause, may_be.then_some(want), "{limit:?} {signal}");
         }
     }
 }

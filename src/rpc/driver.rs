@@ -127,7 +127,7 @@ impl EventHandler for Driver {
             if self.link.child().is_none_or(Child::abandon) {
                 self.process.end();
             }
-            self.process.reap_when_it_ends(&self.link);
+            self.process = ProcessWatch::None;
         });
         guard(|| self.link.disconnect());
         guard(|| self.stdout.close());

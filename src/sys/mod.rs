@@ -35,7 +35,7 @@ pub(crate) use origin::{Origin, exit_immediately, give_up};
 pub(crate) use poll::{Interest, PollSet, Registration, SharedPoller, wait_at_most, wait_for};
 pub(crate) use process::{
     ProcessHandle, SIGKILL, SIGTERM, at_exit, is_no_child, is_no_process, kill_and_reap,
-    no_process, rename_process,
+    no_process, reap, rename_process,
 };
 pub(crate) use settings::{
     MOST_CPUS, Resource, ResourceLimit, SIGABRT, SIGSEGV, SIGXCPU, SIGXFSZ, resource_limit,

@@ -54,6 +54,12 @@ impl ProcessHandle {
         self.wait(libc::WEXITED | libc::WNOHANG)
     }
 
+    /// Whether the process has ended. It may have been reaped by other code.
+    pub(crate) fn has_ended(&self) -> bool {
+        let ended = self.wait(libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
+        !matches!(ended, Ok(None))
+    }
+
     /// Waits until the process can be reaped, and leaves that to others; see `WNOWAIT` in waitid(2).
     ///
     /// # Errors
@@ -163,23 +169,33 @@ fn wait(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> Result<Opti
     })))
 }
 
-/// Kills and reaps a child that was not reaped yet.
+/// Kills and reaps a child that was not reaped yet, and kills the process group that it leads.
 ///
 /// # Errors
 ///
 /// If it may not be signalled, as it has become another user's: it is not waited for then.
 pub(crate) fn kill_and_reap(pid: u32) -> Result<()> {
-    let pid = pid as libc::pid_t;
+    let number = pid as libc::pid_t;
     // SAFETY: takes no pointers. The process id is still the child's.
-    match check(unsafe { libc::kill(pid, libc::SIGKILL) }) {
+    if unsafe { libc::getpgid(number) } == number {
+        // The process itself decides. SAFETY: takes no pointers.
+        let _ = unsafe { libc::kill(-number, libc::SIGKILL) };
+    }
+    // SAFETY: takes no pointers.
+    match check(unsafe { libc::kill(number, libc::SIGKILL) }) {
         Err(error) if !is_no_process(&error) => return Err(error),
         _ => {}
     }
+    reap(pid);
+    Ok(())
+}
+
+/// Waits until a child that was not reaped yet has ended, and reaps it.
+pub(crate) fn reap(pid: u32) {
     let status = std::ptr::null_mut();
     // SAFETY: a null pointer means that the status is not wanted. This fails if the program ignores
     // SIGCHLD, and then there is nothing to reap.
-    let _ = retry(|| check(unsafe { libc::waitpid(pid, status, 0) }));
-    Ok(())
+    let _ = retry(|| check(unsafe { libc::waitpid(pid as libc::pid_t, status, 0) }));
 }
 
 /// Sets the name that `ps` and `top` show, if called on the process's first thread: a program

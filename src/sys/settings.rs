@@ -1,9 +1,9 @@
 //! What the kernel holds a process to. Each function is for this process, or for a child of this one that
 //! it has not reaped.
 
-use super::{check, is_no_process, no_process};
+use super::{check, is_no_process};
 use std::fs;
-use std::io::{Error, ErrorKind, Result};
+use std::io::{Error, Result};
 use std::mem::size_of_val;
 use std::ptr;
 
@@ -138,7 +138,7 @@ pub(crate) fn set_cpus(pid: Option<u32>, cpus: &[u8]) -> Result<Vec<u8>> {
 pub(crate) fn set_oom_score_adj(pid: Option<u32>, adjustment: i32) -> Result<()> {
     let file = proc_path(pid, "oom_score_adj");
     let written = fs::write(&file, adjustment.to_string());
-    written.map_err(|error| proc_error(pid, &file, error))
+    written.map_err(|error| proc_error(&file, &error))
 }
 
 /// Does something to each thread that a process has.
@@ -147,7 +147,7 @@ fn for_each_thread(
     change: &mut dyn FnMut(libc::pid_t) -> Result<()>,
 ) -> Result<()> {
     let dir = proc_path(pid, "task");
-    for thread in fs::read_dir(&dir).map_err(|error| proc_error(pid, &dir, error))? {
+    for thread in fs::read_dir(&dir).map_err(|error| proc_error(&dir, &error))? {
         let name = thread?.file_name();
         let number = name.to_str().and_then(|name| name.parse().ok());
         match number.map_or(Ok(()), &mut *change) {
@@ -166,10 +166,7 @@ fn proc_path(pid: Option<u32>, file: &str) -> String {
     }
 }
 
-/// Adds to an error which file it is about. A child that other code has reaped has none.
-fn proc_error(pid: Option<u32>, file: &str, error: Error) -> Error {
-    match error.kind() {
-        ErrorKind::NotFound if pid.is_some() => no_process(),
-        kind => Error::new(kind, format!("{file}: {error}")),
-    }
+/// Adds to an error which file it is about.
+fn proc_error(file: &str, error: &Error) -> Error {
+    Error::new(error.kind(), format!("{file}: {error}"))
 }

@@ -11,7 +11,9 @@ use offspring::{
 use std::fs;
 use std::io::{Read, Write};
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -49,6 +51,20 @@ pub fn bounded(body: impl FnOnce() + Send + 'static) {
 /// Runs a test's body in a process without other tests, where descriptors, threads and children
 /// can be counted and signal dispositions can be changed.
 pub fn alone(body: impl FnOnce() + Send + 'static) {
+    run_alone(body, |_| {});
+}
+
+/// As [`alone`], without the privileges of root, if the tests are run by it.
+pub fn unprivileged(body: impl FnOnce() + Send + 'static) {
+    const NOBODY: u32 = 65_534;
+    run_alone(body, |command| {
+        if fs::metadata("/proc/self").unwrap().uid() == 0 {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+    });
+}
+
+fn run_alone(body: impl FnOnce() + Send + 'static, change: impl FnOnce(&mut Command)) {
     const VARIABLE: &str = "OFFSPRING_TEST_ALONE";
     let name = thread::current()
         .name()
@@ -57,11 +73,10 @@ pub fn alone(body: impl FnOnce() + Send + 'static) {
     if std::env::var(VARIABLE).is_ok_and(|alone| alone == name) {
         return bounded(body);
     }
-    let status = Command::new("/proc/self/exe")
-        .args([&name, "--exact", "--nocapture", "--include-ignored"])
-        .env(VARIABLE, &name)
-        .status()
-        .unwrap();
+    let mut command = Command::new("/proc/self/exe");
+    command.args([&name, "--exact", "--nocapture", "--include-ignored"]);
+    change(command.env(VARIABLE, &name));
+    let status = command.status().unwrap();
     assert!(status.success(), "run alone, the test ended with {status}");
 }
 

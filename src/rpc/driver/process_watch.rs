@@ -6,10 +6,7 @@ use crate::threads;
 use std::io;
 use std::mem;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
-
-/// A thread that waits for a process does nothing else.
-const STACK: usize = 32 << 10;
+use std::thread::JoinHandle;
 
 /// See the module's documentation.
 pub(super) enum ProcessWatch {
@@ -29,12 +26,12 @@ impl ProcessWatch {
     /// Has a thread wait for the process: the reactor is to attend to the link when it can be reaped.
     pub(super) fn by_thread(link: &Arc<Link>) -> io::Result<Self> {
         let link = Arc::clone(link);
-        let thread = start(move || {
+        let thread = threads::start_reaper(Box::new(move || {
             if let Some(child) = link.child() {
                 child.wait_for_exit();
             }
             link.reactor().attend(link.key());
-        })?;
+        }))?;
         Ok(ProcessWatch::Thread(thread))
     }
 
@@ -61,19 +58,13 @@ impl ProcessWatch {
         if !self.is_none() {
             let link = Arc::clone(link);
             // Without a thread, it is left a zombie.
-            let _ = start(move || {
+            let _ = threads::start_reaper(Box::new(move || {
                 if let Some(child) = link.child() {
                     child.wait_for_exit();
                     child.reap();
                 }
-            });
+            }));
         }
         *self = ProcessWatch::None;
     }
-}
-
-/// Starts a thread that waits for a process.
-fn start(wait: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    let thread = thread::Builder::new().name("offspring reap".into());
-    threads::start(thread.stack_size(STACK), Box::new(wait))
 }

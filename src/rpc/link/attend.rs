@@ -29,8 +29,7 @@ impl Link {
     /// The start failed half way: the process, if there is one, is killed and reaped.
     pub(in crate::rpc) fn abandon(&self) {
         if let Some(child) = self.child() {
-            // A set-uid program cannot be killed, and finds its connection gone.
-            let _ = child.abandon();
+            child.abandon();
         }
     }
 
