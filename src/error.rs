@@ -355,7 +355,7 @@ pub enum Refusal {
     Forked,
 }
 
-/// A panic in the child.
+/// A panic in the child, or for an [ask](crate::Caller::ask) in a callback of the parent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Panic {
     message: String,
@@ -373,7 +373,7 @@ impl Panic {
         &self.message
     }
 
-    /// Where it happened, such as `src/main.rs:7:13`.
+    /// Where it happened, such as `src/main.rs:7:13`; in the parent, `a callback of the parent`.
     #[must_use]
     pub fn location(&self) -> &str {
         &self.location

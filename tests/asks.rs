@@ -407,7 +407,7 @@ fn what_is_told_and_nobody_serves_is_dropped() {
         let ask = rpc.function("ask");
         for _ in 0..3 {
             assert_eq!(ask.call(["tell", "nobody", "x"]).wait().unwrap(), ["told"]);
-            // Its error goes to the log.
+            // Its error goes to the log: see `logging.rs`.
             assert_eq!(ask.call(["tell", "fail", "x"]).wait().unwrap(), ["told"]);
             assert_eq!(ask.call(["tell", "drop", "x"]).wait().unwrap(), ["told"]);
         }

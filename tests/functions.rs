@@ -418,7 +418,11 @@ fn timeouts_and_withdrawn_calls_leave_the_others_with_their_functions() {
             assert_eq!(block.wait().unwrap(), ["1048576"]);
         }
         assert_eq!(size.wait().unwrap(), ["4"]);
-        assert_eq!(one.wait().unwrap().len(), 1);
+        assert_eq!(
+            one.wait().unwrap(),
+            ["1"],
+            "the others have not been counted"
+        );
         rpc.finish().unwrap();
     });
 }
@@ -426,24 +430,24 @@ fn timeouts_and_withdrawn_calls_leave_the_others_with_their_functions() {
 #[test]
 fn plain_peer_is_not_told_which_function_a_call_is_for() {
     use offspring::Plain;
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
     bounded(|| {
-        let (near, far) = UnixStream::pair().unwrap();
-        let rpc = Process::stream(Plain::Tagged, near)
-            .rpc("one")
-            .start()
-            .unwrap();
-        let two = rpc.function("two");
-        let echo = std::thread::spawn(move || {
-            // Every frame is a request, and its own reply.
-            std::io::copy(&mut &far, &mut &far)
-        });
-        for n in 0..10 {
-            let rpc = if n % 2 == 0 { &rpc } else { &two };
-            assert_eq!(rpc.call(n.to_string()).wait().unwrap(), [n.to_string()]);
+        let (near, mut far) = UnixStream::pair().unwrap();
+        let rpc = Process::stream(Plain::Tagged, near).rpc("one");
+        let rpc = rpc.start().unwrap();
+        let handles = [rpc.function("two"), rpc.function("three"), rpc];
+        let calls = (0..9).map(|n| handles[n % 3].call(n.to_string()).start());
+        let calls: Vec<_> = calls.collect();
+        for (n, call) in calls.into_iter().enumerate() {
+            let (id, text) = (n as u8 + 1, b'0' + n as u8);
+            let mut got = [0; 10];
+            far.read_exact(&mut got).unwrap();
+            assert_eq!(got, [0, 0, 0, id, 0, 0, 0, 2, 1, text]);
+            far.write_all(&got).unwrap();
+            assert_eq!(call.wait().unwrap(), [n.to_string()]);
         }
-        two.finish().unwrap();
-        drop(rpc);
-        let _ = echo.join().unwrap();
+        drop(handles);
+        assert_eq!(far.read(&mut [0]).unwrap(), 0);
     });
 }

@@ -130,6 +130,10 @@ fn worker() -> Worker {
                     info!(target: "elsewhere", "to be seen");
                     Ok(Strings::new())
                 }
+                b"tell" => {
+                    caller.tell(request.texts::<2>()?[1], "x");
+                    Ok(Strings::new())
+                }
                 b"long" => {
                     info!("{}", "\u{e9}".repeat(1 << 20));
                     Ok(Strings::new())
@@ -234,6 +238,35 @@ fn records_of_setups_come_before_the_child_is_ready() {
         let error = rpc.wait_ready().unwrap_err();
         assert!(error.to_string().contains("no luck"), "{error}");
         assert_eq!(logger.messages(pid)[2..], ["about to fail"]);
+    });
+}
+
+/// The error of a callback that nobody waits for, and once that there is no such callback.
+#[test]
+fn what_a_child_tells_in_vain_is_a_record() {
+    let me = worker().run_in_test();
+    let logger = logger();
+    bounded(move || {
+        let rpc = me.rpc("do");
+        let rpc = rpc.on_ask("in vain", |_| Err::<(), _>("no luck".into()));
+        let rpc = rpc.start().unwrap();
+        let pid = rpc.pid().unwrap();
+        for name in ["in vain", "to nobody", "in vain", "to nobody"] {
+            rpc.call(["tell", name]).wait().unwrap();
+        }
+        rpc.finish().unwrap();
+        let own = |part: &str| {
+            let got = logger.got.lock().unwrap();
+            let messages = got.iter().map(|got| got.message.clone());
+            messages
+                .filter(|message| message.contains(part))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(own("what a child told `in vain` failed: no luck").len(), 2);
+        let dropped = own(&format!("(pid {pid})"));
+        let want = "dropped what the child tells: no service `to nobody`; there are: `in vain`; only the \
+                    first is reported";
+        assert_eq!(dropped, [format!("{want} (pid {pid})")]);
     });
 }
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 /// How much a child may have of something. Set with [`Process::limit`](crate::Process::limit).
 ///
-/// These are the resource limits of getrlimit(2), soft and hard, so that the child and what it starts
-/// cannot raise them again. All but [`Processes`](Limit::Processes) are of each process for itself: what a
-/// child starts has as much once more.
+/// These are the resource limits of getrlimit(2), soft and hard: without privileges, neither the child nor
+/// what it starts can raise them again. All but [`Processes`](Limit::Processes) are of each process for
+/// itself: what a child starts has as much once more.
 ///
 /// # Examples
 ///
@@ -33,23 +33,27 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Limit {
-    /// The bytes of memory that it can write to and shares with nobody: what it allocates, the stacks of
-    /// its threads, its variables. Not its program, nor what it maps of files, nor memory that is only
-    /// reserved. Before Linux 4.7 it is only the heap. (`RLIMIT_DATA`)
+    /// The bytes of private memory that it can write to, touched or not: what it allocates, the stacks of
+    /// its threads but the first, its variables. Not its program, nor shared memory, nor addresses that are
+    /// only reserved (`PROT_NONE`). (`RLIMIT_DATA`)
     ///
     /// An allocation that fails aborts a Rust program, by SIGABRT; programs in other languages may crash,
-    /// or do without. The error names this limit where it may be the cause.
+    /// or do without. The error names this limit where it may be the cause. A call can also hang, so give
+    /// it a [timeout](crate::Call::timeout): see the [gotchas](crate::gotchas#a-child-that-takes-everything).
     Memory(u64),
-    /// The CPU time of all its threads together, in whole seconds: a fraction counts as one. After that it
-    /// gets SIGXCPU, which ends it, and a second later SIGKILL. (`RLIMIT_CPU`)
+    /// The CPU time of all its threads together since it was started, in whole seconds: a fraction, or
+    /// none, counts as one. After that it gets SIGXCPU, which ends it, and a second later SIGKILL. Where
+    /// the parent's own hard limit is no greater, it gets SIGKILL at once. (`RLIMIT_CPU`)
     CpuTime(Duration),
-    /// The length in bytes of files that it writes. Beyond it gets SIGXFSZ, which ends it.
-    /// (`RLIMIT_FSIZE`)
+    /// The length in bytes of files that it writes. A write beyond that raises SIGXFSZ, which ends the
+    /// child. (`RLIMIT_FSIZE`)
     FileSize(u64),
-    /// One more than the greatest number that a descriptor may have. (`RLIMIT_NOFILE`)
+    /// One more than the greatest number that a descriptor may have; what is open stays open. With fewer
+    /// than six, a worker cannot open what wakes its [`Loop`](crate::Loop), and ends when it needs that: for
+    /// threaded functions, timers and posts. (`RLIMIT_NOFILE`)
     OpenFiles(u64),
-    /// The processes and threads of its user, whoever has started them. The child cannot start more; it
-    /// counts for nothing where it is privileged. (`RLIMIT_NPROC`)
+    /// The processes and threads of the child's user, whoever has started them: beyond it, the child
+    /// cannot start any. It has no effect on a privileged child. (`RLIMIT_NPROC`)
     Processes(u64),
     /// The bytes of a core dump. With 0 there is none. (`RLIMIT_CORE`)
     Core(u64),

@@ -272,9 +272,10 @@ impl Process {
     /// Default: the parent's limits.
     ///
     /// A worker applies its limits in [`run`](crate::Worker::run), before setups; to a plain
-    /// [command](Process::command) the parent does as soon as it is started. To raise a hard limit takes
-    /// privileges: without them it is an error at the start, of the kind
-    /// [`Spawn`](crate::ErrorKind::Spawn), which names it, as with everything of this sort below.
+    /// [command](Process::command) the parent does as soon as it is started. What cannot be applied is an
+    /// error that names it, of the kind [`Spawn`](crate::ErrorKind::Spawn): of a worker as a setup that
+    /// fails is, of a command in `start()`. To raise a hard limit takes privileges. The same holds for
+    /// `nice`, `umask`, `oom_score_adj` and `cpus`.
     ///
     /// # Examples
     ///
@@ -305,8 +306,8 @@ impl Process {
         self.set(Setting::nice(nice))
     }
 
-    /// Sets which permissions files that the child creates do not have, such as `0o077`: see umask(2).
-    /// Default: the parent's.
+    /// Sets the permissions that files created by the child are denied, such as `0o077`, up to `0o777`:
+    /// see umask(2). Default: the parent's.
     ///
     /// A plain [command](Process::command) cannot have it: only a process itself can set it.
     pub fn umask(self, mask: u32) -> Self {
@@ -316,13 +317,14 @@ impl Process {
     /// Sets how likely the kernel kills the child when memory runs out, from -1000, never, to 1000, first:
     /// see proc_pid_oom_score_adj(5). To lower it takes privileges. Default: the parent's.
     ///
-    /// Children with a high one protect their parent.
+    /// Children with a high one protect their parent. A plain [command](Process::command) whose program may
+    /// be executed but not read is refused it.
     pub fn oom_score_adj(self, adjustment: i32) -> Self {
         self.set(Setting::oom_score_adj(adjustment))
     }
 
-    /// Sets which CPUs the child runs on, by their numbers: see sched_setaffinity(2). One that there is
-    /// not, or that the child may not run on, is an error at the start. Default: the parent's.
+    /// Sets which CPUs the child runs on, by their numbers: see sched_setaffinity(2). A CPU that does not
+    /// exist, or that the child may not run on, is an error at the start. Default: the parent's.
     ///
     /// # Examples
     ///

@@ -67,7 +67,7 @@ impl<S: Signature> RpcBuilder<S> {
     ///
     /// # Panics
     ///
-    /// If the service is served already.
+    /// If the service is served already, or its name has more than 32 KiB.
     ///
     /// # Examples
     ///
@@ -113,7 +113,7 @@ impl<S: Signature> RpcBuilder<S> {
     ///
     /// # Panics
     ///
-    /// If the service is served already.
+    /// If the service is served already, or its name has more than 32 KiB.
     ///
     /// # Examples
     ///
@@ -256,7 +256,8 @@ impl<S: Signature> RpcBuilder<S> {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Spawn`] if the program cannot be executed, [`ErrorKind::Unsupported`] if the
+    /// [`ErrorKind::Spawn`] if the program cannot be executed, or a [limit](Process::limit) or the like is
+    /// out of range or, for a plain command, cannot be applied, [`ErrorKind::Unsupported`] if the
     /// [`Process`] has an option that such a child cannot have, [`ErrorKind::Setup`] if the request of
     /// a [setup](crate::Process::setup) cannot be encoded or is too long, [`ErrorKind::NotServing`] if this process is a
     /// child itself and does not serve yet, [`ErrorKind::Forked`] if the [`Reactor`] is that of the

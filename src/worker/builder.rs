@@ -138,7 +138,7 @@ impl Worker {
     ///
     /// # Panics
     ///
-    /// If there is a setup of that name.
+    /// If there is a setup of that name, or the name has more than 32 KiB.
     pub fn setup<S, F>(mut self, service: S, setup: F) -> Self
     where
         S: IntoService,
@@ -161,7 +161,7 @@ impl Worker {
     ///
     /// # Panics
     ///
-    /// If there is a function of that name.
+    /// If there is a function of that name, or the name has more than 32 KiB.
     pub fn function<S, F, R>(mut self, service: S, function: F) -> Self
     where
         S: IntoService,
@@ -184,7 +184,7 @@ impl Worker {
     ///
     /// # Panics
     ///
-    /// If there is a function of that name.
+    /// If there is a function of that name, or the name has more than 32 KiB.
     ///
     /// # Examples
     ///
@@ -223,7 +223,7 @@ impl Worker {
     ///
     /// # Panics
     ///
-    /// If there is a function of that name.
+    /// If there is a function of that name, or the name has more than 32 KiB.
     ///
     /// # Examples
     ///

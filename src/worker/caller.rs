@@ -213,7 +213,9 @@ impl<S: Signature> Caller<S> {
     /// As those of calls, the other way round: what the parent's callback returned, that it panicked, that
     /// the parent [serves no such thing](crate::CallError::Unserved), allows [no more
     /// asks](crate::Refusal::Full), or is [gone](crate::CallError::Lost);
-    /// [`Cancelled`](crate::CallError::Cancelled) if the call is.
+    /// [`Cancelled`](crate::CallError::Cancelled) if the call is. Nothing is asked if the request cannot be
+    /// [encoded](crate::CallError::Malformed), is [too large](crate::Refusal::TooLarge), or the parent is a
+    /// plain peer, which is [unserved](crate::CallError::Unserved).
     /// [`Refusal::InCallback`](crate::Refusal::InCallback) on a child's [`Loop`](crate::Loop), which would
     /// stop: use [`Loop::ask`](crate::Loop::ask) there.
     ///

@@ -80,6 +80,13 @@ impl Stop {
         Stop::error(format_args!("cannot start a thread: {error}"))
     }
 
+    /// There is no descriptor to wake the loop with.
+    pub(super) fn no_waker(error: &io::Error) -> Self {
+        Stop::error(format_args!(
+            "cannot make a descriptor to wake the loop with: {error}"
+        ))
+    }
+
     /// Replies could not be written.
     pub(super) fn cannot_write(hub: &Hub) -> Self {
         let error = hub.write_error();

@@ -163,7 +163,12 @@ impl ConcurrentChild {
     }
 
     fn make_waker(&mut self) -> Result<(), Stop> {
-        self.waker = Some(self.server.hub.waker().map_err(Stop::connection)?);
+        self.waker = Some(
+            self.server
+                .hub
+                .waker()
+                .map_err(|error| Stop::no_waker(&error))?,
+        );
         Ok(())
     }
 
