@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{FOREVER, alone, bounded, children, lost, obey, status_field, unprivileged};
+use common::{FOREVER, Gate, alone, bounded, children, lost, obey, status_field, unprivileged};
 use offspring::{BoxError, Error, ErrorKind, Limit, Plain, Process, Rpc, Stdio, Worker};
 use std::fs;
 use std::hint::black_box;
@@ -251,6 +251,16 @@ fn child_that_is_killed_by_something_else_blames_no_limit() {
         let rpc = me.rpc("do").start().unwrap();
         let text = lost(rpc.call(["exit", "6"]).wait()).to_string();
         assert!(!text.contains("because"), "{text}");
+        // The signal is one that a limit may send, but it was sent here.
+        let rpc = me.rpc("do").start().unwrap();
+        rpc.wait_ready().unwrap();
+        let call = rpc.call(["spin", Gate::new().name()]).start();
+        rpc.kill();
+        let text = lost(call.wait()).to_string();
+        assert!(
+            text.contains("SIGKILL") && !text.contains("because"),
+            "{text}"
+        );
     });
 }
 

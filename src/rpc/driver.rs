@@ -337,9 +337,10 @@ impl Driver {
     /// An error, with what is known of the process.
     fn with_process(&self, error: Error, status: Option<ExitStatus>) -> Error {
         let child = self.link.child();
-        let cause = child
-            .zip(status)
-            .and_then(|(child, status)| child.cause_of(status));
+        // Others are stopped by this process.
+        let died = matches!(error.kind(), ErrorKind::Died | ErrorKind::Exited);
+        let ended = child.zip(status).filter(|_| died);
+        let cause = ended.and_then(|(child, status)| child.cause_of(status));
         error.with_process(self.pid(), status, cause, self.stderr.tail())
     }
 
