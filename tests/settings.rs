@@ -173,10 +173,8 @@ fn setups_run_within_the_limits() {
         let error = me.rpc("do").start().unwrap().wait_ready().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Setup);
         let text = error.to_string();
-        assert!(
-            text.contains("setup `open nothing`: Too many open files"),
-            "{text}"
-        );
+        let setup = text.contains("setup `open nothing`: ");
+        assert!(setup && text.contains("(os error 24)"), "{text}");
     });
 }
 
@@ -186,7 +184,7 @@ fn limit_that_a_function_can_be_told_of_is_its_error() {
     bounded(move || {
         let rpc = me.limit(Limit::OpenFiles(64)).rpc("open").start().unwrap();
         let error = rpc.call(()).wait().unwrap_err().to_string();
-        assert!(error.contains("Too many open files"), "{error}");
+        assert!(error.contains("(os error 24)"), "{error}");
         assert_eq!(
             rpc.function("do").call(["echo", "x"]).wait().unwrap(),
             ["x"]
