@@ -267,7 +267,7 @@ fn child_that_is_killed_by_something_else_blames_no_limit() {
 fn command_that_goes_on_beyond_its_cpu_time_is_killed() {
     bounded(|| {
         let time = Limit::CpuTime(Duration::from_secs(1));
-        let spin = "trap '' XCPU; while :; do :; done";
+        let spin = "trap '' XCPU; n=0; while [ $n -lt 100000000 ]; do n=$((n+1)); done";
         let sh = Process::command(Plain::Tagged, "sh").args(["-c", spin]);
         let rpc = sh.limit(time).rpc("peer").start().unwrap();
         let text = killed(&rpc, &[], 9);
