@@ -42,7 +42,7 @@ struct ErrorDetails {
     message: String,
     pid: Option<u32>,
     status: Option<ExitStatus>,
-    /// Which limit has ended it, as an addition to its status.
+    /// Which limit may have ended it, as an addition to its status.
     cause: Option<String>,
     stderr: String,
 }

@@ -7,7 +7,7 @@ use common::{
     Gate, alone, children, descriptors, eventually, is_gone, logged, lost, lost_kind, signal,
     worker,
 };
-use offspring::{CallError, ErrorKind, Phase, Process, Reactor, Refusal, Stdio};
+use offspring::{CallError, ErrorKind, Phase, Plain, Process, Reactor, Refusal, Stdio};
 use std::os::unix::process::ExitStatusExt;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -189,6 +189,21 @@ fn child_costs_a_thread_only_where_there_are_no_pidfds() {
         eventually("no thread is left", || {
             common::threads("offspring reap") == 0
         });
+    });
+}
+
+/// As if it had become another user's.
+#[test]
+fn child_of_a_failed_start_that_cannot_be_killed_is_reaped_when_it_ends() {
+    alone(|| {
+        refuse(&[all(libc::SYS_kill, libc::EPERM)]);
+        // It ends with its connection.
+        let cat = Process::command(Plain::Tagged, "cat").cpus([65_535]);
+        for _ in 0..3 {
+            let error = cat.rpc("peer").start().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Spawn, "{error}");
+        }
+        eventually("all are reaped", || children().is_empty());
     });
 }
 

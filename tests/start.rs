@@ -366,6 +366,10 @@ fn strings_of_a_setup_have_a_limit() {
         assert_eq!(error.kind(), ErrorKind::Setup);
         let text = error.to_string();
         assert!(text.contains("`long` has more than a mebibyte"), "{text}");
+        // A plain peer could not have a shorter one, either.
+        let cat = Process::command(Plain::Tagged, "cat").setup("long", [vec![b'x'; 1 << 20]]);
+        let error = cat.rpc("peer").start().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     });
 }
 

@@ -1,13 +1,12 @@
 //! A child process, from its start until it is reaped.
 
 use super::Settings;
-use crate::sys::{self, ProcessHandle, SharedNote};
+use crate::sys::{self, Interest, ProcessHandle, SharedNote};
 use crate::threads;
 use std::io::{PipeWriter, Result};
 use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::thread;
 use std::time::Duration;
 
 /// A child process. It should be reaped before it is dropped.
@@ -152,16 +151,14 @@ impl Child {
         *reaped
     }
 
-    /// Whether it has ended, or is about to: one that exits is taken for root's by some of the kernel.
+    /// Whether it has ended, or does within a moment: what exits is root's for some of the kernel.
     pub(crate) fn is_ending(&self) -> bool {
-        let ended = || self.handle.as_ref().is_none_or(ProcessHandle::has_ended);
-        (0..100).any(|_| {
-            let ended = ended();
-            if !ended {
-                thread::sleep(Duration::from_millis(1));
-            }
-            ended
-        })
+        const MOMENT: Duration = Duration::from_millis(100);
+        if let Some(pidfd) = self.pidfd() {
+            // If it cannot be waited for, it counts as running.
+            let _ = sys::wait_at_most(&**pidfd, Interest::Readable, MOMENT);
+        }
+        self.handle.as_ref().is_none_or(ProcessHandle::has_ended)
     }
 
     /// What it has noted by now.
@@ -177,7 +174,7 @@ impl Child {
         }
     }
 
-    /// Which of its limits has ended it, if it has ended like that.
+    /// Which of its limits may have ended it, as an addition to its status.
     pub(crate) fn cause_of(&self, status: ExitStatus) -> Option<String> {
         self.settings.cause_of(status)
     }

@@ -273,9 +273,9 @@ impl Process {
     ///
     /// A worker applies its limits in [`run`](crate::Worker::run), before setups; to a plain
     /// [command](Process::command) the parent does as soon as it is started. What cannot be applied is an
-    /// error that names it, of the kind [`Spawn`](crate::ErrorKind::Spawn): of a worker as a setup that
-    /// fails is, of a command in `start()`. To raise a hard limit takes privileges. The same holds for
-    /// `nice`, `umask`, `oom_score_adj` and `cpus`.
+    /// error that names it, of the kind [`Spawn`](crate::ErrorKind::Spawn). For a command, `start()`
+    /// returns it; for a worker it ends the start as a setup that fails does. To raise a hard limit takes
+    /// privileges. The same holds for `nice`, `umask`, `oom_score_adj` and `cpus`.
     ///
     /// # Examples
     ///

@@ -259,10 +259,10 @@ impl<S: Signature> RpcBuilder<S> {
     /// [`ErrorKind::Spawn`] if the program cannot be executed, or a [limit](Process::limit) or the like is
     /// out of range or, for a plain command, cannot be applied, [`ErrorKind::Unsupported`] if the
     /// [`Process`] has an option that such a child cannot have, [`ErrorKind::Setup`] if the request of
-    /// a [setup](crate::Process::setup) cannot be encoded or is too long, [`ErrorKind::NotServing`] if this process is a
-    /// child itself and does not serve yet, [`ErrorKind::Forked`] if the [`Reactor`] is that of the
-    /// process from which this one was forked, [`ErrorKind::Io`] if there are no descriptors or threads
-    /// left. What goes wrong later is reported to `on_error` and to all calls.
+    /// a [setup](crate::Process::setup) cannot be encoded or is too long, [`ErrorKind::NotServing`] if
+    /// this process is a child itself and does not serve yet, [`ErrorKind::Forked`] if the [`Reactor`]
+    /// is that of the process from which this one was forked, [`ErrorKind::Io`] if there are no
+    /// descriptors or threads left. What goes wrong later is reported to `on_error` and to all calls.
     ///
     /// [`ErrorKind::Spawn`]: crate::ErrorKind::Spawn
     /// [`ErrorKind::Unsupported`]: crate::ErrorKind::Unsupported

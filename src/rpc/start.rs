@@ -69,7 +69,11 @@ impl StartOptions {
             max_frame: max_frame as u32,
             buflen: self.buflen_req.min(u32::MAX as usize) as u32,
         };
-        let preparations = self.process.preparations()?;
+        // A plain peer has none: an option that asks for some is refused below.
+        let preparations = match plain {
+            None => self.process.preparations()?,
+            Some(_) => Vec::new(),
+        };
         let Launched {
             socket,
             child,

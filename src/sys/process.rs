@@ -178,7 +178,8 @@ pub(crate) fn kill_and_reap(pid: u32) -> Result<()> {
     let number = pid as libc::pid_t;
     // SAFETY: takes no pointers. The process id is still the child's.
     if unsafe { libc::getpgid(number) } == number {
-        // The process itself decides. SAFETY: takes no pointers.
+        // Whether the process itself may be killed is found out below.
+        // SAFETY: takes no pointers.
         let _ = unsafe { libc::kill(-number, libc::SIGKILL) };
     }
     // SAFETY: takes no pointers.
