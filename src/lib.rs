@@ -236,11 +236,13 @@ mod copies;
 mod deadlines;
 mod directory;
 mod error;
+mod fd;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 mod id_map;
 mod outcome;
 mod process;
+mod receive;
 mod rpc;
 mod service;
 mod stderr;
@@ -262,6 +264,7 @@ pub use codec::{
     Output, Replies, Strings,
 };
 pub use error::{BoxError, CallError, Error, ErrorKind, Panic, Phase, Refusal};
+pub use fd::Fd;
 pub use outcome::Outcome;
 pub use process::{Group, Limit, Process, Stdio};
 pub use rpc::{Asker, Call, Exit, Pending, Reactor, Rpc, RpcBuilder, StopStage};

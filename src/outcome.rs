@@ -1,7 +1,7 @@
 //! What calls and asks end with, above the codec. Pure.
 
 use crate::chain::chain;
-use crate::codec::{CodecError, Input};
+use crate::codec::{CodecError, Input, Output};
 use crate::error::{CallError, Error, ErrorKind, Panic};
 use crate::service::{Errors, Name, Signature};
 use crate::wire::{self, Failure};
@@ -16,6 +16,23 @@ pub(crate) fn reply<S: Signature>(payload: Input<'_>) -> Outcome<S> {
     match S::decode_reply(payload) {
         Ok(reply) => Ok(reply),
         Err(error) => Err(CallError::Malformed(error)),
+    }
+}
+
+/// An error as the payload of a failed reply. Panics if the codec does.
+pub(crate) fn failure_of<S: Signature>(error: &S::Error) -> Failure {
+    let message = S::Errors::message(error);
+    let mut output = Output::default();
+    let malformed = |why: &dyn Display| Failure::malformed(&format!("the error ({message})"), &why);
+    match S::Errors::encode(error, &mut output) {
+        Ok(()) if !output.body().fds().is_empty() => {
+            malformed(&"an error takes no descriptors along")
+        }
+        Err(error) => malformed(&chain(&error)),
+        Ok(()) => {
+            let encoded = output.into_vec();
+            Failure::Error { message, encoded }
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Values that can be passed as the argument of a call, reply, event or progress report.
 
 use super::{CodecError, Encode, Octets, Output, Strings};
+use crate::fd::Fd;
 use crate::wire::octets;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -96,6 +97,7 @@ impl<A: OctetStrings> Replies<Strings, A> for Octets {
 /// | `"text"`, `String`, `&String` | one string |
 /// | `["rmdir", path]`, `[bytes]`, `&[..]`, `Vec` | one string per element |
 /// | `("rmdir", path, &bytes[..])` | one string per element, up to six of different types |
+/// | [`Fd`], or one among the elements | no string, but a descriptor that goes along |
 ///
 /// The strings of any iterator are collected as [`Strings`], which can be sent wherever this can.
 ///
@@ -117,7 +119,7 @@ impl<A: OctetStrings> Replies<Strings, A> for Octets {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be sent as octet strings",
     note = "those are: `()`, text, an array, slice or `Vec` of bytes or text, a tuple of those, or \
-            `Strings` collected from an iterator; one byte string is `[bytes]`"
+            `Strings` collected from an iterator, and `Fd`; one byte string is `[bytes]`"
 )]
 pub trait OctetStrings {
     /// Appends the strings, each preceded by its length.
@@ -153,6 +155,19 @@ pub trait OctetString {
 impl<T: AsRef<[u8]> + ?Sized> OctetString for &T {
     fn push_to(self, output: &mut Output) {
         octets::push(output.vec(), self.as_ref());
+    }
+}
+
+/// A descriptor, which is no string, but goes along.
+impl OctetString for Fd {
+    fn push_to(self, output: &mut Output) {
+        output.attach(self);
+    }
+}
+
+impl OctetString for &Fd {
+    fn push_to(self, output: &mut Output) {
+        output.attach(self.clone());
     }
 }
 
@@ -214,6 +229,8 @@ lists! {
     [] &str, self => [self];
     [] String, self => [self];
     [] &String, self => [self];
+    [] Fd, self => [self];
+    [] &Fd, self => [self];
     [A: OctetString, const N: usize] [A; N], self => self;
     [A: AsRef<[u8]>, const N: usize] &[A; N], self => self;
     [A: AsRef<[u8]>] &[A], self => self;

@@ -1,6 +1,6 @@
 //! CBOR.
 
-use super::{Codec, CodecError, Decode, Encode, Input, Output};
+use super::{Codec, CodecError, Decode, Encode, Input, Output, descriptors};
 use cbor4ii::core::dec::Read;
 use cbor4ii::core::utils::SliceReader;
 use cbor4ii::serde::{DecodeError, Deserializer, to_writer};
@@ -42,24 +42,29 @@ impl Codec for Cbor {
 
 impl<T: Serialize> Encode<T> for Cbor {
     fn encode(value: &T, output: &mut Output) -> Result<(), CodecError> {
-        to_writer(output, value).map_err(CodecError::new)
+        let encode = |output: &mut Output| to_writer(output, value);
+        descriptors::encode(output, encode).map_err(CodecError::new)
     }
 }
 
 impl<'a, T: Deserialize<'a>> Decode<'a, T> for Cbor {
     fn decode(input: &'a mut Input<'_>) -> Result<T, CodecError> {
-        let mut deserializer = Deserializer::new(SliceReader::new(input));
-        let result = T::deserialize(&mut deserializer);
-        let mut reader = deserializer.into_inner();
-        let left = match reader.fill(usize::MAX) {
-            Ok(rest) => rest.as_ref().len(),
-            Err(never) => match never {},
-        };
-        match result {
-            Ok(value) if left == 0 => Ok(value),
-            Ok(_) => Err(super::stopped("the value ends", input.len(), left)),
-            Err(error) => Err(super::stopped(&text(error), input.len(), left)),
-        }
+        descriptors::decode(input, decode)
+    }
+}
+
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> {
+    let mut deserializer = Deserializer::new(SliceReader::new(bytes));
+    let result = T::deserialize(&mut deserializer);
+    let mut reader = deserializer.into_inner();
+    let left = match reader.fill(usize::MAX) {
+        Ok(rest) => rest.as_ref().len(),
+        Err(never) => match never {},
+    };
+    match result {
+        Ok(value) if left == 0 => Ok(value),
+        Ok(_) => Err(super::stopped("the value ends", bytes.len(), left)),
+        Err(error) => Err(super::stopped(&text(error), bytes.len(), left)),
     }
 }
 

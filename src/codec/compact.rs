@@ -1,6 +1,6 @@
 //! MessagePack.
 
-use super::{Codec, CodecError, Decode, Encode, Input, Output};
+use super::{Codec, CodecError, Decode, Encode, Input, Output, descriptors};
 use rmp_serde::decode::{Error, ReadRefReader};
 use rmp_serde::{Deserializer, encode};
 use serde::{Deserialize, Serialize};
@@ -40,22 +40,26 @@ impl Codec for Compact {
 
 impl<T: Serialize> Encode<T> for Compact {
     fn encode(value: &T, output: &mut Output) -> Result<(), CodecError> {
-        encode::write(output, value).map_err(CodecError::new)
+        let encode = |output: &mut Output| encode::write(output, value);
+        descriptors::encode(output, encode).map_err(CodecError::new)
     }
 }
 
 impl<'a, T: Deserialize<'a>> Decode<'a, T> for Compact {
     fn decode(input: &'a mut Input<'_>) -> Result<T, CodecError> {
-        let input = &input[..];
-        let mut deserializer = Deserializer::from_read_ref(input);
-        deserializer.set_max_depth(DEPTH);
-        let error = match T::deserialize(&mut deserializer) {
-            Ok(value) if is_at_end(&mut deserializer) => return Ok(value),
-            Ok(_) => "the value ends".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        Err(locate::<T>(input, error))
+        descriptors::decode(input, decode)
     }
+}
+
+fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> {
+    let mut deserializer = Deserializer::from_read_ref(bytes);
+    deserializer.set_max_depth(DEPTH);
+    let error = match T::deserialize(&mut deserializer) {
+        Ok(value) if is_at_end(&mut deserializer) => return Ok(value),
+        Ok(_) => "the value ends".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    Err(locate::<T>(bytes, error))
 }
 
 /// Whether nothing follows the value.

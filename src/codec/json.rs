@@ -1,6 +1,6 @@
 //! JSON.
 
-use super::{Codec, CodecError, Decode, Encode, Input, Output};
+use super::{Codec, CodecError, Decode, Encode, Input, Output, descriptors};
 use serde::{Deserialize, Serialize};
 
 /// The codec of any type of serde's, as JSON; with the feature `json`, by `serde_json`.
@@ -45,12 +45,14 @@ impl Codec for Json {
 
 impl<T: Serialize> Encode<T> for Json {
     fn encode(value: &T, output: &mut Output) -> Result<(), CodecError> {
-        serde_json::to_writer(output, value).map_err(CodecError::new)
+        let encode = |output: &mut Output| serde_json::to_writer(output, value);
+        descriptors::encode(output, encode).map_err(CodecError::new)
     }
 }
 
 impl<'a, T: Deserialize<'a>> Decode<'a, T> for Json {
     fn decode(input: &'a mut Input<'_>) -> Result<T, CodecError> {
-        serde_json::from_slice(input).map_err(CodecError::new)
+        let decode = |bytes| serde_json::from_slice(bytes).map_err(CodecError::new);
+        descriptors::decode(input, decode)
     }
 }

@@ -10,6 +10,8 @@ mod argument;
 mod cbor;
 #[cfg(feature = "compact")]
 mod compact;
+#[cfg(any(feature = "json", feature = "cbor", feature = "compact"))]
+mod descriptors;
 #[cfg(feature = "json")]
 mod json;
 mod octets;
@@ -28,7 +30,8 @@ pub(crate) use scratch::Scratch;
 pub use strings::Strings;
 
 use crate::BoxError;
-use crate::wire::{Body, SmallBytes};
+use crate::fd::Fd;
+use crate::wire::{Body, Carrying, Fds, SmallBytes};
 use std::fmt;
 use std::io;
 use std::ops::Deref;
@@ -163,6 +166,14 @@ impl Output {
         self.body.push(bytes);
     }
 
+    /// Sends a descriptor along, and returns its index among those of this message. The [input](Input::take_fds)
+    /// on the other side has them in the same order.
+    pub fn attach(&mut self, fd: impl Into<Fd>) -> usize {
+        let index = self.body.fds().len();
+        self.body.attach(fd.into());
+        index
+    }
+
     /// The number of bytes written so far.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -175,7 +186,7 @@ impl Output {
         self.len() == 0
     }
 
-    /// The written bytes.
+    /// The written bytes, without descriptors.
     #[must_use]
     pub fn into_vec(self) -> Vec<u8> {
         self.body.into_vec()
@@ -220,6 +231,32 @@ impl Input<'_> {
         self.take().into_small().into_vec()
     }
 
+    /// The descriptors that were [sent along](Output::attach), once, in order. What is left of them is closed
+    /// with the input.
+    ///
+    /// # Errors
+    ///
+    /// If some have not arrived: this process has too many open files, or is not allowed to have them; or they
+    /// could not be sent.
+    pub fn take_fds(&mut self) -> Result<Vec<Fd>, CodecError> {
+        match &mut self.0 {
+            Repr::Borrowed(_) => Ok(Vec::new()),
+            Repr::Owned(bytes) => {
+                let fds = bytes.fds_mut();
+                fds.map_or(Ok(Vec::new()), Fds::take)
+                    .map_err(CodecError::new)
+            }
+        }
+    }
+
+    /// The descriptors, or why there are none, and leaves none.
+    pub(crate) fn split_fds(&mut self) -> Fds {
+        match &mut self.0 {
+            Repr::Borrowed(_) => Fds::default(),
+            Repr::Owned(bytes) => bytes.fds_mut().map(std::mem::take).unwrap_or_default(),
+        }
+    }
+
     /// The bytes, and leaves none.
     #[inline(always)]
     pub(crate) fn take(&mut self) -> Self {
@@ -232,6 +269,17 @@ impl Input<'_> {
             Repr::Borrowed(bytes) => bytes.into(),
             Repr::Owned(bytes) => bytes,
         }
+    }
+}
+
+impl<'a> Input<'a> {
+    /// Bytes, with the descriptors that came with them.
+    pub(crate) fn with_fds(bytes: &'a [u8], fds: Fds) -> Self {
+        if fds.len() == 0 {
+            return Input::from(bytes);
+        }
+        let bytes = bytes.to_vec();
+        Input::from(SmallBytes::from(Box::new(Carrying { bytes, fds })))
     }
 }
 

@@ -14,12 +14,14 @@ impl Codec for Octets {
 impl Encode<Strings> for Octets {
     #[inline]
     fn encode(value: &Strings, output: &mut Output) -> Result<(), CodecError> {
+        value.attach_to(output)?;
         value.encode_to(output.vec());
         Ok(())
     }
 
     #[inline]
     fn encode_owned(value: Strings, output: &mut Output) -> Result<(), CodecError> {
+        value.attach_to(output)?;
         if value.is_long() {
             output.push(value.into_encoded());
         } else {

@@ -1,11 +1,14 @@
 //! The value type of the default codec.
 
-use super::{CodecError, Input};
-use crate::wire::{SmallBytes, octets};
+use super::{CodecError, Input, Output};
+use crate::fd::Fd;
+use crate::wire::{Fds, SmallBytes, octets};
 use std::fmt;
 use std::ops::Index;
+use std::os::fd::OwnedFd;
 
-/// A list of octet strings: the request and reply of a plain call, and the contents of an event.
+/// A list of octet strings: the request and reply of a plain call, and the contents of an event. It may have
+/// [descriptors](Fd) with it.
 ///
 /// Stored in its encoded form, so that decoding a large list copies nothing and a short list needs
 /// no allocation. Access by index walks over the preceding strings; lists are meant to be short.
@@ -56,9 +59,20 @@ impl Strings {
         self.encoded.append_to(out);
     }
 
+    /// Appends clones of the descriptors.
+    #[inline]
+    pub(crate) fn attach_to(&self, output: &mut Output) -> Result<(), CodecError> {
+        if let Some(fds) = self.encoded.fds() {
+            for fd in fds.all().map_err(CodecError::new)? {
+                output.attach(fd.clone());
+            }
+        }
+        Ok(())
+    }
+
     /// Whether moving the payload is cheaper than copying it.
     pub(crate) fn is_long(&self) -> bool {
-        matches!(self.encoded, SmallBytes::Heap(_))
+        matches!(self.encoded, SmallBytes::Heap(_) | SmallBytes::Carrying(_))
     }
 
     /// The payload of a frame, by value.
@@ -125,10 +139,72 @@ impl Strings {
 
     /// Appends a string.
     pub fn push(&mut self, string: impl AsRef<[u8]>) {
-        let mut bytes = std::mem::take(self).encoded.into_vec();
-        octets::push(&mut bytes, string.as_ref());
-        self.encoded = bytes.into();
+        self.extend([string]);
     }
+
+    /// This list with one descriptor more, which is none of its strings.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use offspring::Strings;
+    /// use std::fs::File;
+    ///
+    /// let request: Strings = ["count the lines of", "this"].into_iter().collect();
+    /// let mut request = request.with_fd(File::open("Cargo.toml")?);
+    /// assert_eq!(request.len(), 2);
+    /// let [file] = request.take_fds()?;
+    /// # let _ = file;
+    /// # Ok::<(), offspring::BoxError>(())
+    /// ```
+    #[must_use]
+    pub fn with_fd(mut self, fd: impl Into<Fd>) -> Self {
+        self.encoded.make_fds().push(fd.into());
+        self
+    }
+
+    /// Takes all the descriptors, if there are exactly `N`. There are none any more then.
+    ///
+    /// # Errors
+    ///
+    /// If there are more or fewer; the error states both numbers, and they stay here. If some have not arrived,
+    /// as this process has too many open files, or is not allowed to have them; or as one that is shared with a
+    /// clone of these strings cannot be duplicated.
+    pub fn take_fds<const N: usize>(&mut self) -> Result<[OwnedFd; N], CodecError> {
+        let Some(fds) = self.encoded.fds_mut() else {
+            return all(Vec::new());
+        };
+        match fds.len() {
+            len if len == N => all(fds.take().map_err(CodecError::new)?),
+            len => Err(wrong_number(N, len)),
+        }
+    }
+
+    /// Takes all the descriptors, however many there are.
+    ///
+    /// # Errors
+    ///
+    /// If some have not arrived, as for [`take_fds`](Strings::take_fds).
+    pub fn take_all_fds(&mut self) -> Result<Vec<Fd>, CodecError> {
+        let fds = self.encoded.fds_mut();
+        fds.map_or(Ok(Vec::new()), Fds::take)
+            .map_err(CodecError::new)
+    }
+}
+
+/// All these descriptors, if they are `N`.
+fn all<const N: usize>(fds: Vec<Fd>) -> Result<[OwnedFd; N], CodecError> {
+    let owned = fds.into_iter().map(Fd::into_owned);
+    let owned: Vec<OwnedFd> = owned
+        .collect::<Result<_, _>>()
+        .map_err(|error| CodecError::new(format!("a descriptor cannot be duplicated: {error}")))?;
+    owned
+        .try_into()
+        .map_err(|owned: Vec<_>| wrong_number(N, owned.len()))
+}
+
+fn wrong_number(want: usize, len: usize) -> CodecError {
+    CodecError::new(format!("expected {want} descriptors, got {len}"))
 }
 
 impl Default for Strings {
@@ -177,11 +253,17 @@ impl<'a> IntoIterator for &'a Strings {
 
 impl<A: AsRef<[u8]>> Extend<A> for Strings {
     fn extend<I: IntoIterator<Item = A>>(&mut self, strings: I) {
-        let mut bytes = std::mem::take(self).encoded.into_vec();
+        let mut bytes = match &mut self.encoded {
+            SmallBytes::Carrying(carrying) => std::mem::take(&mut carrying.bytes),
+            encoded => std::mem::replace(encoded, Vec::new().into()).into_vec(),
+        };
         strings
             .into_iter()
             .for_each(|string| octets::push(&mut bytes, string.as_ref()));
-        self.encoded = bytes.into();
+        match &mut self.encoded {
+            SmallBytes::Carrying(carrying) => carrying.bytes = bytes,
+            encoded => *encoded = bytes.into(),
+        }
     }
 }
 
@@ -234,7 +316,11 @@ impl fmt::Debug for Strings {
         for (n, string) in quoted.enumerate() {
             write!(f, "{}{string}", if n == 0 { "" } else { ", " })?;
         }
-        f.write_str("]")
+        f.write_str("]")?;
+        match self.encoded.fds() {
+            None => Ok(()),
+            Some(fds) => write!(f, " with {} descriptors", fds.len()),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 use super::{Script, Stream, allowed};
 use crate::wire::Plain;
 use crate::wire::{CONTROL_ROOM, DecodeError, Framing, MAX_ID, TELLING, ToChild, parse_header};
-use crate::worker::{ParentViolation, Session, Step};
+use crate::worker::{Known, ParentViolation, Session, Step};
 
 /// An owned copy of a step.
 #[derive(Debug, PartialEq, Eq)]
@@ -62,6 +62,7 @@ fn bad_header(plain: Option<Plain>, stream: &[u8]) -> Option<(ParentViolation, u
         _ => Framing::Tagged,
     };
     let mut max_frame = None::<usize>;
+    let mut announced = false;
     let mut at = 0usize;
     loop {
         let (id, claimed) = parse_header(framing, stream.get(at..)?)?;
@@ -106,6 +107,21 @@ fn bad_header(plain: Option<Plain>, stream: &[u8]) -> Option<(ParentViolation, u
         }
         let payload = stream.get(at..at.checked_add(claimed)?)?;
         at += claimed;
+        let was_announced = std::mem::take(&mut announced);
+        if is_control && payload == b"\x07carries" {
+            announced = was_announced;
+            continue;
+        }
+        if is_control && let [3, b'f', b'd', b's', 3, count @ .., 3, c, d, e] = payload {
+            // Here none come: they are lost, or the announcement is false.
+            let digits = |digits: &[u8]| str::from_utf8(digits).ok()?.parse::<u8>().ok();
+            let is_lost = count.len() == 3 && [*c, *d, *e] != *b"000" && !was_announced;
+            if digits(count)? > 253 || !is_lost {
+                return None;
+            }
+            announced = *count != *b"000";
+            continue;
+        }
         if is_control {
             match (ToChild::decode(payload).ok()?, max_frame) {
                 (ToChild::Settings(_) | ToChild::Setup { .. }, None)
@@ -126,14 +142,15 @@ fn session(plain: Option<Plain>, buflen: usize, stream: &Stream, short: bool) ->
         &mut session,
         // There is no limit until the parent has sent one; a start size is clamped.
         |arrived| allowed(usize::MAX, usize::MAX, arrived),
-        Session::space,
+        |session| session.decoder().space(),
         |session| {
             loop {
                 if short && let Some((id, at)) = session.request_at() {
                     steps.push(OwnedStep::Request(id, session.bytes(at).to_vec()));
                     continue;
                 }
-                let Some(step) = session.next(|_| false)? else {
+                // Any answer may be to one that is open.
+                let Some(step) = session.next(|known| matches!(known, Known::Ask(_)))? else {
                     break;
                 };
                 let step = match step {
@@ -147,7 +164,9 @@ fn session(plain: Option<Plain>, buflen: usize, stream: &Stream, short: bool) ->
                     Step::Request { id, payload } => OwnedStep::Request(id, payload.to_vec()),
                     Step::Function(function) => OwnedStep::Function(function.name.into()),
                     Step::Cancel { id } => OwnedStep::Cancel(id),
-                    Step::Answer(answer) => OwnedStep::Answer(answer.id, answer.payload.to_vec()),
+                    Step::Answer(answer, _) => {
+                        OwnedStep::Answer(answer.id, answer.payload.to_vec())
+                    }
                 };
                 if let OwnedStep::Run(_, buflen, max_frame) = step {
                     session.serve(buflen as usize, max_frame as usize);

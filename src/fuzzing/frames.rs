@@ -38,7 +38,7 @@ impl Rule {
 
     /// The check of a decoder.
     fn of_head(self) -> impl Fn(FrameHead<'_>) -> Result<Check, End> {
-        move |FrameHead { id, claimed, begun }| self.check(id, claimed, begun.len())
+        move |head| self.check(head.id, head.claimed, head.begun.len())
     }
 }
 
@@ -89,11 +89,7 @@ fn decode(
                     return Err(refused);
                 }
                 offset = decoder.offset();
-                let payload = match payload {
-                    Payload::At(at) => decoder.bytes(at).to_vec(),
-                    Payload::Owned(bytes) => bytes,
-                };
-                frames.push((id, payload));
+                frames.push((id, decoder.payload(&payload).to_vec()));
             }
             Ok(())
         },

@@ -6,6 +6,7 @@
 
 mod child;
 mod control;
+mod descriptors;
 mod frames;
 mod ledger;
 mod octets;
@@ -14,6 +15,7 @@ mod timers;
 
 pub use child::child;
 pub use control::control;
+pub use descriptors::descriptors;
 pub use frames::frames;
 pub use ledger::ledger;
 pub use octets::octets;
@@ -141,7 +143,7 @@ mod tests {
 
     type Target = (&'static str, fn(&[u8]));
 
-    const TARGETS: [Target; 7] = [
+    const TARGETS: [Target; 8] = [
         ("frames", super::frames),
         ("octets", super::octets),
         ("parent", super::parent),
@@ -149,6 +151,7 @@ mod tests {
         ("control", super::control),
         ("ledger", super::ledger),
         ("timers", super::timers),
+        ("descriptors", super::descriptors),
     ];
 
     /// The seeds of a target. None outside the repository: the package does not include `fuzz/`.

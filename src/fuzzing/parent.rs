@@ -4,7 +4,7 @@ use crate::rpc::{Begun, ChildViolation, Connection, Delivery, QueueLimits, Start
 use crate::wire::Plain;
 use crate::wire::{
     self, Asked, Body, Check, Decoder, Failure, FrameHead, Framing, FunctionId, LARGE,
-    LONGEST_CONTROL, Payload, Run, TELLING, ToChild, ToParent, octets,
+    LONGEST_CONTROL, Run, TELLING, ToChild, ToParent, octets,
 };
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -148,7 +148,7 @@ impl ParentModel {
                 setup: run.function,
                 request: b"r",
             };
-            parent.connection.start(vec![setup.encode()], run);
+            parent.connection.start(vec![setup.encode().into()], run);
             let setup = octets::encode(["setup", "f", "2", "c"]);
             let setup = [&setup[..], b"r"].concat();
             let run = octets::encode(["run", "1", "f", "2", "c", "3", "4"]);
@@ -382,10 +382,7 @@ impl ParentModel {
                 });
                 match next {
                     Ok(Some((id, payload))) => {
-                        let payload = match payload {
-                            Payload::At(at) => self.decoder.bytes(at).to_vec(),
-                            Payload::Owned(bytes) => bytes,
-                        };
+                        let payload = self.decoder.payload(&payload).to_vec();
                         self.receive(id, &payload);
                     }
                     Ok(None) => break,
@@ -407,7 +404,9 @@ impl ParentModel {
     }
 
     fn judge(&self, head: FrameHead<'_>) -> Result<Check, ChildViolation> {
-        let FrameHead { id, claimed, begun } = head;
+        let FrameHead {
+            id, claimed, begun, ..
+        } = head;
         match id {
             wire::CONTROL_TO_PARENT if self.plain.is_none() => {
                 self.judge_control(claimed as usize, begun)

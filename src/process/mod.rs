@@ -21,7 +21,7 @@ pub(crate) use stdio::{Lines, OutputCallback, Tail};
 use crate::codec::Argument;
 use crate::error::Error;
 use crate::service::{IntoService, Signature};
-use crate::wire::{Plain, ToChild};
+use crate::wire::{Body, Plain, ToChild};
 use settings::Setting;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -415,12 +415,12 @@ impl Process {
     /// # Errors
     ///
     /// Why a child cannot be asked for a setup.
-    pub(crate) fn preparations(&self) -> Result<Vec<Vec<u8>>, Error> {
+    pub(crate) fn preparations(&self) -> Result<Vec<Body>, Error> {
         let settings = self.settings.encode();
         let settings = settings.map(|settings| ToChild::Settings(&settings).encode());
-        let mut messages: Vec<_> = settings.into_iter().collect();
+        let mut messages: Vec<_> = settings.into_iter().map(Body::from).collect();
         for setup in &self.setups {
-            messages.push(setup.message()?.to_vec());
+            messages.push(setup.message()?);
         }
         Ok(messages)
     }

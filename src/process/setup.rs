@@ -3,8 +3,9 @@
 use crate::chain::chain;
 use crate::codec::{Argument, Output};
 use crate::error::{Error, ErrorKind};
+use crate::fd::{Fd, may_send};
 use crate::service::{Signature, id_of};
-use crate::wire::{LONGEST_SETUP, ToChild, truncate};
+use crate::wire::{Body, LONGEST_SETUP, ToChild, truncate};
 
 /// See the module's documentation.
 #[derive(Debug, Clone)]
@@ -12,6 +13,7 @@ pub(crate) struct Setup {
     name: String,
     /// The message that asks for it, or why its request cannot be encoded.
     message: Result<Vec<u8>, String>,
+    fds: Vec<Fd>,
 }
 
 impl Setup {
@@ -21,6 +23,7 @@ impl Setup {
     ) -> Self {
         let mut output = Output::default();
         let encoded = request.encode_to(&mut output);
+        let fds = output.body().take_fds();
         let message = || {
             let (setup, request) = (id_of(service), &output.into_vec()[..]);
             ToChild::Setup { setup, request }.encode()
@@ -28,6 +31,7 @@ impl Setup {
         Setup {
             name: service.name().to_owned(),
             message: encoded.map(|()| message()).map_err(|error| chain(&error)),
+            fds,
         }
     }
 
@@ -36,13 +40,18 @@ impl Setup {
     /// # Errors
     ///
     /// Why a child cannot be asked for it.
-    pub(crate) fn message(&self) -> Result<&[u8], Error> {
-        let why = match &self.message {
-            Ok(message) if message.len() <= LONGEST_SETUP => return Ok(message),
-            Ok(_) => {
+    pub(crate) fn message(&self) -> Result<Body, Error> {
+        let why = match (&self.message, may_send(self.fds.len(), false)) {
+            (Ok(message), Ok(())) if message.len() <= LONGEST_SETUP => {
+                let mut body = Body::from(message.clone());
+                self.fds.iter().for_each(|fd| body.attach(fd.clone()));
+                return Ok(body);
+            }
+            (Ok(_), Ok(())) => {
                 "has more than a mebibyte; pass what is long in a call or in a file".to_owned()
             }
-            Err(error) => format!("cannot be encoded: {error}"),
+            (Ok(_), Err(error)) => format!("cannot be sent: {error}"),
+            (Err(error), _) => format!("cannot be encoded: {error}"),
         };
         let name = truncate(&self.name, 100);
         let message = format!("the request of the setup `{name}` {why}");

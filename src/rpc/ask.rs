@@ -6,8 +6,9 @@ use super::log;
 use crate::chain::chain;
 use crate::codec::{Argument, CodecError, Decode, Input, Output, Replies, Scratch};
 use crate::directory::{Directory, OF_PARENT};
+use crate::outcome::failure_of;
 use crate::process::Child;
-use crate::service::{Errors, Name, Signature};
+use crate::service::{Name, Signature};
 use crate::unwind;
 use crate::wire::{self, Body, Failure, FunctionId, ToParent};
 use std::fmt;
@@ -69,19 +70,6 @@ fn encode(
     fill(output).map_err(|error| Failure::malformed("the answer", &chain(&error)))
 }
 
-/// An error as a failed answer.
-fn failure_of<S: Signature>(error: &S::Error) -> Failure {
-    let message = S::Errors::message(error);
-    let mut output = Output::default();
-    match S::Errors::encode(error, &mut output) {
-        Ok(()) => Failure::Error {
-            message,
-            encoded: output.into_vec(),
-        },
-        Err(error) => Failure::malformed(&format!("the error ({message})"), &chain(&error)),
-    }
-}
-
 /// One that answers later.
 pub(super) fn deferred<S, F>(mut callback: F) -> AskHandler
 where
@@ -116,7 +104,7 @@ pub(super) trait ServeAsk: Send {
     fn add(&mut self, service: FunctionId<'_>, handler: AskHandler);
 
     /// A child asks or tells something. Returns what it is if it is told and nobody serves it.
-    fn serve(&mut self, link: &Arc<Link>, payload: &[u8]) -> Option<String>;
+    fn serve(&mut self, link: &Arc<Link>, payload: Input<'_>) -> Option<String>;
 }
 
 impl ServeAsk for AskHandlers {
@@ -124,8 +112,9 @@ impl ServeAsk for AskHandlers {
         self.0.add(service, handler);
     }
 
-    fn serve(&mut self, link: &Arc<Link>, payload: &[u8]) -> Option<String> {
-        let (id, asked) = match ToParent::decode(payload) {
+    fn serve(&mut self, link: &Arc<Link>, mut payload: Input<'_>) -> Option<String> {
+        let fds = payload.split_fds();
+        let (id, asked) = match ToParent::decode(&payload) {
             Ok(ToParent::Ask { id, asked }) => (Some(id), asked),
             Ok(ToParent::Tell(asked)) => (None, asked),
             _ => unreachable!("the connection has read it before"),
@@ -136,7 +125,7 @@ impl ServeAsk for AskHandlers {
             told: id.is_none().then(|| asked.service.name.into()),
         };
         match (self.0.find(&asked.service), id) {
-            (Ok(at), _) => self.0.get_mut(at)(Input::from(asked.request), reply),
+            (Ok(at), _) => self.0.get_mut(at)(Input::with_fds(asked.request, fds), reply),
             (Err(lack), Some(_)) => {
                 let (kind, message) = lack.refusal(wire::REFUSED_FUNCTION);
                 let kind = kind.to_owned();

@@ -60,6 +60,8 @@ pub(super) struct Driver {
     /// Frames of a read until they are delivered; the completions of the calls that they reply to; and
     /// what the others are, in order. The first two are kept for their memory.
     frames: Vec<(u32, Payload)>,
+    /// Where the first of them begins in the stream.
+    frames_at: u64,
     completions: Vec<Option<Completion>>,
     others: Vec<Delivery<Completion, ProgressCallback>>,
     deadline: Option<Instant>,
@@ -195,6 +197,7 @@ impl Driver {
             stdout: capture(stdout, Source::Stdout)?,
             stderr: capture(stderr, Source::Stderr)?,
             frames: Vec::new(),
+            frames_at: 0,
             completions: Vec::new(),
             others: Vec::new(),
             deadline: None,
@@ -422,7 +425,7 @@ impl Driver {
         loop {
             let offset = decoder.offset();
             let next = self.gather(decoder);
-            let looked_up = self.look_up(decoder, offset, matches!(next, Ok(Some(_))));
+            let looked_up = self.look_up(decoder, matches!(next, Ok(Some(_))));
             self.hand_out_batch(decoder, now);
             match (looked_up, next) {
                 (Err(breach), _) => return self.breached(breach, now),
@@ -436,14 +439,20 @@ impl Driver {
         }
     }
 
-    /// Takes frames out of the buffer, up to the next event, which is returned.
+    /// Takes frames out of the buffer, up to the next event, which is returned. Control frames, which have
+    /// an event's id but for one bit, may be the decoder's own.
     fn gather(&mut self, decoder: &mut Decoder) -> Result<Option<Payload>, ChildViolation> {
         let Driver {
-            link, frames, life, ..
+            link,
+            frames,
+            frames_at,
+            life,
+            ..
         } = self;
         frames.clear();
+        *frames_at = decoder.offset();
         while frames.len() < FRAMES {
-            if let Some((id, at)) = decoder.next_if(|id| id != wire::EVENT) {
+            if let Some((id, at)) = decoder.next_if(|id| id & wire::MAX_ID != 0) {
                 frames.push((id, Payload::At(at)));
                 continue;
             }
@@ -453,21 +462,32 @@ impl Driver {
                 wire::EVENT if life.is_ready() => Ok(Check::Pass),
                 _ => link.check(head),
             };
-            match decoder.next(check)? {
-                Some((wire::EVENT, payload)) => return Ok(Some(payload)),
-                Some(frame) => frames.push(frame),
-                None => break,
+            let offset = decoder.offset();
+            let Some((id, payload)) = decoder.next(check)? else {
+                break;
+            };
+            // Others may have been before it, which were the decoder's own.
+            let begins_at = decoder.offset() - decoder.len_of(&payload);
+            match id {
+                wire::EVENT => return Ok(Some(payload)),
+                _ if frames.is_empty() => *frames_at = begins_at,
+                _ if begins_at == offset => {}
+                _ => {
+                    decoder.put_back(id, payload);
+                    break;
+                }
             }
+            frames.push((id, payload));
         }
         Ok(None)
     }
 
-    /// Looks up what the frames are that were gathered, the first of which was at `offset`; `event`
-    /// says that an event follows them.
-    fn look_up(&mut self, decoder: &Decoder, offset: u64, event: bool) -> Result<(), Breach> {
+    /// Looks up what the frames are that were gathered; `event` says that an event follows them.
+    fn look_up(&mut self, decoder: &Decoder, event: bool) -> Result<(), Breach> {
         let Driver {
             link,
             frames,
+            frames_at,
             completions,
             others,
             life,
@@ -503,7 +523,7 @@ impl Driver {
         result.map_err(|violation| {
             let before = frames[..good].iter();
             let before = before.map(|(_, payload)| decoder.len_of(payload));
-            Breach::Violation(violation, offset + before.sum::<u64>())
+            Breach::Violation(violation, *frames_at + before.sum::<u64>())
         })
     }
 
@@ -523,6 +543,11 @@ impl Driver {
                         }
                         (Some(completion), Payload::Owned(bytes)) => {
                             completion.complete(Answer::Reply(std::mem::take(bytes).into()));
+                        }
+                        (Some(completion), payload @ Payload::Carrying(_)) => {
+                            let payload = std::mem::replace(payload, Payload::At(0..0));
+                            let payload = input(decoder, payload).into_small();
+                            completion.complete(Answer::Reply(payload));
                         }
                         (None, payload) => {
                             let payload = std::mem::replace(payload, Payload::At(0..0));
@@ -546,22 +571,23 @@ impl Driver {
         payload: Payload,
         now: Instant,
     ) {
-        let input = input(decoder, payload);
+        let mut input = input(decoder, payload);
         match delivery {
             Delivery::Reply(mut call) => call.complete(Answer::Reply(input.into_small())),
             Delivery::Failed(mut call) => call.complete(Answer::Failed(input.into_small())),
             Delivery::Progress(progress) => {
+                let fds = input.split_fds();
                 // A callback that has panicked is poisoned, and not called again.
                 if let Ok(ToParent::Progress { payload, .. }) = ToParent::decode(&input)
                     && let Ok(mut progress) = progress.lock()
                 {
                     // Other callbacks may follow under the same guard.
-                    copies::run(|| progress(Input::from(payload)));
+                    copies::run(|| progress(Input::with_fds(payload, fds)));
                 }
             }
             Delivery::Asked => {
                 let handlers = self.handlers.as_mut().expect("present until the end");
-                handlers.ask(&self.link, &input);
+                handlers.ask(&self.link, input);
             }
             Delivery::Log => log::emit(&input, self.pid().unwrap_or(0)),
             Delivery::Late => {}

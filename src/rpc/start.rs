@@ -97,6 +97,9 @@ impl StartOptions {
             // Control frames have the id of a failed reply, and no call.
             decoder = decoder.with_control(|id| id & wire::FAILED != 0);
         }
+        if plain.is_none() {
+            decoder = decoder.with_fds(wire::CONTROL_TO_PARENT);
+        }
         let (reader, rewatch_delay) = (Reader::new(decoder), self.event_delay);
         let stdout = stdout.map(|pipe| (pipe, self.process.stdout_callback()));
         let stderr = stderr.map(|pipe| (pipe, self.process.stderr_callback()));
@@ -109,10 +112,11 @@ impl StartOptions {
         let on_reactor = Arc::clone(&core);
         let link = Link::new(connection, reader, rewatch_delay, socket, child, on_reactor);
         let link = Arc::new(link);
-        if plain.is_none() {
-            link.start(preparations, run);
-        }
         let abandon = Abandon(&link);
+        if plain.is_none() {
+            let sent = link.start(preparations, run);
+            sent.map_err(|error| Error::new(ErrorKind::Setup, error.to_string()))?;
+        }
         let added = Driver::new(Arc::clone(&link), self.handlers, life, stdout, stderr)
             .and_then(|driver| core.add(Box::new(driver)));
         added.map_err(io_error)?;

@@ -65,16 +65,28 @@ pub(crate) fn receive(
             }
         })
     })?;
-    let first = n.min(room);
-    // SAFETY: the kernel has initialised the first `n` bytes of both parts together, in order.
-    unsafe { to.set_len(to.len() + first) };
-    // SAFETY: as above.
-    unsafe { behind.set_len(behind.len() + n - first) };
+    // SAFETY: the kernel has written `n` bytes there.
+    unsafe { filled((to, room), Some(behind), n) };
     Ok(n)
 }
 
+/// Counts `n` bytes as appended.
+///
+/// # Safety
+///
+/// They have been written to the spare capacity of `to`, at most `room`, and what exceeds that to `behind`.
+pub(super) unsafe fn filled((to, room): Spare<'_>, behind: Option<&mut Vec<u8>>, n: usize) {
+    let first = n.min(room);
+    // SAFETY: the first `n` bytes of both parts together are initialised, in order.
+    unsafe { to.set_len(to.len() + first) };
+    if let Some(behind) = behind {
+        // SAFETY: as above.
+        unsafe { behind.set_len(behind.len() + n - first) };
+    }
+}
+
 /// The start of a buffer's spare capacity, and how much of it may be filled.
-fn spare(to: &mut Vec<u8>, limit: usize) -> (*mut libc::c_void, usize) {
+pub(super) fn spare(to: &mut Vec<u8>, limit: usize) -> (*mut libc::c_void, usize) {
     let spare = to.spare_capacity_mut();
     let room = spare.len().min(limit);
     // A read of no bytes returns 0, which would look like the end.

@@ -12,6 +12,7 @@ mod lifeline;
 mod origin;
 mod poll;
 mod process;
+mod rights;
 mod settings;
 mod shared_note;
 mod signals;
@@ -37,6 +38,7 @@ pub(crate) use process::{
     ProcessHandle, SIGKILL, SIGTERM, at_exit, is_no_child, is_no_process, kill_and_reap,
     no_process, reap, rename_process,
 };
+pub(crate) use rights::{MOST_FDS, receive_with_fds, send_with_fds};
 pub(crate) use settings::{
     MOST_CPUS, Resource, ResourceLimit, SIGABRT, SIGSEGV, SIGXCPU, SIGXFSZ, resource_limit,
     set_cpus, set_nice, set_oom_score_adj, set_resource_limit, set_umask,

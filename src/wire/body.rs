@@ -1,15 +1,24 @@
 //! The payload of an outgoing frame. Pure.
 
+use crate::fd::Fd;
+
 /// Shorter payloads are copied: that costs less than another buffer.
 const MIN_UNCOPIED: usize = 16 << 10;
 
-/// Bytes in pieces, so that a long piece need not be copied to follow a short one.
+/// Bytes in pieces, so that a long piece need not be copied to follow a short one, and descriptors.
 #[derive(Debug, Default)]
 pub(crate) struct Body {
     head: Vec<u8>,
-    /// The pieces after it.
-    #[expect(clippy::box_collection, reason = "one pointer, as it is mostly empty")]
-    rest: Option<Box<Vec<Piece>>>,
+    /// Mostly there is none.
+    rest: Option<Box<Rest>>,
+}
+
+/// What few payloads have.
+#[derive(Debug, Default)]
+struct Rest {
+    /// The pieces after the head.
+    pieces: Vec<Piece>,
+    fds: Vec<Fd>,
 }
 
 /// A piece whose buffer was moved in.
@@ -27,8 +36,9 @@ impl Body {
         match &self.rest {
             None => self.head.len(),
             Some(rest) => {
-                let rest = rest.iter().map(|it| it.long.len() + it.after.len());
-                self.head.len() + rest.sum::<usize>()
+                let pieces = rest.pieces.iter();
+                let pieces = pieces.map(|it| it.long.len() + it.after.len());
+                self.head.len() + pieces.sum::<usize>()
             }
         }
     }
@@ -39,9 +49,30 @@ impl Body {
         (self.rest.is_none() && self.head.len() <= len).then_some(&self.head)
     }
 
-    /// This payload behind `head`. Long pieces are moved.
+    /// The descriptors.
+    #[inline]
+    pub(crate) fn fds(&self) -> &[Fd] {
+        match &self.rest {
+            None => &[],
+            Some(rest) => &rest.fds,
+        }
+    }
+
+    /// Adds a descriptor.
+    pub(crate) fn attach(&mut self, fd: Fd) {
+        self.rest.get_or_insert_default().fds.push(fd);
+    }
+
+    /// Takes the descriptors out.
+    pub(crate) fn take_fds(&mut self) -> Vec<Fd> {
+        let rest = self.rest.as_mut();
+        rest.map_or_else(Vec::new, |rest| std::mem::take(&mut rest.fds))
+    }
+
+    /// This payload behind `head`. Long pieces and descriptors are moved.
     pub(crate) fn behind(&mut self, head: Vec<u8>) -> Body {
         let mut body = Body::from(head);
+        self.take_fds().into_iter().for_each(|fd| body.attach(fd));
         for piece in self.pieces() {
             match piece.len() >= MIN_UNCOPIED {
                 true => body.push(std::mem::take(piece)),
@@ -54,7 +85,7 @@ impl Body {
 
     /// The last piece, to append to.
     pub(crate) fn end(&mut self) -> &mut Vec<u8> {
-        match self.rest.as_mut().and_then(|rest| rest.last_mut()) {
+        match self.rest.as_mut().and_then(|rest| rest.pieces.last_mut()) {
             None => &mut self.head,
             Some(piece) => &mut piece.after,
         }
@@ -68,7 +99,7 @@ impl Body {
                 bytes.shrink_to_fit();
             }
             let rest = self.rest.get_or_insert_default();
-            rest.push(Piece {
+            rest.pieces.push(Piece {
                 long: bytes,
                 after: Vec::new(),
             });
@@ -77,7 +108,7 @@ impl Body {
         }
     }
 
-    /// Discards the bytes. Keeps the buffer of the first piece if its capacity is at most `memory`.
+    /// Discards the bytes and descriptors. Keeps the buffer of the first piece if its capacity is at most `memory`.
     #[inline]
     pub(crate) fn clear(&mut self, memory: usize) {
         match self.rest.is_none() && self.head.capacity() <= memory {
@@ -97,12 +128,13 @@ impl Body {
 
     /// All pieces, in order.
     pub(crate) fn pieces(&mut self) -> impl Iterator<Item = &mut Vec<u8>> {
-        let rest = self.rest.iter_mut().flat_map(|rest| rest.iter_mut());
-        let rest = rest.flat_map(|it| [&mut it.long, &mut it.after]);
-        std::iter::once(&mut self.head).chain(rest)
+        let rest = self.rest.iter_mut();
+        let pieces = rest.flat_map(|rest| rest.pieces.iter_mut());
+        let pieces = pieces.flat_map(|it| [&mut it.long, &mut it.after]);
+        std::iter::once(&mut self.head).chain(pieces)
     }
 
-    /// All bytes in one piece.
+    /// All bytes in one piece, without descriptors.
     pub(crate) fn into_vec(mut self) -> Vec<u8> {
         let mut pieces = self.pieces().filter(|piece| !piece.is_empty());
         let mut all = pieces.next().map(std::mem::take).unwrap_or_default();

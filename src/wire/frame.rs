@@ -1,5 +1,7 @@
 //! Frames: the header, and a decoder that accepts bytes in any split.
 
+use super::fds::{Arrivals, Carrying, Wrong};
+use crate::fd::Fd;
 use std::fmt;
 use std::ops::Range;
 
@@ -71,6 +73,8 @@ pub(crate) enum Payload {
     At(Range<usize>),
     /// In a buffer of its own.
     Owned(Vec<u8>),
+    /// The same, with descriptors.
+    Carrying(Box<Carrying>),
 }
 
 /// Reasons why bytes are not frames. Offsets count from the start of the stream.
@@ -85,6 +89,8 @@ pub(crate) enum DecodeError {
     },
     /// The stream ended inside the frame that starts at `offset`.
     Truncated { offset: u64, have: u64, need: u64 },
+    /// Descriptors have come as they must not, with the frame at `offset` or before it.
+    Fds { offset: u64, wrong: Wrong },
 }
 
 impl fmt::Display for DecodeError {
@@ -105,6 +111,7 @@ impl fmt::Display for DecodeError {
                 "the stream ended inside the frame at offset {offset}: \
                  {have} of {need} bytes arrived"
             ),
+            DecodeError::Fds { offset, wrong } => write!(f, "at offset {offset}: {wrong}"),
         }
     }
 }
@@ -112,6 +119,8 @@ impl fmt::Display for DecodeError {
 /// A frame whose header is there, but not all of its payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHead<'a> {
+    /// Where the frame begins in the stream.
+    pub(crate) offset: u64,
     pub(crate) id: u32,
     /// The length that the header claims for the payload.
     pub(crate) claimed: u32,
@@ -145,6 +154,13 @@ pub(crate) struct Decoder {
     max_frame: usize,
     /// Whether frames with this id are the library's own and may be longer.
     is_control: fn(u32) -> bool,
+    /// The id of the control frames that may be about descriptors.
+    carrier: Option<u32>,
+    arrivals: Arrivals,
+    /// Whether the next frame may have to do with descriptors.
+    pending: bool,
+    /// How descriptors came as they must not: nothing more is decoded.
+    fault: Option<DecodeError>,
     /// Received bytes; those before `start` were taken.
     buf: Vec<u8>,
     start: usize,
@@ -204,6 +220,10 @@ impl Decoder {
             framing,
             max_frame: max_frame.min(u32::MAX as usize),
             is_control: |_| false,
+            carrier: None,
+            arrivals: Arrivals::default(),
+            pending: false,
+            fault: None,
             buf: Vec::new(),
             start: 0,
             offset: 0,
@@ -222,6 +242,29 @@ impl Decoder {
         self
     }
 
+    /// Lets frames carry descriptors, about which there are control frames with this id.
+    pub(crate) fn with_fds(mut self, control: u32) -> Self {
+        self.carrier = Some(control);
+        self
+    }
+
+    /// Whether there is to be room for descriptors when the next bytes are read.
+    #[inline]
+    pub(crate) fn takes_fds(&self) -> bool {
+        self.arrivals.is_open()
+    }
+
+    /// Descriptors have come, with the last `n` bytes that were read.
+    pub(crate) fn arrived(&mut self, fds: Vec<Fd>, truncated: bool, n: usize) {
+        let large = self
+            .large
+            .as_ref()
+            .map_or(0, |large| self.framing.header_len() + large.payload.len());
+        let end = self.offset + (large + self.buf.len() - self.start) as u64;
+        self.arrivals.arrived(fds, truncated, end - n as u64..end);
+        self.pending = true;
+    }
+
     /// Changes the limits from the next frame on. A larger buffer is kept.
     pub(crate) fn configure(&mut self, buflen: usize, max_frame: usize) {
         self.target = buflen.clamp(self.target, RESERVE);
@@ -229,9 +272,77 @@ impl Decoder {
     }
 
     /// The next complete frame: its id and its payload. One that is not complete is passed to `check`
-    /// until that lets it pass.
+    /// until that lets it pass. Control frames about descriptors are taken in here.
     #[inline]
     pub(crate) fn next<E: From<DecodeError>>(
+        &mut self,
+        mut check: impl FnMut(FrameHead<'_>) -> Result<Check, E>,
+    ) -> Result<Option<(u32, Payload)>, E> {
+        loop {
+            let offset = self.offset;
+            if self.pending {
+                self.check_fds(offset)?;
+            }
+            let Some((id, payload)) = self.next_frame(&mut check)? else {
+                return Ok(None);
+            };
+            if Some(id) == self.carrier && self.control(&payload, offset)? {
+                continue;
+            }
+            return Ok(Some(match self.pending {
+                false => (id, payload),
+                true => (id, self.with_its_fds(payload)),
+            }));
+        }
+    }
+
+    /// A frame begins at `offset`: whether descriptors have come that it can have nothing to do with.
+    #[cold]
+    fn check_fds(&mut self, offset: u64) -> Result<(), DecodeError> {
+        if let Some(fault) = self.fault {
+            return Err(fault);
+        }
+        let checked = self.arrivals.check(offset);
+        checked.map_err(|wrong| self.wrong(offset, wrong))
+    }
+
+    /// Descriptors came as they must not. Those that are here are closed.
+    fn wrong(&mut self, offset: u64, wrong: Wrong) -> DecodeError {
+        let fault = DecodeError::Fds { offset, wrong };
+        self.arrivals = Arrivals::default();
+        (self.pending, self.fault) = (true, Some(fault));
+        fault
+    }
+
+    /// Whether a control frame was about descriptors.
+    fn control(&mut self, payload: &Payload, offset: u64) -> Result<bool, DecodeError> {
+        let bytes = match payload {
+            Payload::At(at) => &self.buf[at.clone()],
+            Payload::Owned(_) | Payload::Carrying(_) => return Ok(false),
+        };
+        let is_about = self.arrivals.control(bytes, offset);
+        self.pending = self.arrivals.is_pending();
+        is_about.map_err(|wrong| self.wrong(offset, wrong))
+    }
+
+    /// A payload with the descriptors that belong to it.
+    #[cold]
+    fn with_its_fds(&mut self, payload: Payload) -> Payload {
+        let Some(fds) = self.arrivals.take() else {
+            return payload;
+        };
+        self.pending = self.arrivals.is_pending();
+        let bytes = match payload {
+            Payload::At(at) => self.buf[at].to_vec(),
+            Payload::Owned(bytes) => bytes,
+            Payload::Carrying(_) => unreachable!("it gets them here"),
+        };
+        Payload::Carrying(Box::new(Carrying { bytes, fds }))
+    }
+
+    /// The next complete frame, whatever it is about.
+    #[inline]
+    fn next_frame<E: From<DecodeError>>(
         &mut self,
         check: impl FnOnce(FrameHead<'_>) -> Result<Check, E>,
     ) -> Result<Option<(u32, Payload)>, E> {
@@ -243,9 +354,6 @@ impl Decoder {
             self.after_large = true;
             self.offset += (self.framing.header_len() + large.len) as u64;
             return Ok(Some((large.id, Payload::Owned(large.payload))));
-        }
-        if let Some((id, at)) = self.next_if(|_| true) {
-            return Ok(Some((id, Payload::At(at))));
         }
         let Some((id, claimed)) = self.peek() else {
             return Ok(None);
@@ -260,7 +368,13 @@ impl Decoder {
         }
         if self.passed != Some(self.offset) {
             let begun = &self.buf[at..];
-            let head = FrameHead { id, claimed, begun };
+            let offset = self.offset;
+            let head = FrameHead {
+                offset,
+                id,
+                claimed,
+                begun,
+            };
             if check(head)? == Check::Later {
                 return Ok(None);
             }
@@ -276,8 +390,9 @@ impl Decoder {
         Ok(None)
     }
 
-    /// The next frame, if it is complete and in the buffer, its id is `wanted`, and it is not too
-    /// large: its id, and where its payload is. Errors are left to [`next`](Decoder::next).
+    /// The next frame, if it is complete and in the buffer, its id is `wanted`, it is not too large, and
+    /// has to do with no descriptors: its id, and where its payload is. Anything else is left to
+    /// [`next`](Decoder::next).
     pub(crate) fn next_if(
         &mut self,
         wanted: impl FnOnce(u32) -> bool,
@@ -302,7 +417,7 @@ impl Decoder {
 
     /// The next frame's id and length, if it is complete and in the buffer.
     fn whole(&self) -> Option<(u32, usize)> {
-        if self.large.is_some() {
+        if self.large.is_some() || self.pending {
             return None;
         }
         let (id, len) = self.peek()?;
@@ -332,6 +447,12 @@ impl Decoder {
                 self.offset -= (header + len) as u64;
                 self.large = Some(Large { id, len, payload });
             }
+            Payload::Carrying(carrying) => {
+                let Carrying { bytes, fds } = *carrying;
+                self.put_back(id, Payload::Owned(bytes));
+                self.arrivals.put_back(fds);
+                self.pending = true;
+            }
         }
     }
 
@@ -340,6 +461,7 @@ impl Decoder {
         match payload {
             Payload::At(at) => self.bytes(at.clone()),
             Payload::Owned(bytes) => bytes,
+            Payload::Carrying(carrying) => &carrying.bytes,
         }
     }
 
@@ -493,10 +615,8 @@ mod tests {
             while let Some(frame) = all(decoder)? {
                 batch.push(frame);
             }
-            frames.extend(batch.into_iter().map(|(id, payload)| match payload {
-                Payload::At(at) => (id, decoder.bytes(at).to_vec()),
-                Payload::Owned(bytes) => (id, bytes),
-            }));
+            let batch = batch.into_iter();
+            frames.extend(batch.map(|(id, payload)| (id, decoder.payload(&payload).to_vec())));
         }
         Ok(frames)
     }
@@ -662,6 +782,49 @@ mod tests {
             assert_eq!(got, want, "split {split}");
             assert_eq!(decoder.finish(), Ok(()));
         }
+    }
+
+    #[test]
+    fn frame_with_descriptors_can_be_put_back_and_no_other_path_takes_it() {
+        let fd = Fd::from(std::fs::File::open("/dev/null").unwrap());
+        let mut decoder = Decoder::new(Framing::Tagged, 64, 1 << 20).with_fds(0);
+        let announced = frame(Framing::Tagged, 0, b"\x03fds\x03001\x03000");
+        let own = frame(Framing::Tagged, 7, b"own");
+        let stream = [&announced[..], &own, &own].concat();
+        decoder.space().fill(&stream);
+        decoder.arrived(vec![fd.clone()], false, stream.len());
+        for _ in 0..3 {
+            assert!(decoder.next_if(|_| true).is_none() && !decoder.has_whole());
+            let (id, payload) = all(&mut decoder).unwrap().unwrap();
+            assert_eq!(decoder.payload(&payload), b"own");
+            assert_eq!(decoder.len_of(&payload), own.len() as u64);
+            let Payload::Carrying(carrying) = &payload else {
+                panic!("it has a descriptor");
+            };
+            assert!(carrying.fds.all().unwrap()[0].is_clone_of(&fd));
+            decoder.put_back(id, payload);
+        }
+        all(&mut decoder).unwrap().unwrap();
+        assert_eq!(fd.clones(), 1);
+        let (_, next) = all(&mut decoder).unwrap().unwrap();
+        assert!(matches!(next, Payload::At(_)), "that has none");
+    }
+
+    #[test]
+    fn fault_is_found_again_and_keeps_no_descriptor() {
+        let fd = Fd::from(std::fs::File::open("/dev/null").unwrap());
+        let mut decoder = Decoder::new(Framing::Tagged, 64, 1 << 20).with_fds(0);
+        let frames = frame(Framing::Tagged, 7, b"").repeat(3);
+        decoder.space().fill(&frames[..16]);
+        decoder.arrived(vec![fd.clone()], false, 16);
+        assert!(all(&mut decoder).unwrap().is_some());
+        assert!(all(&mut decoder).unwrap().is_some());
+        let (offset, wrong) = (16, Wrong::Unannounced);
+        for _ in 0..2 {
+            assert_eq!(all(&mut decoder), Err(DecodeError::Fds { offset, wrong }));
+            decoder.space().fill(&frames[16..]);
+        }
+        assert_eq!(fd.clones(), 1);
     }
 
     #[test]

@@ -15,6 +15,7 @@
 
 mod body;
 mod control;
+mod fds;
 mod frame;
 pub(crate) mod octets;
 mod outbox;
@@ -32,13 +33,14 @@ pub(crate) use control::{
     LongToParent, REFUSED_FUNCTION, REFUSED_MISMATCH, REFUSED_SETTINGS, REFUSED_SETUP,
     REFUSED_VERSION, Run, TELLING, ToChild, ToParent, VERSION, truncate,
 };
+pub(crate) use fds::{Carrying, Fds};
 #[cfg(any(fuzzing, test))]
-pub(crate) use frame::{BUFFER, LARGE};
+pub(crate) use frame::{BUFFER, LARGE, Space};
 pub(crate) use frame::{
-    CONTROL_ROOM, Check, DecodeError, Decoder, FrameHead, Framing, LONGEST_PAYLOAD, Payload, Space,
+    CONTROL_ROOM, Check, DecodeError, Decoder, FrameHead, Framing, LONGEST_PAYLOAD, Payload,
     header, parse_header,
 };
-pub(crate) use outbox::{Batch, FULL_BATCH, Outbox, REUSABLE};
+pub(crate) use outbox::{ANNOUNCING, Batch, FULL_BATCH, Outbox, REUSABLE};
 pub use plain::Plain;
 pub(crate) use small::SmallBytes;
 pub(crate) use writer::Writer;

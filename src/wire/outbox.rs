@@ -1,6 +1,8 @@
 //! The queue of outgoing bytes, until a writer takes them. Pure.
 
-use super::Body;
+use super::fds::{ANNOUNCEMENT, COUNT, ERRNO, FdMessage, digits};
+use super::{Body, Framing, header};
+use crate::fd::Fd;
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::ops::Range;
@@ -45,6 +47,19 @@ pub(crate) struct Outbox {
     /// queued, as more large payloads are likely to follow: memory that was returned to the system
     /// comes back page by page, each of which the system has to zero.
     free: Vec<Vec<u8>>,
+    carrier: Carrier,
+}
+
+/// Whether frames may carry descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Carrier {
+    /// The other side does not expect any.
+    #[default]
+    None,
+    /// The control frames about them have this id.
+    Open(u32),
+    /// So they had, but the barrier could not be sent.
+    Lost(u32, i32),
 }
 
 /// A part of the queue.
@@ -58,6 +73,8 @@ struct Chunk {
     withdrawn: usize,
     /// Whether it is one large payload.
     is_large: bool,
+    /// To be sent with the first byte.
+    fds: Vec<Fd>,
 }
 
 impl Chunk {
@@ -126,6 +143,13 @@ impl Outbox {
     }
 
     fn push_large(&mut self, header: &[u8], payload: &mut Body) {
+        let fds = payload.take_fds();
+        if !fds.is_empty() {
+            // A write begins here, so that the descriptors come with this frame.
+            self.announce(fds);
+            self.push_large(header, payload);
+            return self.close();
+        }
         self.append(header);
         for (n, piece) in payload.pieces().enumerate() {
             if piece.len() < MIN_OWN_CHUNK {
@@ -144,6 +168,60 @@ impl Outbox {
             self.chunks.push_back(chunk);
             self.open.start = self.end;
         }
+    }
+
+    /// Whether frames may carry descriptors.
+    pub(crate) fn carries(&self) -> bool {
+        matches!(self.carrier, Carrier::Open(_))
+    }
+
+    /// Has the other side expect descriptors, to be called before a frame with some is appended. `control` is
+    /// the id of the control frames about them, and `barrier` a descriptor that may get lost. Does nothing if
+    /// that is done.
+    pub(crate) fn carry(&mut self, control: u32, barrier: Fd) {
+        if !self.carries() {
+            self.carrier = Carrier::Open(control);
+            self.append_control(control, FdMessage::Carries);
+            let (count, errno) = (0, 0);
+            self.begin_carrying(control, vec![barrier], FdMessage::Fds { count, errno });
+            self.close();
+        }
+    }
+
+    /// Announces the descriptors of the frame that is about to be appended, in another chunk.
+    fn announce(&mut self, fds: Vec<Fd>) {
+        let count = fds.len();
+        let (control, errno, fds) = match self.carrier {
+            Carrier::Open(control) => (control, 0, fds),
+            Carrier::Lost(control, errno) => (control, errno, Vec::new()),
+            Carrier::None => unreachable!("carry() comes first"),
+        };
+        self.begin_carrying(control, fds, FdMessage::Fds { count, errno });
+    }
+
+    /// The barrier cannot be sent: until there is another one, all frames lose their descriptors.
+    fn lose_barrier(&mut self, errno: i32) {
+        if let Carrier::Open(control) = self.carrier {
+            self.carrier = Carrier::Lost(control, errno);
+        }
+        for chunk in self.chunks.iter_mut().filter(|it| !it.fds.is_empty()) {
+            chunk.fds.clear();
+            note_lost(&mut chunk.bytes, errno);
+        }
+    }
+
+    /// Begins another chunk, to be sent with descriptors.
+    fn begin_carrying(&mut self, control: u32, fds: Vec<Fd>, message: FdMessage) {
+        self.close();
+        self.open.fds = fds;
+        self.append_control(control, message);
+    }
+
+    fn append_control(&mut self, control: u32, message: FdMessage) {
+        let payload = message.encode();
+        let (header, n) = header(Framing::Tagged, control, payload.len() as u32);
+        self.append(&header[..n]);
+        self.append(&payload);
     }
 
     fn append(&mut self, bytes: &[u8]) {
@@ -271,8 +349,8 @@ impl Outbox {
         self.queued
     }
 
-    /// Takes whole chunks into `batch`, in order, until `limit` bytes are reached or nothing is
-    /// left. A frame whose header is taken is either taken whole or is the last.
+    /// Takes whole chunks into `batch`, in order, until `limit` bytes are reached, nothing is left, or
+    /// the next one is to be sent with descriptors, and so begins the next batch. A frame whose header is taken is either taken whole or is the last.
     pub(crate) fn take(&mut self, limit: usize, batch: &mut Batch) {
         if self.chunks.is_empty() && self.open.withdrawn == 0 && batch.is_empty() {
             // The common case. The buffer that was written last is filled next.
@@ -282,14 +360,18 @@ impl Outbox {
             return;
         }
         let mut bytes = 0;
-        while bytes < limit {
-            let chunk = match self.chunks.pop_front() {
+        let carries = |next: &Chunk| !next.fds.is_empty();
+        while bytes < limit && (batch.is_empty() || !self.chunks.front().is_some_and(carries)) {
+            let mut chunk = match self.chunks.pop_front() {
                 Some(chunk) => chunk,
                 None if self.open.bytes.is_empty() => break,
                 None => self.next_chunk(),
             };
             self.taken = chunk.end();
             batch.has_large |= chunk.is_large;
+            if !chunk.fds.is_empty() {
+                batch.fds = std::mem::take(&mut chunk.fds);
+            }
             let left = chunk.into_remaining();
             bytes += left.len();
             self.queued -= left.len() as u64;
@@ -328,9 +410,23 @@ pub(crate) struct Batch {
     written: usize,
     /// The chunks after it.
     rest: VecDeque<Vec<u8>>,
+    /// To be sent with the first byte.
+    fds: Vec<Fd>,
     has_large: bool,
     widen: bool,
 }
+
+/// Has a chunk say why it is sent without its descriptors.
+fn note_lost(chunk: &mut [u8], errno: i32) {
+    chunk[ERRNO_AT].copy_from_slice(&digits(errno as usize));
+}
+
+/// Where a chunk that is sent with descriptors says how many there are.
+const COUNT_AT: Range<usize> = HEADER + COUNT.start..HEADER + COUNT.end;
+/// Where it says why it is sent without them.
+const ERRNO_AT: Range<usize> = HEADER + ERRNO.start..HEADER + ERRNO.end;
+/// The first bytes of such a chunk: the frame that announces the descriptors.
+pub(crate) const ANNOUNCING: usize = HEADER + ANNOUNCEMENT;
 
 impl Batch {
     pub(crate) fn is_empty(&self) -> bool {
@@ -363,6 +459,21 @@ impl Batch {
         std::mem::take(&mut self.widen)
     }
 
+    /// The descriptors to be written with what comes next.
+    #[inline]
+    pub(crate) fn fds(&self) -> &[Fd] {
+        &self.fds
+    }
+
+    /// The descriptors cannot be sent: what comes next says so, and is written without them.
+    pub(super) fn lose_fds(&mut self, errno: i32, outbox: &mut Outbox) {
+        self.fds.clear();
+        note_lost(&mut self.first, errno);
+        if self.first[COUNT_AT] == digits(0) {
+            outbox.lose_barrier(errno);
+        }
+    }
+
     /// Passes what comes next to `write`, as many parts as one write may have.
     #[inline]
     pub(crate) fn write<T>(&self, write: impl FnOnce(&[IoSlice<'_>]) -> T) -> T {
@@ -384,6 +495,9 @@ impl Batch {
     #[inline]
     pub(crate) fn advance(&mut self, n: usize, outbox: &mut Outbox) {
         self.written += n;
+        if !self.fds.is_empty() && n > 0 {
+            self.fds.clear();
+        }
         if self.written < self.first.len() {
             return;
         }

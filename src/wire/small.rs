@@ -1,18 +1,24 @@
-//! A byte string that is stored inline, without an allocation, if it is short.
+//! A byte string that is stored inline, without an allocation, if it is short, and may have descriptors.
 
+use super::fds::{Carrying, Fds};
 use std::fmt;
 use std::ops::Deref;
 
 /// Enough for typical small replies (a few numbers, a short text); makes the type 32 bytes.
 const INLINE: usize = 30;
 
-/// An owned byte string; short ones are stored inline.
+/// See [`SmallBytes::cost`].
+const COST_OF_FD: usize = 16 << 10;
+
+/// An owned byte string; short ones are stored inline. It may have descriptors.
 #[derive(Clone)]
 pub(crate) enum SmallBytes {
     /// The first `len` of `bytes`.
     Inline { len: u8, bytes: [u8; INLINE] },
     /// Longer than [`INLINE`], or passed as a `Vec`.
     Heap(Vec<u8>),
+    /// With descriptors.
+    Carrying(Box<Carrying>),
 }
 
 impl SmallBytes {
@@ -21,7 +27,39 @@ impl SmallBytes {
         match self {
             SmallBytes::Inline { len, bytes } => bytes[..usize::from(len)].to_vec(),
             SmallBytes::Heap(bytes) => bytes,
+            SmallBytes::Carrying(carrying) => carrying.bytes,
         }
+    }
+
+    /// What it costs to keep this, in bytes: a process may have far fewer descriptors than it has memory.
+    pub(crate) fn cost(&self) -> usize {
+        self.len() + self.fds().map_or(0, Fds::len) * COST_OF_FD
+    }
+
+    /// The descriptors.
+    pub(crate) fn fds(&self) -> Option<&Fds> {
+        match self {
+            SmallBytes::Carrying(carrying) => Some(&carrying.fds),
+            SmallBytes::Inline { .. } | SmallBytes::Heap(_) => None,
+        }
+    }
+
+    /// The descriptors, if there are any.
+    pub(crate) fn fds_mut(&mut self) -> Option<&mut Fds> {
+        match self {
+            SmallBytes::Carrying(carrying) => Some(&mut carrying.fds),
+            SmallBytes::Inline { .. } | SmallBytes::Heap(_) => None,
+        }
+    }
+
+    /// The descriptors, of which there may be none so far.
+    pub(crate) fn make_fds(&mut self) -> &mut Fds {
+        if self.fds().is_none() {
+            let bytes = std::mem::replace(self, SmallBytes::Heap(Vec::new())).into_vec();
+            let fds = Fds::default();
+            *self = SmallBytes::Carrying(Box::new(Carrying { bytes, fds }));
+        }
+        self.fds_mut().expect("just made")
     }
 
     /// Appends the bytes.
@@ -39,7 +77,7 @@ impl SmallBytes {
                 out.extend_from_slice(&bytes[22..]);
                 out.truncate(end);
             }
-            SmallBytes::Heap(bytes) => out.extend_from_slice(bytes),
+            SmallBytes::Heap(_) | SmallBytes::Carrying(_) => out.extend_from_slice(self),
         }
     }
 }
@@ -92,6 +130,12 @@ fn word(from: &[u8], start: usize) -> u64 {
     few >> (8 * start)
 }
 
+impl From<Box<Carrying>> for SmallBytes {
+    fn from(from: Box<Carrying>) -> Self {
+        SmallBytes::Carrying(from)
+    }
+}
+
 impl From<Vec<u8>> for SmallBytes {
     fn from(from: Vec<u8>) -> Self {
         SmallBytes::Heap(from)
@@ -105,6 +149,7 @@ impl Deref for SmallBytes {
         match self {
             SmallBytes::Inline { len, bytes } => &bytes[..usize::from(*len)],
             SmallBytes::Heap(bytes) => bytes,
+            SmallBytes::Carrying(carrying) => &carrying.bytes,
         }
     }
 }

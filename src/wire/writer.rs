@@ -106,7 +106,7 @@ impl Writer {
                 // Zero if the rest was discarded meanwhile.
                 self.in_batch = self.in_batch.saturating_sub(n);
             }
-            Err(error) => self.cannot_write(&error),
+            Err(error) => self.cannot_write(&mut batch, &error),
         }
         if self.in_batch == 0 && !batch.is_empty() {
             batch.clear();
@@ -115,12 +115,18 @@ impl Writer {
     }
 
     #[cold]
-    fn cannot_write(&mut self, error: &io::Error) {
-        if self.state == State::Open {
-            self.state = match error.kind() {
-                io::ErrorKind::WouldBlock => State::Blocked,
-                _ => State::Failed,
-            };
+    fn cannot_write(&mut self, batch: &mut Batch, error: &io::Error) {
+        if self.state != State::Open {
+            return;
+        }
+        if error.kind() == io::ErrorKind::WouldBlock {
+            self.state = State::Blocked;
+        } else if batch.fds().is_empty() {
+            self.state = State::Failed;
+        } else {
+            // It may be because of the descriptors: the next write finds out.
+            let errno = error.raw_os_error().unwrap_or_default();
+            batch.lose_fds(errno, &mut self.outbox);
         }
     }
 

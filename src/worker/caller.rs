@@ -6,8 +6,8 @@ use super::panics;
 use super::read_ahead::read_if_asked;
 use crate::chain::chain;
 use crate::codec::{Argument, CodecError, Decode, Input, Octets, Output, Replies, Strings};
-use crate::outcome::Outcome;
-use crate::service::{Errors, IntoService, Name, Signature};
+use crate::outcome::{Outcome, failure_of};
+use crate::service::{IntoService, Name, Signature};
 use crate::wire::Failure;
 use std::fmt;
 use std::marker::PhantomData;
@@ -153,16 +153,7 @@ impl<S: Signature> Caller<S> {
     }
 
     fn fail_as(self, error: &S::Error) {
-        let message = S::Errors::message(error);
-        let mut output = Output::default();
-        let failure = match S::Errors::encode(error, &mut output) {
-            Ok(()) => Failure::Error {
-                message,
-                encoded: output.into_vec(),
-            },
-            Err(error) => Failure::malformed(&format!("the error ({message})"), &chain(&error)),
-        };
-        self.fail_with(&failure);
+        self.fail_with(&failure_of::<S>(error));
     }
 
     /// Answers the call with the result of a fallible operation.

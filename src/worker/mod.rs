@@ -40,4 +40,4 @@ pub(crate) use calls::{CallLimits, CallState, Duplicate, Lane, Ledger, MainCall,
 #[cfg(any(fuzzing, test))]
 pub(crate) use event_loop::Timers;
 #[cfg(any(fuzzing, test))]
-pub(crate) use session::{ParentViolation, Session, Step};
+pub(crate) use session::{Known, ParentViolation, Session, Step};

@@ -195,9 +195,9 @@ impl Server {
             // Requests for one that there is not fail.
             Step::Function(function) => drop(self.functions.select(&function)),
             Step::Cancel { id } => hub.cancel(id),
-            Step::Answer(answer) => {
+            Step::Answer(answer, fds) => {
                 let id = answer.id;
-                let ended = hub.end_ask(answer);
+                let ended = hub.end_ask(answer, fds);
                 ended.map_err(|_| Stop::protocol(ParentViolation::UnknownAsk { id }))?;
             }
             Step::Settings(_) | Step::Setup { .. } | Step::Run(_) => {

@@ -2,6 +2,7 @@
 
 use super::session::Session;
 use crate::busy_poll::BusyPoll;
+use crate::receive::receive;
 use crate::sys::{self, Interest, Lifeline, PollSet, ReadMode};
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -182,11 +183,10 @@ impl RequestReader {
     }
 
     fn receive(&mut self, session: &mut Session, mode: ReadMode) -> io::Result<usize> {
-        let space = session.space();
-        match sys::receive(&self.fd, (space.buf, space.limit), space.behind, mode) {
+        match receive(&self.fd, session.decoder(), mode) {
             // The parent is gone, with replies unread.
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ok(0),
-            result => result,
+            result => result.map(|(n, _)| n),
         }
     }
 }

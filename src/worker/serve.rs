@@ -212,7 +212,7 @@ fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), 
                 return table.answer(server, options);
             }
             Some(
-                Step::Request { .. } | Step::Function(_) | Step::Cancel { .. } | Step::Answer(_),
+                Step::Request { .. } | Step::Function(_) | Step::Cancel { .. } | Step::Answer(..),
             ) => {
                 unreachable!("the session refuses these before `run`")
             }

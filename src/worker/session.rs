@@ -6,14 +6,14 @@
 //!    setups              requests
 //! ```
 //!
-//! Read into [`space`](Session::space), then take steps with [`next`](Session::next) until there are
+//! Read into the [`decoder`](Session::decoder), then take steps with [`next`](Session::next) until there are
 //! none.
 
 use crate::codec::Input;
 use crate::wire::Plain;
 use crate::wire::{
-    self, AskAnswer, Check, ControlError, DecodeError, Decoder, FrameHead, Framing, FunctionId,
-    LONGEST_CONTROL, LONGEST_SETUP, Payload, Run, Space, ToChild,
+    self, AskAnswer, Check, ControlError, DecodeError, Decoder, Fds, FrameHead, Framing,
+    FunctionId, LONGEST_CONTROL, LONGEST_SETUP, Payload, Run, SmallBytes, ToChild,
 };
 use std::fmt;
 use std::ops::Range;
@@ -46,7 +46,7 @@ pub(crate) enum Step<'a> {
     /// Run a setup.
     Setup {
         setup: FunctionId<'a>,
-        request: &'a [u8],
+        request: Input<'a>,
     },
     /// Serve. The requests that come first are for this function.
     Run(Run<'a>),
@@ -56,8 +56,8 @@ pub(crate) enum Step<'a> {
     Request { id: u32, payload: Input<'a> },
     /// The parent does not wait for the answer to this request any more.
     Cancel { id: u32 },
-    /// The answer to an ask.
-    Answer(AskAnswer<'a>),
+    /// The answer to an ask, with its descriptors.
+    Answer(AskAnswer<'a>, Fds),
 }
 
 /// How a parent broke the protocol, and with which frame.
@@ -155,7 +155,9 @@ impl Session {
         };
         let mut decoder = Decoder::new(framing, buflen, u32::MAX as usize);
         if plain.is_none() {
-            decoder = decoder.with_control(|id| id == wire::CONTROL_TO_CHILD);
+            decoder = decoder
+                .with_control(|id| id == wire::CONTROL_TO_CHILD)
+                .with_fds(wire::CONTROL_TO_CHILD);
         }
         Session {
             plain,
@@ -167,8 +169,8 @@ impl Session {
     }
 
     /// Where the next bytes go.
-    pub(crate) fn space(&mut self) -> Space<'_> {
-        self.decoder.space()
+    pub(crate) fn decoder(&mut self) -> &mut Decoder {
+        &mut self.decoder
     }
 
     /// The next request, if that is the next step, and has come whole and is not large: the fast path
@@ -205,18 +207,17 @@ impl Session {
     /// ask that is open.
     pub(crate) fn next(
         &mut self,
-        is_open: impl FnOnce(Known) -> bool,
+        is_open: impl Fn(Known) -> bool,
     ) -> Result<Option<Step<'_>>, ParentViolation> {
         // It may be as large as an answer.
         self.held = Vec::new();
         let rules = Rules {
             plain: self.plain,
             serving: self.serving,
-            offset: self.decoder.offset(),
         };
         let check = |head: FrameHead<'_>| {
             let id = head.id;
-            let check = rules.check(id, head.claimed as usize, head.begun)?;
+            let check = rules.check(head.offset, id, head.claimed as usize, head.begun)?;
             // Where requests have no ids, there is nothing to compare.
             if rules.is_request(id) {
                 if is_open(Known::Call(id)) {
@@ -232,11 +233,12 @@ impl Session {
         let Some((id, payload)) = self.decoder.next(check)? else {
             return Ok(None);
         };
+        let offset = self.decoder.offset() - self.decoder.len_of(&payload);
         let bytes = self.decoder.payload(&payload);
-        rules.check(id, bytes.len(), bytes)?;
+        rules.check(offset, id, bytes.len(), bytes)?;
         let id = match self.plain {
             None if id == wire::CONTROL_TO_CHILD => {
-                return self.control(payload, rules.offset).map(Some);
+                return self.control(payload, offset).map(Some);
             }
             None | Some(Plain::Tagged | Plain::Fallible) => id,
             Some(Plain::Ordered) => self.counted(),
@@ -244,6 +246,7 @@ impl Session {
         let payload = match payload {
             Payload::At(at) => Input::from(self.decoder.bytes(at)),
             Payload::Owned(bytes) => Input::from(bytes),
+            Payload::Carrying(carrying) => Input::from(SmallBytes::from(carrying)),
         };
         Ok(Some(Step::Request { id, payload }))
     }
@@ -266,10 +269,15 @@ impl Session {
     }
 
     fn control(&mut self, payload: Payload, offset: u64) -> Result<Step<'_>, ParentViolation> {
+        let mut fds = Fds::default();
         let bytes = match payload {
             Payload::At(at) => self.decoder.bytes(at),
             Payload::Owned(bytes) => {
                 self.held = bytes;
+                &self.held
+            }
+            Payload::Carrying(carrying) => {
+                (self.held, fds) = (carrying.bytes, carrying.fds);
                 &self.held
             }
         };
@@ -278,6 +286,7 @@ impl Session {
         match message {
             ToChild::Settings(settings) if !self.serving => Ok(Step::Settings(settings)),
             ToChild::Setup { setup, request } if !self.serving => {
+                let request = Input::with_fds(request, fds);
                 Ok(Step::Setup { setup, request })
             }
             ToChild::Run(run) if !self.serving => Ok(Step::Run(run)),
@@ -290,7 +299,7 @@ impl Session {
             }
             ToChild::Function(function) => Ok(Step::Function(function)),
             ToChild::Cancel { id } => Ok(Step::Cancel { id }),
-            ToChild::Answer(answer) => Ok(Step::Answer(answer)),
+            ToChild::Answer(answer) => Ok(Step::Answer(answer, fds)),
         }
     }
 }
@@ -300,8 +309,6 @@ impl Session {
 struct Rules {
     plain: Option<Plain>,
     serving: bool,
-    /// The offset of the frame that is judged.
-    offset: u64,
 }
 
 impl Rules {
@@ -320,13 +327,15 @@ impl Rules {
         is_control.then(|| ToChild::answered(begun))?
     }
 
-    /// Judges a frame by its header and the beginning of its payload.
-    fn check(self, id: u32, len: usize, begun: &[u8]) -> Result<Check, ParentViolation> {
-        let Rules {
-            plain,
-            serving,
-            offset,
-        } = self;
+    /// Judges the frame at `offset` by its header and the beginning of its payload.
+    fn check(
+        self,
+        offset: u64,
+        id: u32,
+        len: usize,
+        begun: &[u8],
+    ) -> Result<Check, ParentViolation> {
+        let Rules { plain, serving } = self;
         match plain {
             None if id == wire::CONTROL_TO_CHILD => {
                 let limit = if serving {
@@ -362,6 +371,7 @@ impl Rules {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fd::Fd;
     use crate::wire::{header, octets};
 
     fn frame(id: u32, payload: &[u8]) -> Vec<u8> {
@@ -391,7 +401,10 @@ mod tests {
     ) -> Result<Vec<String>, ParentViolation> {
         let mut steps = Vec::new();
         while !bytes.is_empty() {
-            let n = session.space().fill(&bytes[..split.min(bytes.len())]);
+            let n = session
+                .decoder()
+                .space()
+                .fill(&bytes[..split.min(bytes.len())]);
             bytes = &bytes[n..];
             loop {
                 let limits = match session.next(|_| false)? {
@@ -412,7 +425,7 @@ mod tests {
                         steps.push(format!("function {} {}", function.name, function.version));
                         None
                     }
-                    Some(Step::Answer(answer)) => {
+                    Some(Step::Answer(answer, _)) => {
                         let AskAnswer { id, payload, .. } = answer;
                         steps.push(format!("answer {id} {}", payload.len()));
                         None
@@ -494,7 +507,7 @@ mod tests {
         ] {
             let next = |running| {
                 let mut session = Session::new(plain, 64);
-                session.space().fill(&stream);
+                session.decoder().space().fill(&stream);
                 if plain.is_none() {
                     assert!(matches!(session.next(|_| false), Ok(Some(Step::Run(_)))));
                     session.serve(64, 100);
@@ -508,6 +521,47 @@ mod tests {
             assert_eq!(next(7), if has_ids { duplicate } else { Ok(false) });
             assert_eq!(next(8), Ok(false));
         }
+    }
+
+    #[test]
+    fn descriptors_are_of_the_frame_behind_their_announcement_and_that_is_what_is_judged() {
+        let fd = Fd::from(std::fs::File::open("/dev/null").unwrap());
+        let control = |message: ToChild<'_>| frame(wire::CONTROL_TO_CHILD, &message.encode());
+        let announced = frame(wire::CONTROL_TO_CHILD, b"\x03fds\x03001\x03000");
+        let mut session = Session::new(None, 4096);
+        let mut next = |message: Vec<u8>| {
+            let stream = [&announced[..], &message].concat();
+            assert_eq!(session.decoder().space().fill(&stream), stream.len());
+            session
+                .decoder()
+                .arrived(vec![fd.clone()], false, stream.len());
+            let begins_at = session.decoder.offset() + announced.len() as u64;
+            let fds = match session.next(|_| true) {
+                Ok(Some(Step::Setup { mut request, .. })) => request.split_fds(),
+                Ok(Some(Step::Answer(_, fds))) => fds,
+                Ok(Some(Step::Request { mut payload, .. })) => payload.split_fds(),
+                Ok(Some(Step::Run(_))) => Fds::default(),
+                Err(ParentViolation::Id { offset, .. }) => {
+                    assert_eq!(offset, begins_at);
+                    return None;
+                }
+                other => panic!("{other:?}"),
+            };
+            session.serving |= fds.len() == 0;
+            Some(fds.len())
+        };
+        let (setup, request) = (FunctionId::octets("f"), &b"r"[..]);
+        assert_eq!(next(control(ToChild::Setup { setup, request })), Some(1));
+        assert_eq!(next(run()), Some(0), "it has no use for them");
+        let answer = AskAnswer {
+            id: 7,
+            failed: false,
+            payload: b"a",
+        };
+        assert_eq!(next(control(ToChild::Answer(answer))), Some(1));
+        assert_eq!(next(frame(5, &[0; 9])), Some(1));
+        assert_eq!(next(frame(0x8000_0000, b"")), None);
+        assert_eq!(fd.clones(), 1);
     }
 
     /// In one mode it is an id as any other: the original counts that far.
@@ -537,7 +591,7 @@ mod tests {
                 assert_eq!(steps(&mut session, stream, usize::MAX), want, "{plain:?}");
             }
             let mut session = Session::new(Some(plain), 64);
-            session.space().fill(&whole);
+            session.decoder().space().fill(&whole);
             let request = session.request_at().map(|(id, _)| id);
             assert_eq!(request, valid.then_some(id), "{plain:?}");
         }
@@ -606,7 +660,7 @@ mod tests {
                     Ok(false) if rest.is_empty() => panic!("the answer has come whole"),
                     Ok(false) => {
                         let piece = &rest[..rest.len().min(24)];
-                        rest = &rest[session.space().fill(piece)..];
+                        rest = &rest[session.decoder().space().fill(piece)..];
                     }
                     end => return (end, answer.len() - rest.len()),
                 }
@@ -626,9 +680,9 @@ mod tests {
                 session.next(|known| known == Known::Ask(9)),
                 Ok(None)
             ));
-            rest = &rest[session.space().fill(rest)..];
+            rest = &rest[session.decoder().space().fill(rest)..];
         }
-        assert!(matches!(session.next(|_| true), Ok(Some(Step::Answer(_)))));
+        assert!(matches!(session.next(|_| true), Ok(Some(Step::Answer(..)))));
         assert!(matches!(session.next(|_| true), Ok(None)));
         assert_eq!(session.held.capacity(), 0);
         // Before it serves it has asked nothing.
@@ -692,7 +746,7 @@ mod tests {
                 if *claimed <= setup + 1 {
                     stream.resize(stream.len() + *claimed as usize, 0);
                     let mut session = Session::new(None, 1 << 20);
-                    let space = session.space();
+                    let space = session.decoder().space();
                     space.buf.extend_from_slice(&stream);
                     let got = steps(&mut session, &[0], 1);
                     assert_eq!(got.as_ref(), Err(error), "{claimed} whole");

@@ -182,14 +182,14 @@ impl Table {
     pub(super) fn set_up(
         &mut self,
         setup: &FunctionId<'_>,
-        request: &[u8],
+        request: Input<'_>,
     ) -> Result<(), StartFailure> {
         let name = setup.name;
         let refused = |message| (wire::REFUSED_SETUP, message);
         let at = self.setups.find(setup);
         let at = at.map_err(|lack| lack.refusal(wire::REFUSED_SETUP))?;
         let run = self.setups.get_mut(at);
-        match panics::catch(|| run(Input::from(request))) {
+        match panics::catch(|| run(request)) {
             Ok(result) => result.map_err(|error| refused(format!("setup `{name}`: {error}"))),
             Err(panic) => Err(refused(format!("setup `{name}` {panic}"))),
         }

@@ -1,6 +1,6 @@
 //! The program's callbacks that are not those of calls.
 
-use crate::codec::Strings;
+use crate::codec::{Input, Strings};
 use crate::copies;
 use crate::error::Error;
 use crate::process::Child;
@@ -77,7 +77,7 @@ impl Handlers {
 
     /// The child asks or tells something. What is told and nobody serves is treated like an event that
     /// nobody handles.
-    pub(super) fn ask(&mut self, link: &Arc<Link>, payload: &[u8]) {
+    pub(super) fn ask(&mut self, link: &Arc<Link>, payload: Input<'_>) {
         let why = match &mut self.on_ask {
             Some(on_ask) => on_ask.serve(link, payload),
             // It only tells: the connection refuses asks then.

@@ -4,19 +4,32 @@ use super::completion::Completion;
 use super::reader::Reader;
 use super::shared::Link;
 use super::state::{Actions, ProgressCallback};
+use crate::codec::CodecError;
 use crate::error::{Error, Phase};
 use crate::rpc::callback::in_callback;
 use crate::rpc::state::{Begun, ChildViolation, Connection, Exit};
 use crate::sys;
-use crate::wire::{self, Body, Check, FrameHead};
+use crate::wire::{self, Body, Check, Failure, FrameHead};
 use std::io;
 use std::net::Shutdown;
 use std::time::Instant;
 
 impl Link {
     /// Queues what a worker is to do first.
-    pub(in crate::rpc) fn start(&self, preparations: Vec<Vec<u8>>, run: wire::Run<'_>) {
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be sent descriptors.
+    pub(in crate::rpc) fn start(
+        &self,
+        preparations: Vec<Body>,
+        run: wire::Run<'_>,
+    ) -> Result<(), CodecError> {
+        preparations
+            .iter()
+            .try_for_each(|message| self.carry(message))?;
         self.lock().connection.start(preparations, run);
+        Ok(())
     }
 
     /// Has the reactor's poller watch the socket.
@@ -88,8 +101,17 @@ impl Link {
         if self.is_elsewhere() {
             return;
         }
+        let carried = self.carry(payload);
         let mut state = self.lock();
-        state.connection.answer(id, failed, payload);
+        match carried {
+            Ok(()) => state.connection.answer(id, failed, payload),
+            Err(error) => {
+                let failure = Failure::malformed("the answer", &error);
+                state
+                    .connection
+                    .answer(id, true, &mut failure.encode().into());
+            }
+        }
         // The reactor writes all that its callbacks have answered at once.
         if !in_callback() {
             state = self.transmit(state);

@@ -2,8 +2,9 @@
 
 use crate::busy_poll::BusyPoll;
 use crate::codec::Input;
+use crate::receive::receive;
 use crate::sys::{self, Interest, ReadMode};
-use crate::wire::{Decoder, Payload};
+use crate::wire::{Decoder, Payload, SmallBytes};
 use std::io::{ErrorKind, Result};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,11 +55,7 @@ impl Reader {
 
     /// Reads what has come, 0 bytes at the end of the stream. Returns also whether there may be more.
     pub(in crate::rpc) fn receive_now(&mut self, socket: &OwnedFd) -> Result<(usize, bool)> {
-        let space = self.decoder.space();
-        let room = space.room();
-        let to = (space.buf, space.limit);
-        let n = sys::receive(socket, to, space.behind, ReadMode::SocketNow)?;
-        Ok((n, n == room))
+        receive(socket, &mut self.decoder, ReadMode::SocketNow)
     }
 
     /// Reads what has come, or waits for it until `deadline`. A caller whose call is the only one
@@ -70,14 +67,12 @@ impl Reader {
         deadline: Option<Instant>,
         unprocessed: &Unprocessed,
     ) -> Result<usize> {
-        let mut space = self.decoder.space();
+        let decoder = &mut self.decoder;
         let mut receive = |mode| {
-            let behind = space.behind.as_mut();
-            let behind = behind.map(|(buf, limit)| (&mut **buf, *limit));
             unprocessed.set(mode == ReadMode::SocketNow);
-            let result = sys::receive(socket, (space.buf, space.limit), behind, mode);
+            let result = receive(socket, decoder, mode);
             unprocessed.set(result.is_ok());
-            result
+            result.map(|(n, _)| n)
         };
         let poll = || match receive(ReadMode::SocketNow) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
@@ -130,5 +125,6 @@ pub(in crate::rpc) fn input(decoder: &Decoder, payload: Payload) -> Input<'_> {
     match payload {
         Payload::At(at) => Input::from(decoder.bytes(at)),
         Payload::Owned(bytes) => Input::from(bytes),
+        Payload::Carrying(carrying) => Input::from(SmallBytes::from(carrying)),
     }
 }

@@ -8,11 +8,14 @@ use super::completion::Completion;
 use super::reader::{Reader, Unprocessed};
 use super::slot::wait_until;
 use super::state::{LinkState, ProgressCallback};
+use crate::codec::CodecError;
+use crate::fd;
 use crate::process::Child;
 use crate::rpc::reactor::{Core, Source, poll_key};
 use crate::rpc::state::{AfterRelease, Connection};
 use crate::sys::{self, Interest, Origin, Registration};
 use crate::unwind;
+use crate::wire::Body;
 use polling::Event;
 use std::io;
 use std::net::Shutdown;
@@ -153,6 +156,32 @@ impl Link {
 
     // ---- writing ----
 
+    /// Has the child expect the descriptors of a payload, which is to be queued next.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot be sent.
+    #[inline]
+    pub(super) fn carry(&self, payload: &Body) -> Result<(), CodecError> {
+        match payload.fds().len() {
+            0 => Ok(()),
+            count => self.carry_so_many(count),
+        }
+    }
+
+    #[cold]
+    fn carry_so_many(&self, count: usize) -> Result<(), CodecError> {
+        let state = self.lock();
+        let (plain, carries) = (state.connection.is_plain(), state.connection.carries());
+        drop(state);
+        fd::may_send(count, plain)?;
+        if !carries {
+            let barrier = fd::barrier()?;
+            self.lock().connection.carry(barrier);
+        }
+        Ok(())
+    }
+
     /// Sends what is queued, unless another thread writes or the socket is full.
     pub(super) fn transmit<'a>(
         &'a self,
@@ -166,7 +195,10 @@ impl Link {
                 // If it is refused, writing is only slower.
                 let _ = sys::widen(self.socket());
             }
-            let sent = batch.write(|parts| sys::send(self.socket(), parts, false));
+            let sent = batch.write(|parts| match batch.fds() {
+                [] => sys::send(self.socket(), parts, false),
+                fds => sys::send_with_fds(self.socket(), parts, fds, false),
+            });
             state = self.lock();
             state.connection.writer_mut().end(batch, sent);
             wrote = true;

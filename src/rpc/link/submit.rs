@@ -57,6 +57,7 @@ impl Link {
         if self.is_elsewhere() {
             return Err(Ended::Refused(Refusal::Forked));
         }
+        self.carry(request).map_err(Ended::Malformed)?;
         let mut state = self.lock();
         let id = loop {
             let connection = &mut state.connection;

@@ -28,11 +28,12 @@ use super::switches::Switches;
 use super::violation::ChildViolation;
 use crate::deadlines::Deadlines;
 use crate::error::{Phase, Refusal};
+use crate::fd::Fd;
 use crate::id_map::IdMap;
 use crate::wire::Plain;
 use crate::wire::{
-    self, Body, Check, Failure, FrameHead, Framing, FunctionId, LONGEST_CONTROL, LongToParent, Run,
-    ToChild, ToParent, Writer,
+    self, ANNOUNCING, Body, Check, Failure, FrameHead, Framing, FunctionId, LONGEST_CONTROL,
+    LongToParent, Run, ToChild, ToParent, Writer,
 };
 use std::num::NonZeroU64;
 use std::time::Instant;
@@ -160,13 +161,27 @@ impl<T, P: Clone> Connection<T, P> {
 
     /// Queues what a worker is to do first: the messages for its setups, in order, and which function to
     /// serve first.
-    pub(crate) fn start(&mut self, preparations: Vec<Vec<u8>>, run: Run<'_>) {
+    pub(crate) fn start(&mut self, preparations: Vec<Body>, run: Run<'_>) {
         debug_assert!(self.plain.is_none(), "plain peers know no control frames");
-        for message in preparations {
-            self.send_control(message);
+        for mut message in preparations {
+            self.push_control(&mut message);
         }
         self.control(&ToChild::Run(run));
         self.add_function(run.function);
+    }
+
+    /// Whether the child expects descriptors.
+    pub(crate) fn carries(&self) -> bool {
+        self.writer.outbox().carries()
+    }
+
+    /// Has the child expect descriptors, which is to precede whatever has some: see [`Outbox::carry`].
+    ///
+    /// [`Outbox::carry`]: crate::wire::Outbox::carry
+    pub(crate) fn carry(&mut self, barrier: Fd) {
+        debug_assert!(self.plain.is_none(), "plain peers know no control frames");
+        let outbox = self.writer.outbox_mut();
+        outbox.carry(wire::CONTROL_TO_CHILD, barrier);
     }
 
     /// Notes a function that calls are for, and returns its number, which is 0 for the one that the child
@@ -322,7 +337,9 @@ impl<T, P: Clone> Connection<T, P> {
     /// Judges a frame from the child of which only the beginning has come, by the same rules as
     /// [`receive`](Connection::receive) once it is whole.
     pub(crate) fn check(&mut self, head: FrameHead<'_>) -> Result<Check, ChildViolation> {
-        let FrameHead { id, claimed, begun } = head;
+        let FrameHead {
+            id, claimed, begun, ..
+        } = head;
         let is_control = self.plain.is_none() && id == wire::CONTROL_TO_PARENT;
         let is_expected = match self.plain {
             _ if is_control => return self.check_control(claimed as usize, begun),
@@ -643,9 +660,15 @@ impl<T, P: Clone> Connection<T, P> {
         if !self.writer.outbox().is_queued(start) {
             return false;
         }
-        let header = wire::parse_header(self.framing(), self.writer.outbox().frame(start));
-        let (_, len) = header.expect("headers are not in pieces");
-        let len = self.framing().header_len() as u64 + u64::from(len);
+        let outbox = self.writer.outbox();
+        let header = |at| wire::parse_header(self.framing(), &outbox.frame(start)[at..]);
+        let mut header_at = 0;
+        if self.plain.is_none() && header(0).is_some_and(|(id, _)| id == wire::CONTROL_TO_CHILD) {
+            // It has descriptors, and this announces them.
+            header_at = ANNOUNCING;
+        }
+        let (_, len) = header(header_at).expect("headers are not in pieces");
+        let len = header_at as u64 + self.framing().header_len() as u64 + u64::from(len);
         self.writer.outbox_mut().withdraw(start, len)
     }
 
@@ -853,7 +876,13 @@ mod tests {
         begun: &[u8],
     ) -> Result<Check, ChildViolation> {
         let claimed = claimed as u32;
-        c.check(FrameHead { id, claimed, begun })
+        let offset = 0;
+        c.check(FrameHead {
+            offset,
+            id,
+            claimed,
+            begun,
+        })
     }
 
     #[test]

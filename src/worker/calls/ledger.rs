@@ -192,7 +192,7 @@ impl Ledger {
         if self.is_running(id) {
             return Err(Duplicate);
         }
-        self.waiting_bytes += request.len();
+        self.waiting_bytes += request.cost();
         let turn = self.waited;
         self.waited += 1;
         self.lane_mut(lane).waiting.push_back(Waiting {
@@ -236,7 +236,7 @@ impl Ledger {
             ..
         } = lane.waiting.pop_front()?;
         lane.running.insert(id);
-        self.waiting_bytes -= request.len();
+        self.waiting_bytes -= request.cost();
         Some(Started {
             id,
             function,
@@ -254,7 +254,7 @@ impl Ledger {
         for lane in &mut self.lanes {
             if let Some(at) = lane.waiting.iter().position(|waiting| waiting.id == id) {
                 let waiting = lane.waiting.remove(at).expect("found at this index");
-                self.waiting_bytes -= waiting.request.len();
+                self.waiting_bytes -= waiting.request.cost();
                 return CallState::Waiting;
             }
         }

@@ -3,12 +3,11 @@
 use super::shared::Hub;
 use super::state::HubState;
 use super::write_policy::WritePolicy;
-use crate::codec::Argument;
-use crate::codec::CodecError;
+use crate::codec::{Argument, CodecError, Input};
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::id_map::IdMap;
 use crate::service::{Signature, id_of};
-use crate::wire::{self, AskAnswer, Body, FunctionId, SmallBytes, ToParent};
+use crate::wire::{self, AskAnswer, Body, Fds, FunctionId, SmallBytes, ToParent};
 use std::mem;
 
 /// How many asks may be unanswered, whatever the parent allows. Fewer than the `UNREAD_REFUSALS` of a
@@ -166,6 +165,7 @@ impl Hub {
         waiter: Waiter,
     ) -> Result<u32, AskEnd> {
         self.may_ask(request.len())?;
+        self.carry(request).map_err(AskEnd::Malformed)?;
         let (mut state, urgency) = self.lock_to_send(false);
         if state.ledger.is_closed() || state.writer.is_closed() || state.exiting {
             return Err(AskEnd::Lost(gone(), Phase::Queued));
@@ -250,13 +250,17 @@ impl Hub {
     }
 
     /// The answer to an ask has come.
-    pub(in crate::worker) fn end_ask(&self, answer: AskAnswer<'_>) -> Result<(), UnknownAsk> {
+    pub(in crate::worker) fn end_ask(
+        &self,
+        answer: AskAnswer<'_>,
+        fds: Fds,
+    ) -> Result<(), UnknownAsk> {
         let waiter = match &mut self.lock().asks {
             Some(asks) => asks.close(answer.id)?,
             None => return Err(UnknownAsk),
         };
         if let Some(waiter) = waiter {
-            let payload = SmallBytes::from(answer.payload);
+            let payload = Input::with_fds(answer.payload, fds).into_small();
             waiter(match answer.failed {
                 true => AskEnd::Failed(payload),
                 false => AskEnd::Reply(payload),

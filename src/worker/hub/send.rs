@@ -6,6 +6,7 @@ use super::state::HubState;
 use super::write_policy::{AfterSend, Urgency, WritePolicy};
 use crate::chain::chain;
 use crate::codec::{Argument, CodecError, Octets, Output, Scratch, Strings};
+use crate::fd;
 use crate::service::Signature;
 use crate::stderr;
 use crate::wire::Plain;
@@ -145,6 +146,33 @@ impl Hub {
         if len > limit {
             let message = format!("{what} has {len} bytes, above the limit (max_frame) of {limit}");
             return Err(Failure::Malformed { message });
+        }
+        let carried = self.carry(output.body());
+        carried.map_err(|error| Failure::malformed(what, &error))
+    }
+
+    /// Has the parent expect the descriptors of a payload, which is to be sent next.
+    ///
+    /// # Errors
+    ///
+    /// Why they cannot be sent.
+    #[inline]
+    pub(super) fn carry(&self, payload: &Body) -> Result<(), CodecError> {
+        match payload.fds().len() {
+            0 => Ok(()),
+            count => self.carry_so_many(count),
+        }
+    }
+
+    #[cold]
+    fn carry_so_many(&self, count: usize) -> Result<(), CodecError> {
+        fd::may_send(count, self.plain().is_some())?;
+        // A copy of the process sends nothing.
+        if !self.is_elsewhere() && !self.lock().writer.outbox().carries() {
+            let barrier = fd::barrier()?;
+            let mut state = self.lock();
+            let outbox = state.writer.outbox_mut();
+            outbox.carry(wire::CONTROL_TO_PARENT, barrier);
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use super::shared::Hub;
 use super::state::HubState;
+use crate::fd::Fd;
 use crate::stderr;
 use crate::sys::{self, Interest};
 use crate::wire::FULL_BATCH;
@@ -80,9 +81,11 @@ impl Hub {
                 // It is only slower if that is refused.
                 let _ = sys::widen(&self.fd);
             }
-            let result = batch.write(|parts| self.write(parts, wait));
+            let result = batch.write(|parts| self.write(parts, batch.fds(), wait));
+            // With descriptors it may be because of these, and is written again without them.
             if let Err(error) = &result
                 && error.kind() != io::ErrorKind::WouldBlock
+                && batch.fds().is_empty()
             {
                 failure = Some(error.to_string());
             }
@@ -128,9 +131,11 @@ impl Hub {
         self.lock()
     }
 
-    fn write(&self, parts: &[IoSlice<'_>], wait: bool) -> io::Result<usize> {
+    fn write(&self, parts: &[IoSlice<'_>], fds: &[Fd], wait: bool) -> io::Result<usize> {
         loop {
-            let result = if self.is_socket {
+            let result = if !fds.is_empty() {
+                sys::send_with_fds(&self.fd, parts, fds, wait)
+            } else if self.is_socket {
                 sys::send(&self.fd, parts, wait)
             } else {
                 sys::write(&self.fd, &parts[0])

@@ -1,0 +1,135 @@
+//! Descriptors as values of a program: in requests, replies, events and setups.
+
+use crate::codec::CodecError;
+use crate::sys::MOST_FDS;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+/// A descriptor that goes along with a request, reply, event or setup: the other process gets one of its
+/// own that refers to the same open file, socket or pipe, as if it had been duplicated.
+///
+/// Cheap to clone: clones share the descriptor, which is closed with the last of them. A request can so be
+/// sent more than once.
+///
+/// It may be anywhere among [octet strings](crate::Strings), of which it is none: the other side
+/// [takes](crate::Strings::take_fds) all of them. With the features `json`, `cbor` and `compact` it is a value
+/// of serde's, and may be part of any type, but not of an error's.
+///
+/// At most 253 descriptors go with one message, and none to [plain peers](crate::Plain): such a call ends as
+/// [`Malformed`](crate::CallError::Malformed).
+///
+/// Descriptors are close-on-exec where they arrive. A process that has too many open files, or is not allowed
+/// to have one of these, does not get them: then taking them is an error, which says so. All others are
+/// closed when nobody takes them, the call is cancelled, or the other process is gone.
+///
+/// # Examples
+///
+/// ```
+/// use offspring::{Fd, Worker};
+/// use std::fs::File;
+/// use std::io::{self, Read};
+///
+/// # fn main() -> Result<(), offspring::BoxError> {
+/// let me = Worker::new()
+///     .function("open", |request, _caller| {
+///         let [path] = request.texts()?;
+///         Ok(("opened", Fd::from(File::open(path)?))) // a string and a descriptor
+///     })
+///     .function("read", |mut request, _caller| {
+///         let [file] = request.take_fds()?;
+///         Ok(io::read_to_string(File::from(file))?)
+///     })
+///     .run();
+/// let open = me.rpc("open").start()?;
+/// let [file] = open.call("Cargo.toml").wait()?.take_fds()?;
+/// let mut start = [0; 9];
+/// File::from(file.try_clone()?).read_exact(&mut start)?;
+/// assert_eq!(&start, b"[package]");
+///
+/// // The position is that of the one open file.
+/// let rest = open.function("read").call(Fd::from(file)).wait()?;
+/// assert!(rest[0].starts_with(b"\nname = \"offspring\""));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Fd(Arc<OwnedFd>);
+
+impl Fd {
+    /// The descriptor itself: a duplicate, if there are other clones.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be duplicated, as the process has too many open files (`EMFILE`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use offspring::Fd;
+    /// use std::fs::File;
+    ///
+    /// let fd = Fd::from(File::open("Cargo.toml")?);
+    /// let clone = fd.clone();
+    /// let first = File::from(fd.into_owned()?); // a duplicate
+    /// let second = File::from(clone.into_owned()?);
+    /// # let _ = (first, second);
+    /// # Ok::<(), std::io::Error>(())
+    /// ```
+    pub fn into_owned(self) -> io::Result<OwnedFd> {
+        Arc::try_unwrap(self.0).or_else(|shared| shared.try_clone())
+    }
+
+    /// How many clones there are.
+    #[cfg(any(fuzzing, test))]
+    pub(crate) fn clones(&self) -> usize {
+        Arc::strong_count(&self.0)
+    }
+
+    /// Whether it is a clone of the other.
+    pub(crate) fn is_clone_of(&self, other: &Fd) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl<T: Into<OwnedFd>> From<T> for Fd {
+    fn from(fd: T) -> Self {
+        Fd(Arc::new(fd.into()))
+    }
+}
+
+impl AsFd for Fd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl fmt::Debug for Fd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Fd").field(&self.as_fd()).finish()
+    }
+}
+
+/// Whether so many descriptors can be sent in one message.
+pub(crate) fn may_send(count: usize, plain: bool) -> Result<(), CodecError> {
+    let why = if plain {
+        "descriptors cannot be sent to a plain peer".to_owned()
+    } else if count > MOST_FDS {
+        format!("{count} descriptors are too many for one message, which takes {MOST_FDS}")
+    } else {
+        return Ok(());
+    };
+    Err(CodecError::new(why))
+}
+
+/// A descriptor that is sent ahead of the first ones, and may get lost: see
+/// [`Outbox::carry`](crate::wire::Outbox::carry).
+pub(crate) fn barrier() -> Result<Fd, CodecError> {
+    match io::pipe() {
+        Ok((reader, _)) => Ok(Fd::from(reader)),
+        Err(error) => Err(CodecError::new(format!(
+            "a descriptor cannot be sent, as that takes another one: {error}"
+        ))),
+    }
+}
