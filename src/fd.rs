@@ -1,6 +1,5 @@
 //! Descriptors as values of a program: in requests, replies, events and setups.
 
-use crate::codec::CodecError;
 use crate::sys::MOST_FDS;
 use std::fmt;
 use std::io;
@@ -112,24 +111,25 @@ impl fmt::Debug for Fd {
 }
 
 /// Whether so many descriptors can be sent in one message.
-pub(crate) fn may_send(count: usize, plain: bool) -> Result<(), CodecError> {
-    let why = if plain {
-        "descriptors cannot be sent to a plain peer".to_owned()
-    } else if count > MOST_FDS {
-        format!("{count} descriptors are too many for one message, which takes {MOST_FDS}")
-    } else {
-        return Ok(());
-    };
-    Err(CodecError::new(why))
+pub(crate) fn may_send(count: usize, plain: bool) -> Result<(), String> {
+    if plain && count > 0 {
+        return Err("descriptors cannot be sent to a plain peer".to_owned());
+    }
+    if count > MOST_FDS {
+        return Err(format!(
+            "{count} descriptors are too many for one message, which takes {MOST_FDS}"
+        ));
+    }
+    Ok(())
 }
 
 /// A descriptor that is sent ahead of the first ones, and may get lost: see
 /// [`Outbox::carry`](crate::wire::Outbox::carry).
-pub(crate) fn barrier() -> Result<Fd, CodecError> {
+pub(crate) fn barrier() -> Result<Fd, String> {
     match io::pipe() {
         Ok((reader, _)) => Ok(Fd::from(reader)),
-        Err(error) => Err(CodecError::new(format!(
+        Err(error) => Err(format!(
             "a descriptor cannot be sent, as that takes another one: {error}"
-        ))),
+        )),
     }
 }

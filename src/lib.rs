@@ -102,6 +102,7 @@
 //! | [`Service`] | a function's name, codec and types; any string is one of octet strings |
 //! | `Json`, `Cbor`, `Compact` | codecs of any type of serde's, with the features of these names; [`Codec`] for one of your own |
 //! | [`Text`], [`Lent`] | stand for any error, and for a request that borrows |
+//! | [`Fd`] | a file, socket or pipe that goes along with a request, reply, event or setup |
 //! | [`Strings`] | a list of octet strings, which plain calls, replies and progress carry, and all events |
 //!
 //! # Three kinds of functions
@@ -191,6 +192,7 @@
 //! |---|---|---|
 //! | [`max_frame`](RpcBuilder::max_frame) | 256 MiB | a request is refused, a reply fails its call |
 //! | the request of a [setup](Process::setup) | 1 MiB | the start is refused |
+//! | [descriptors](Fd) in one message | 253 | as above |
 //! | [`max_queue`](RpcBuilder::max_queue) | none | [`call`](Rpc::call) waits, [`try_call`](Rpc::try_call) is refused |
 //! | [`max_asks`](RpcBuilder::max_asks) | 1024 | the child's further asks are refused |
 //! | [`start_timeout`](RpcBuilder::start_timeout) | 10 s | the child is killed |

@@ -6,10 +6,10 @@
 mod common;
 
 use common::{Gate, alone, descriptors, eventually, signal, stop};
-use offspring::{BoxError, Caller, Loop, Pending, Process, Reactor, Rpc, Strings, Worker};
+use offspring::{BoxError, Caller, Fd, Loop, Pending, Process, Reactor, Rpc, Strings, Worker};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -89,6 +89,10 @@ fn counting_worker() -> Worker {
         })
         .threaded("threaded", |request, _: &Caller| echo_or_report(request))
         .threads(1)
+        .function("take", |mut request, _| {
+            let [_descriptor] = request.take_fds()?;
+            Ok(request)
+        })
         .function("events", |request: Strings, caller| {
             if let Ok(n) = request.to_string().parse::<u32>() {
                 (0..n).for_each(|_| caller.event("an event"));
@@ -650,6 +654,30 @@ fn waited_calls_send_and_receive_once() {
         all(&there) - of(&there, RECEIVE),
         1250,
     );
+}
+
+#[test]
+fn waited_calls_with_a_descriptor_take_one_more_that_closes_it() {
+    let me = counting_worker().run_in_test();
+    let traced = Traced::new(|| {
+        confine_to_one_cpu();
+        let descriptor = Fd::from(File::open("/dev/null").unwrap());
+        let call = |rpc: &Rpc| rpc.call(("x", &descriptor)).wait().unwrap();
+        scenario(&me, "returning", |rpc| {
+            let take = rpc.function("take");
+            (0..1000).for_each(|_| drop(call(&take)));
+        });
+    });
+    let Some(traced) = traced else { return };
+    let [here, there] = traced.count_one();
+    println!("1000 waited calls with a descriptor: {here:?}, {there:?}");
+    assert_eq!(of(&there, &["close"]), 1000 + 1, "one more is a barrier");
+    // As others, but for what announces the first one.
+    let here = all(&here) - of(&here, RECEIVE);
+    at_most("calls here except receiving", here, 3510);
+    // When it is built for debugging, std looks whether what it closes is open.
+    let there = all(&there) - of(&there, &["recvfrom", "recvmsg", "fcntl"]);
+    at_most("calls there except receiving", there, 2260);
 }
 
 #[test]

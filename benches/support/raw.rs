@@ -8,6 +8,7 @@ use crate::laps::Measured;
 use crate::payload::{self, Large, SMALL, check_small, small};
 use crate::sys;
 use crate::work::{CHILDREN, KIB64, MIB};
+use std::fs::File;
 use std::io::{IoSlice, Read, Write};
 use std::net::Shutdown;
 use std::ops::Range;
@@ -31,6 +32,7 @@ pub(crate) fn child(what: &str) {
     let peer = Peer::new(stdin.expect("descriptors are available").into());
     match what {
         "events" => send_events(peer),
+        "descriptor" => take_descriptors(peer),
         _ => echo(peer),
     }
 }
@@ -47,6 +49,19 @@ pub(crate) fn measure(large_buffer: bool, workload: &str, n: u32) -> Result<Meas
             let (mut peer, child) = start("echo");
             let mut out = Vec::new();
             let measured = Measured::each(n, |i| call(&mut peer, &mut out, i));
+            finish(peer, child);
+            measured
+        }
+        "descriptor" => {
+            let (mut peer, child) = start("descriptor");
+            let (mut out, file) = (Vec::new(), File::open("/dev/null").expect("it is there"));
+            let measured = Measured::each(n, |i| {
+                out.clear();
+                push(&mut out, i, &small(i));
+                sys::send_with(&peer.socket, &out, &file);
+                let frame = peer.receive(i);
+                check_small(i, &peer.buffer[frame]);
+            });
             finish(peer, child);
             measured
         }
@@ -263,6 +278,17 @@ fn echo(mut peer: Peer) {
         }
         send(&peer.socket, &out);
         out.clear();
+    }
+}
+
+/// Answers each frame with its payload, and closes the descriptor that comes with it.
+fn take_descriptors(peer: Peer) {
+    let mut buffer = vec![0; KIB64];
+    loop {
+        match sys::receive_with(&peer.socket, &mut buffer) {
+            0 => return,
+            n => send(&peer.socket, &buffer[..n]),
+        }
     }
 }
 

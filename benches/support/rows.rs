@@ -155,6 +155,8 @@ const CALL: Run = Run::new(Offspring, "pingpong", 10_000);
 const CALL_1: Run = Run::new(Offspring, "pingpong", 20_000).on_one_cpu();
 const RAW_CALL: Run = Run::new(Raw, "pingpong", 10_000);
 const RAW_CALL_1: Run = Run::new(Raw, "pingpong", 20_000).on_one_cpu();
+const CALL_WITH_1: Run = Run::new(Offspring, "descriptor", 20_000).on_one_cpu();
+const RAW_CALL_WITH_1: Run = Run::new(Raw, "descriptor", 20_000).on_one_cpu();
 const THREADS: Run = Run::new(Offspring, "threads", 20_000);
 const PIPELINE: Run = Run::new(Offspring, "pipeline", 1_000_000);
 // Many, as each takes only 16 ns.
@@ -223,6 +225,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("call", "blocking call", CALL, RAW_CALL, MEDIAN, "x0.30 / x0.08"),
     row("call-mean", "  the mean", CALL, RAW_CALL, MEAN, ""),
     row("call-cpu", "  its CPU time", CALL, RAW_CALL, cost("cpu", "us"), ""),
+    row("descriptor@1", "  with a descriptor, one CPU", CALL_WITH_1, RAW_CALL_WITH_1, MEDIAN, ""),
     row("threads", "4 threads, one handle, per call", THREADS, RAW_CALL, MEAN, "x0.50 / x0.15"),
     row("threads@1", "  on one CPU", THREADS.on_one_cpu(), RAW_CALL_1, MEAN, ""),
     row("pipeline-deferred", "pipelined calls, callbacks, deferred", Run { side: OffspringDeferred, ..PIPELINE },

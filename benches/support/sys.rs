@@ -1,8 +1,12 @@
 //! System calls that `std` has no functions for.
 
-use std::io;
-use std::mem;
-use std::os::fd::AsRawFd;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg,
+    sendmsg,
+};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::{self, MaybeUninit};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 /// Confines this process, and the children it starts from now on, to one of its CPUs.
@@ -37,6 +41,30 @@ pub(crate) fn set_send_buffer(socket: &impl AsRawFd, bytes: usize) {
             size_of_val(&bytes) as libc::socklen_t,
         )
     });
+}
+
+/// Sends bytes and a descriptor.
+pub(crate) fn send_with(socket: &impl AsFd, bytes: &[u8], descriptor: &impl AsFd) {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor.as_fd()];
+    control.push(SendAncillaryMessage::ScmRights(&descriptors));
+    let sent = sendmsg(
+        socket,
+        &[IoSlice::new(bytes)],
+        &mut control,
+        SendFlags::empty(),
+    );
+    assert_eq!(sent.expect("the other side reads"), bytes.len());
+}
+
+/// Reads what has come, and closes the descriptor that has come along. Returns 0 at the end.
+pub(crate) fn receive_with(socket: &impl AsFd, buffer: &mut [u8]) -> usize {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let received = recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC);
+    received.expect("the other side writes").bytes
 }
 
 /// Raises this process's limit of descriptors to the maximum.

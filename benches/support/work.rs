@@ -3,7 +3,8 @@
 use crate::carrier::{Bytes, Carrier, Pool};
 use crate::laps::Measured;
 use crate::payload::{self, Large, check_small, small};
-use offspring::{Caller, Name, Process, Reactor, Rpc, RpcBuilder, Worker};
+use offspring::{Caller, Fd, Name, Process, Reactor, Rpc, RpcBuilder, Worker};
+use std::fs::File;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, Thread};
 
@@ -36,9 +37,15 @@ pub(crate) struct Variant {
 /// In a child, serves and does not return. To be called before anything else.
 pub(crate) fn worker() -> Process {
     let worker = Worker::new();
-    let worker = with_functions::<Name>(worker, OCTETS);
+    let worker = with_functions::<Name>(worker, OCTETS).function(TAKE, |mut request, _| {
+        let [_descriptor] = request.take_fds()?;
+        Ok(request)
+    });
     with_functions::<Bytes>(worker, BYTES).run()
 }
+
+/// The name of a function that takes a descriptor.
+const TAKE: &str = "take";
 
 /// Names of functions: echo and events, returning and deferred.
 type Names = [[&'static str; 2]; 2];
@@ -80,11 +87,28 @@ pub(crate) fn measure(
     workload: &str,
     n: u32,
 ) -> Result<Measured, String> {
+    if workload == "descriptor" {
+        return Ok(descriptor(me, n));
+    }
     if variant.bytes {
         Bench::<Bytes>::new(me, variant, BYTES).measure(workload, n)
     } else {
         Bench::<Name>::new(me, variant, OCTETS).measure(workload, n)
     }
+}
+
+/// Blocking calls of 16 bytes, each with a descriptor, which the child closes.
+fn descriptor(me: &Process, n: u32) -> Measured {
+    let rpc = started(me.rpc(TAKE));
+    let file = Fd::from(File::open("/dev/null").expect("it is there"));
+    let call = |i| {
+        let reply = rpc.call((small(i), &file)).wait().expect("an echo");
+        check_small(i, &reply[0]);
+    };
+    call(0);
+    let measured = Measured::each(n, call);
+    finish(rpc);
+    measured
 }
 
 /// Runs `then` with the process id of a child that has answered a call and is idle.

@@ -77,6 +77,7 @@ pub trait Replies<T, R> {
 }
 
 impl<T, C: Encode<T>> Replies<T, T> for C {
+    #[inline]
     fn encode_reply(reply: T, output: &mut Output) -> Result<(), CodecError> {
         C::encode_owned(reply, output)
     }

@@ -1,6 +1,6 @@
 //! The value type of the default codec.
 
-use super::{CodecError, Input, Output};
+use super::{CodecError, Input};
 use crate::fd::Fd;
 use crate::wire::{Fds, SmallBytes, octets};
 use std::fmt;
@@ -54,30 +54,14 @@ impl Strings {
         })
     }
 
-    /// Appends the payload of a frame.
-    pub(crate) fn encode_to(&self, out: &mut Vec<u8>) {
-        self.encoded.append_to(out);
-    }
-
-    /// Appends clones of the descriptors.
-    #[inline]
-    pub(crate) fn attach_to(&self, output: &mut Output) -> Result<(), CodecError> {
-        if let Some(fds) = self.encoded.fds() {
-            for fd in fds.all().map_err(CodecError::new)? {
-                output.attach(fd.clone());
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether moving the payload is cheaper than copying it.
-    pub(crate) fn is_long(&self) -> bool {
-        matches!(self.encoded, SmallBytes::Heap(_) | SmallBytes::Carrying(_))
+    /// The payload of a frame.
+    pub(crate) fn encoded(&self) -> &SmallBytes {
+        &self.encoded
     }
 
     /// The payload of a frame, by value.
-    pub(crate) fn into_encoded(self) -> Vec<u8> {
-        self.encoded.into_vec()
+    pub(crate) fn into_encoded(self) -> SmallBytes {
+        self.encoded
     }
 
     /// The number of strings.

@@ -37,7 +37,7 @@ fn round_trip(strings: &[&[u8]], encoded: &[u8]) {
     let decoded = Strings::decode(Input::from(encoded)).unwrap();
     let built: Strings = strings.iter().collect();
     let mut encoded = Vec::new();
-    built.encode_to(&mut encoded);
+    built.encoded().append_to(&mut encoded);
     assert_eq!(encoded, ours);
     assert_eq!(decoded, built);
     assert_eq!(decoded.len(), strings.len());

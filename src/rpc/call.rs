@@ -206,6 +206,10 @@ impl<'a, S: Signature> Call<'a, S> {
         if let Some(error) = self.malformed.take() {
             return Err(Ended::Malformed(error));
         }
+        if !self.request.body().fds().is_empty() {
+            let carried = self.handle.link.carry(self.request.body());
+            carried.map_err(Ended::Malformed)?;
+        }
         let options = CallOptions {
             deadline,
             progress: &mut self.progress,

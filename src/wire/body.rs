@@ -43,7 +43,7 @@ impl Body {
         }
     }
 
-    /// All bytes, if they are in one piece of at most `len`.
+    /// All bytes, if they are in one piece of at most `len`, and have no descriptors with them.
     #[inline]
     pub(crate) fn short(&self, len: usize) -> Option<&[u8]> {
         (self.rest.is_none() && self.head.len() <= len).then_some(&self.head)

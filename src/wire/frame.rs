@@ -318,7 +318,8 @@ impl Decoder {
     fn control(&mut self, payload: &Payload, offset: u64) -> Result<bool, DecodeError> {
         let bytes = match payload {
             Payload::At(at) => &self.buf[at.clone()],
-            Payload::Owned(_) | Payload::Carrying(_) => return Ok(false),
+            Payload::Owned(bytes) => bytes,
+            Payload::Carrying(_) => unreachable!("it was looked at before"),
         };
         let is_about = self.arrivals.control(bytes, offset);
         self.pending = self.arrivals.is_pending();
@@ -393,6 +394,7 @@ impl Decoder {
     /// The next frame, if it is complete and in the buffer, its id is `wanted`, it is not too large, and
     /// has to do with no descriptors: its id, and where its payload is. Anything else is left to
     /// [`next`](Decoder::next).
+    #[inline]
     pub(crate) fn next_if(
         &mut self,
         wanted: impl FnOnce(u32) -> bool,

@@ -63,6 +63,7 @@ impl SmallBytes {
     }
 
     /// Appends the bytes.
+    #[inline]
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
         match self {
             SmallBytes::Inline { len, bytes } => {

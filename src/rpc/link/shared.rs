@@ -161,22 +161,18 @@ impl Link {
     /// # Errors
     ///
     /// Why they cannot be sent.
-    #[inline]
-    pub(super) fn carry(&self, payload: &Body) -> Result<(), CodecError> {
-        match payload.fds().len() {
-            0 => Ok(()),
-            count => self.carry_so_many(count),
+    pub(in crate::rpc) fn carry(&self, payload: &Body) -> Result<(), CodecError> {
+        let count = payload.fds().len();
+        // All calls of a copy are refused.
+        if count == 0 || self.is_elsewhere() {
+            return Ok(());
         }
-    }
-
-    #[cold]
-    fn carry_so_many(&self, count: usize) -> Result<(), CodecError> {
         let state = self.lock();
         let (plain, carries) = (state.connection.is_plain(), state.connection.carries());
         drop(state);
-        fd::may_send(count, plain)?;
+        fd::may_send(count, plain).map_err(CodecError::new)?;
         if !carries {
-            let barrier = fd::barrier()?;
+            let barrier = fd::barrier().map_err(CodecError::new)?;
             self.lock().connection.carry(barrier);
         }
         Ok(())

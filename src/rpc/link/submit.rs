@@ -40,7 +40,7 @@ pub(in crate::rpc) struct SubmittedCall {
 
 impl Link {
     /// Makes a call. Large parts of the request are taken, and so is the completion, unless the call
-    /// is refused.
+    /// is refused. Its descriptors are [expected](Link::carry).
     pub(in crate::rpc) fn call(
         &self,
         function: usize,
@@ -57,7 +57,6 @@ impl Link {
         if self.is_elsewhere() {
             return Err(Ended::Refused(Refusal::Forked));
         }
-        self.carry(request).map_err(Ended::Malformed)?;
         let mut state = self.lock();
         let id = loop {
             let connection = &mut state.connection;

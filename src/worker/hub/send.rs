@@ -142,12 +142,22 @@ impl Hub {
         fill: impl FnOnce(&mut Output) -> Result<(), CodecError>,
     ) -> Result<(), Failure> {
         fill(output).map_err(|error| Failure::malformed(what, &chain(&error)))?;
-        let (len, limit) = (output.len(), self.max_frame());
+        // Nearly all are short.
+        match output.body().short(self.max_frame()) {
+            Some(_) => Ok(()),
+            None => self.check(what, output.body()),
+        }
+    }
+
+    /// Whether the parent takes such a payload.
+    #[cold]
+    fn check(&self, what: &str, payload: &Body) -> Result<(), Failure> {
+        let (len, limit) = (payload.len(), self.max_frame());
         if len > limit {
             let message = format!("{what} has {len} bytes, above the limit (max_frame) of {limit}");
             return Err(Failure::Malformed { message });
         }
-        let carried = self.carry(output.body());
+        let carried = self.carry(payload);
         carried.map_err(|error| Failure::malformed(what, &error))
     }
 
@@ -156,20 +166,15 @@ impl Hub {
     /// # Errors
     ///
     /// Why they cannot be sent.
-    #[inline]
     pub(super) fn carry(&self, payload: &Body) -> Result<(), CodecError> {
-        match payload.fds().len() {
-            0 => Ok(()),
-            count => self.carry_so_many(count),
+        let count = payload.fds().len();
+        if count == 0 {
+            return Ok(());
         }
-    }
-
-    #[cold]
-    fn carry_so_many(&self, count: usize) -> Result<(), CodecError> {
-        fd::may_send(count, self.plain().is_some())?;
+        fd::may_send(count, self.plain().is_some()).map_err(CodecError::new)?;
         // A copy of the process sends nothing.
         if !self.is_elsewhere() && !self.lock().writer.outbox().carries() {
-            let barrier = fd::barrier()?;
+            let barrier = fd::barrier().map_err(CodecError::new)?;
             let mut state = self.lock();
             let outbox = state.writer.outbox_mut();
             outbox.carry(wire::CONTROL_TO_PARENT, barrier);
