@@ -6,14 +6,16 @@ mod common;
 
 use common::bounded;
 use offspring::{
-    CallError, Carries, Cbor, Compact, Encode, ErrorKind, Input, Json, Output, Process, Service,
-    Worker,
+    CallError, Carries, Cbor, Compact, Encode, ErrorKind, Fd, Input, Json, Output, Process,
+    Service, Worker,
 };
 use serde::{Deserialize, Serialize};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::fs::File;
+use std::io::{Read, Seek};
 
 /// Counts the largest allocation of each thread.
 struct Counting;
@@ -315,5 +317,85 @@ fn values_travel_and_another_codec_is_a_start_error() {
         assert_eq!(error.kind(), ErrorKind::Mismatch);
         let text = error.to_string();
         assert!(text.contains("json") && text.contains("cbor"), "{text}");
+    });
+}
+
+/// A block of a file, which both sides have open.
+#[derive(Debug, Serialize, Deserialize)]
+struct Block {
+    files: Vec<Fd>,
+    spare: Option<Fd>,
+    width: usize,
+}
+
+/// An error that tries to take a descriptor along.
+#[derive(Debug, Serialize, Deserialize)]
+struct Unsent(Fd);
+
+impl std::fmt::Display for Unsent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("it is empty")
+    }
+}
+
+#[test]
+fn descriptors_are_values_in_requests_and_replies_and_not_in_errors() {
+    fn service<C>() -> Service<C, Block, (String, Block), Unsent>
+    where
+        C: for<'a> Carries<'a, Block> + for<'a> Carries<'a, (String, Block)> + 'static,
+        C: for<'a> Carries<'a, Unsent> + for<'a> Carries<'a, String>,
+    {
+        Service::new(C::NAME)
+    }
+    fn serve<C>(worker: Worker) -> Worker
+    where
+        C: for<'a> Carries<'a, Block> + for<'a> Carries<'a, (String, Block)> + 'static,
+        C: for<'a> Carries<'a, Unsent> + for<'a> Carries<'a, String>,
+    {
+        worker.function(service::<C>(), |block, _| {
+            let Some(last) = block.files.last() else {
+                return Err(Unsent(block.spare.expect("there is another")));
+            };
+            let mut file = File::from(last.clone().into_owned().unwrap());
+            let mut bytes = vec![0; block.width];
+            file.read_exact(&mut bytes).unwrap();
+            Ok((String::from_utf8(bytes).unwrap(), block))
+        })
+    }
+    fn check<C>(process: &Process)
+    where
+        C: for<'a> Carries<'a, Block> + for<'a> Carries<'a, (String, Block)> + 'static,
+        C: for<'a> Carries<'a, Unsent> + for<'a> Carries<'a, String>,
+    {
+        let rpc = process.rpc(service::<C>()).start().unwrap();
+        let open = |path: &str| Fd::from(File::open(path).unwrap());
+        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        let (null, file) = (open("/dev/null"), open(manifest));
+        let block = |files| Block {
+            files,
+            spare: Some(null.clone()),
+            width: 9,
+        };
+        let (text, back) = rpc.call(block(vec![null.clone(), file])).wait().unwrap();
+        assert_eq!((&*text, back.files.len()), ("[package]", 2));
+        // Those of the reply are others, of the same open file.
+        let [_, last] = back.files.try_into().unwrap();
+        let mut rest = File::from(last.into_owned().unwrap());
+        assert_eq!(rest.stream_position().unwrap(), 9);
+        match rpc.call(block(vec![])).wait() {
+            Err(CallError::Malformed(error)) => assert_eq!(
+                error.to_string(),
+                "the error (it is empty): an error takes no descriptors along"
+            ),
+            other => panic!("{other:?}"),
+        }
+        rpc.finish().unwrap();
+    }
+    let worker = serve::<Json>(Worker::new());
+    let me = serve::<Compact>(serve::<Cbor>(worker)).run_in_test();
+    bounded(move || {
+        check::<Json>(&me);
+        check::<Cbor>(&me);
+        check::<Compact>(&me);
     });
 }
