@@ -254,13 +254,26 @@ fn assert_lost(outcome: &Outcome, kind: ErrorKind, situation: &str) {
     }
 }
 
-/// Runs a scenario for each way and each kind of function.
+/// Runs a scenario for each way and each kind of function, with executed children and with copies of a
+/// template.
 fn for_each(me: Process, scenario: impl Fn(&Process, &'static str, &'static str) + Send + 'static) {
+    for_each_of(
+        vec![me.clone(), me.stderr(Stdio::null()).template()],
+        scenario,
+    );
+}
+
+fn for_each_of(
+    children: Vec<Process>,
+    scenario: impl Fn(&Process, &'static str, &'static str) + Send + 'static,
+) {
     alone(move || {
-        let me = me.stderr(Stdio::null());
-        for way in WAYS {
-            for function in FUNCTIONS {
-                scenario(&me, function, way);
+        for child in children {
+            let child = child.stderr(Stdio::null());
+            for way in WAYS {
+                for function in FUNCTIONS {
+                    scenario(&child, function, way);
+                }
             }
         }
     });
@@ -280,7 +293,7 @@ fn starting(me: &Process, function: &'static str, way: &'static str, kind: Error
 #[test]
 fn before_run() {
     let me = dying().run_in_test();
-    for_each(me, |me, function, way| {
+    for_each_of(vec![me], |me, function, way| {
         let kind = match way {
             // run() says what it misses.
             "descriptors closed" => ErrorKind::Setup,

@@ -3,6 +3,7 @@
 use super::Settings;
 use crate::sys::{self, Interest, ProcessHandle, SharedNote};
 use crate::threads;
+use std::any::Any;
 use std::io::{PipeWriter, Result};
 use std::os::fd::OwnedFd;
 use std::process::ExitStatus;
@@ -23,9 +24,21 @@ pub(crate) struct Child {
     note: Option<SharedNote>,
     /// What it is held to.
     settings: Arc<Settings>,
+    /// What it was forked from, which reaps it.
+    template: Option<Arc<dyn Any + Send + Sync>>,
     /// Whether it was reaped. Locked while it is signalled, so that its pid cannot be reused
     /// meanwhile.
     reaped: Mutex<bool>,
+}
+
+/// A process that was forked from a template.
+pub(crate) struct ForkedChild {
+    pub(crate) pid: u32,
+    pub(crate) pidfd: OwnedFd,
+    /// Where its end is reported.
+    pub(crate) report: OwnedFd,
+    /// Keeps the template, which reports it.
+    pub(crate) template: Arc<dyn Any + Send + Sync>,
 }
 
 /// What a child has noted for its parent, which can be read after its end.
@@ -64,8 +77,35 @@ impl Child {
             lifeline: Mutex::new(lifeline),
             note,
             settings,
+            template: None,
             reaped: Mutex::new(false),
         })
+    }
+
+    /// A child of another process, which is kept there as long as this one needs it.
+    pub(super) fn forked(
+        forked: ForkedChild,
+        leads_group: bool,
+        lifeline: Option<PipeWriter>,
+        note: Option<SharedNote>,
+        settings: Arc<Settings>,
+    ) -> Self {
+        let ForkedChild {
+            pid,
+            pidfd,
+            report,
+            template,
+        } = forked;
+        Child {
+            pid,
+            leads_group,
+            handle: Some(ProcessHandle::of_other(pid, pidfd, report)),
+            lifeline: Mutex::new(lifeline),
+            note,
+            settings,
+            template: Some(template),
+            reaped: Mutex::new(false),
+        }
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -77,10 +117,15 @@ impl Child {
         self.handle.is_some()
     }
 
-    /// A descriptor that becomes readable when the process ends. Without one,
-    /// [`wait_for_exit`](Child::wait_for_exit) tells.
-    pub(crate) fn pidfd(&self) -> Option<&Arc<OwnedFd>> {
-        self.handle.as_ref()?.pidfd()
+    /// A descriptor that becomes readable when the process can be [reaped](Child::reap), or if another one is
+    /// to be waited for. Without one, [`wait_for_exit`](Child::wait_for_exit) tells.
+    pub(crate) fn end(&self) -> Option<Arc<OwnedFd>> {
+        self.handle.as_ref()?.end()
+    }
+
+    /// Whether it is the child of another process.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.template.is_some()
     }
 
     /// Signals the process, and its group if that is its own. Does nothing once the process has ended.
@@ -135,6 +180,9 @@ impl Child {
             None => None,
         };
         *reaped = true;
+        if let Some(handle) = &self.handle {
+            handle.let_go();
+        }
         *self
             .lifeline
             .lock()
@@ -147,6 +195,12 @@ impl Child {
     /// it ends.
     pub(crate) fn abandon(&self) -> bool {
         let mut reaped = self.lock();
+        if let (false, true, Some(handle)) = (*reaped, self.is_forked(), &self.handle) {
+            // If it is another user's by now, it ends when its connection does.
+            let _ = handle.signal(sys::SIGKILL, self.leads_group);
+            handle.let_go();
+            *reaped = true;
+        }
         *reaped = *reaped || abandon(self.pid);
         *reaped
     }
@@ -154,9 +208,9 @@ impl Child {
     /// Whether it has ended, or does within a moment: what exits is root's for some of the kernel.
     pub(crate) fn is_ending(&self) -> bool {
         const MOMENT: Duration = Duration::from_millis(100);
-        if let Some(pidfd) = self.pidfd() {
+        if let Some(end) = self.end() {
             // If it cannot be waited for, it counts as running.
-            let _ = sys::wait_at_most(&**pidfd, Interest::Readable, MOMENT);
+            let _ = sys::wait_at_most(&*end, Interest::Readable, MOMENT);
         }
         self.handle.as_ref().is_none_or(ProcessHandle::has_ended)
     }
@@ -181,8 +235,8 @@ impl Child {
 
     /// Gives up what this copy of the process that started it shares with that one.
     pub(crate) fn give_up(&self) {
-        if let Some(pidfd) = self.pidfd() {
-            sys::give_up(pidfd);
+        if let Some(handle) = &self.handle {
+            handle.give_up();
         }
         // If a thread that the copy does not have held the lock, it is dropping it.
         if let Ok(mut lifeline) = self.lifeline.try_lock() {

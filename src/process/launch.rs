@@ -2,18 +2,22 @@
 
 use super::diagnosis::{Attempt, pause, retry_while_busy};
 use super::stdio::{Stdio, StdioKind};
-use super::{Child, Group, Process, Target, apply_settings};
+use super::{
+    Child, CopyGroup, ForkError, ForkOrder, Forker, Group, Process, Target, apply_settings,
+};
 use crate::error::{Error, ErrorKind};
+use crate::fd::Fd;
 use crate::sys::{self, ExtraFd, Marker, SharedNote};
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::panic::Location;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A child that was started, and the parent's ends of its descriptors.
 pub(crate) struct Launched {
@@ -27,9 +31,19 @@ pub(crate) struct Launched {
     pub(crate) stderr: Option<OwnedFd>,
 }
 
+/// The parent's ends of what a copy of a template has.
+struct CopyEnds {
+    socket: OwnedFd,
+    lifeline: Option<PipeWriter>,
+    note: Option<SharedNote>,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+}
+
 impl Process {
     /// Starts the child. Setups and functions are sent to it later.
-    pub(crate) fn launch(&self) -> Result<Launched, Error> {
+    /// A copy of a template is waited for, at most for `timeout`.
+    pub(crate) fn launch(&self, timeout: Duration) -> Result<Launched, Error> {
         if let Some((option, why)) = self.unsupported() {
             let message = format!("{self} cannot have Process::{option}: {why}");
             return Err(Error::new(ErrorKind::Unsupported, message));
@@ -56,7 +70,83 @@ impl Process {
         if let Some(fault) = self.settings.fault() {
             return Err(error(io::Error::new(io::ErrorKind::InvalidInput, fault)));
         }
-        self.spawn().map_err(error)
+        match self.forker() {
+            Some(forker) => self.fork(forker, timeout),
+            None => self.spawn().map_err(error),
+        }
+    }
+
+    /// Has a template copied. If that dies, and is started again, the descriptors are others: there may be a
+    /// copy that has these.
+    fn fork(&self, forker: &dyn Forker, timeout: Duration) -> Result<Launched, Error> {
+        let mut has_died = false;
+        loop {
+            let order = self.order_copy();
+            let (order, ends) = order.map_err(|error| {
+                Error::new(ErrorKind::Spawn, format!("cannot start {self}: {error}"))
+            })?;
+            match forker.fork(order, timeout) {
+                Ok(forked) => {
+                    let leads_group = self.group != Group::Parents;
+                    let settings = Arc::clone(&self.settings);
+                    let CopyEnds {
+                        socket,
+                        lifeline,
+                        note,
+                        stdout,
+                        stderr,
+                    } = ends;
+                    let child = Child::forked(forked, leads_group, lifeline, note, settings);
+                    return Ok(Launched {
+                        socket,
+                        child: Some(child),
+                        stdout,
+                        stderr,
+                    });
+                }
+                Err(ForkError::Died(_)) if !has_died => has_died = true,
+                Err(ForkError::Died(error) | ForkError::Other(error)) => return Err(error),
+            }
+        }
+    }
+
+    /// What a template is told about a copy, and the parent's ends of that.
+    fn order_copy(&self) -> io::Result<(ForkOrder<Fd>, CopyEnds)> {
+        let (near, far) = UnixStream::pair()?;
+        let (stdout, stdout_reader) = self.stdout.open()?;
+        let (stderr, stderr_reader) = self.stderr.open()?;
+        let (lifeline_reader, lifeline) = match self.outlive {
+            true => (None, None),
+            false => {
+                let (reader, writer) = io::pipe()?;
+                (Some(reader), Some(sys::above_standard(writer)?.into()))
+            }
+        };
+        // Without one, it is not known what a child that has ended had begun.
+        let (note, note_fd) = SharedNote::new().ok().unzip();
+        let order = ForkOrder {
+            socket: far.into(),
+            lifeline: lifeline_reader.map(Fd::from),
+            note: note_fd.map(Fd::from),
+            stdout: stdout.map(Fd::from),
+            stderr: stderr.map(Fd::from),
+            group: match self.group {
+                Group::Own => CopyGroup::Own,
+                Group::Parents => CopyGroup::Join(sys::own_group()),
+                Group::Session => CopyGroup::Session,
+            },
+            dir: self.dir.clone(),
+            // 0 is no namespace.
+            namespace: sys::pid_namespace().unwrap_or(0),
+        };
+        let ends = CopyEnds {
+            socket: sys::above_standard(near)?,
+            lifeline,
+            note,
+            stdout: stdout_reader,
+            stderr: stderr_reader,
+        };
+        Ok((order, ends))
     }
 
     fn adopt(&self, socket: Option<OwnedFd>) -> Result<Launched, Error> {
@@ -184,7 +274,7 @@ impl Process {
                 absolute(Path::new(program))
             }
             Target::Command(_, program) => Ok(program.clone()),
-            Target::Stream(..) => unreachable!("a stream is adopted, not executed"),
+            Target::Stream(..) | Target::Template(_) => unreachable!("it is not executed"),
         }
     }
 
@@ -196,7 +286,7 @@ impl Process {
             }
             Target::Exe(path) => path.clone().into(),
             Target::Command(_, program) => program.clone(),
-            Target::Stream(..) => OsString::new(),
+            Target::Stream(..) | Target::Template(_) => OsString::new(),
         };
         let mut all = vec![c_string(&name)?];
         if let Target::Test(test, _) = &self.target {

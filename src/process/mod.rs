@@ -2,6 +2,7 @@
 
 mod child;
 mod diagnosis;
+mod fork_order;
 mod group;
 mod launch;
 mod limit;
@@ -9,7 +10,8 @@ mod settings;
 mod setup;
 mod stdio;
 
-pub(crate) use child::{Child, Noted};
+pub(crate) use child::{Child, ForkedChild, Noted};
+pub(crate) use fork_order::{CopyGroup, ForkOrder};
 pub use group::Group;
 pub(crate) use launch::Launched;
 pub use limit::Limit;
@@ -20,6 +22,7 @@ pub(crate) use stdio::{Lines, OutputCallback, Tail};
 
 use crate::codec::Argument;
 use crate::error::Error;
+use crate::fd::Fd;
 use crate::service::{IntoService, Signature};
 use crate::wire::{Body, Plain, ToChild};
 use settings::Setting;
@@ -29,6 +32,7 @@ use std::os::fd::OwnedFd;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// A description of how to get a child, and how to set it up before it serves.
 ///
@@ -83,6 +87,8 @@ pub struct Process {
     group: Group,
     outlive: bool,
     settings: Arc<Settings>,
+    /// Whether it is to be copied when it has run its setups.
+    is_template: bool,
     setups: Vec<Setup>,
 }
 
@@ -103,6 +109,24 @@ enum Target {
     Command(Plain, OsString),
     /// No program: the peer is at the other end of this socket. `None` once started.
     Stream(Plain, Arc<Mutex<Option<OwnedFd>>>),
+    /// A process that is to be copied.
+    Template(Arc<dyn Forker>),
+}
+
+/// What starts a template, and has it make copies.
+pub(crate) trait Forker: fmt::Debug + Send + Sync {
+    /// Makes a copy of the template, which is started if it is not there. Waits at most so long.
+    fn fork(&self, order: ForkOrder<Fd>, timeout: Duration) -> Result<ForkedChild, ForkError>;
+
+    /// Starts the template, if it is not there, and waits until it has run its setups.
+    fn warm(&self) -> Result<(), Error>;
+}
+
+/// Why there is no copy.
+pub(crate) enum ForkError {
+    /// The template has died since it has run its setups, and may be started again.
+    Died(Error),
+    Other(Error),
 }
 
 impl Process {
@@ -118,6 +142,7 @@ impl Process {
             group: Group::default(),
             outlive: false,
             settings: Arc::default(),
+            is_template: false,
             setups: Vec::new(),
         }
     }
@@ -396,6 +421,15 @@ impl Process {
         };
         match self.target {
             Target::ThisProgram(..) | Target::Test(..) | Target::Exe(_) => None,
+            Target::Template(_) => {
+                let of_programs = [(!self.args.is_empty(), "arg()"), (has_env, "env()")];
+                let why =
+                    "it has those of its template, where they are to be set before template()";
+                Some((first(&of_programs)?, why))
+            }
+            Target::Command(..) | Target::Stream(..) if self.is_template => {
+                Some(("template()", "a plain peer cannot be copied"))
+            }
             Target::Command(..) if !self.stdout.is_inherit() => {
                 Some(("stdout()", "its standard output is the connection"))
             }
@@ -418,7 +452,9 @@ impl Process {
     pub(crate) fn preparations(&self) -> Result<Vec<Body>, Error> {
         let settings = self.settings.encode();
         let settings = settings.map(|settings| ToChild::Settings(&settings).encode());
-        let mut messages: Vec<_> = settings.into_iter().map(Body::from).collect();
+        let template = self.is_template.then(|| ToChild::Template.encode());
+        let messages = template.into_iter().chain(settings);
+        let mut messages: Vec<_> = messages.map(Body::from).collect();
         for setup in &self.setups {
             messages.push(setup.message()?);
         }
@@ -450,7 +486,7 @@ impl Process {
     fn place(&self) -> Option<Place> {
         match self.target {
             Target::ThisProgram(place) | Target::Test(_, place) => Some(place),
-            Target::Command(..) | Target::Stream(..) | Target::Exe(_) => None,
+            Target::Command(..) | Target::Stream(..) | Target::Exe(_) | Target::Template(_) => None,
         }
     }
 
@@ -458,7 +494,28 @@ impl Process {
     pub(crate) fn plain(&self) -> Option<Plain> {
         match self.target {
             Target::Command(plain, _) | Target::Stream(plain, _) => Some(plain),
-            Target::ThisProgram(_) | Target::Test(..) | Target::Exe(_) => None,
+            Target::ThisProgram(_) | Target::Test(..) | Target::Exe(_) | Target::Template(_) => {
+                None
+            }
+        }
+    }
+
+    /// The description of this process as a template, which is started by others.
+    pub(crate) fn into_template(mut self) -> Self {
+        self.is_template = true;
+        self
+    }
+
+    /// Copies of a template.
+    pub(crate) fn copy_of(forker: Arc<dyn Forker>) -> Self {
+        Process::new(Target::Template(forker))
+    }
+
+    /// The template, if this is a copy of one.
+    pub(crate) fn forker(&self) -> Option<&dyn Forker> {
+        match &self.target {
+            Target::Template(forker) => Some(&**forker),
+            _ => None,
         }
     }
 }
@@ -472,6 +529,7 @@ impl fmt::Display for Process {
             Target::Exe(path) => write!(f, "`{}`", path.display()),
             Target::Command(_, program) => write!(f, "`{}`", program.display()),
             Target::Stream(..) => f.write_str("the stream"),
+            Target::Template(_) => f.write_str("a copy of the template"),
         }
     }
 }

@@ -173,10 +173,8 @@ impl Driver {
         };
         link.register()?;
         let process = match link.child().filter(|child| child.is_there()) {
-            Some(child) => match child.pidfd() {
-                Some(pidfd) => ProcessWatch::Polled {
-                    _pidfd: register(pidfd, Source::Process)?,
-                },
+            Some(_) => match ProcessWatch::by_poller(&link)? {
+                Some(watch) => watch,
                 None => ProcessWatch::by_thread(&link)?,
             },
             None => ProcessWatch::None,
@@ -217,7 +215,7 @@ impl Driver {
         if self.reap(now) {
             self.attend_to_link(now, false);
         } else {
-            self.process.wait_for_tracer(&self.link);
+            self.process.wait_on(&self.link);
         }
     }
 

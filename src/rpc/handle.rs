@@ -170,6 +170,11 @@ impl<S: Signature> Rpc<S> {
         self.handle.link.wait_ready()
     }
 
+    /// Whether the child serves, or has served.
+    pub(super) fn is_ready(&self) -> bool {
+        self.handle.link.is_ready()
+    }
+
     /// The child's process id. `None` if the peer is only a stream.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {

@@ -3,7 +3,7 @@
 //! ```text
 //!   builder  call  handle     what a program holds; types and codec end here
 //!      │       ╲    ╱
-//!    start       ╲ ╱          starts a child, and puts the rest together
+//!    start       ╲ ╱          starts a child, and puts the rest together; template has one copied
 //!      │          │
 //!    driver       │           what the reactor does for one child: reads, reports, signals
 //!      │  ╲       │
@@ -28,6 +28,7 @@ mod log;
 mod reactor;
 mod start;
 mod state;
+mod template;
 
 pub use ask::Asker;
 pub use builder::RpcBuilder;

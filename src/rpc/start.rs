@@ -79,7 +79,7 @@ impl StartOptions {
             child,
             stdout,
             stderr,
-        } = self.process.launch()?;
+        } = self.process.launch(self.start_timeout)?;
         let (calls, bytes) = self.max_queue;
         let limits = QueueLimits {
             max_frame,

@@ -4,6 +4,7 @@
 //! Sockets, pipes and duplicated descriptors come from `std`, where it has safe functions for them.
 
 mod clock;
+mod fork;
 mod inherited;
 mod inline;
 mod io;
@@ -17,9 +18,14 @@ mod settings;
 mod shared_note;
 mod signals;
 mod spawn;
+mod static_ref;
 mod waker;
 
 pub(crate) use clock::{CoarseTime, coarse_clock};
+pub(crate) use fork::{
+    Dispositions, Forked, OtherThreads, begin_session, flush_c_streams, fork, join_group,
+    own_group, pid_of,
+};
 pub(crate) use inherited::{
     ExtraFd, Inherited, MARKER, Marker, Unserved, has_childs_socket, unserved,
 };
@@ -35,8 +41,8 @@ pub(crate) use lifeline::is_armed;
 pub(crate) use origin::{Origin, exit_immediately, give_up};
 pub(crate) use poll::{Interest, PollSet, Registration, SharedPoller, wait_at_most, wait_for};
 pub(crate) use process::{
-    ProcessHandle, SIGKILL, SIGTERM, at_exit, is_no_child, is_no_process, kill_and_reap,
-    no_process, reap, rename_process,
+    ProcessHandle, SIGKILL, SIGTERM, at_exit, exit_code, is_no_child, is_no_process, kill_and_reap,
+    no_process, open_pidfd, reap, rename_process,
 };
 pub(crate) use rights::{MOST_FDS, receive_with_fds, send_with_fds};
 pub(crate) use settings::{
@@ -46,6 +52,7 @@ pub(crate) use settings::{
 pub(crate) use shared_note::{SharedNote, pid_namespace};
 pub(crate) use signals::{accept_stop_signals, signal_name};
 pub(crate) use spawn::{Leads, Spawn, spawn};
+pub(crate) use static_ref::StaticRef;
 pub(crate) use waker::Waker;
 
 use std::io::{Error, ErrorKind, Result};

@@ -128,6 +128,8 @@ impl Drop for Registration {
 pub(crate) enum Interest {
     Readable,
     Writable,
+    /// That its other end is gone.
+    HangUp,
 }
 
 impl Interest {
@@ -135,6 +137,7 @@ impl Interest {
         match self {
             Interest::Readable => libc::POLLIN,
             Interest::Writable => libc::POLLOUT,
+            Interest::HangUp => 0,
         }
     }
 }

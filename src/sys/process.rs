@@ -1,12 +1,15 @@
 //! Child processes: by pidfd, so that a process id is not used once it may have been reused.
 
-use super::{above_standard, check, retry};
+use super::{
+    Interest, ReadMode, above_standard, check, give_up, receive, retry, wait_at_most, wait_for,
+};
 use std::ffi::CStr;
-use std::io::{Error, Result};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::io::{Error, ErrorKind, Result};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// The number of SIGTERM.
 pub(crate) const SIGTERM: i32 = libc::SIGTERM;
@@ -22,6 +25,8 @@ pub(crate) struct ProcessHandle {
     pid: u32,
     /// `None` where the system has none, or does not permit it.
     pidfd: Option<Arc<OwnedFd>>,
+    /// Of the child of another process, which reports its end here, and reaps it when this is closed.
+    report: Option<Mutex<Option<Arc<OwnedFd>>>>,
 }
 
 impl ProcessHandle {
@@ -36,13 +41,81 @@ impl ProcessHandle {
             Err(error) if is_refusal(&error) => None,
             Err(error) => return Err(error),
         };
-        Ok(ProcessHandle { pid, pidfd })
+        Ok(ProcessHandle {
+            pid,
+            pidfd,
+            report: None,
+        })
     }
 
-    /// A descriptor that becomes readable when the process ends; see pidfd_open(2). Without one, only
-    /// [`wait_for_exit`](ProcessHandle::wait_for_exit) tells.
-    pub(crate) fn pidfd(&self) -> Option<&Arc<OwnedFd>> {
-        self.pidfd.as_ref()
+    /// A handle to a child of another process, which sends the end's [code](exit_code) through the other end
+    /// of `report`, and does not reap it before `report` is closed.
+    pub(crate) fn of_other(pid: u32, pidfd: OwnedFd, report: OwnedFd) -> Self {
+        ProcessHandle {
+            pid,
+            pidfd: Some(Arc::new(pidfd)),
+            report: Some(Mutex::new(Some(Arc::new(report)))),
+        }
+    }
+
+    /// What becomes readable when the process can be reaped: its pidfd, or for the child of another process
+    /// what its end is reported with, as long as that process is there. `None` if there is nothing to wait
+    /// for by a descriptor.
+    pub(crate) fn end(&self) -> Option<Arc<OwnedFd>> {
+        match self.report() {
+            Some(report) if !self.is_orphan() || self.has_pidfd_ended() => Some(report),
+            _ => self.pidfd.clone(),
+        }
+    }
+
+    fn report(&self) -> Option<Arc<OwnedFd>> {
+        let report = self.report.as_ref()?.lock();
+        report.expect("nothing panics under this lock").clone()
+    }
+
+    /// Gives up what this copy of the process shares with the original.
+    pub(crate) fn give_up(&self) {
+        let pidfd = self.pidfd.as_deref();
+        // If a thread that the copy does not have held the lock, it is letting go.
+        let report = self
+            .report
+            .as_ref()
+            .and_then(|report| report.try_lock().ok());
+        let report = report.as_ref().and_then(|report| report.as_deref());
+        [pidfd, report].into_iter().flatten().for_each(give_up);
+    }
+
+    /// The child of another process can be reaped: its number is not used any more.
+    pub(crate) fn let_go(&self) {
+        if let Some(report) = &self.report {
+            *report.lock().expect("nothing panics under this lock") = None;
+        }
+    }
+
+    /// The status of the child of another process. If that is gone, so is the status.
+    fn reported(&self, report: &OwnedFd) -> Result<Option<ExitStatus>> {
+        let mut code = Vec::with_capacity(size_of::<i32>());
+        let room = code.capacity();
+        match receive(report, (&mut code, room), None, ReadMode::SocketNow) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Ok(0) | Err(_) => {}
+            Ok(_) => {
+                if let Ok(code) = code[..].try_into() {
+                    return Ok(Some(ExitStatus::from_raw(i32::from_ne_bytes(code))));
+                }
+            }
+        }
+        match self.has_pidfd_ended() {
+            true => Err(Error::from_raw_os_error(libc::ECHILD)),
+            false => Ok(None),
+        }
+    }
+
+    fn has_pidfd_ended(&self) -> bool {
+        let Some(pidfd) = &self.pidfd else {
+            return false;
+        };
+        wait_at_most(&**pidfd, Interest::Readable, Duration::ZERO).unwrap_or(false)
     }
 
     /// Takes the exit status, if the process has ended; see waitid(2).
@@ -51,11 +124,17 @@ impl ProcessHandle {
     ///
     /// `ECHILD` if other code took it, or the program ignores SIGCHLD.
     pub(crate) fn reap(&self) -> Result<Option<ExitStatus>> {
-        self.wait(libc::WEXITED | libc::WNOHANG)
+        match self.report() {
+            Some(report) => self.reported(&report),
+            None => self.wait(libc::WEXITED | libc::WNOHANG),
+        }
     }
 
     /// Whether the process has ended. It may have been reaped by other code.
     pub(crate) fn has_ended(&self) -> bool {
+        if self.report.is_some() {
+            return self.has_pidfd_ended();
+        }
         let ended = self.wait(libc::WEXITED | libc::WNOHANG | libc::WNOWAIT);
         !matches!(ended, Ok(None))
     }
@@ -66,6 +145,9 @@ impl ProcessHandle {
     ///
     /// `ECHILD` if other code took its status, or the program ignores SIGCHLD.
     pub(crate) fn wait_for_exit(&self) -> Result<()> {
+        if let (Some(_), Some(pidfd)) = (&self.report, &self.pidfd) {
+            return wait_for(&**pidfd, Interest::Readable);
+        }
         self.wait(libc::WEXITED | libc::WNOWAIT).map(drop)
     }
 
@@ -80,6 +162,7 @@ impl ProcessHandle {
     ///
     /// `ESRCH` if other code has reaped it, `EPERM` if it may not be signalled.
     pub(crate) fn signal(&self, number: i32, leads_group: bool) -> Result<()> {
+        let leads_group = leads_group && !self.is_orphan();
         let pid = self.pid as libc::pid_t;
         // SAFETY: takes no pointers.
         let is_leader = unsafe { libc::getpgid(pid) } == pid;
@@ -113,6 +196,19 @@ impl ProcessHandle {
             })
     }
 
+    /// Whether it is the child of a process that is gone: others reap it, and then the number of its group may
+    /// be another's.
+    fn is_orphan(&self) -> bool {
+        let Some(report) = &self.report else {
+            return false;
+        };
+        let report = report.lock().expect("nothing panics under this lock");
+        let is_gone = |report: &Arc<OwnedFd>| {
+            wait_at_most(&**report, Interest::HangUp, Duration::ZERO).unwrap_or(true)
+        };
+        report.as_ref().is_none_or(is_gone)
+    }
+
     fn wait(&self, flags: libc::c_int) -> Result<Option<ExitStatus>> {
         if let Some(pidfd) = &self.pidfd {
             match wait(libc::P_PIDFD, pidfd.as_raw_fd() as libc::id_t, flags) {
@@ -132,7 +228,8 @@ fn is_refusal(error: &Error) -> bool {
         .is_some_and(|it| refusals.contains(&it))
 }
 
-fn open_pidfd(pid: u32) -> Result<OwnedFd> {
+/// A descriptor of a process that this one has not reaped, and that is therefore there.
+pub(crate) fn open_pidfd(pid: u32) -> Result<OwnedFd> {
     // SAFETY: takes no pointers.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid as libc::pid_t, 0) };
     let fd = check(fd as libc::c_int)?;
@@ -167,6 +264,15 @@ fn wait(kind: libc::idtype_t, id: libc::id_t, flags: libc::c_int) -> Result<Opti
         libc::CLD_DUMPED => status | 0x80,
         _ => status,
     })))
+}
+
+/// The status of a child of this process that has ended, as a number that [`ProcessHandle::of_other`] takes;
+/// it is left to be [reaped](reap).
+pub(crate) fn exit_code(pidfd: impl AsFd) -> Result<Option<i32>> {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    let pidfd = pidfd.as_fd().as_raw_fd();
+    let status = wait(libc::P_PIDFD, pidfd as libc::id_t, flags)?;
+    Ok(status.map(ExitStatus::into_raw))
 }
 
 /// Kills and reaps a child that was not reaped yet, and kills the process group that it leads.

@@ -38,6 +38,9 @@ pub(crate) const REFUSED_SETTINGS: &str = "settings";
 /// Messages from a parent to its child, other than requests.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ToChild<'a> {
+    /// What is asked for from here on is to be shared by copies of the process. They are made by requests
+    /// that come after `run`, whatever function that names.
+    Template,
     /// Apply these settings to the process: three octet strings for each.
     Settings(&'a [u8]),
     /// Run a setup with this request, which its codec has encoded.
@@ -111,6 +114,7 @@ impl<'a> ToChild<'a> {
     /// The payload of the control frame.
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
+            ToChild::Template => Message::new("template").0,
             ToChild::Settings(settings) => Message::new("settings").raw(settings),
             ToChild::Setup { setup, request } => Message::new("setup").function(setup).raw(request),
             ToChild::Run(run) => {
@@ -147,6 +151,7 @@ impl<'a> ToChild<'a> {
     pub(crate) fn decode(payload: &'a [u8]) -> Result<Self, ControlError> {
         let mut fields = Fields(octets::iter(payload));
         match fields.text("verb")? {
+            "template" => Ok(ToChild::Template),
             "settings" => Ok(ToChild::Settings(fields.rest(payload))),
             "setup" => {
                 let setup = FunctionId::decode(&mut fields)?;
@@ -586,6 +591,7 @@ mod tests {
         for message in [
             ToChild::Settings(b"\x04nice\x011"),
             ToChild::Settings(b""),
+            ToChild::Template,
             ToChild::Setup {
                 setup: run.function,
                 request: b"\xff",

@@ -8,8 +8,9 @@ use super::table::Table;
 use crate::codec::Replies;
 use crate::process::{Place, Process};
 use crate::service::{IntoService, Signature, id_of};
+use crate::stderr;
+use crate::sys::{self, OtherThreads};
 use crate::wire::Plain;
-use crate::{stderr, sys};
 use std::fmt;
 use std::panic::Location;
 
@@ -328,6 +329,34 @@ impl Worker {
         self
     }
 
+    /// Calls `hook` in each copy of a [template](Process::template), before the setups that are its own: what a
+    /// copy must not share with the others is to be made anew there, such as random generators, connections
+    /// and threads. Hooks are called in the order in which they were added. In an executed child they are
+    /// not. One that panics is a start error of the copy.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use offspring::Worker;
+    /// use std::cell::Cell;
+    ///
+    /// fn main() -> Result<(), offspring::BoxError> {
+    ///     let owner: &Cell<u32> = Box::leak(Box::default());
+    ///     let me = Worker::new()
+    ///         .setup("load", |_| Ok(owner.set(std::process::id())))
+    ///         .after_fork(|| owner.set(std::process::id()))
+    ///         .function("owner", |_request, _caller| Ok(owner.get().to_string()))
+    ///         .run();
+    ///     let rpc = me.setup("load", ()).template().rpc("owner").start()?;
+    ///     assert_eq!(rpc.call(()).wait()?, [rpc.pid().unwrap().to_string()]);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn after_fork(mut self, hook: impl FnMut() + 'static) -> Self {
+        self.table.add_after_fork(hook);
+        self
+    }
+
     /// What a child with a [deferred](Worker::deferred) or [threaded](Worker::threaded) function does
     /// at the end of its requests, when all are answered. After that it continues as long as there is
     /// anything to wait for on the [`Loop`], and exits. The process is not killed if its parent is: it
@@ -430,7 +459,11 @@ impl Worker {
     /// another child like that, served by the same call and table.
     #[track_caller]
     pub fn run(self) -> Process {
-        self.run_or(Location::caller(), Process::this_program)
+        self.run_or(
+            Location::caller(),
+            OtherThreads::None,
+            Process::this_program,
+        )
     }
 
     /// Same as [`run`](Worker::run), for the first line of a `#[test]`: see [above](Worker#in-tests).
@@ -440,7 +473,7 @@ impl Worker {
     /// If the thread has no name, and therefore runs no test.
     #[track_caller]
     pub fn run_in_test(self) -> Process {
-        self.run_or(Location::caller(), |place| {
+        self.run_or(Location::caller(), OtherThreads::Main, |place| {
             let thread = std::thread::current();
             let name = thread.name().expect("a test's thread has the test's name");
             Process::test(name.to_owned(), place)
@@ -478,9 +511,14 @@ impl Worker {
         serve::serve_plain(self.table, self.options, &id_of(&service), plain)
     }
 
-    fn run_or(self, place: Place, parent: impl FnOnce(Place) -> Process) -> Process {
+    fn run_or(
+        self,
+        place: Place,
+        others: OtherThreads,
+        parent: impl FnOnce(Place) -> Process,
+    ) -> Process {
         match sys::unserved() {
-            Some(unserved) => serve::serve(self.table, self.options, unserved, place),
+            Some(unserved) => serve::serve(self.table, self.options, unserved, place, others),
             None => parent(serve::place().unwrap_or(place)),
         }
     }

@@ -8,9 +8,7 @@ use std::panic;
 /// Longer names are truncated, as are messages: a record must fit into a control frame.
 const LONGEST_NAME: usize = 4 << 10;
 
-struct Logger {
-    hub: &'static Hub,
-}
+struct Logger;
 
 /// Sends this process's log records to the parent from now on, and a record of each panic before
 /// anything else is done about it.
@@ -18,9 +16,8 @@ struct Logger {
 /// # Errors
 ///
 /// If the process has a logger already.
-pub(super) fn install(hub: &'static Hub, level: LevelFilter) -> Result<(), log::SetLoggerError> {
-    let logger = Logger { hub };
-    log::set_boxed_logger(Box::new(logger))?;
+pub(super) fn install(level: LevelFilter) -> Result<(), log::SetLoggerError> {
+    log::set_logger(&Logger)?;
     log::set_max_level(level);
     let previous = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -38,8 +35,11 @@ impl Log for Logger {
     }
 
     fn log(&self, record: &Record<'_>) {
+        let Some(hub) = Hub::of_process() else {
+            return;
+        };
         let message = record.args().to_string();
-        self.hub.control(&ToParent::Log(LogRecord {
+        hub.control(&ToParent::Log(LogRecord {
             level: record.level() as u32,
             target: truncate(record.target(), LONGEST_NAME),
             module: truncate(record.module_path().unwrap_or_default(), LONGEST_NAME),
@@ -49,11 +49,13 @@ impl Log for Logger {
         }));
         if record.level() == Level::Error {
             // It may be the last thing that this process does.
-            self.hub.flush();
+            hub.flush();
         }
     }
 
     fn flush(&self) {
-        self.hub.flush();
+        if let Some(hub) = Hub::of_process() {
+            hub.flush();
+        }
     }
 }

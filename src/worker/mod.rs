@@ -30,6 +30,7 @@ mod serve;
 mod server;
 mod session;
 mod table;
+mod template;
 
 pub use builder::Worker;
 pub use caller::{Caller, Cancellation, Parent};

@@ -6,13 +6,18 @@ use super::request_reader::RequestReader;
 use super::server::{Options, Server, Stop};
 use super::session::Step;
 use super::table::{StartFailure, Table};
+use super::template::{Served, Template};
 use crate::process::{Place, apply_settings};
 use crate::stderr;
-use crate::sys::{self, ABOVE_STANDARD, ExtraFd, Inherited, Lifeline, SharedNote, Unserved};
+use crate::sys::{
+    self, ABOVE_STANDARD, Dispositions, ExtraFd, Inherited, Lifeline, OtherThreads, SharedNote,
+    Unserved,
+};
 use crate::wire::{self, FunctionId, LONGEST_PAYLOAD, Plain, Run, ToParent};
 use std::ffi::{CString, OsStr};
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::OnceLock;
@@ -27,7 +32,13 @@ pub(super) fn place() -> Option<Place> {
 }
 
 /// Serves the parent that started this process, and exits.
-pub(super) fn serve(mut table: Table, options: Options, unserved: Unserved, place: Place) -> ! {
+pub(super) fn serve(
+    mut table: Table,
+    options: Options,
+    unserved: Unserved,
+    place: Place,
+    others: OtherThreads,
+) -> ! {
     let other = unserved
         .place()
         .filter(|wanted| *wanted != place.to_string());
@@ -53,7 +64,7 @@ pub(super) fn serve(mut table: Table, options: Options, unserved: Unserved, plac
         if options.done.is_some() {
             server.requests.outlive_parent();
         }
-        start(server, &mut table, options)
+        start(server, &mut table, options, others)
     });
     table.clear();
     exit(result)
@@ -78,7 +89,7 @@ fn closed(missing: ExtraFd) -> String {
 }
 
 /// The message of a child that would not notice the end of its parent while it is busy.
-fn without_lifeline(error: &io::Error) -> String {
+pub(super) fn without_lifeline(error: &io::Error) -> String {
     format!(
         "the child cannot arrange to be killed when its parent is gone (F_SETSIG: {error}); where the \
          system refuses that, use Process::outlive_parent()"
@@ -165,11 +176,17 @@ fn null() -> io::Result<File> {
         .map_err(|error| io::Error::new(error.kind(), format!("/dev/null: {error}")))
 }
 
-/// Runs setups until the parent wants requests to be served, and serves them.
-fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), Stop> {
+/// Runs setups until the parent wants requests to be served, and serves them. In a template, which is to be
+/// forked from then on, only its copies return from that, and begin anew with another parent's connection.
+fn start(
+    mut server: Server,
+    table: &mut Table,
+    options: Options,
+    others: OtherThreads,
+) -> Result<(), Stop> {
     #[cfg(feature = "log")]
     if let Some(level) = options.log
-        && super::logger::install(server.hub, level).is_err()
+        && super::logger::install(level).is_err()
     {
         let message = "Worker::log() found a logger in the child; set it after run()".to_owned();
         return Err(refuse(server.hub, (wire::REFUSED_SETUP, message)));
@@ -177,6 +194,8 @@ fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), 
     if !server.requests.arm_lifeline().map_err(Stop::connection)? {
         return Ok(());
     }
+    let mut template = None;
+    let mut is_new_copy = false;
     loop {
         match server.session.next(|_| false).map_err(Stop::protocol)? {
             None => {
@@ -184,6 +203,7 @@ fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), 
                     return Ok(());
                 }
             }
+            Some(Step::Template) => template = Some(Dispositions::now()),
             Some(Step::Settings(settings)) => {
                 let applied = apply_settings(settings, None);
                 applied.map_err(|error| {
@@ -191,25 +211,48 @@ fn start(mut server: Server, table: &mut Table, options: Options) -> Result<(), 
                 })?;
             }
             Some(Step::Setup { setup, request }) => {
+                let hub = server.hub;
+                if mem::take(&mut is_new_copy) {
+                    table.after_fork().map_err(|refused| refuse(hub, refused))?;
+                }
                 let result = table.set_up(&setup, request);
-                result.map_err(|refused| refuse(server.hub, refused))?;
+                result.map_err(|refused| refuse(hub, refused))?;
             }
             Some(Step::Run(run)) => {
                 let buflen = run.buflen as usize;
                 let max_frame = (run.max_frame as usize).min(LONGEST_PAYLOAD);
                 let hub = server.hub;
                 check_version(&run).map_err(|refused| refuse(hub, refused))?;
-                let selected = server.functions.select(&run.function);
-                selected.map_err(|refused| refuse(hub, refused))?;
-                server.session.serve(buflen, max_frame);
-                server.hub.set_max_frame(max_frame);
-                let protocol = wire::VERSION;
-                server.hub.control(&ToParent::Ready { protocol });
-                if !server.hub.flush() {
-                    // A parent that does not hear it knows that nothing has begun.
-                    return Err(Stop::cannot_write(server.hub));
+                if mem::take(&mut is_new_copy) {
+                    table.after_fork().map_err(|refused| refuse(hub, refused))?;
                 }
-                return table.answer(server, options);
+                if template.is_none() {
+                    let selected = server.functions.select(&run.function);
+                    selected.map_err(|refused| refuse(hub, refused))?;
+                }
+                server.session.serve(buflen, max_frame);
+                hub.set_max_frame(max_frame);
+                let protocol = wire::VERSION;
+                hub.control(&ToParent::Ready { protocol });
+                if !hub.flush() {
+                    // A parent that does not hear it knows that nothing has begun.
+                    return Err(Stop::cannot_write(hub));
+                }
+                let Some(dispositions) = template.take() else {
+                    return table.answer(server, options);
+                };
+                match Template::new(server, dispositions, others).serve()? {
+                    Served::Ended => return Ok(()),
+                    Served::Copy(copy, lack) => {
+                        if let Some(lack) = lack {
+                            return Err(refuse(copy.hub, (wire::REFUSED_SETTINGS, lack)));
+                        }
+                        (server, is_new_copy) = (*copy, true);
+                        if !server.requests.arm_lifeline().map_err(Stop::connection)? {
+                            return Ok(());
+                        }
+                    }
+                }
             }
             Some(
                 Step::Request { .. } | Step::Function(_) | Step::Cancel { .. } | Step::Answer(..),

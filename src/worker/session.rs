@@ -41,6 +41,8 @@ pub(crate) enum Known {
 /// What a child is to do next.
 #[derive(Debug)]
 pub(crate) enum Step<'a> {
+    /// Become a template: copies of this process are to serve.
+    Template,
     /// Apply these settings, which are still encoded.
     Settings(&'a [u8]),
     /// Run a setup.
@@ -284,13 +286,14 @@ impl Session {
         let message = ToChild::decode(bytes);
         let message = message.map_err(|error| ParentViolation::Control { offset, error })?;
         match message {
+            ToChild::Template if !self.serving => Ok(Step::Template),
             ToChild::Settings(settings) if !self.serving => Ok(Step::Settings(settings)),
             ToChild::Setup { setup, request } if !self.serving => {
                 let request = Input::with_fds(request, fds);
                 Ok(Step::Setup { setup, request })
             }
             ToChild::Run(run) if !self.serving => Ok(Step::Run(run)),
-            ToChild::Settings(_) | ToChild::Setup { .. } | ToChild::Run(_) => {
+            ToChild::Template | ToChild::Settings(_) | ToChild::Setup { .. } | ToChild::Run(_) => {
                 Err(ParentViolation::TooLate { offset })
             }
             ToChild::Function(_) | ToChild::Cancel { .. } | ToChild::Answer(_) if !self.serving => {
@@ -409,6 +412,10 @@ mod tests {
             loop {
                 let limits = match session.next(|_| false)? {
                     None => break,
+                    Some(Step::Template) => {
+                        steps.push("template".to_owned());
+                        None
+                    }
                     Some(Step::Settings(settings)) => {
                         steps.push(format!("settings {}", settings.len()));
                         None
@@ -469,6 +476,7 @@ mod tests {
         });
         let settings = ToChild::Settings(b"\x04nice\x011");
         let stream = [
+            frame(wire::CONTROL_TO_CHILD, &ToChild::Template.encode()),
             frame(wire::CONTROL_TO_CHILD, &settings.encode()),
             frame(wire::CONTROL_TO_CHILD, &setup.encode()),
             run(),
@@ -483,6 +491,7 @@ mod tests {
             assert_eq!(
                 steps(&mut session, &stream, split).unwrap(),
                 [
+                    "template",
                     "settings 7",
                     "setup s 100003",
                     "run f",
@@ -620,11 +629,13 @@ mod tests {
             all(&[run(), run()].concat()),
             Err(ParentViolation::TooLate { offset })
         );
-        let settings = frame(0, &ToChild::Settings(b"").encode());
-        assert_eq!(
-            all(&[run(), settings].concat()),
-            Err(ParentViolation::TooLate { offset })
-        );
+        for late in [ToChild::Settings(b""), ToChild::Template] {
+            let late = frame(0, &late.encode());
+            assert_eq!(
+                all(&[run(), late].concat()),
+                Err(ParentViolation::TooLate { offset })
+            );
+        }
         assert_eq!(
             all(&[run(), frame(0x8000_0000, b"")].concat()),
             Err(ParentViolation::Id {

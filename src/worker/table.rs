@@ -26,6 +26,8 @@ pub(super) struct Table {
     /// In a program that has no function of some kind, nothing refers to what serves that kind, and the
     /// linker leaves it out.
     serve: Serve,
+    /// Called in each copy of a template, in order.
+    after_fork: Vec<Box<dyn FnMut()>>,
 }
 
 /// Decodes a request, and runs a setup with it: returns its error as text.
@@ -71,6 +73,7 @@ impl Default for Table {
             functions: Directory::new("function", OF_CHILD),
             bodies: Vec::new(),
             serve: |_, _, _| unreachable!("there is no function to be asked for"),
+            after_fork: Vec::new(),
         }
     }
 }
@@ -86,6 +89,10 @@ impl Table {
             setup(request).map_err(|error| S::Errors::message(&error))
         };
         self.setups.add(id_of(service), Box::new(run));
+    }
+
+    pub(super) fn add_after_fork(&mut self, hook: impl FnMut() + 'static) {
+        self.after_fork.push(Box::new(hook));
     }
 
     pub(super) fn add_function<S, F, R>(&mut self, service: &S, mut function: F)
@@ -176,6 +183,9 @@ impl Table {
         for setup in self.setups.into_values() {
             let _ = unwind::catch(|| drop(setup));
         }
+        for hook in self.after_fork {
+            let _ = unwind::catch(|| drop(hook));
+        }
     }
 
     /// Runs a setup, with its request still encoded.
@@ -193,6 +203,15 @@ impl Table {
             Ok(result) => result.map_err(|error| refused(format!("setup `{name}`: {error}"))),
             Err(panic) => Err(refused(format!("setup `{name}` {panic}"))),
         }
+    }
+
+    /// This process is a new copy of a template: calls the hooks.
+    pub(super) fn after_fork(&mut self) -> Result<(), StartFailure> {
+        for hook in &mut self.after_fork {
+            let refused = |panic| (wire::REFUSED_SETUP, format!("Worker::after_fork() {panic}"));
+            panics::catch(hook).map_err(refused)?;
+        }
+        Ok(())
     }
 
     /// Which functions there are. To be called once, before requests are [answered](Table::answer).

@@ -1,8 +1,11 @@
 //! How the end of a process is noticed.
 
+use crate::process::Child;
 use crate::rpc::link::Link;
+use crate::rpc::reactor::{Source, poll_key};
 use crate::sys::Registration;
 use crate::threads;
+use polling::Event;
 use std::io;
 use std::mem;
 use std::sync::Arc;
@@ -13,7 +16,7 @@ pub(super) enum ProcessWatch {
     /// It has been reaped, or there is none.
     None,
     /// The poller reports it.
-    Polled { _pidfd: Registration },
+    Polled { _end: Registration },
     /// A thread waits for it.
     Thread(JoinHandle<()>),
 }
@@ -35,12 +38,28 @@ impl ProcessWatch {
         Ok(ProcessWatch::Thread(thread))
     }
 
-    /// The process has ended, but cannot be reaped: it is traced, and its tracer is to let go of it first.
-    /// Until then the poller would report it all the time.
-    pub(super) fn wait_for_tracer(&mut self, link: &Arc<Link>) {
-        if let ProcessWatch::Polled { .. } = self
-            && let Ok(watch) = ProcessWatch::by_thread(link)
-        {
+    /// Has the poller report what tells that the process can be reaped. `None` if nothing does.
+    pub(super) fn by_poller(link: &Link) -> io::Result<Option<Self>> {
+        let Some(end) = link.child().and_then(Child::end) else {
+            return Ok(None);
+        };
+        let event = Event::readable(poll_key(link.key(), Source::Process));
+        let end = Registration::new(link.reactor().poller(), &end, event)?;
+        Ok(Some(ProcessWatch::Polled { _end: end }))
+    }
+
+    /// The poller has reported the process, which cannot be reaped yet, and would do so all the time. A child
+    /// of another process is to be waited for in another way if that process is gone. One of this process is
+    /// traced: its tracer is to let go of it first.
+    pub(super) fn wait_on(&mut self, link: &Arc<Link>) {
+        if let ProcessWatch::Thread(_) | ProcessWatch::None = self {
+            return;
+        }
+        let watch = match link.child().is_some_and(Child::is_forked) {
+            true => ProcessWatch::by_poller(link),
+            false => ProcessWatch::by_thread(link).map(Some),
+        };
+        if let Ok(Some(watch)) = watch {
             *self = watch;
         }
     }
@@ -55,7 +74,8 @@ impl ProcessWatch {
     /// The process, if there is one, lives on when nobody is interested in it any more. It must not be
     /// left a zombie when it ends, whenever that is.
     pub(super) fn reap_when_it_ends(&mut self, link: &Arc<Link>) {
-        if !self.is_none() {
+        // Another process reaps its own children.
+        if !self.is_none() && !link.child().is_some_and(Child::is_forked) {
             let link = Arc::clone(link);
             // Without a thread, it is left a zombie.
             let _ = threads::start_reaper(Box::new(move || {

@@ -179,10 +179,15 @@ impl Link {
 
     /// Waits briefly for the process to end: until then nothing else need be attended to.
     pub(in crate::rpc) fn wait_for_exit(&self) {
-        if let Some(pidfd) = self.child().and_then(Child::pidfd) {
+        if let Some(end) = self.child().and_then(Child::end) {
             // If it cannot be waited for here, the reactor does.
-            let _ = sys::wait_at_most(&**pidfd, Interest::Readable, SOON);
+            let _ = sys::wait_at_most(&*end, Interest::Readable, SOON);
         }
+    }
+
+    /// Whether the child serves, or has served.
+    pub(in crate::rpc) fn is_ready(&self) -> bool {
+        !self.is_elsewhere() && self.lock().connection.is_ready()
     }
 
     /// Waits until the child serves, or ends.

@@ -1,0 +1,260 @@
+//! Templates: children that are copied instead of being executed.
+
+use super::handle::Rpc;
+use super::state::Revival;
+use crate::codec::Strings;
+use crate::error::{CallError, Error, ErrorKind, Phase};
+use crate::fd::Fd;
+use crate::process::{ForkError, ForkOrder, ForkedChild, Forker, Process};
+use crate::sys;
+use crate::unwind;
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+/// What a template is started with. It serves nothing else.
+const FORK: &str = "fork";
+
+/// How much later than it should a call may time out.
+const LATE: Duration = Duration::from_secs(1);
+
+impl Process {
+    /// A template of this process: from here on, what is started is a copy, made by fork(2), of one live child
+    /// that has run the setups so far. Copies begin with all the memory of the template, which is shared until
+    /// either side writes to it, and start several times faster than a program is executed.
+    ///
+    /// Setups, [limits](Process::limit), [standard output](Process::stdout) and
+    /// [error](Process::stderr), [directory](Process::current_dir) and [group](Process::group) that come after
+    /// it are those of the copies. What is not set is as in the template, where it was the parent's.
+    /// [Arguments](Process::arg) and [environment](Process::env) cannot be another's: after this, they are
+    /// start errors of the kind [`Unsupported`](ErrorKind::Unsupported). Copies can be templates, too.
+    ///
+    /// The template is started by the first copy, or [earlier](Process::warm), and exits when no description,
+    /// builder or handle needs it any more. One that has died is started again, with its setups, by the next
+    /// copy; if it keeps dying, starts fail with its error, and wait longer and longer before the next attempt.
+    /// Copies live on when it dies, but how they end is then not known. To start a copy waits for the template,
+    /// at most for the [start timeout](crate::RpcBuilder::start_timeout), after which the template is killed:
+    /// so setups that take longer are best waited for by [`warm`](Process::warm).
+    ///
+    /// # Safety of copies
+    ///
+    /// A process with threads is not copied: they would be missing, and what they had locked would stay so.
+    /// Setups of a template must not leave any running; the error names them. Output that is buffered is
+    /// written before, dispositions of signals are what they were before the setups, and a copy has its own
+    /// process group, connection, and lifeline. [`Worker::after_fork`](crate::Worker::after_fork) makes anew
+    /// what copies must not share. What no library can find out: connections to databases, shared epoll
+    /// descriptors, io_uring rings, GPU contexts. Two copies have the same state of every random generator,
+    /// and the hash keys of [`RandomState`](std::hash::RandomState) on their main thread, and all have the
+    /// template's address layout and stack canary: who can crash one again and again can find these out.
+    ///
+    /// Needs pidfds, so Linux 5.4 and a sandbox that permits them.
+    ///
+    /// # Compared with `AnyEvent::Fork`
+    ///
+    /// | there | here |
+    /// |---|---|
+    /// | `new`, `new_exec` | [`Worker::run`](crate::Worker::run), [`Process::exe`] |
+    /// | `require`, `eval`, `send_arg` | [`setup`](Process::setup) |
+    /// | `send_fh` | [`Fd`](crate::Fd) in the request of a setup |
+    /// | `fork` | `template()` |
+    /// | `run` | [`rpc`](Process::rpc) |
+    /// | `pid` | [`Rpc::pid`](crate::Rpc::pid) |
+    /// | `AnyEvent::Fork::Early`, `::Template` | [`warm`](Process::warm), at the beginning of the program |
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use offspring::Worker;
+    /// use std::cell::OnceCell;
+    ///
+    /// fn main() -> Result<(), offspring::BoxError> {
+    ///     let table: &OnceCell<Vec<u64>> = Box::leak(Box::default());
+    ///     let me = Worker::new()
+    ///         .setup("load", |_| {
+    ///             let squares = (0..100_000).map(|n| n * n).collect(); // once
+    ///             table.set(squares).map_err(|_| "it is loaded".into())
+    ///         })
+    ///         .function("lookup", |request, _caller| {
+    ///             let [n] = request.texts()?;
+    ///             let table = table.get().ok_or("nothing is loaded")?;
+    ///             Ok(table[n.parse::<usize>()?].to_string())
+    ///         })
+    ///         .run();
+    ///     let loaded = me.setup("load", ()).template();
+    ///     let first = loaded.rpc("lookup").start()?;
+    ///     let second = loaded.rpc("lookup").start()?;
+    ///     assert_eq!(first.call("12").wait()?, ["144"]);
+    ///     assert_eq!(second.call("99999").wait()?, ["9999800001"]);
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn template(self) -> Self {
+        Process::copy_of(Arc::new(Template {
+            process: self.into_template(),
+            state: Mutex::default(),
+        }))
+    }
+
+    /// Starts the [template](Process::template) that this process is to be a copy of, unless it is there, and
+    /// waits until it has run its setups, however long they take.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be started; [`Unsupported`](ErrorKind::Unsupported) without `template()`. In a callback,
+    /// [`InCallback`](ErrorKind::InCallback), if it would have to wait.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new().function("echo", |request, _caller| Ok(request)).run();
+    /// let template = me.template();
+    /// template.warm()?;
+    /// let rpc = template.rpc("echo").start()?; // fast
+    /// # rpc.finish()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn warm(&self) -> Result<(), Error> {
+        match self.forker() {
+            Some(forker) => forker.warm(),
+            None => {
+                let message =
+                    format!("{self} has no template to be started early: call template()");
+                Err(Error::new(ErrorKind::Unsupported, message))
+            }
+        }
+    }
+}
+
+/// A description of a template, and the process, if it is there.
+#[derive(Debug)]
+struct Template {
+    process: Process,
+    state: Mutex<TemplateState>,
+}
+
+#[derive(Debug, Default)]
+struct TemplateState {
+    live: Option<Arc<LiveTemplate>>,
+    revival: Revival<Error>,
+}
+
+/// A template that was started.
+#[derive(Debug)]
+struct LiveTemplate {
+    rpc: Rpc,
+}
+
+impl Forker for Template {
+    fn fork(&self, order: ForkOrder<Fd>, timeout: Duration) -> Result<ForkedChild, ForkError> {
+        let live = self.live().map_err(ForkError::Other)?;
+        let was_ready = live.rpc.is_ready();
+        let (sender, outcome) = mpsc::channel();
+        // Not waited for in the usual way, which is refused in callbacks: this one is bounded, even if it is
+        // in one of the template's own, as output may be passed to.
+        let call = live.rpc.call(order.encode()).timeout(timeout);
+        call.then(move |outcome| drop(sender.send(outcome)));
+        let outcome = outcome.recv_timeout(timeout.saturating_add(LATE));
+        match outcome.unwrap_or(Err(CallError::TimedOut(Phase::Sent))) {
+            Ok(reply) => {
+                self.lock().revival.succeeded();
+                let forked = forked(reply, &live);
+                forked.map_err(|why| ForkError::Other(cannot_copy(&why)))
+            }
+            Err(CallError::Lost(error, _)) => {
+                self.has_ended(&live, &error);
+                Err(match was_ready {
+                    true => ForkError::Died(error),
+                    false => ForkError::Other(error),
+                })
+            }
+            Err(CallError::TimedOut(_)) => {
+                let message = format!(
+                    "the template has made no copy within {timeout:?} (start_timeout), and is killed"
+                );
+                let error = Error::new(ErrorKind::StartTimeout, message);
+                live.rpc.kill();
+                self.has_ended(&live, &error);
+                Err(ForkError::Other(error))
+            }
+            Err(error) => Err(ForkError::Other(cannot_copy(&error.to_string()))),
+        }
+    }
+
+    fn warm(&self) -> Result<(), Error> {
+        let live = self.live()?;
+        let ready = live.rpc.wait_ready();
+        if let Err(error) = &ready
+            && error.kind() != ErrorKind::InCallback
+        {
+            self.has_ended(&live, error);
+        }
+        ready
+    }
+}
+
+impl Template {
+    /// The template, which is started if it is not there.
+    fn live(&self) -> Result<Arc<LiveTemplate>, Error> {
+        let mut state = self.lock();
+        if let Some(live) = &state.live {
+            match live.rpc.try_exit() {
+                None => return Ok(Arc::clone(live)),
+                Some(_) => state.live = None,
+            }
+        }
+        let now = Instant::now();
+        if let Some((error, wait, failures)) = state.revival.must_wait(now) {
+            let message = format!(
+                "the template has failed {failures} times in a row, and is not started again for \
+                 another {wait:.1?}: {error}"
+            );
+            return Err(Error::new(error.kind(), message));
+        }
+        let builder = self.process.rpc(FORK).start_timeout(Duration::MAX);
+        // Whoever wants a copy is told.
+        match builder.on_error(drop).start() {
+            Ok(rpc) => {
+                let live = Arc::new(LiveTemplate { rpc });
+                state.live = Some(Arc::clone(&live));
+                Ok(live)
+            }
+            Err(error) => {
+                state.revival.failed(now, error.clone());
+                Err(error)
+            }
+        }
+    }
+
+    /// This template has ended, or is about to.
+    fn has_ended(&self, live: &Arc<LiveTemplate>, error: &Error) {
+        let mut state = self.lock();
+        if state.live.take_if(|it| Arc::ptr_eq(it, live)).is_some() {
+            state.revival.failed(Instant::now(), error.clone());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, TemplateState> {
+        unwind::lock(&self.state)
+    }
+}
+
+fn cannot_copy(why: &str) -> Error {
+    Error::new(ErrorKind::Spawn, format!("cannot copy the template: {why}"))
+}
+
+/// The copy that a template has made.
+fn forked(mut reply: Strings, template: &Arc<LiveTemplate>) -> Result<ForkedChild, String> {
+    let fds = reply.take_fds().map_err(|error| error.to_string());
+    let [pidfd, report] = fds?;
+    // Its number for the template may be another's here.
+    let pid = sys::pid_of(&pidfd).map_err(|error| error.to_string())?;
+    let template = Arc::clone(template);
+    Ok(ForkedChild {
+        pid,
+        pidfd,
+        report,
+        template,
+    })
+}
