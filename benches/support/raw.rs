@@ -14,7 +14,7 @@ use std::net::Shutdown;
 use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Command, Stdio};
 use std::sync::{Condvar, Mutex};
 use std::thread;
 
@@ -33,6 +33,7 @@ pub(crate) fn child(what: &str) {
     match what {
         "events" => send_events(peer),
         "descriptor" => take_descriptors(peer),
+        "template" => template(peer),
         _ => echo(peer),
     }
 }
@@ -111,6 +112,22 @@ pub(crate) fn measure(large_buffer: bool, workload: &str, n: u32) -> Result<Meas
             };
             (0..5).for_each(once);
             Measured::all(n, || (0..n).for_each(once))
+        }
+        "fork" => {
+            let (template, child) = start("template");
+            let once = |i| {
+                let (near, far) = UnixStream::pair().expect("descriptors are available");
+                sys::send_with(&template.socket, b"x", &far);
+                drop(far);
+                let mut peer = Peer::new(near);
+                call(&mut peer, &mut Vec::new(), i);
+                let _ = peer.socket.shutdown(Shutdown::Write);
+                assert!(!peer.fill(), "it exits");
+            };
+            (0..5).for_each(once);
+            let measured = Measured::all(n, || (0..n).for_each(once));
+            finish(template, child);
+            measured
         }
         "child" => one_of_many(1, n),
         "children" => one_of_many(CHILDREN, n),
@@ -288,6 +305,18 @@ fn take_descriptors(peer: Peer) {
         match sys::receive_with(&peer.socket, &mut buffer) {
             0 => return,
             n => send(&peer.socket, &buffer[..n]),
+        }
+    }
+}
+
+/// Copies this process for each socket that comes: the copy echoes there.
+fn template(peer: Peer) {
+    let mut byte = [0];
+    while let Some(socket) = sys::receive_descriptor(&peer.socket, &mut byte) {
+        if sys::fork() {
+            drop(peer);
+            echo(Peer::new(socket.into()));
+            process::exit(0);
         }
     }
 }

@@ -166,6 +166,8 @@ const BULK_64K: Run = Run::new(Offspring, "bulk64k", 8000);
 const RAW_BULK_64K: Run = Run::new(Raw, "bulk64k", 8000);
 const SPAWN: Run = Run::new(Offspring, "spawn", 100);
 const RAW_SPAWN: Run = Run::new(Raw, "spawn", 100);
+const FORK: Run = Run::new(Offspring, "fork", 300);
+const RAW_FORK: Run = Run::new(Raw, "fork", 300);
 const CHILDREN: Run = Run::new(OffspringShared, "children", 10_000);
 const CHILD: Run = Run::new(OffspringShared, "child", 10_000);
 const RAW_CHILDREN: Run = Run::new(Raw, "children", 10_000);
@@ -249,6 +251,10 @@ pub(crate) const ROWS: &[Row] = &[
     row("spawn", "start, one call, finish", SPAWN, RAW_SPAWN, rate(1.0, "/s"), "x1.15 / x1.05"),
     row("spawn-shared", "  on a shared reactor", Run { side: OffspringShared, ..SPAWN }, RAW_SPAWN,
         rate(1.0, "/s"), ""),
+    row("fork", "start of a copy, one call, finish", FORK, RAW_FORK, rate(1.0, "/s"), "x1.25"),
+    row("fork-exec", "  compared with an executed child", FORK, SPAWN, rate(1.0, "/s"), "x0.40"),
+    row("fork-large", "  of 256 MiB, compared with an executed child", Run::new(Offspring, "fork-large", 200), SPAWN,
+        rate(1.0, "/s"), "x1.00"),
     row("memory", "idle child, private memory", Run::new(Offspring, "memory", 1),
         Run::new(Raw, "memory", 1), cost("private", "KiB"), "150 / 125 KiB").once(),
     row("memory-deferred", "  deferred", Run::new(OffspringDeferred, "memory", 1),

@@ -1,12 +1,12 @@
 //! System calls that `std` has no functions for.
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recvmsg,
-    sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{self, MaybeUninit};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 /// Confines this process, and the children it starts from now on, to one of its CPUs.
@@ -65,6 +65,30 @@ pub(crate) fn receive_with(socket: &impl AsFd, buffer: &mut [u8]) -> usize {
     let mut parts = [IoSliceMut::new(buffer)];
     let received = recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC);
     received.expect("the other side writes").bytes
+}
+
+/// Reads a byte and the descriptor that has come along. `None` at the end.
+pub(crate) fn receive_descriptor(socket: &impl AsFd, byte: &mut [u8; 1]) -> Option<OwnedFd> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(byte)];
+    let received = recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC);
+    received.expect("the other side writes");
+    control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    })
+}
+
+/// Copies this process, which has one thread, and whose copies need not be reaped. Returns whether this is
+/// the copy.
+pub(crate) fn fork() -> bool {
+    // SAFETY: to ignore a signal is valid.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    // SAFETY: there is no other thread whose work could be half done in the copy.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "{}", io::Error::last_os_error());
+    pid == 0
 }
 
 /// Raises this process's limit of descriptors to the maximum.

@@ -37,15 +37,24 @@ pub(crate) struct Variant {
 /// In a child, serves and does not return. To be called before anything else.
 pub(crate) fn worker() -> Process {
     let worker = Worker::new();
-    let worker = with_functions::<Name>(worker, OCTETS).function(TAKE, |mut request, _| {
-        let [_descriptor] = request.take_fds()?;
-        Ok(request)
-    });
+    let worker = with_functions::<Name>(worker, OCTETS)
+        .function(TAKE, |mut request, _| {
+            let [_descriptor] = request.take_fds()?;
+            Ok(request)
+        })
+        .setup(FILL, |bytes| {
+            let [bytes] = bytes.texts()?;
+            vec![1_u8; bytes.parse()?].leak();
+            Ok(())
+        });
     with_functions::<Bytes>(worker, BYTES).run()
 }
 
 /// The name of a function that takes a descriptor.
 const TAKE: &str = "take";
+
+/// The name of a setup that fills memory.
+const FILL: &str = "fill";
 
 /// Names of functions: echo and events, returning and deferred.
 type Names = [[&'static str; 2]; 2];
@@ -95,6 +104,16 @@ pub(crate) fn measure(
     } else {
         Bench::<Name>::new(me, variant, OCTETS).measure(workload, n)
     }
+}
+
+/// How much memory a large template has.
+const LARGE_TEMPLATE: usize = 256 << 20;
+
+/// A template that has filled so much memory.
+fn template(me: &Process, bytes: usize) -> Process {
+    let template = me.clone().setup(FILL, bytes.to_string()).template();
+    template.warm().expect("this program can be started");
+    template
 }
 
 /// Blocking calls of 16 bytes, each with a descriptor, which the child closes.
@@ -155,7 +174,9 @@ impl<'a, S: Carrier> Bench<'a, S> {
                 self.bulk_pipelined(KIB64, n, (usize::MAX, bytes))
             }
             "events" => self.events(n),
-            "spawn" => self.spawn(n),
+            "spawn" => self.spawn(self.me, n),
+            "fork" => self.spawn(&template(self.me, 0), n),
+            "fork-large" => self.spawn(&template(self.me, LARGE_TEMPLATE), n),
             "child" => self.in_turn(1, n),
             "children" => self.in_turn(CHILDREN, n),
             "child-callbacks" => self.by_callbacks(1, n),
@@ -264,9 +285,9 @@ impl<'a, S: Carrier> Bench<'a, S> {
     }
 
     /// Start, one call, finish.
-    fn spawn(&self, n: u32) -> Measured {
+    fn spawn(&self, process: &Process, n: u32) -> Measured {
         let once = |i| {
-            let rpc = started(self.options(&self.echo));
+            let rpc = started(self.with_reactor(process.rpc(self.echo.clone())));
             call(&rpc, i);
             finish(rpc);
         };
@@ -327,7 +348,10 @@ impl<'a, S: Carrier> Bench<'a, S> {
     }
 
     fn options(&self, service: &S) -> RpcBuilder<S> {
-        let options = self.me.rpc(service.clone());
+        self.with_reactor(self.me.rpc(service.clone()))
+    }
+
+    fn with_reactor(&self, options: RpcBuilder<S>) -> RpcBuilder<S> {
         match &self.reactor {
             Some(reactor) => options.reactor(reactor),
             None => options,

@@ -23,7 +23,7 @@ pub fn control(data: &[u8]) {
     let mut number = || u32::from_be_bytes(std::array::from_fn(|_| script.byte()));
     let strings = octets::encode([&one, &two]);
     for message in [
-        ToChild::Template,
+        ToChild::Template { huge_pages: 9 },
         ToChild::Settings(&strings),
         ToChild::Setup {
             setup: FunctionId {

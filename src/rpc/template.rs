@@ -1,5 +1,6 @@
 //! Templates: children that are copied instead of being executed.
 
+use super::callback::in_callback;
 use super::handle::Rpc;
 use super::state::Revival;
 use crate::codec::Strings;
@@ -150,13 +151,18 @@ impl Forker for Template {
     fn fork(&self, order: ForkOrder<Fd>, timeout: Duration) -> Result<ForkedChild, ForkError> {
         let live = self.live().map_err(ForkError::Other)?;
         let was_ready = live.rpc.is_ready();
-        let (sender, outcome) = mpsc::channel();
-        // Not waited for in the usual way, which is refused in callbacks: this one is bounded, even if it is
-        // in one of the template's own, as output may be passed to.
         let call = live.rpc.call(order.encode()).timeout(timeout);
-        call.then(move |outcome| drop(sender.send(outcome)));
-        let outcome = outcome.recv_timeout(timeout.saturating_add(LATE));
-        match outcome.unwrap_or(Err(CallError::TimedOut(Phase::Sent))) {
+        let outcome = match in_callback() {
+            false => call.wait(),
+            // This wait is bounded, even if it is in one of the template's own, as output may be passed to.
+            true => {
+                let (sender, outcome) = mpsc::channel();
+                call.then(move |outcome| drop(sender.send(outcome)));
+                let outcome = outcome.recv_timeout(timeout.saturating_add(LATE));
+                outcome.unwrap_or(Err(CallError::TimedOut(Phase::Sent)))
+            }
+        };
+        match outcome {
             Ok(reply) => {
                 self.lock().revival.succeeded();
                 let forked = forked(reply, &live);

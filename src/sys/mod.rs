@@ -5,6 +5,7 @@
 
 mod clock;
 mod fork;
+mod huge_pages;
 mod inherited;
 mod inline;
 mod io;
@@ -26,6 +27,7 @@ pub(crate) use fork::{
     Dispositions, Forked, OtherThreads, begin_session, flush_c_streams, fork, join_group,
     own_group, pid_of,
 };
+pub(crate) use huge_pages::use_huge_pages;
 pub(crate) use inherited::{
     ExtraFd, Inherited, MARKER, Marker, Unserved, has_childs_socket, unserved,
 };

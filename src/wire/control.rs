@@ -2,6 +2,7 @@
 
 use super::octets::{self, OctetsError};
 use std::fmt;
+use std::str::FromStr;
 
 /// The version of the control messages. Both sides must have the same.
 pub(crate) const VERSION: u32 = 1;
@@ -40,7 +41,10 @@ pub(crate) const REFUSED_SETTINGS: &str = "settings";
 pub(crate) enum ToChild<'a> {
     /// What is asked for from here on is to be shared by copies of the process. They are made by requests
     /// that come after `run`, whatever function that names.
-    Template,
+    Template {
+        /// How much memory is put into huge pages, if it is so much or more.
+        huge_pages: u64,
+    },
     /// Apply these settings to the process: three octet strings for each.
     Settings(&'a [u8]),
     /// Run a setup with this request, which its codec has encoded.
@@ -114,7 +118,9 @@ impl<'a> ToChild<'a> {
     /// The payload of the control frame.
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            ToChild::Template => Message::new("template").0,
+            ToChild::Template { huge_pages } => {
+                Message::new("template").text(&huge_pages.to_string()).0
+            }
             ToChild::Settings(settings) => Message::new("settings").raw(settings),
             ToChild::Setup { setup, request } => Message::new("setup").function(setup).raw(request),
             ToChild::Run(run) => {
@@ -151,7 +157,9 @@ impl<'a> ToChild<'a> {
     pub(crate) fn decode(payload: &'a [u8]) -> Result<Self, ControlError> {
         let mut fields = Fields(octets::iter(payload));
         match fields.text("verb")? {
-            "template" => Ok(ToChild::Template),
+            "template" => Ok(ToChild::Template {
+                huge_pages: fields.number("size")?,
+            }),
             "settings" => Ok(ToChild::Settings(fields.rest(payload))),
             "setup" => {
                 let setup = FunctionId::decode(&mut fields)?;
@@ -556,7 +564,7 @@ impl<'a> Fields<'a> {
         Ok(String::from_utf8_lossy(self.bytes(name)?).into_owned())
     }
 
-    fn number(&mut self, name: &'static str) -> Result<u32, ControlError> {
+    fn number<N: FromStr>(&mut self, name: &'static str) -> Result<N, ControlError> {
         self.text(name)?
             .parse()
             .map_err(|_| ControlError::Invalid(name))
@@ -591,7 +599,10 @@ mod tests {
         for message in [
             ToChild::Settings(b"\x04nice\x011"),
             ToChild::Settings(b""),
-            ToChild::Template,
+            ToChild::Template { huge_pages: 0 },
+            ToChild::Template {
+                huge_pages: u64::MAX,
+            },
             ToChild::Setup {
                 setup: run.function,
                 request: b"\xff",

@@ -203,7 +203,9 @@ fn start(
                     return Ok(());
                 }
             }
-            Some(Step::Template) => template = Some(Dispositions::now()),
+            Some(Step::Template { huge_pages }) => {
+                template = Some((Dispositions::now(), huge_pages));
+            }
             Some(Step::Settings(settings)) => {
                 let applied = apply_settings(settings, None);
                 applied.map_err(|error| {
@@ -226,7 +228,10 @@ fn start(
                 if mem::take(&mut is_new_copy) {
                     table.after_fork().map_err(|refused| refuse(hub, refused))?;
                 }
-                if template.is_none() {
+                if let Some((_, huge_pages)) = template {
+                    // Where that is not possible, copies are only made more slowly.
+                    let _ = sys::use_huge_pages(huge_pages);
+                } else {
                     let selected = server.functions.select(&run.function);
                     selected.map_err(|refused| refuse(hub, refused))?;
                 }
@@ -238,7 +243,7 @@ fn start(
                     // A parent that does not hear it knows that nothing has begun.
                     return Err(Stop::cannot_write(hub));
                 }
-                let Some(dispositions) = template.take() else {
+                let Some((dispositions, _)) = template.take() else {
                     return table.answer(server, options);
                 };
                 match Template::new(server, dispositions, others).serve()? {

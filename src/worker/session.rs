@@ -41,8 +41,8 @@ pub(crate) enum Known {
 /// What a child is to do next.
 #[derive(Debug)]
 pub(crate) enum Step<'a> {
-    /// Become a template: copies of this process are to serve.
-    Template,
+    /// Become a template: copies of this process are to serve. So much memory or more is put into huge pages.
+    Template { huge_pages: u64 },
     /// Apply these settings, which are still encoded.
     Settings(&'a [u8]),
     /// Run a setup.
@@ -286,16 +286,17 @@ impl Session {
         let message = ToChild::decode(bytes);
         let message = message.map_err(|error| ParentViolation::Control { offset, error })?;
         match message {
-            ToChild::Template if !self.serving => Ok(Step::Template),
+            ToChild::Template { huge_pages } if !self.serving => Ok(Step::Template { huge_pages }),
             ToChild::Settings(settings) if !self.serving => Ok(Step::Settings(settings)),
             ToChild::Setup { setup, request } if !self.serving => {
                 let request = Input::with_fds(request, fds);
                 Ok(Step::Setup { setup, request })
             }
             ToChild::Run(run) if !self.serving => Ok(Step::Run(run)),
-            ToChild::Template | ToChild::Settings(_) | ToChild::Setup { .. } | ToChild::Run(_) => {
-                Err(ParentViolation::TooLate { offset })
-            }
+            ToChild::Template { .. }
+            | ToChild::Settings(_)
+            | ToChild::Setup { .. }
+            | ToChild::Run(_) => Err(ParentViolation::TooLate { offset }),
             ToChild::Function(_) | ToChild::Cancel { .. } | ToChild::Answer(_) if !self.serving => {
                 let id = wire::CONTROL_TO_CHILD;
                 Err(ParentViolation::TooEarly { offset, id })
@@ -412,8 +413,8 @@ mod tests {
             loop {
                 let limits = match session.next(|_| false)? {
                     None => break,
-                    Some(Step::Template) => {
-                        steps.push("template".to_owned());
+                    Some(Step::Template { huge_pages }) => {
+                        steps.push(format!("template {huge_pages}"));
                         None
                     }
                     Some(Step::Settings(settings)) => {
@@ -474,9 +475,10 @@ mod tests {
             version: 3,
             codec: "c",
         });
+        let template = ToChild::Template { huge_pages: 9 };
         let settings = ToChild::Settings(b"\x04nice\x011");
         let stream = [
-            frame(wire::CONTROL_TO_CHILD, &ToChild::Template.encode()),
+            frame(wire::CONTROL_TO_CHILD, &template.encode()),
             frame(wire::CONTROL_TO_CHILD, &settings.encode()),
             frame(wire::CONTROL_TO_CHILD, &setup.encode()),
             run(),
@@ -491,7 +493,7 @@ mod tests {
             assert_eq!(
                 steps(&mut session, &stream, split).unwrap(),
                 [
-                    "template",
+                    "template 9",
                     "settings 7",
                     "setup s 100003",
                     "run f",
@@ -629,7 +631,8 @@ mod tests {
             all(&[run(), run()].concat()),
             Err(ParentViolation::TooLate { offset })
         );
-        for late in [ToChild::Settings(b""), ToChild::Template] {
+        let template = ToChild::Template { huge_pages: 0 };
+        for late in [ToChild::Settings(b""), template] {
             let late = frame(0, &late.encode());
             assert_eq!(
                 all(&[run(), late].concat()),
