@@ -71,7 +71,7 @@
 //!
 //! | type | what it is |
 //! |---|---|
-//! | [`Process`] | how to get a child: this program, another worker, any command, a stream |
+//! | [`Process`] | how to get a child: this program, another worker, copies of a [template](Process::template), any command, a stream |
 //! | [`RpcBuilder`] | the options of a handle: callbacks, timeouts, limits |
 //! | [`Rpc`] | the handle to a function of one child; clones, and handles to [other functions](Rpc::function), are of the same child |
 //! | [`Call`] | a call being made: use [`then`](Call::then), [`wait`](Call::wait) or [`start`](Call::start) |
@@ -180,6 +180,10 @@
 //! reports that it is ready. Calls can be made immediately: they are sent along. A child that is not
 //! ready within the [start timeout](RpcBuilder::start_timeout), exits first, is not a worker or has
 //! no such function ends with an error that says which, and so do its calls.
+//!
+//! A copy of a [template](Process::template) is made by fork(2) in a child that has run its setups, and
+//! then starts as any other child: with its own connection, process group and output, its own setups, and an
+//! end that is reported as any other. To start one waits for the template, and fails if it cannot be copied.
 //!
 //! When the last handle is dropped, or [`Rpc::finish`] is called, the child answers what was called,
 //! however long that takes, does what [`Worker::done`] says, and exits. If it has not exited a
