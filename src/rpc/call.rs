@@ -141,9 +141,15 @@ impl<'a, S: Signature> Call<'a, S> {
     ///
     /// What kept the call from being answered, or what the function answered.
     /// [`Refusal::InCallback`] in a callback.
-    pub fn wait(mut self) -> Outcome<S> {
+    pub fn wait(self) -> Outcome<S> {
+        let outcome = self.wait_until(None);
+        outcome.expect("it is waited for without end")
+    }
+
+    /// As [`wait`](Call::wait), until then: `None` if there is no outcome, which is lost.
+    pub(super) fn wait_until(mut self, until: Option<Instant>) -> Option<Outcome<S>> {
         if in_callback() {
-            return Err(CallError::Refused(Refusal::InCallback));
+            return Some(Err(CallError::Refused(Refusal::InCallback)));
         }
         let slot = Slot::own();
         let link = &*self.handle.link;
@@ -153,7 +159,6 @@ impl<'a, S: Signature> Call<'a, S> {
             Err(ended) => Some(Answer::Ended(ended)),
             Ok(SubmittedCall { id, reader, alone }) => {
                 let slot = &slot;
-                let until = None;
                 let wait = AnswerWait {
                     slot,
                     id,
@@ -163,7 +168,7 @@ impl<'a, S: Signature> Call<'a, S> {
                 link.wait_for(&wait, reader, alone)
             }
         };
-        answer.expect("it is waited for without end").decode::<S>()
+        answer.map(Answer::decode::<S>)
     }
 
     /// Queues the call. Its outcome can be taken from the [`Pending`].

@@ -4,7 +4,8 @@ use super::callback::in_callback;
 use super::handle::Rpc;
 use super::state::Revival;
 use crate::codec::Strings;
-use crate::error::{CallError, Error, ErrorKind, Phase};
+use crate::deadlines::after;
+use crate::error::{CallError, Error, ErrorKind};
 use crate::fd::Fd;
 use crate::process::{ForkError, ForkOrder, ForkedChild, Forker, Process};
 use crate::sys;
@@ -15,9 +16,6 @@ use std::time::{Duration, Instant};
 
 /// What a template is started with. It serves nothing else.
 const FORK: &str = "fork";
-
-/// How much later than it should a call may time out.
-const LATE: Duration = Duration::from_secs(1);
 
 impl Process {
     /// A template of this process: from here on, what is started is a copy, made by fork(2), of one live child
@@ -151,31 +149,31 @@ impl Forker for Template {
     fn fork(&self, order: ForkOrder<Fd>, timeout: Duration) -> Result<ForkedChild, ForkError> {
         let live = self.live().map_err(ForkError::Other)?;
         let was_ready = live.rpc.is_ready();
-        let call = live.rpc.call(order.encode()).timeout(timeout);
+        let call = live.rpc.call(order.encode());
         let outcome = match in_callback() {
-            false => call.wait(),
-            // This wait is bounded, even if it is in one of the template's own, as output may be passed to.
+            // Not by a timeout of the call, of which the template's reactor would have to know.
+            false => call.wait_until(after(Instant::now(), timeout)),
+            // This is bounded, even if it is in one of the template's own, as output may be passed to.
             true => {
                 let (sender, outcome) = mpsc::channel();
                 call.then(move |outcome| drop(sender.send(outcome)));
-                let outcome = outcome.recv_timeout(timeout.saturating_add(LATE));
-                outcome.unwrap_or(Err(CallError::TimedOut(Phase::Sent)))
+                outcome.recv_timeout(timeout).ok()
             }
         };
         match outcome {
-            Ok(reply) => {
+            Some(Ok(reply)) => {
                 self.lock().revival.succeeded();
                 let forked = forked(reply, &live);
                 forked.map_err(|why| ForkError::Other(cannot_copy(&why)))
             }
-            Err(CallError::Lost(error, _)) => {
+            Some(Err(CallError::Lost(error, _))) => {
                 self.has_ended(&live, &error);
                 Err(match was_ready {
                     true => ForkError::Died(error),
                     false => ForkError::Other(error),
                 })
             }
-            Err(CallError::TimedOut(_)) => {
+            None => {
                 let message = format!(
                     "the template has made no copy within {timeout:?} (start_timeout), and is killed"
                 );
@@ -184,7 +182,7 @@ impl Forker for Template {
                 self.has_ended(&live, &error);
                 Err(ForkError::Other(error))
             }
-            Err(error) => Err(ForkError::Other(cannot_copy(&error.to_string()))),
+            Some(Err(error)) => Err(ForkError::Other(cannot_copy(&error.to_string()))),
         }
     }
 

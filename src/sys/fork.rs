@@ -74,11 +74,11 @@ pub(crate) fn flush_c_streams() {
     let _ = unsafe { libc::fflush(ptr::null_mut()) };
 }
 
-/// What this process does about each signal.
+/// What this process does about some signals.
 pub(crate) struct Dispositions(Vec<(libc::c_int, libc::sigaction)>);
 
 impl Dispositions {
-    /// As it is now.
+    /// What it does now, about all.
     pub(crate) fn now() -> Self {
         let mut all = Vec::new();
         for number in 1..=libc::SIGRTMAX() {
@@ -92,6 +92,18 @@ impl Dispositions {
             }
         }
         Dispositions(all)
+    }
+
+    /// Those that are others now.
+    pub(crate) fn that_have_changed(mut self) -> Self {
+        let now = Dispositions::now();
+        let same = |one: &libc::sigaction, other: &libc::sigaction| {
+            one.sa_sigaction == other.sa_sigaction && one.sa_flags == other.sa_flags
+        };
+        let now = |number| now.0.iter().find(|(it, _)| *it == number);
+        self.0
+            .retain(|(number, before)| now(*number).is_none_or(|(_, now)| !same(before, now)));
+        self
     }
 
     /// Makes it so again, and blocks no signal.
@@ -155,13 +167,16 @@ mod tests {
         let number = libc::SIGWINCH;
         // SAFETY: to ignore a signal is valid.
         unsafe { libc::signal(number, libc::SIG_IGN) };
-        before.restore();
+        let changed = before.that_have_changed();
+        assert_eq!(
+            changed.0.iter().map(|(it, _)| *it).collect::<Vec<_>>(),
+            [number]
+        );
+        changed.restore();
         let after = Dispositions::now();
-        let of = |all: &Dispositions| {
-            let action = all.0.iter().find(|(it, _)| *it == number);
-            action.unwrap().1.sa_sigaction
-        };
-        assert_eq!((of(&before), of(&after)), (libc::SIG_DFL, libc::SIG_DFL));
+        let action = after.0.iter().find(|(it, _)| *it == number);
+        assert_eq!(action.unwrap().1.sa_sigaction, libc::SIG_DFL);
+        assert!(after.that_have_changed().0.is_empty());
     }
 
     #[test]

@@ -31,7 +31,7 @@ const AGAIN: Duration = Duration::from_millis(1);
 /// See the module's documentation.
 pub(super) struct Template {
     server: Server,
-    /// What was done about signals before the setups.
+    /// What was done about signals before the setups, where that has changed.
     dispositions: Dispositions,
     others: OtherThreads,
     copies: Vec<CopyWatch>,
@@ -59,7 +59,7 @@ impl Template {
     pub(super) fn new(server: Server, dispositions: Dispositions, others: OtherThreads) -> Self {
         Template {
             server,
-            dispositions,
+            dispositions: dispositions.that_have_changed(),
             others,
             copies: Vec::new(),
         }
