@@ -1,6 +1,6 @@
 //! Descriptors as values of a program: in requests, replies, events and setups.
 
-use crate::sys::MOST_FDS;
+use crate::sys::{self, MOST_FDS};
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,14 +14,22 @@ use std::sync::Arc;
 ///
 /// It may be anywhere among [octet strings](crate::Strings), of which it is none: the other side
 /// [takes](crate::Strings::take_fds) all of them. With the features `json`, `cbor` and `compact` it is a value
-/// of serde's, and may be part of any type, but not of an error's.
+/// of serde's, a structure with one field, and may be part of any type, but not of an error's. A value one of
+/// whose descriptors has not arrived cannot be decoded.
 ///
-/// At most 253 descriptors go with one message, and none to [plain peers](crate::Plain): such a call ends as
-/// [`Malformed`](crate::CallError::Malformed).
+/// At most 253 descriptors go with one message, and none to [plain peers](crate::Plain). Otherwise a call or ask
+/// ends as [`Malformed`](crate::CallError::Malformed), a reply fails its call with that, a setup is a start
+/// error, and an event panics.
 ///
-/// Descriptors are close-on-exec where they arrive. A process that has too many open files, or is not allowed
-/// to have one of these, does not get them: then taking them is an error, which says so. All others are
-/// closed when nobody takes them, the call is cancelled, or the other process is gone.
+/// Descriptors are close-on-exec where they arrive. A process that has too many open files does not get them,
+/// nor one that is not allowed to have one of these: then taking them is an error, which says so. The last
+/// eighth of the numbers that a process may have open, or the last 64, are kept free for its own use. All
+/// others are closed when nobody takes them, the call is cancelled, or the other process is gone. A socket that
+/// is closed so does not linger (`SO_LINGER` in socket(7)): who wants it to takes it
+/// [out](Fd::into_owned) first.
+///
+/// Of a user who is not root, the kernel lets only so many descriptors be on their way at a time as the sender
+/// may have open (`ETOOMANYREFS` in unix(7)). Further ones wait for a second, and are lost then.
 ///
 /// # Examples
 ///
@@ -80,6 +88,14 @@ impl Fd {
         Arc::try_unwrap(self.0).or_else(|shared| shared.try_clone())
     }
 
+    /// Drops one that nobody wants. If it is the last clone, this does not block, whatever it is: reactors do
+    /// this, and some of it is done under locks.
+    pub(crate) fn discard(self) {
+        if let Some(last) = Arc::into_inner(self.0) {
+            sys::do_not_linger(&last);
+        }
+    }
+
     /// How many clones there are.
     #[cfg(any(fuzzing, test))]
     pub(crate) fn clones(&self) -> usize {
@@ -121,15 +137,4 @@ pub(crate) fn may_send(count: usize, plain: bool) -> Result<(), String> {
         ));
     }
     Ok(())
-}
-
-/// A descriptor that is sent ahead of the first ones, and may get lost: see
-/// [`Outbox::carry`](crate::wire::Outbox::carry).
-pub(crate) fn barrier() -> Result<Fd, String> {
-    match io::pipe() {
-        Ok((reader, _)) => Ok(Fd::from(reader)),
-        Err(error) => Err(format!(
-            "a descriptor cannot be sent, as that takes another one: {error}"
-        )),
-    }
 }

@@ -196,7 +196,8 @@
 //! |---|---|---|
 //! | [`max_frame`](RpcBuilder::max_frame) | 256 MiB | a request is refused, a reply fails its call |
 //! | the request of a [setup](Process::setup) | 1 MiB | the start is refused |
-//! | [descriptors](Fd) in one message | 253 | as above |
+//! | [descriptors](Fd) in one message | 253 | a call or ask ends, a reply fails its call, a start is refused |
+//! | descriptors in requests that wait in a child | 16, and those of one request | as for `high_water` |
 //! | [`max_queue`](RpcBuilder::max_queue) | none | [`call`](Rpc::call) waits, [`try_call`](Rpc::try_call) is refused |
 //! | [`max_asks`](RpcBuilder::max_asks) | 1024 | the child's further asks are refused |
 //! | [`start_timeout`](RpcBuilder::start_timeout) | 10 s | the child is killed |

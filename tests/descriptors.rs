@@ -7,17 +7,22 @@
 
 mod common;
 
-use common::{Entered, Gate, alone, bounded, descriptors, eventually, lost, obey, signal, stop};
+use common::{
+    Entered, Gate, alone, bounded, descriptors, eventually, lost, obey, signal, stop, unprivileged,
+};
 use offspring::{
-    BoxError, CallError, Caller, ErrorKind, Fd, Limit, Plain, Process, Refusal, Strings, Worker,
+    BoxError, CallError, Caller, ErrorKind, Fd, Limit, Plain, Process, Reactor, Refusal, Strings,
+    Worker,
 };
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::fs::{self, File};
 use std::io::{self, IoSlice, PipeReader, Seek, Write};
 use std::mem::MaybeUninit;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Mutex, mpsc};
+use std::thread;
 use std::time::Duration;
 
 /// The reading end of a pipe that has this text in it, and nothing else.
@@ -280,11 +285,11 @@ fn wrong_numbers_of_descriptors_are_errors_of_their_calls() {
         let one = rpc.function("one");
         assert_eq!(
             failed(one.call("x").wait()),
-            "expected 1 descriptors, got 0"
+            "wrong number of descriptors: expected 1, got 0"
         );
         assert_eq!(
             failed(one.call(nulls(2)).wait()),
-            "expected 1 descriptors, got 2"
+            "wrong number of descriptors: expected 1, got 2"
         );
         one.call(nulls(1)).wait().unwrap();
 
@@ -338,7 +343,7 @@ fn receiver_without_room_for_descriptors_fails_only_their_calls() {
         assert!(came.parse::<u32>().unwrap() < 20);
         assert_eq!(
             why,
-            "this process has too many open files, or may not have them"
+            "the receiver has too many open files, or may not have them"
         );
         is_there(calls.next().unwrap().unwrap(), ": ");
         is_there(calls.next().unwrap().unwrap(), ": 0 1");
@@ -665,6 +670,227 @@ fn descriptors_that_come_as_they_must_not_are_closed_and_a_violation() {
             error.to_string().starts_with("2 of 5 descriptors came: "),
             "{error}"
         );
+        rpc.finish().unwrap();
+    });
+}
+
+/// The kernel lets only so many of a user be on their way as the sender may have open.
+#[test]
+fn descriptors_wait_while_too_many_are_on_their_way() {
+    let me = Worker::new()
+        .function("count", |mut request, _| {
+            Ok(request.take_all_fds()?.len().to_string())
+        })
+        .run_in_test();
+    unprivileged(move || {
+        limit_open_files(1024);
+        let fd = Fd::from(null());
+        let children: Vec<_> = (0..8).map(|_| me.rpc("count").start().unwrap()).collect();
+        for rpc in &children {
+            rpc.wait_ready().unwrap();
+            stop(rpc.pid().unwrap());
+        }
+        let calls: Vec<_> = (0..2080)
+            .map(|n| {
+                let count = if n < 2000 { 1 } else { 100 };
+                let call = children[n % 8].call(vec![fd.clone(); count]).start();
+                (count, call)
+            })
+            .collect();
+        children
+            .iter()
+            .for_each(|rpc| signal(rpc.pid().unwrap(), "CONT"));
+        for (count, call) in calls {
+            assert_eq!(call.wait().unwrap(), [count.to_string()]);
+        }
+    });
+}
+
+/// A socket whose last close waits so many seconds, as its peer does not read; and the peer.
+fn lingering(seconds: i32) -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (peer, _) = listener.accept().unwrap();
+    let linger = libc::linger {
+        l_onoff: 1,
+        l_linger: seconds,
+    };
+    let (level, option, value) = (
+        libc::SOL_SOCKET,
+        libc::SO_LINGER,
+        (&raw const linger).cast(),
+    );
+    // SAFETY: points to a linger of this size.
+    let set = unsafe { libc::setsockopt(stream.as_raw_fd(), level, option, value, 8) };
+    assert_eq!(set, 0);
+    stream.set_nonblocking(true).unwrap();
+    while (&stream).write(&[0; 1 << 20]).is_ok() {}
+    (stream, peer)
+}
+
+/// Otherwise a child could stop its parent's reactor.
+#[test]
+fn descriptor_that_nobody_takes_is_closed_at_once() {
+    static PEERS: Mutex<Vec<TcpStream>> = Mutex::new(Vec::new());
+    const LINGER: i32 = 10_000;
+    let me = Worker::new()
+        .function("linger", |_, caller| {
+            for _ in 0..3 {
+                let (stream, peer) = lingering(LINGER);
+                PEERS.lock().unwrap().push(peer);
+                caller.event(Fd::from(stream));
+            }
+            let (stream, peer) = lingering(LINGER);
+            PEERS.lock().unwrap().push(peer);
+            Ok(Fd::from(stream))
+        })
+        .function("do", obey)
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("linger").on_event(drop).start().unwrap();
+        // The first message with descriptors has one sent ahead, which the kernel closes.
+        drop(rpc.call(Fd::from(null())).wait().unwrap());
+        // One that was never sent.
+        stop(rpc.pid().unwrap());
+        let full: Vec<_> = (0..20)
+            .map(|_| {
+                rpc.function("do")
+                    .call(vec![&b"size"[..], &[0; 100_000]])
+                    .start()
+            })
+            .collect();
+        let (stream, _peer) = lingering(LINGER);
+        rpc.call(Fd::from(stream)).start().cancel();
+        signal(rpc.pid().unwrap(), "CONT");
+        full.into_iter().for_each(|call| drop(call.wait().unwrap()));
+        rpc.finish().unwrap();
+    });
+}
+
+/// Each message with descriptors ends a read, and a socket holds hundreds of them.
+#[test]
+fn answer_that_came_in_time_counts_behind_many_descriptors() {
+    let me = Worker::new()
+        .function("events", |request, caller| {
+            let fd = Fd::from(null());
+            let [n, gate] = request.texts()?;
+            (0..n.parse()?).for_each(|_| caller.event(&fd));
+            caller.flush();
+            Gate::announce(gate);
+            Ok("done")
+        })
+        .run_in_test();
+    bounded(move || {
+        // Its reactor does not read while it is in a callback.
+        let reactor = Reactor::new().unwrap();
+        let (sender, blocked) = mpsc::channel::<()>();
+        let (entered, is_blocked) = mpsc::channel();
+        let blocker = me.rpc("events").reactor(&reactor).start().unwrap();
+        let rpc = me
+            .rpc("events")
+            .reactor(&reactor)
+            .on_event(drop)
+            .start()
+            .unwrap();
+        rpc.wait_ready().unwrap();
+        let gates = [Gate::new(), Gate::new()];
+        blocker.call(["0", gates[0].name()]).then(move |_| {
+            entered.send(()).unwrap();
+            blocked.recv().unwrap_err();
+        });
+        is_blocked.recv().unwrap();
+        let (done, outcome) = mpsc::channel();
+        let timeout = Duration::from_millis(500);
+        let call = rpc.call(["150", gates[1].name()]).timeout(timeout);
+        call.then(move |reply| done.send(reply).unwrap());
+        // A caller that waits writes what is queued.
+        drop(rpc.function("none").call(()).timeout(Duration::ZERO).wait());
+        drop(gates[1].entered());
+        thread::sleep(timeout);
+        drop(sender);
+        assert_eq!(outcome.recv().unwrap().unwrap(), ["done"]);
+    });
+}
+
+#[test]
+fn asks_carry_descriptors_or_say_why_not() {
+    let me = Worker::new()
+        .function("ask", |request, caller| {
+            let [count] = request.texts()?;
+            let many = vec![Fd::from(null()); count.parse()?];
+            let mut answer = caller.ask("count", many)?;
+            Ok(format!("{answer} {}", answer.take_all_fds()?.len()))
+        })
+        .run_in_test();
+    bounded(move || {
+        let on_ask = |request: Strings| {
+            let count = request.fd_count();
+            let answer: Strings = [count.to_string()].into_iter().collect();
+            // Of one it makes too many.
+            let count = if count == 1 { 254 } else { count };
+            Ok((0..count).fold(answer, |answer, _| answer.with_fd(null())))
+        };
+        let rpc = me.rpc("ask").on_ask("count", on_ask).start().unwrap();
+        assert_eq!(rpc.call("253").wait().unwrap(), ["253 253"]);
+        let why = "254 descriptors are too many for one message, which takes 253";
+        assert_eq!(failed(rpc.call("254").wait()), format!("malformed: {why}"));
+        let error = failed(rpc.call("1").wait());
+        assert_eq!(error, format!("malformed: the answer: {why}"));
+        rpc.finish().unwrap();
+    });
+}
+
+/// They would be what the child prints.
+#[test]
+fn descriptors_get_no_numbers_of_standard_ones() {
+    let me = Worker::new()
+        .function("close", |mut request, _| {
+            for number in 0..3 {
+                // SAFETY: they have no owner.
+                unsafe { libc::close(number) };
+            }
+            let [fd] = request.take_fds()?;
+            drop(fd);
+            Ok(())
+        })
+        .function("numbers", |mut request, _| {
+            let all = request.take_all_fds()?.into_iter();
+            let numbers = all.map(|fd| fd.as_fd().as_raw_fd().to_string());
+            Ok(numbers.collect::<Strings>())
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("close").start().unwrap();
+        let fd = Fd::from(null());
+        rpc.call(&fd).wait().unwrap();
+        let numbers = rpc.function("numbers").call(vec![fd; 5]).wait().unwrap();
+        let numbers: Vec<i32> = numbers
+            .iter()
+            .map(|number| String::from_utf8_lossy(number).parse().unwrap())
+            .collect();
+        assert!(
+            numbers.len() == 5 && numbers.iter().all(|number| *number > 2),
+            "{numbers:?}"
+        );
+        rpc.finish().unwrap();
+    });
+}
+
+/// What a child sends does not keep its parent from opening anything.
+#[test]
+fn some_numbers_are_kept_from_what_others_send() {
+    let me = Worker::new()
+        .function("many", |_, _| Ok(vec![Fd::from(null()); 253]))
+        .run_in_test();
+    alone(move || {
+        limit_open_files(400);
+        let rpc = me.rpc("many").start().unwrap();
+        let mut replies: Vec<_> = (0..3).map(|_| rpc.call(()).wait().unwrap()).collect();
+        assert_eq!(replies[0].take_all_fds().unwrap().len(), 253);
+        assert!(replies[2].take_all_fds().is_err());
+        let open: Vec<_> = (0..40).map(|_| null()).collect();
+        drop((open, replies));
+        assert_eq!(rpc.call(()).wait().unwrap().fd_count(), 253);
         rpc.finish().unwrap();
     });
 }

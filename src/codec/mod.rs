@@ -174,6 +174,12 @@ impl Output {
         index
     }
 
+    /// Takes the descriptors that were attached so far: for a codec that has another one write the bytes.
+    #[must_use]
+    pub fn take_fds(&mut self) -> Vec<Fd> {
+        self.body.take_fds()
+    }
+
     /// The number of bytes written so far.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -228,7 +234,19 @@ impl Input<'_> {
     /// Takes the bytes as a `Vec`, copied only if they are borrowed or few. Large payloads are moved.
     #[must_use]
     pub fn take_vec(&mut self) -> Vec<u8> {
-        self.take().into_small().into_vec()
+        match &mut self.0 {
+            // Its descriptors stay.
+            Repr::Owned(SmallBytes::Carrying(carrying)) => std::mem::take(&mut carrying.bytes),
+            _ => self.take().into_small().into_vec(),
+        }
+    }
+
+    /// This input with descriptors: for a codec that has another one read the bytes.
+    #[must_use]
+    pub fn with_fds(self, fds: Vec<Fd>) -> Self {
+        let mut bytes = self.into_small();
+        *bytes.make_fds() = fds.into();
+        Input(Repr::Owned(bytes))
     }
 
     /// The descriptors that were [sent along](Output::attach), once, in order. What is left of them is closed
@@ -274,7 +292,7 @@ impl Input<'_> {
 
 impl<'a> Input<'a> {
     /// Bytes, with the descriptors that came with them.
-    pub(crate) fn with_fds(bytes: &'a [u8], fds: Fds) -> Self {
+    pub(crate) fn carrying(bytes: &'a [u8], fds: Fds) -> Self {
         if fds.len() == 0 {
             return Input::from(bytes);
         }
@@ -315,7 +333,21 @@ impl From<SmallBytes> for Input<'static> {
 
 #[cfg(test)]
 mod tests {
-    use super::Output;
+    use super::{Input, Output};
+    use crate::fd::Fd;
+
+    #[test]
+    fn descriptors_stay_when_the_bytes_are_taken() {
+        let fd = Fd::from(std::fs::File::open("/dev/null").unwrap());
+        let mut output = Output::default();
+        assert_eq!((output.attach(fd.clone()), output.attach(fd)), (0, 1));
+        let fds = output.take_fds();
+        assert!(fds.len() == 2 && output.take_fds().is_empty());
+        let mut input = Input::from(&b"bytes"[..]).with_fds(fds);
+        assert_eq!(input.take_vec(), b"bytes");
+        assert_eq!(input.take_fds().unwrap().len(), 2);
+        assert!(input.take_fds().unwrap().is_empty() && input.take_vec().is_empty());
+    }
 
     #[test]
     fn output_is_empty_until_something_is_written() {

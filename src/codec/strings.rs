@@ -164,6 +164,12 @@ impl Strings {
         }
     }
 
+    /// How many descriptors were sent with it and not taken.
+    #[must_use]
+    pub fn fd_count(&self) -> usize {
+        self.encoded.fd_count()
+    }
+
     /// Takes all the descriptors, however many there are.
     ///
     /// # Errors
@@ -188,7 +194,9 @@ fn all<const N: usize>(fds: Vec<Fd>) -> Result<[OwnedFd; N], CodecError> {
 }
 
 fn wrong_number(want: usize, len: usize) -> CodecError {
-    CodecError::new(format!("expected {want} descriptors, got {len}"))
+    CodecError::new(format!(
+        "wrong number of descriptors: expected {want}, got {len}"
+    ))
 }
 
 impl Default for Strings {
@@ -259,7 +267,7 @@ impl<A: AsRef<[u8]>> FromIterator<A> for Strings {
     }
 }
 
-/// Lists are equal if their strings are, however their lengths are encoded.
+/// Lists are equal if their strings are, however their lengths are encoded, and whatever descriptors they have.
 impl PartialEq for Strings {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other)
@@ -302,8 +310,8 @@ impl fmt::Debug for Strings {
         }
         f.write_str("]")?;
         match self.encoded.fds() {
-            None => Ok(()),
-            Some(fds) => write!(f, " with {} descriptors", fds.len()),
+            Some(fds) if fds.len() > 0 => write!(f, " + {} fd", fds.len()),
+            _ => Ok(()),
         }
     }
 }

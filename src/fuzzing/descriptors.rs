@@ -10,6 +10,10 @@ use std::io;
 /// The id of control frames.
 const CONTROL: u32 = 0;
 
+/// `EBADF` and `ETOOMANYREFS`.
+const BAD: i32 = 9;
+const CROWDED: i32 = 109;
+
 /// Descriptors in step with frames: whatever is written and withdrawn, in whatever parts it is sent and
 /// read, and whichever descriptors cannot be sent, each frame has its own, or is told that it has none. A
 /// reader that makes no room for descriptors before it is told of them misses none. What comes from a
@@ -25,8 +29,6 @@ pub fn descriptors(data: &[u8]) {
         all: (0..8)
             .map(|_| Fd::from(File::open("/dev/null").unwrap()))
             .collect(),
-        barrier: Fd::from(File::open("/dev/null").unwrap()),
-        barrier_lost: false,
         last: 0,
     };
     while !script.0.is_empty() {
@@ -34,7 +36,7 @@ pub fn descriptors(data: &[u8]) {
             0..3 => {
                 let fds = usize::from(script.byte() % 4) * usize::from(script.byte() % 2);
                 let size = script.pick(&[0, 1, 20, 300, 16 << 10, 20_000, 70_000]);
-                model.push(fds, size, script.byte() % 4 == 0);
+                model.push(fds, size);
             }
             3 => model.withdraw(script.byte().into()),
             4 | 5 => model.write(
@@ -66,9 +68,6 @@ struct DescriptorModel {
     decoder: Decoder,
     expected: VecDeque<Expected>,
     all: Vec<Fd>,
-    barrier: Fd,
-    /// Whether the last one could not be sent.
-    barrier_lost: bool,
     last: u32,
 }
 
@@ -106,34 +105,28 @@ fn payload(id: u32, size: usize) -> Vec<u8> {
 }
 
 impl DescriptorModel {
-    fn push(&mut self, fds: usize, size: usize, late: bool) {
+    fn push(&mut self, fds: usize, size: usize) {
         self.last += 1;
         let id = self.last;
         let fds: Vec<Fd> = (0..fds)
             .map(|n| self.all[(id as usize + n) % 8].clone())
             .collect();
         let outbox = self.writer.outbox_mut();
-        // One that was made when the barrier was not yet lost.
-        let is_late = late && self.barrier_lost;
-        if !fds.is_empty() && !is_late {
-            outbox.carry(CONTROL, self.barrier.clone());
-            self.barrier_lost = false;
-        }
         let mut body = Body::default();
         let bytes = payload(id, size);
         let (head, tail) = bytes.split_at(size / 3);
         body.push(head.to_vec());
         fds.iter().for_each(|fd| body.attach(fd.clone()));
         body.push(tail.to_vec());
+        outbox.carry(CONTROL, &body);
         let start = outbox.push(header(Framing::Tagged, id, size as u32), &mut body);
         assert!(body.fds().is_empty());
-        let lost = self.barrier_lost;
         self.expected.push_back(Expected {
             id,
             start,
             size,
             fds,
-            lost,
+            lost: false,
         });
     }
 
@@ -159,35 +152,38 @@ impl DescriptorModel {
             return;
         };
         let fds = batch.fds().to_vec();
+        let bytes = batch.write(|parts| {
+            let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
+            parts.concat()
+        });
+        // An announcement of none.
+        let is_barrier = !fds.is_empty() && &bytes[13..16] == b"000";
         let result = match how % 8 {
             0 => Err(io::ErrorKind::WouldBlock.into()),
-            1 if !fds.is_empty() => Err(io::Error::from_raw_os_error(9)),
+            1 if !fds.is_empty() => Err(io::Error::from_raw_os_error(BAD)),
+            2 if !fds.is_empty() => Err(io::Error::from_raw_os_error(CROWDED)),
             _ => {
-                let bytes = batch.write(|parts| {
-                    let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
-                    parts.concat()
-                });
                 let n = bytes.len().min(most);
                 self.socket.send(&bytes[..n], &fds);
                 Ok(n)
             }
         };
-        if result
+        let refused = result
             .as_ref()
-            .is_err_and(|error| error.raw_os_error().is_some())
-        {
-            self.lose(&fds);
-        }
+            .is_err_and(|error| error.raw_os_error().is_some());
         self.writer.end(batch, result);
+        if refused && !self.writer.is_crowded() {
+            self.lose(is_barrier);
+        }
         self.writer.unblock();
+        self.writer.retry();
         assert!(!self.writer.has_failed());
     }
 
     /// These cannot be sent.
-    fn lose(&mut self, fds: &[Fd]) {
+    fn lose(&mut self, is_barrier: bool) {
         let outbox = self.writer.outbox();
-        if fds[0].is_clone_of(&self.barrier) {
-            self.barrier_lost = true;
+        if is_barrier {
             let queued = |it: &&mut Expected| outbox.is_queued(it.start);
             self.expected
                 .iter_mut()
@@ -276,7 +272,7 @@ impl DescriptorModel {
 
     fn finish(mut self) {
         while self.writer.unsent() > 0 {
-            self.write(usize::MAX, 2);
+            self.write(usize::MAX, 7);
         }
         while !self.socket.messages.is_empty() {
             self.read(usize::MAX);

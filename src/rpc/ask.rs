@@ -125,7 +125,7 @@ impl ServeAsk for AskHandlers {
             told: id.is_none().then(|| asked.service.name.into()),
         };
         match (self.0.find(&asked.service), id) {
-            (Ok(at), _) => self.0.get_mut(at)(Input::with_fds(asked.request, fds), reply),
+            (Ok(at), _) => self.0.get_mut(at)(Input::carrying(asked.request, fds), reply),
             (Err(lack), Some(_)) => {
                 let (kind, message) = lack.refusal(wire::REFUSED_FUNCTION);
                 let kind = kind.to_owned();

@@ -212,8 +212,8 @@ impl<'a, S: Signature> Call<'a, S> {
             return Err(Ended::Malformed(error));
         }
         if !self.request.body().fds().is_empty() {
-            let carried = self.handle.link.carry(self.request.body());
-            carried.map_err(Ended::Malformed)?;
+            let may = self.handle.link.may_carry(self.request.body());
+            may.map_err(Ended::Malformed)?;
         }
         let options = CallOptions {
             deadline,

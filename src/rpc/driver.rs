@@ -36,8 +36,9 @@ pub(super) use handlers::Handlers;
 
 /// How often one descriptor is read before others have their turn.
 const READS: usize = 16;
-/// How often the socket is read before what is due is judged: more than a socket holds.
-const CATCH_UP_READS: usize = 64;
+/// How often the socket is read before what is due is judged: more than a socket holds, of messages with
+/// descriptors, each of which ends a read.
+const CATCH_UP_READS: usize = 2048;
 /// After how long it is checked again whether a caller has read what there is.
 const CATCH_UP_AGAIN: Duration = Duration::from_millis(1);
 /// How many frames are looked up under one lock.
@@ -85,7 +86,7 @@ impl EventHandler for Driver {
         match source {
             Source::Socket => {
                 if event.readable {
-                    self.read(READS, now);
+                    self.read(READS, usize::MAX, now);
                 }
                 self.attend_to_link(now, event.writable);
             }
@@ -232,7 +233,7 @@ impl Driver {
         // All that it wrote is there now. Its own children may still have the other ends open, and are
         // not waited for: this is the end of the stream, for a caller that reads, too.
         let _ = sys::shutdown(self.link.socket(), Shutdown::Read);
-        self.read(LAST_READS, now);
+        self.read(LAST_READS, usize::MAX, now);
         for output in [&mut self.stdout, &mut self.stderr] {
             output.read(capture::LAST_READS);
             output.close();
@@ -247,7 +248,8 @@ impl Driver {
         if !is_due(self.life.deadline()) && !self.link.is_due(now) {
             return true;
         }
-        self.read(CATCH_UP_READS, now);
+        let unread = sys::unread(self.link.socket());
+        self.read(CATCH_UP_READS, unread, now);
         self.reap(now);
         !self.link.is_left_to_a_caller()
     }
@@ -258,7 +260,7 @@ impl Driver {
         let judge_at = all_read.then_some(now);
         let mut actions = self.link.attend(now, room, judge_at);
         if actions.handed_off {
-            self.read(READS, now);
+            self.read(READS, usize::MAX, now);
             let more = self.link.attend(now, false, judge_at);
             actions = actions.and_then(more);
         }
@@ -370,8 +372,8 @@ impl Driver {
 
     // ---- what comes from the child ----
 
-    /// Reads what has come, at most `reads` times, unless a caller reads.
-    fn read(&mut self, reads: usize, now: Instant) {
+    /// Reads what has come, at most `reads` times, and no further than `bytes`, unless a caller reads.
+    fn read(&mut self, reads: usize, mut bytes: usize, now: Instant) {
         if !self.life.is_connected() {
             return;
         }
@@ -381,21 +383,28 @@ impl Driver {
         // What a caller has read and left.
         self.deliver(reader.decoder(), now);
         for _ in 0..reads {
-            if !self.life.is_connected() || !self.read_once(&mut reader, now) {
+            if !self.life.is_connected() {
                 break;
+            }
+            match self.read_once(&mut reader, now) {
+                Some(n) if n < bytes => bytes -= n,
+                _ => break,
             }
         }
         self.link.give_reader_back(reader);
     }
 
-    /// Reads once, and delivers it. Returns whether there may be more.
-    fn read_once(&mut self, reader: &mut Reader, now: Instant) -> bool {
+    /// Reads once, and delivers it. Returns how much that was, if there may be more.
+    fn read_once(&mut self, reader: &mut Reader, now: Instant) -> Option<usize> {
+        let takes_fds = reader.decoder().takes_fds();
         match reader.receive_now(self.link.socket()) {
-            Ok((1.., more)) => {
+            Ok((n @ 1.., more)) => {
                 self.deliver(reader.decoder(), now);
+                // A read also ends with a message whose descriptors were not expected yet.
+                let more = more || reader.decoder().takes_fds() != takes_fds;
                 // If that was all, the poller reports what comes next; after the exit there is no
                 // poller any more.
-                return more || self.process.is_none();
+                return (more || self.process.is_none()).then_some(n);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             // The child may have closed with requests unread: a reset.
@@ -404,7 +413,7 @@ impl Driver {
             }
             Ok(_) | Err(_) => self.stream_ended(reader.decoder(), now),
         }
-        false
+        None
     }
 
     fn stream_ended(&mut self, decoder: &Decoder, now: Instant) {
@@ -580,7 +589,7 @@ impl Driver {
                     && let Ok(mut progress) = progress.lock()
                 {
                     // Other callbacks may follow under the same guard.
-                    copies::run(|| progress(Input::with_fds(payload, fds)));
+                    copies::run(|| progress(Input::carrying(payload, fds)));
                 }
             }
             Delivery::Asked => {

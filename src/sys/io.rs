@@ -85,6 +85,14 @@ pub(super) unsafe fn filled((to, room): Spare<'_>, behind: Option<&mut Vec<u8>>,
     }
 }
 
+/// How many bytes of a stream can be read now; 0 if that is not known.
+pub(crate) fn unread(fd: impl AsFd) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: points to an integer.
+    let got = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), libc::FIONREAD, &raw mut bytes) };
+    if got == 0 { bytes as usize } else { 0 }
+}
+
 /// The start of a buffer's spare capacity, and how much of it may be filled.
 pub(super) fn spare(to: &mut Vec<u8>, limit: usize) -> (*mut libc::c_void, usize) {
     let spare = to.spare_capacity_mut();
@@ -136,6 +144,27 @@ pub(crate) fn widen(socket: impl AsFd) -> Result<()> {
     );
     // SAFETY: `value` points to `len` bytes.
     check(unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, libc::SO_SNDBUF, value, len) }).map(drop)
+}
+
+/// Has the last close of a socket return at once: what is unsent is sent in the background. For anything but
+/// a socket, this does nothing.
+pub(crate) fn do_not_linger(fd: impl AsFd) {
+    let fd = fd.as_fd().as_raw_fd();
+    let mut linger = libc::linger {
+        l_onoff: 0,
+        l_linger: 0,
+    };
+    let mut len = size_of_val(&linger) as libc::socklen_t;
+    let (level, option, value) = (libc::SOL_SOCKET, libc::SO_LINGER, (&raw mut linger).cast());
+    // SAFETY: `value` points to `len` writable bytes, and `len` to its length.
+    let got = unsafe { libc::getsockopt(fd, level, option, value, &raw mut len) };
+    // One of no time aborts the connection, and takes none.
+    if got == 0 && linger.l_onoff != 0 && linger.l_linger > 0 {
+        linger.l_onoff = 0;
+        let value = (&raw const linger).cast();
+        // SAFETY: `value` points to `len` bytes.
+        let _ = unsafe { libc::setsockopt(fd, level, option, value, len) };
+    }
 }
 
 /// Shuts down one or both directions of a socket. A socket that is no longer connected is not an

@@ -33,8 +33,8 @@ pub(crate) use inherited::{
 };
 pub(crate) use inline::{Consume, Family, Once};
 pub(crate) use io::{
-    ABOVE_STANDARD, ReadMode, above_standard, duplicate_above, is_stream_socket, receive, replace,
-    send, set_nonblocking, shutdown, standard, widen, write,
+    ABOVE_STANDARD, ReadMode, above_standard, do_not_linger, duplicate_above, is_stream_socket,
+    receive, replace, send, set_nonblocking, shutdown, standard, unread, widen, write,
 };
 pub(crate) use lent::Lent;
 pub(crate) use lifeline::Lifeline;
@@ -46,7 +46,7 @@ pub(crate) use process::{
     ProcessHandle, SIGKILL, SIGTERM, at_exit, exit_code, is_no_child, is_no_process, kill_and_reap,
     no_process, open_pidfd, reap, rename_process,
 };
-pub(crate) use rights::{MOST_FDS, receive_with_fds, send_with_fds};
+pub(crate) use rights::{MOST_FDS, is_crowded, receive_with_fds, send_with_fds};
 pub(crate) use settings::{
     MOST_CPUS, Resource, ResourceLimit, SIGABRT, SIGSEGV, SIGXCPU, SIGXFSZ, resource_limit,
     set_cpus, set_nice, set_oom_score_adj, set_resource_limit, set_umask,

@@ -1,14 +1,23 @@
 //! Descriptors that are sent with bytes: `SCM_RIGHTS`, see unix(7).
 
 use super::io::{Spare, filled, spare};
-use super::{above_standard, check_size, retry};
-use std::io::{IoSlice, Result};
+use super::{Resource, above_standard, check_size, resource_limit, retry};
+use std::io::{Error, IoSlice, Result};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
 /// The most descriptors that one message may carry (`SCM_MAX_FD` in the kernel).
 pub(crate) const MOST_FDS: usize = 253;
+
+/// Whether descriptors could not be sent since too many are on their way, of this user and all that he runs:
+/// some will arrive. See `ETOOMANYREFS` in unix(7).
+pub(crate) fn is_crowded(error: &Error) -> bool {
+    error.raw_os_error() == Some(libc::ETOOMANYREFS)
+}
+
+/// How many descriptors a process may open after others have sent it as many as they could.
+const KEPT: u64 = 64;
 
 /// Room for the control data of a message, as a number of words: that of [`MOST_FDS`] descriptors, and of
 /// the credentials and the like that a socket may be set to pass, too.
@@ -102,6 +111,20 @@ pub(crate) fn receive_with_fds(
     Ok((n, fds))
 }
 
+/// Numbers below this are not kept free, whatever the limit: to ask for it takes a call of the kernel.
+const NEVER_KEPT: RawFd = 32;
+
+/// Whether a number is kept free for the process itself: whoever sends it more and more must not keep it from
+/// opening anything.
+fn is_kept(number: RawFd) -> bool {
+    if number < NEVER_KEPT {
+        return false;
+    }
+    let limit = resource_limit(None, Resource::OpenFiles).map_or(u64::MAX, |limit| limit.soft);
+    let first = limit - (limit / 8).min(KEPT);
+    u64::try_from(number).is_ok_and(|number| number >= first)
+}
+
 /// The descriptors in the control data of a message that was received. To be called once.
 fn take_fds(message: &libc::msghdr) -> ReceivedFds {
     let mut received = ReceivedFds {
@@ -127,8 +150,8 @@ fn take_fds(message: &libc::msghdr) -> ReceivedFds {
                 // SAFETY: it was just opened for this process, and has no other owner.
                 let fd = unsafe { OwnedFd::from_raw_fd(number) };
                 match above_standard(fd) {
-                    Ok(fd) => received.fds.push(fd),
-                    Err(_) => received.truncated = true,
+                    Ok(fd) if !is_kept(fd.as_raw_fd()) => received.fds.push(fd),
+                    Ok(_) | Err(_) => received.truncated = true,
                 }
             }
         }

@@ -48,12 +48,19 @@ impl fmt::Display for Lost {
                 let error = io::Error::from_raw_os_error(errno);
                 write!(f, "they cannot be sent: {error}")
             }
-            None => f.write_str("this process has too many open files, or may not have them"),
+            None => f.write_str("the receiver has too many open files, or may not have them"),
         }
     }
 }
 
 impl Fds {
+    fn lost(lost: Lost) -> Self {
+        Fds {
+            fds: Vec::new(),
+            lost: Some(lost),
+        }
+    }
+
     /// Takes all of them.
     ///
     /// # Errors
@@ -97,6 +104,12 @@ impl Fds {
     }
 }
 
+impl Drop for Fds {
+    fn drop(&mut self) {
+        self.fds.drain(..).for_each(Fd::discard);
+    }
+}
+
 impl From<Vec<Fd>> for Fds {
     fn from(fds: Vec<Fd>) -> Self {
         Fds { fds, lost: None }
@@ -114,6 +127,34 @@ impl PartialEq for Fds {
 }
 
 impl Eq for Fds {}
+
+/// Descriptors that are to be sent.
+#[derive(Debug, Default)]
+pub(super) struct Unsent(Vec<Fd>);
+
+impl Unsent {
+    pub(super) fn as_slice(&self) -> &[Fd] {
+        &self.0
+    }
+
+    /// They have been sent.
+    pub(super) fn sent(&mut self) {
+        self.0.clear();
+    }
+}
+
+impl From<Vec<Fd>> for Unsent {
+    fn from(fds: Vec<Fd>) -> Self {
+        Unsent(fds)
+    }
+}
+
+/// Those that are not sent.
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        self.0.drain(..).for_each(Fd::discard);
+    }
+}
 
 /// A payload with descriptors.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,7 +279,7 @@ pub(super) struct Arrivals {
 #[derive(Debug)]
 #[cfg_attr(any(fuzzing, test), derive(Clone))]
 struct Arrival {
-    fds: Vec<Fd>,
+    fds: Fds,
     /// Whether not all have come.
     truncated: bool,
     /// What was read with it. Its announcement begins there.
@@ -253,7 +294,7 @@ impl Arrivals {
     /// A set has come with these bytes of the stream.
     pub(super) fn arrived(&mut self, fds: Vec<Fd>, truncated: bool, read: Range<u64>) {
         self.unclaimed.push_back(Arrival {
-            fds,
+            fds: fds.into(),
             truncated,
             read,
         });
@@ -296,24 +337,24 @@ impl Arrivals {
             // A barrier. Its descriptor may be lost.
             return Ok(());
         }
-        let (fds, arrived) = match set {
+        let lost = |arrived, errno| Lost {
+            sent: count,
+            arrived,
+            errno,
+        };
+        let fds = match set {
             None if errno == 0 => return Err(Wrong::Missing(count)),
-            None => (Vec::new(), 0),
+            None => Fds::lost(lost(0, Some(errno))),
             Some(set) if set.fds.len() > count => {
                 let (announced, came) = (count, set.fds.len());
                 return Err(Wrong::Surplus { announced, came });
             }
             Some(set) if set.truncated || set.fds.len() < count => {
-                (Vec::new(), set.fds.len().min(count - 1))
+                Fds::lost(lost(set.fds.len().min(count - 1), None))
             }
-            Some(set) => (set.fds, count),
+            Some(set) => set.fds,
         };
-        let lost = (arrived < count).then_some(Lost {
-            sent: count,
-            arrived,
-            errno: (errno != 0).then_some(errno),
-        });
-        self.announced = Some(Fds { fds, lost });
+        self.announced = Some(fds);
         Ok(())
     }
 
@@ -430,7 +471,7 @@ mod tests {
         assert_eq!(announce(&mut arrivals, 3, 0, 0), Ok(true));
         let mut fds = arrivals.take().unwrap();
         let why =
-            "2 of 3 descriptors came: this process has too many open files, or may not have them";
+            "2 of 3 descriptors came: the receiver has too many open files, or may not have them";
         assert_eq!(fds.take().unwrap_err(), why);
         assert_eq!(fds.all().unwrap_err(), why);
         assert_eq!(

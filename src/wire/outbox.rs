@@ -1,6 +1,6 @@
 //! The queue of outgoing bytes, until a writer takes them. Pure.
 
-use super::fds::{ANNOUNCEMENT, COUNT, ERRNO, FdMessage, digits};
+use super::fds::{ANNOUNCEMENT, COUNT, ERRNO, FdMessage, Unsent, digits};
 use super::{Body, Framing, header};
 use crate::fd::Fd;
 use std::collections::VecDeque;
@@ -47,19 +47,8 @@ pub(crate) struct Outbox {
     /// queued, as more large payloads are likely to follow: memory that was returned to the system
     /// comes back page by page, each of which the system has to zero.
     free: Vec<Vec<u8>>,
-    carrier: Carrier,
-}
-
-/// Whether frames may carry descriptors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Carrier {
-    /// The other side does not expect any.
-    #[default]
-    None,
-    /// The control frames about them have this id.
-    Open(u32),
-    /// So they had, but the barrier could not be sent.
-    Lost(u32, i32),
+    /// The id of the control frames about descriptors, if the other side expects any.
+    carrier: Option<u32>,
 }
 
 /// A part of the queue.
@@ -74,7 +63,7 @@ struct Chunk {
     /// Whether it is one large payload.
     is_large: bool,
     /// To be sent with the first byte.
-    fds: Vec<Fd>,
+    fds: Unsent,
 }
 
 impl Chunk {
@@ -88,6 +77,10 @@ impl Chunk {
 
     fn end(&self) -> u64 {
         self.start + self.bytes.len() as u64
+    }
+
+    fn carries(&self) -> bool {
+        !self.fds.as_slice().is_empty()
     }
 
     /// Withdraws the part of a frame that is in this chunk.
@@ -170,42 +163,33 @@ impl Outbox {
         }
     }
 
-    /// Whether frames may carry descriptors.
-    pub(crate) fn carries(&self) -> bool {
-        matches!(self.carrier, Carrier::Open(_))
-    }
-
-    /// Has the other side expect descriptors, to be called before a frame with some is appended. `control` is
-    /// the id of the control frames about them, and `barrier` a descriptor that may get lost. Does nothing if
-    /// that is done.
-    pub(crate) fn carry(&mut self, control: u32, barrier: Fd) {
-        if !self.carries() {
-            self.carrier = Carrier::Open(control);
+    /// Has the other side expect descriptors, if the frame that is to be appended next has some. `control` is
+    /// the id of the control frames about them.
+    pub(crate) fn carry(&mut self, control: u32, payload: &Body) {
+        if let (Some(first), None) = (payload.fds().first(), self.carrier) {
+            self.carrier = Some(control);
             self.append_control(control, FdMessage::Carries);
             let (count, errno) = (0, 0);
-            self.begin_carrying(control, vec![barrier], FdMessage::Fds { count, errno });
+            // It may get lost.
+            let barrier = vec![first.clone()];
+            self.begin_carrying(control, barrier, FdMessage::Fds { count, errno });
             self.close();
         }
     }
 
     /// Announces the descriptors of the frame that is about to be appended, in another chunk.
     fn announce(&mut self, fds: Vec<Fd>) {
-        let count = fds.len();
-        let (control, errno, fds) = match self.carrier {
-            Carrier::Open(control) => (control, 0, fds),
-            Carrier::Lost(control, errno) => (control, errno, Vec::new()),
-            Carrier::None => unreachable!("carry() comes first"),
-        };
+        let (count, errno) = (fds.len(), 0);
+        let control = self.carrier.expect("carry() comes first");
         self.begin_carrying(control, fds, FdMessage::Fds { count, errno });
     }
 
-    /// The barrier cannot be sent: until there is another one, all frames lose their descriptors.
+    /// The barrier cannot be sent: all frames that are queued lose their descriptors, and the next one that has
+    /// some needs another.
     fn lose_barrier(&mut self, errno: i32) {
-        if let Carrier::Open(control) = self.carrier {
-            self.carrier = Carrier::Lost(control, errno);
-        }
-        for chunk in self.chunks.iter_mut().filter(|it| !it.fds.is_empty()) {
-            chunk.fds.clear();
+        self.carrier = None;
+        for chunk in self.chunks.iter_mut().filter(|it| it.carries()) {
+            chunk.fds = Unsent::default();
             note_lost(&mut chunk.bytes, errno);
         }
     }
@@ -213,7 +197,7 @@ impl Outbox {
     /// Begins another chunk, to be sent with descriptors.
     fn begin_carrying(&mut self, control: u32, fds: Vec<Fd>, message: FdMessage) {
         self.close();
-        self.open.fds = fds;
+        self.open.fds = fds.into();
         self.append_control(control, message);
     }
 
@@ -360,7 +344,7 @@ impl Outbox {
             return;
         }
         let mut bytes = 0;
-        let carries = |next: &Chunk| !next.fds.is_empty();
+        let carries = Chunk::carries;
         while bytes < limit && (batch.is_empty() || !self.chunks.front().is_some_and(carries)) {
             let mut chunk = match self.chunks.pop_front() {
                 Some(chunk) => chunk,
@@ -369,7 +353,7 @@ impl Outbox {
             };
             self.taken = chunk.end();
             batch.has_large |= chunk.is_large;
-            if !chunk.fds.is_empty() {
+            if chunk.carries() {
                 batch.fds = std::mem::take(&mut chunk.fds);
             }
             let left = chunk.into_remaining();
@@ -411,7 +395,7 @@ pub(crate) struct Batch {
     /// The chunks after it.
     rest: VecDeque<Vec<u8>>,
     /// To be sent with the first byte.
-    fds: Vec<Fd>,
+    fds: Unsent,
     has_large: bool,
     widen: bool,
 }
@@ -462,12 +446,12 @@ impl Batch {
     /// The descriptors to be written with what comes next.
     #[inline]
     pub(crate) fn fds(&self) -> &[Fd] {
-        &self.fds
+        self.fds.as_slice()
     }
 
     /// The descriptors cannot be sent: what comes next says so, and is written without them.
     pub(super) fn lose_fds(&mut self, errno: i32, outbox: &mut Outbox) {
-        self.fds.clear();
+        self.fds = Unsent::default();
         note_lost(&mut self.first, errno);
         if self.first[COUNT_AT] == digits(0) {
             outbox.lose_barrier(errno);
@@ -495,8 +479,8 @@ impl Batch {
     #[inline]
     pub(crate) fn advance(&mut self, n: usize, outbox: &mut Outbox) {
         self.written += n;
-        if !self.fds.is_empty() && n > 0 {
-            self.fds.clear();
+        if !self.fds().is_empty() && n > 0 {
+            self.fds.sent();
         }
         if self.written < self.first.len() {
             return;

@@ -7,9 +7,6 @@ use std::ops::Deref;
 /// Enough for typical small replies (a few numbers, a short text); makes the type 32 bytes.
 const INLINE: usize = 30;
 
-/// See [`SmallBytes::cost`].
-const COST_OF_FD: usize = 16 << 10;
-
 /// An owned byte string; short ones are stored inline. It may have descriptors.
 #[derive(Clone)]
 pub(crate) enum SmallBytes {
@@ -31,9 +28,9 @@ impl SmallBytes {
         }
     }
 
-    /// What it costs to keep this, in bytes: a process may have far fewer descriptors than it has memory.
-    pub(crate) fn cost(&self) -> usize {
-        self.len() + self.fds().map_or(0, Fds::len) * COST_OF_FD
+    /// How many descriptors it has.
+    pub(crate) fn fd_count(&self) -> usize {
+        self.fds().map_or(0, Fds::len)
     }
 
     /// The descriptors.

@@ -21,6 +21,7 @@
 //! not wait for their turn.
 
 use super::{Batch, Outbox};
+use crate::sys;
 use std::io;
 
 /// See the module's documentation.
@@ -33,9 +34,14 @@ pub(crate) struct Writer {
     /// The number of bytes in the batch, as of the last count.
     in_batch: usize,
     state: State,
+    /// How often in a row it was crowded.
+    crowded: u32,
     /// Whether a batch has requested that the socket be widened.
     is_wide: bool,
 }
+
+/// How often descriptors are to be sent again, of which too many are on their way, before they are lost.
+const CROWDED: u32 = 500;
 
 /// Whether batches may be taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +49,8 @@ enum State {
     Open,
     /// The last write would have blocked.
     Blocked,
+    /// Too many descriptors are on their way to other processes for those of the batch.
+    Crowded,
     /// A write failed: the other side no longer reads.
     Failed,
     Closed,
@@ -55,6 +63,7 @@ impl Default for Writer {
             batch: Some(Box::default()),
             in_batch: 0,
             state: State::Open,
+            crowded: 0,
             is_wide: false,
         }
     }
@@ -102,6 +111,9 @@ impl Writer {
         debug_assert!(self.batch.is_none(), "a batch is given back once");
         match result {
             Ok(n) => {
+                if !batch.fds().is_empty() {
+                    self.crowded = 0;
+                }
                 batch.advance(n, &mut self.outbox);
                 // Zero if the rest was discarded meanwhile.
                 self.in_batch = self.in_batch.saturating_sub(n);
@@ -123,10 +135,14 @@ impl Writer {
             self.state = State::Blocked;
         } else if batch.fds().is_empty() {
             self.state = State::Failed;
+        } else if sys::is_crowded(error) && self.crowded < CROWDED {
+            self.crowded += 1;
+            self.state = State::Crowded;
         } else {
             // It may be because of the descriptors: the next write finds out.
             let errno = error.raw_os_error().unwrap_or_default();
             batch.lose_fds(errno, &mut self.outbox);
+            self.crowded = 0;
         }
     }
 
@@ -135,6 +151,18 @@ impl Writer {
         if self.state == State::Blocked {
             self.state = State::Open;
         }
+    }
+
+    /// Allows writes again some time after too many descriptors were on their way.
+    pub(crate) fn retry(&mut self) {
+        if self.state == State::Crowded {
+            self.state = State::Open;
+        }
+    }
+
+    /// Whether too many descriptors were on their way, and [`retry`](Writer::retry) was not called since.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.state == State::Crowded
     }
 
     /// From now on, no thread begins to write.

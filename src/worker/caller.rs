@@ -180,7 +180,8 @@ impl<S: Signature> Caller<S> {
     ///
     /// # Panics
     ///
-    /// If the event is longer than [`max_frame`](crate::RpcBuilder::max_frame). The call then fails with
+    /// If the event is longer than [`max_frame`](crate::RpcBuilder::max_frame), or has [descriptors](crate::Fd)
+    /// that cannot be sent: too many, to a plain peer, or such as have not arrived. The call then fails with
     /// that message.
     #[track_caller]
     pub fn event(&self, event: impl Argument<Strings, Octets>) {
@@ -372,7 +373,8 @@ impl Parent {
     ///
     /// # Panics
     ///
-    /// If the event is longer than [`max_frame`](crate::RpcBuilder::max_frame).
+    /// If the event is longer than [`max_frame`](crate::RpcBuilder::max_frame), or has [descriptors](crate::Fd)
+    /// that cannot be sent.
     #[track_caller]
     pub fn event(&self, event: impl Argument<Strings, Octets>) {
         self.hub.event(event);

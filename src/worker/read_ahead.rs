@@ -210,7 +210,8 @@ impl Server {
     /// Reads until an ask has ended, or `deadline` has passed.
     fn read_for_ask(&mut self, slot: &AskSlot, deadline: Option<Instant>) -> Option<AskEnd> {
         self.hub.set_main_call_aside();
-        let mut is_late = false;
+        // How much is to be read of what had come when it was too late.
+        let mut left = None;
         loop {
             if self.ahead.stop.is_none() {
                 self.ahead.stop = self.take_steps().err();
@@ -219,17 +220,21 @@ impl Server {
                 return Some(end);
             }
             // What had come in time has been read, however much more comes.
-            if is_late {
+            if left == Some(0) {
                 return None;
             }
-            is_late = deadline.is_some_and(|deadline| deadline <= Instant::now());
+            if left.is_none() && deadline.is_some_and(|deadline| deadline <= Instant::now()) {
+                left = Some(self.requests.unread());
+                continue;
+            }
             let read = match self.ahead.stop {
                 None => self.requests.read_by(&mut self.session, deadline),
                 // Nothing more is read of a parent that breaks the protocol.
                 Some(_) => Ok(Some(0)),
             };
             match read {
-                Ok(Some(1..) | None) => {}
+                Ok(Some(n @ 1..)) => left = left.map(|left| left.saturating_sub(n)),
+                Ok(None) => left = left.map(|_| 0),
                 // The end, which the main thread finds again.
                 Ok(Some(0)) | Err(_) => self.hub.end_asks(),
             }

@@ -177,6 +177,11 @@ impl RequestReader {
         }
     }
 
+    /// How many bytes have come that were not read.
+    pub(super) fn unread(&self) -> usize {
+        sys::unread(&self.fd)
+    }
+
     /// Whether [`try_read`](RequestReader::try_read) may be called at any time.
     pub(super) fn is_socket(&self) -> bool {
         self.is_socket

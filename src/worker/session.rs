@@ -289,7 +289,7 @@ impl Session {
             ToChild::Template { huge_pages } if !self.serving => Ok(Step::Template { huge_pages }),
             ToChild::Settings(settings) if !self.serving => Ok(Step::Settings(settings)),
             ToChild::Setup { setup, request } if !self.serving => {
-                let request = Input::with_fds(request, fds);
+                let request = Input::carrying(request, fds);
                 Ok(Step::Setup { setup, request })
             }
             ToChild::Run(run) if !self.serving => Ok(Step::Run(run)),

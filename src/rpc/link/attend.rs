@@ -27,7 +27,7 @@ impl Link {
     ) -> Result<(), CodecError> {
         preparations
             .iter()
-            .try_for_each(|message| self.carry(message))?;
+            .try_for_each(|message| self.may_carry(message))?;
         self.lock().connection.start(preparations, run);
         Ok(())
     }
@@ -55,7 +55,7 @@ impl Link {
         judge_at: Option<Instant>,
     ) -> Actions {
         let mut state = self.lock();
-        let (expired, kill) = state.begin_attend(judge_at, room);
+        let (expired, kill) = state.begin_attend(now, judge_at, room);
         if !kill {
             // A child that is to be killed would otherwise see the end, and might exit before.
             state = self.transmit(state);
@@ -101,9 +101,9 @@ impl Link {
         if self.is_elsewhere() {
             return;
         }
-        let carried = self.carry(payload);
+        let may = self.may_carry(payload);
         let mut state = self.lock();
-        match carried {
+        match may {
             Ok(()) => state.connection.answer(id, failed, payload),
             Err(error) => {
                 let failure = Failure::malformed("the answer", &error);

@@ -9,7 +9,7 @@ use super::reader::{Reader, Unprocessed};
 use super::slot::wait_until;
 use super::state::{LinkState, ProgressCallback};
 use crate::codec::CodecError;
-use crate::fd;
+use crate::fd::may_send;
 use crate::process::Child;
 use crate::rpc::reactor::{Core, Source, poll_key};
 use crate::rpc::state::{AfterRelease, Connection};
@@ -156,26 +156,19 @@ impl Link {
 
     // ---- writing ----
 
-    /// Has the child expect the descriptors of a payload, which is to be queued next.
+    /// Whether the descriptors of a payload can be sent.
     ///
     /// # Errors
     ///
-    /// Why they cannot be sent.
-    pub(in crate::rpc) fn carry(&self, payload: &Body) -> Result<(), CodecError> {
+    /// Why they cannot.
+    pub(in crate::rpc) fn may_carry(&self, payload: &Body) -> Result<(), CodecError> {
         let count = payload.fds().len();
         // All calls of a copy are refused.
         if count == 0 || self.is_elsewhere() {
             return Ok(());
         }
-        let state = self.lock();
-        let (plain, carries) = (state.connection.is_plain(), state.connection.carries());
-        drop(state);
-        fd::may_send(count, plain).map_err(CodecError::new)?;
-        if !carries {
-            let barrier = fd::barrier().map_err(CodecError::new)?;
-            self.lock().connection.carry(barrier);
-        }
-        Ok(())
+        let plain = self.lock().connection.is_plain();
+        may_send(count, plain).map_err(CodecError::new)
     }
 
     /// Sends what is queued, unless another thread writes or the socket is full.

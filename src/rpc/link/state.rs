@@ -12,6 +12,9 @@ use crate::wire::Decoder;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+/// How soon descriptors are sent again of which too many were on their way.
+const RETRY: Duration = Duration::from_millis(2);
+
 /// How long the room that many calls took is kept after they are gone.
 const CALM: Duration = Duration::from_millis(100);
 
@@ -31,6 +34,8 @@ pub(super) struct LinkState {
     pub(super) registration: Option<Registration>,
     /// Whether the reactor waits for room in the socket.
     pub(super) awaits_room: bool,
+    /// When it is to write again, if too many descriptors were on their way.
+    retry_at: Option<Instant>,
     /// How many threads wait for a change.
     pub(super) waiting: usize,
     /// Whether the reactor was asked to attend to this link, and has not yet.
@@ -116,6 +121,7 @@ impl LinkState {
             connected: true,
             registration: None,
             awaits_room: false,
+            retry_at: None,
             waiting: 0,
             attention: false,
             attends_at: None,
@@ -235,7 +241,8 @@ impl LinkState {
     /// Whether there is something to write, and nobody writes or waits for room.
     pub(super) fn has_unattended_output(&self) -> bool {
         let writer = self.connection.writer();
-        let attended = writer.is_writing() || writer.is_closed() || self.awaits_room;
+        let awaited = self.awaits_room || self.retry_at.is_some();
+        let attended = writer.is_writing() || writer.is_closed() || awaited;
         !attended && writer.unsent() > 0
     }
 
@@ -245,6 +252,7 @@ impl LinkState {
     /// calls whose timeout has passed, and whether the child is to be killed.
     pub(super) fn begin_attend(
         &mut self,
+        now: Instant,
         judge_at: Option<Instant>,
         room: bool,
     ) -> (Vec<(Completion, Phase)>, bool) {
@@ -252,6 +260,9 @@ impl LinkState {
         if room {
             self.connection.writer_mut().unblock();
             self.awaits_room = false;
+        }
+        if self.retry_at.take_if(|at| *at <= now).is_some() {
+            self.connection.writer_mut().retry();
         }
         let mut expired = Vec::new();
         while let Some(now) = judge_at
@@ -308,7 +319,10 @@ impl LinkState {
         self.trim(now);
         let role = self.role.deadline();
         let calls = self.connection.deadline();
-        let deadlines = [calls, self.stop_by, role, self.trim_at];
+        if self.connection.writer().is_crowded() {
+            self.retry_at.get_or_insert(now + RETRY);
+        }
+        let deadlines = [calls, self.stop_by, role, self.trim_at, self.retry_at];
         let deadline = deadlines.into_iter().flatten().min();
         // Under this lock: a call that is made right after it compares its deadline with this one.
         self.attends_at = deadline;
@@ -412,7 +426,7 @@ mod tests {
     }
 
     fn attend(state: &mut LinkState, now: Instant) -> Actions {
-        let (expired, kill) = state.begin_attend(Some(now), false);
+        let (expired, kill) = state.begin_attend(now, Some(now), false);
         let all_sent = state.end_of_requests().all_sent;
         state.end_attend(now, Some(now), expired, kill, all_sent)
     }
@@ -446,7 +460,7 @@ mod tests {
         );
         assert!(state.update_room(false) && !state.update_room(false));
         assert!(!state.has_unattended_output(), "the reactor waits for room");
-        state.begin_attend(None, true);
+        state.begin_attend(Instant::now(), None, true);
         assert!(state.has_unattended_output(), "there is room");
         assert!(state.update_room(true), "one event was used up");
         write(&mut state, Some(io::ErrorKind::BrokenPipe));
@@ -500,7 +514,7 @@ mod tests {
         call(&mut state, Some(now), &slot);
         state.stop_by = Some(now);
         assert!(state.is_due_at(now) && !state.is_due_at(now - SECOND));
-        let (expired, kill) = state.begin_attend(None, false);
+        let (expired, kill) = state.begin_attend(now, None, false);
         let actions = state.end_attend(now, None, expired, kill, false);
         assert!(actions.expired.is_empty() && !actions.stop);
         assert_eq!(actions.deadline, Some(now));

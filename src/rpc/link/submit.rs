@@ -40,7 +40,7 @@ pub(in crate::rpc) struct SubmittedCall {
 
 impl Link {
     /// Makes a call. Large parts of the request are taken, and so is the completion, unless the call
-    /// is refused. Its descriptors are [expected](Link::carry).
+    /// is refused. Its descriptors [can be sent](Link::may_carry).
     pub(in crate::rpc) fn call(
         &self,
         function: usize,

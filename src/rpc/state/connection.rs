@@ -28,7 +28,6 @@ use super::switches::Switches;
 use super::violation::ChildViolation;
 use crate::deadlines::Deadlines;
 use crate::error::{Phase, Refusal};
-use crate::fd::Fd;
 use crate::id_map::IdMap;
 use crate::wire::Plain;
 use crate::wire::{
@@ -170,20 +169,6 @@ impl<T, P: Clone> Connection<T, P> {
         self.add_function(run.function);
     }
 
-    /// Whether the child expects descriptors.
-    pub(crate) fn carries(&self) -> bool {
-        self.writer.outbox().carries()
-    }
-
-    /// Has the child expect descriptors, which is to precede whatever has some: see [`Outbox::carry`].
-    ///
-    /// [`Outbox::carry`]: crate::wire::Outbox::carry
-    pub(crate) fn carry(&mut self, barrier: Fd) {
-        debug_assert!(self.plain.is_none(), "plain peers know no control frames");
-        let outbox = self.writer.outbox_mut();
-        outbox.carry(wire::CONTROL_TO_CHILD, barrier);
-    }
-
     /// Notes a function that calls are for, and returns its number, which is 0 for the one that the child
     /// was started with, and for all functions of a plain peer: it is told of none.
     pub(crate) fn add_function(&mut self, function: FunctionId<'_>) -> usize {
@@ -228,6 +213,9 @@ impl<T, P: Clone> Connection<T, P> {
             self.select(function);
         }
         let len = u32::try_from(request.len()).expect("max_frame is not above");
+        if !request.fds().is_empty() {
+            self.carry(request);
+        }
         let (id, entry) = self.calls.insert(CallEntry {
             note: None,
             place: FramePlace::new(self.writer.outbox().end(), deadline.is_some()),
@@ -244,6 +232,14 @@ impl<T, P: Clone> Connection<T, P> {
             self.progress.insert(id, progress);
         }
         Ok(id)
+    }
+
+    /// Has the child expect the descriptors of a payload that is to be queued next.
+    #[cold]
+    fn carry(&mut self, payload: &Body) {
+        debug_assert!(self.plain.is_none(), "plain peers know no control frames");
+        let outbox = self.writer.outbox_mut();
+        outbox.carry(wire::CONTROL_TO_CHILD, payload);
     }
 
     /// Refuses calls from now on.
@@ -721,6 +717,7 @@ impl<T, P: Clone> Connection<T, P> {
     fn push_control(&mut self, payload: &mut Body) {
         let len = u32::try_from(payload.len()).expect("what does not fit is not started with");
         let header = wire::header(Framing::Tagged, wire::CONTROL_TO_CHILD, len);
+        self.carry(payload);
         self.writer.outbox_mut().push(header, payload);
     }
 }

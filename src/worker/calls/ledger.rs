@@ -39,6 +39,8 @@ pub(crate) struct Ledger {
     waited: u64,
     /// The bytes of those that wait now.
     waiting_bytes: usize,
+    /// ... and how many descriptors.
+    waiting_fds: usize,
     /// Calls that run and were cancelled.
     cancelled: IdSet,
     /// Whether no more requests will come.
@@ -71,6 +73,9 @@ impl LaneCalls {
         self.running.len() < self.limit
     }
 }
+
+/// How many descriptors may wait before no more requests are read: a process may have few of them.
+const MOST_WAITING_FDS: usize = 16;
 
 /// A request that waits to be started.
 #[derive(Debug)]
@@ -135,6 +140,7 @@ impl Default for Ledger {
             high_water: usize::MAX,
             waited: 0,
             waiting_bytes: 0,
+            waiting_fds: 0,
             cancelled: IdSet::default(),
             closed: false,
         }
@@ -192,7 +198,8 @@ impl Ledger {
         if self.is_running(id) {
             return Err(Duplicate);
         }
-        self.waiting_bytes += request.cost();
+        self.waiting_bytes += request.len();
+        self.waiting_fds += request.fd_count();
         let turn = self.waited;
         self.waited += 1;
         self.lane_mut(lane).waiting.push_back(Waiting {
@@ -236,7 +243,8 @@ impl Ledger {
             ..
         } = lane.waiting.pop_front()?;
         lane.running.insert(id);
-        self.waiting_bytes -= request.cost();
+        self.waiting_bytes -= request.len();
+        self.waiting_fds -= request.fd_count();
         Some(Started {
             id,
             function,
@@ -254,7 +262,8 @@ impl Ledger {
         for lane in &mut self.lanes {
             if let Some(at) = lane.waiting.iter().position(|waiting| waiting.id == id) {
                 let waiting = lane.waiting.remove(at).expect("found at this index");
-                self.waiting_bytes -= waiting.request.cost();
+                self.waiting_bytes -= waiting.request.len();
+                self.waiting_fds -= waiting.request.fd_count();
                 return CallState::Waiting;
             }
         }
@@ -297,7 +306,8 @@ impl Ledger {
 
     /// Whether more requests may be read while `unsent` bytes of answers are not written.
     pub(crate) fn wants_requests(&self, unsent: usize) -> bool {
-        !self.closed && unsent.saturating_add(self.waiting_bytes) <= self.high_water
+        let bytes = unsent.saturating_add(self.waiting_bytes);
+        !self.closed && bytes <= self.high_water && self.waiting_fds <= MOST_WAITING_FDS
     }
 
     pub(crate) fn high_water(&self) -> usize {

@@ -165,7 +165,7 @@ impl Hub {
         waiter: Waiter,
     ) -> Result<u32, AskEnd> {
         self.may_ask(request.len())?;
-        self.carry(request).map_err(AskEnd::Malformed)?;
+        self.may_carry(request).map_err(AskEnd::Malformed)?;
         let (mut state, urgency) = self.lock_to_send(false);
         if state.ledger.is_closed() || state.writer.is_closed() || state.exiting {
             return Err(AskEnd::Lost(gone(), Phase::Queued));
@@ -260,7 +260,7 @@ impl Hub {
             None => return Err(UnknownAsk),
         };
         if let Some(waiter) = waiter {
-            let payload = Input::with_fds(answer.payload, fds).into_small();
+            let payload = Input::carrying(answer.payload, fds).into_small();
             waiter(match answer.failed {
                 true => AskEnd::Failed(payload),
                 false => AskEnd::Reply(payload),

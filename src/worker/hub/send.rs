@@ -6,7 +6,7 @@ use super::state::HubState;
 use super::write_policy::{AfterSend, Urgency, WritePolicy};
 use crate::chain::chain;
 use crate::codec::{Argument, CodecError, Octets, Output, Scratch, Strings};
-use crate::fd;
+use crate::fd::may_send;
 use crate::service::Signature;
 use crate::stderr;
 use crate::wire::Plain;
@@ -157,29 +157,18 @@ impl Hub {
             let message = format!("{what} has {len} bytes, above the limit (max_frame) of {limit}");
             return Err(Failure::Malformed { message });
         }
-        let carried = self.carry(payload);
-        carried.map_err(|error| Failure::malformed(what, &error))
+        let may = self.may_carry(payload);
+        may.map_err(|error| Failure::malformed(what, &error))
     }
 
-    /// Has the parent expect the descriptors of a payload, which is to be sent next.
+    /// Whether the descriptors of a payload can be sent.
     ///
     /// # Errors
     ///
-    /// Why they cannot be sent.
-    pub(super) fn carry(&self, payload: &Body) -> Result<(), CodecError> {
-        let count = payload.fds().len();
-        if count == 0 {
-            return Ok(());
-        }
-        fd::may_send(count, self.plain().is_some()).map_err(CodecError::new)?;
-        // A copy of the process sends nothing.
-        if !self.is_elsewhere() && !self.lock().writer.outbox().carries() {
-            let barrier = fd::barrier().map_err(CodecError::new)?;
-            let mut state = self.lock();
-            let outbox = state.writer.outbox_mut();
-            outbox.carry(wire::CONTROL_TO_PARENT, barrier);
-        }
-        Ok(())
+    /// Why they cannot.
+    pub(super) fn may_carry(&self, payload: &Body) -> Result<(), CodecError> {
+        let (count, plain) = (payload.fds().len(), self.plain().is_some());
+        may_send(count, plain).map_err(CodecError::new)
     }
 
     /// Sends a frame, which may answer a call. The large parts of the payload are moved out of it.
@@ -232,7 +221,11 @@ impl Hub {
         }
         let len = u32::try_from(payload.len()).expect("the caller checked that");
         let header = wire::header(Framing::Tagged, id, len);
-        state.writer.outbox_mut().push(header, payload);
+        let outbox = state.writer.outbox_mut();
+        if !payload.fds().is_empty() {
+            outbox.carry(wire::CONTROL_TO_PARENT, payload);
+        }
+        outbox.push(header, payload);
         let is_batch = state.writer.unsent() >= state.batch_threshold;
         match urgency.after_send(is_batch, state.is_above_high_water()) {
             AfterSend::Write { wait } => drop(self.transmit(state, wait)),

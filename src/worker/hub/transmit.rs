@@ -10,6 +10,11 @@ use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::sync::MutexGuard;
 use std::thread;
+use std::time::Duration;
+
+/// How soon descriptors are sent again of which too many were on their way. That is rare, and does not last
+/// long: nothing else is done meanwhile.
+const CROWDED: Duration = Duration::from_millis(2);
 
 impl Hub {
     /// Whether a write to the parent has failed.
@@ -91,6 +96,12 @@ impl Hub {
             }
             state = self.lock();
             state.writer.end(batch, result);
+            if state.writer.is_crowded() {
+                drop(state);
+                thread::sleep(CROWDED);
+                state = self.lock();
+                state.writer.retry();
+            }
         }
         let wakes_loop = state.end_writing();
         if state.waiting > 0 {
