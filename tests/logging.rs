@@ -359,6 +359,29 @@ fn records_come_from_everywhere_in_a_child() {
     });
 }
 
+/// Each record is sent to the parent of the process that made it.
+#[test]
+fn records_of_copies_are_theirs() {
+    let me = worker().run_in_test();
+    let logger = logger();
+    bounded(move || {
+        let template = me.setup("speak", ["before"]).template();
+        let copy = |text: &str| {
+            let copy = template.clone().setup("speak", [text]);
+            copy.rpc("do").start().unwrap()
+        };
+        for (rpc, text) in [(copy("one"), "one"), (copy("other"), "other")] {
+            rpc.call(["log", text]).wait().unwrap();
+            let want = [&format!("setting up {text}"), "from a setup's thread", text];
+            assert_eq!(logger.messages(rpc.pid().unwrap()), want);
+            rpc.finish().unwrap();
+        }
+        let all = logger.got.lock().unwrap();
+        let before = |got: &&Got| got.message.ends_with("setting up before");
+        assert_eq!(all.iter().filter(before).count(), 1);
+    });
+}
+
 #[test]
 fn panic_is_a_record_and_the_calls_error() {
     let me = worker()

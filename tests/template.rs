@@ -9,7 +9,7 @@ mod common;
 
 use common::{
     Gate, Random, Storm, alone, await_sleep, bounded, children_of, descriptors, eventually, group,
-    is_gone, lost, obey, session, signal, stop,
+    is_gone, lost, obey, session, signal, stop, unprivileged,
 };
 use offspring::{
     BoxError, CallError, Error, ErrorKind, Fd, Group, Limit, Process, Rpc, Stdio, Strings, Worker,
@@ -557,6 +557,23 @@ fn system_without_room_fails_the_copy_only() {
         for rpc in copies {
             assert_eq!(rpc.call("echo").wait().unwrap(), Strings::new());
             rpc.finish().unwrap();
+        }
+    });
+}
+
+/// Root may have any number of processes.
+#[test]
+fn template_that_may_start_no_more_processes_says_so() {
+    let me = worker().run_in_test();
+    unprivileged(move || {
+        let template = me.limit(Limit::Processes(1)).template();
+        template.warm().unwrap();
+        for _ in 0..2 {
+            let error = template.rpc("do").start().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Spawn);
+            let text = error.to_string();
+            let (what, why) = ("cannot copy the template: ", "(RLIMIT_NPROC)");
+            assert!(text.starts_with(what) && text.contains(why), "{text}");
         }
     });
 }

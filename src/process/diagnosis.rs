@@ -31,6 +31,9 @@ impl Attempt<'_> {
     }
 
     fn cause(&self, error: &io::Error) -> Option<String> {
+        if let Some(lack) = lack_of_processes(error) {
+            return Some(lack);
+        }
         if let Some(dir) = self.dir
             // Without the dot a directory that must not be entered would be found.
             && let Err(error) = fs::metadata(dir.join("."))
@@ -64,6 +67,17 @@ impl Attempt<'_> {
         };
         Some(format!("{what}: {error}"))
     }
+}
+
+/// What an error of a fork is about, if it is `EAGAIN` of fork(2), which the system calls "temporarily
+/// unavailable".
+pub(crate) fn lack_of_processes(error: &io::Error) -> Option<String> {
+    (error.kind() == ErrorKind::WouldBlock).then(|| {
+        format!(
+            "there are too many processes: this user may have no more (RLIMIT_NPROC), or this control \
+             group (pids.max), or the system: {error}"
+        )
+    })
 }
 
 /// The interpreter that a script names in its first line.

@@ -11,6 +11,7 @@ mod setup;
 mod stdio;
 
 pub(crate) use child::{Child, ForkedChild, Noted};
+pub(crate) use diagnosis::lack_of_processes;
 pub(crate) use fork_order::{CopyGroup, ForkOrder};
 pub use group::Group;
 pub(crate) use launch::Launched;

@@ -54,7 +54,7 @@ impl Process {
     /// |---|---|
     /// | `new`, `new_exec` | [`Worker::run`](crate::Worker::run), [`Process::exe`] |
     /// | `require`, `eval`, `send_arg` | [`setup`](Process::setup) |
-    /// | `send_fh` | [`Fd`](crate::Fd) in the request of a setup |
+    /// | `send_fh` | [`Fd`] in the request of a setup |
     /// | `fork` | `template()` |
     /// | `run` | [`rpc`](Process::rpc) |
     /// | `pid` | [`Rpc::pid`](crate::Rpc::pid) |

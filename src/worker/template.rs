@@ -12,7 +12,7 @@ use super::session::Step;
 use crate::chain::chain;
 use crate::codec::{CodecError, Encode, Octets, Strings};
 use crate::fd::Fd;
-use crate::process::{CopyGroup, ForkOrder};
+use crate::process::{CopyGroup, ForkOrder, lack_of_processes};
 use crate::sys::{
     self, Dispositions, Forked, Interest, Lifeline, OtherThreads, PollSet, SharedNote,
 };
@@ -117,7 +117,9 @@ impl Template {
         // What is buffered would be written by each copy, too.
         let _ = io::stdout().flush();
         sys::flush_c_streams();
-        let pid = match self.fork_when_alone().map_err(|error| error.to_string())? {
+        let forked = self.fork_when_alone();
+        let explain = |error| lack_of_processes(&error).unwrap_or_else(|| error.to_string());
+        let pid = match forked.map_err(explain)? {
             Forked::Copy => return Ok(Side::Copy(order)),
             Forked::Original(pid) => pid,
         };
