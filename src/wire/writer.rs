@@ -208,7 +208,8 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::{Body, Framing, header};
+    use crate::wire::{ANNOUNCING, Body, Framing, header};
+    use std::fs::File;
 
     const LIMIT: usize = 1 << 20;
 
@@ -300,6 +301,55 @@ mod tests {
         assert_eq!(batch.write(|parts| parts[0].len()), 8);
         writer.end(batch, Ok(8));
         assert_eq!(writer.unsent(), 13);
+    }
+
+    /// A frame that carries a descriptor, behind a barrier that has been written.
+    fn carrying() -> Writer {
+        let mut writer = Writer::default();
+        let mut body = Body::default();
+        body.attach(File::open("/dev/null").unwrap().into());
+        writer.outbox_mut().carry(0, &body);
+        let header = header(Framing::Tagged, 1, 0);
+        writer.outbox_mut().push(header, &mut body);
+        while writer.unsent() > ANNOUNCING + 8 {
+            let batch = writer.begin(LIMIT).unwrap();
+            let len = batch.write(|parts| parts.iter().map(|part| part.len()).sum());
+            writer.end(batch, Ok(len));
+        }
+        writer
+    }
+
+    /// The error with this number, for the descriptors that come next. Returns whether they are still there.
+    fn refuse(writer: &mut Writer, errno: i32) -> bool {
+        let batch = writer.begin(LIMIT).unwrap();
+        assert_eq!(batch.fds().len(), 1);
+        writer.end(batch, Err(io::Error::from_raw_os_error(errno)));
+        let crowded = writer.is_crowded();
+        assert_eq!(writer.begin(LIMIT).is_none(), crowded);
+        crowded
+    }
+
+    #[test]
+    fn descriptors_are_sent_again_while_too_many_are_on_their_way() {
+        const EBADF: i32 = 9;
+        const ETOOMANYREFS: i32 = 109;
+        assert!(!refuse(&mut carrying(), EBADF));
+
+        let mut writer = carrying();
+        for n in 0..=CROWDED {
+            assert_eq!(refuse(&mut writer, ETOOMANYREFS), n < CROWDED);
+            writer.unblock();
+            assert_eq!(writer.is_crowded(), n < CROWDED);
+            writer.retry();
+        }
+
+        // In a row.
+        let mut writer = carrying();
+        assert!(refuse(&mut writer, ETOOMANYREFS));
+        writer.retry();
+        let batch = writer.begin(LIMIT).unwrap();
+        writer.end(batch, Ok(1));
+        assert_eq!(writer.crowded, 0);
     }
 
     #[test]
