@@ -37,38 +37,28 @@ pub(crate) enum CopyGroup {
 impl ForkOrder<Fd> {
     /// The request for a copy.
     pub(crate) fn encode(self) -> Strings {
-        let ForkOrder {
-            socket,
-            lifeline,
-            note,
-            stdout,
-            stderr,
-            group,
-            dir,
-            namespace,
-        } = self;
         let mut request = Strings::new();
         for (name, fd) in [
-            ("socket", Some(socket)),
-            ("lifeline", lifeline),
-            ("note", note),
-            ("stdout", stdout),
-            ("stderr", stderr),
+            ("socket", Some(self.socket)),
+            ("lifeline", self.lifeline),
+            ("note", self.note),
+            ("stdout", self.stdout),
+            ("stderr", self.stderr),
         ] {
             if let Some(fd) = fd {
                 request = request.with_fd(fd);
                 request.push(name);
             }
         }
-        match group {
+        match self.group {
             CopyGroup::Own => {}
             CopyGroup::Join(group) => request.push(format!("group={group}")),
             CopyGroup::Session => request.push("session"),
         }
-        if let Some(dir) = dir {
+        if let Some(dir) = self.dir {
             request.push([b"dir=", dir.as_os_str().as_bytes()].concat());
         }
-        request.push(format!("namespace={namespace}"));
+        request.push(format!("namespace={}", self.namespace));
         request
     }
 }

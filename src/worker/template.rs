@@ -167,16 +167,6 @@ impl Template {
             copies,
             ..
         } = self;
-        let ForkOrder {
-            socket,
-            lifeline,
-            note,
-            stdout,
-            stderr,
-            group,
-            dir,
-            namespace,
-        } = order;
         let Server {
             requests,
             hub,
@@ -193,31 +183,32 @@ impl Template {
                 lack = Some(format!("{what}: {error}"));
             }
         };
-        let joined = match group {
+        let joined = match order.group {
             CopyGroup::Own => sys::join_group(0, 0),
             CopyGroup::Join(group) => sys::join_group(0, group),
             CopyGroup::Session => sys::begin_session(),
         };
         check("Process::group()", joined);
-        for (number, fd) in [(1, stdout), (2, stderr)] {
+        for (number, fd) in [(1, order.stdout), (2, order.stderr)] {
             if let Some(fd) = fd {
                 check("its standard output or error", sys::replace(number, fd));
             }
         }
-        if let Some(dir) = dir {
+        if let Some(dir) = order.dir {
             let what = format!("Process::current_dir({})", dir.display());
             check(&what, std::env::set_current_dir(dir));
         }
         let connect = || -> io::Result<(Server, Option<String>)> {
             let mut lack = None;
-            let lifeline = lifeline.and_then(|pipe| {
+            let lifeline = order.lifeline.and_then(|pipe| {
                 let lifeline = Lifeline::new(pipe);
                 let lifeline = lifeline.map_err(|error| lack = Some(without_lifeline(&error)));
                 lifeline.ok()
             });
-            let note = note.map(|fd| SharedNote::sign(&fd, Some(namespace)));
-            let requests = RequestReader::new(socket.try_clone()?, lifeline)?;
-            let server = Server::new(None, requests, socket, note.transpose()?, functions);
+            let note = order.note;
+            let note = note.map(|fd| SharedNote::sign(&fd, Some(order.namespace)));
+            let requests = RequestReader::new(order.socket.try_clone()?, lifeline)?;
+            let server = Server::new(None, requests, order.socket, note.transpose()?, functions);
             Ok((server, lack))
         };
         let (server, no_lifeline) = connect().map_err(Stop::connection)?;
