@@ -199,14 +199,10 @@ impl ProcessHandle {
     /// Whether it is the child of a process that is gone: others reap it, and then the number of its group may
     /// be another's.
     fn is_orphan(&self) -> bool {
-        let Some(report) = &self.report else {
-            return false;
+        let is_gone = |report: Arc<OwnedFd>| {
+            wait_at_most(&*report, Interest::HangUp, Duration::ZERO).unwrap_or(true)
         };
-        let report = report.lock().expect("nothing panics under this lock");
-        let is_gone = |report: &Arc<OwnedFd>| {
-            wait_at_most(&**report, Interest::HangUp, Duration::ZERO).unwrap_or(true)
-        };
-        report.as_ref().is_none_or(is_gone)
+        self.report.is_some() && self.report().is_none_or(is_gone)
     }
 
     fn wait(&self, flags: libc::c_int) -> Result<Option<ExitStatus>> {
