@@ -346,6 +346,8 @@ impl Ledger {
 mod tests {
     use super::Lane::{Deferred, Returning, Threaded};
     use super::*;
+    use crate::fd::Fd;
+    use std::fs::File;
 
     /// Limits for deferred and threaded functions alike.
     fn ledger(running: usize, high_water: usize) -> Ledger {
@@ -479,6 +481,35 @@ mod tests {
         assert!(ledger.wants_requests(10));
         ledger.close();
         assert!(!ledger.wants_requests(0));
+    }
+
+    #[test]
+    fn descriptors_that_wait_count_until_their_calls_start_or_are_cancelled() {
+        let null = Fd::from(File::open("/dev/null").unwrap());
+        let mut ledger = ledger(1, 100);
+        ledger.start(Deferred, 1).unwrap();
+        for id in 2..4 {
+            assert!(ledger.wants_requests(0));
+            wait_with(&mut ledger, id, vec![null.clone(); MOST_WAITING_FDS]);
+        }
+        assert!(!ledger.wants_requests(0));
+        assert_eq!(ledger.cancel(3), CallState::Waiting);
+        assert!(ledger.wants_requests(0), "as many as may wait");
+        wait_with(&mut ledger, 4, vec![null]);
+        assert!(!ledger.wants_requests(0));
+        ledger.answered(1);
+        assert_eq!(started(&mut ledger, Deferred), [2]);
+        assert!(ledger.wants_requests(0));
+        ledger.answered(2);
+        assert_eq!(started(&mut ledger, Deferred), [4]);
+        assert_eq!(ledger.waiting_fds, 0);
+    }
+
+    /// A request with descriptors.
+    fn wait_with(ledger: &mut Ledger, id: u32, fds: Vec<Fd>) {
+        let mut request = SmallBytes::from(Vec::new());
+        *request.make_fds() = fds.into();
+        ledger.wait(Deferred, id, 7, request).unwrap();
     }
 
     #[test]
