@@ -334,7 +334,8 @@ impl Outbox {
     }
 
     /// Takes whole chunks into `batch`, in order, until `limit` bytes are reached, nothing is left, or
-    /// the next one is to be sent with descriptors, and so begins the next batch. A frame whose header is taken is either taken whole or is the last.
+    /// the next one is to be sent with descriptors, and so begins the next batch. A frame whose header is
+    /// taken is either taken whole or is the last.
     pub(crate) fn take(&mut self, limit: usize, batch: &mut Batch) {
         if self.chunks.is_empty() && self.open.withdrawn == 0 && batch.is_empty() {
             // The common case. The buffer that was written last is filled next.
