@@ -674,6 +674,37 @@ fn descriptors_that_come_as_they_must_not_are_closed_and_a_violation() {
     });
 }
 
+/// Frames that the decoder keeps for itself count in the offset of what comes after them.
+#[test]
+fn violation_behind_an_announcement_is_found_at_its_offset() {
+    let me = Worker::new()
+        .function("attack", |_, _| {
+            let frame = |id: u32, payload: &[u8]| {
+                let len = payload.len() as u32;
+                [&id.to_be_bytes()[..], &len.to_be_bytes(), payload].concat()
+            };
+            const CONTROL: u32 = 0x8000_0000;
+            let frames = [
+                frame(CONTROL, b"\x07carries"),
+                frame(1, b""),
+                frame(CONTROL, b"\x03fds\x03001\x03009"),
+                frame(77, b""),
+            ];
+            send_raw(&frames.concat(), &[]);
+            Ok(())
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("attack").on_error(drop).start().unwrap();
+        rpc.wait_ready().unwrap();
+        rpc.call(()).then(|reply| drop(reply.unwrap()));
+        let error = rpc.finish().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Protocol);
+        // That it is ready took 16 bytes, and what comes next 16, 8 and 20.
+        assert!(error.to_string().contains("at offset 60"), "{error}");
+    });
+}
+
 /// The kernel lets only so many of a user be on their way as the sender may have open.
 #[test]
 fn descriptors_wait_while_too_many_are_on_their_way() {
