@@ -459,12 +459,7 @@ fn no_descriptor_is_left_however_a_call_ends() {
         })
         .run_in_test();
     alone(move || {
-        let rpc = me
-            .rpc("ignore")
-            .max_frame(150)
-            .max_queue(100, usize::MAX)
-            .start()
-            .unwrap();
+        let rpc = me.rpc("ignore").max_frame(150).start().unwrap();
         let in_child = rpc.function("open");
         let count_there = || -> usize {
             let open = in_child.call(()).wait().unwrap().to_string();
@@ -517,6 +512,10 @@ fn no_descriptor_is_left_however_a_call_ends() {
                 first.wait().unwrap();
             }),
             ("refused", &|| {
+                // Calls that were cancelled count until the child has answered them.
+                let rpc = me.rpc("ignore").max_queue(100, usize::MAX);
+                let rpc = rpc.start().unwrap();
+                rpc.wait_ready().unwrap();
                 stop(rpc.pid().unwrap());
                 let calls: Vec<_> = (0..100).map(|_| rpc.call(&fd).start()).collect();
                 let refused = rpc.try_call(&fd).wait().unwrap_err();
@@ -525,6 +524,7 @@ fn no_descriptor_is_left_however_a_call_ends() {
                 calls
                     .into_iter()
                     .for_each(|call| drop(call.wait().unwrap()));
+                rpc.finish().unwrap();
             }),
             ("died", &|| {
                 let rpc = me.rpc("do").on_error(drop).start().unwrap();
