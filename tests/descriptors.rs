@@ -16,7 +16,7 @@ use offspring::{
 };
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use std::fs::{self, File};
-use std::io::{self, IoSlice, PipeReader, Seek, Write};
+use std::io::{self, IoSlice, PipeReader, Read, Seek, Write};
 use std::mem::MaybeUninit;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -308,15 +308,17 @@ fn wrong_numbers_of_descriptors_are_errors_of_their_calls() {
 #[test]
 fn plain_peers_get_no_descriptors() {
     bounded(|| {
-        let (near, far) = UnixStream::pair().unwrap();
+        let (near, mut far) = UnixStream::pair().unwrap();
         let rpc = Process::stream(Plain::Tagged, near)
             .rpc("peer")
             .start()
             .unwrap();
         let error = malformed(rpc.call(Fd::from(null())).wait());
         assert_eq!(error, "descriptors cannot be sent to a plain peer");
-        drop(far);
+        // It closes when it has read all of its input, and not before.
+        let peer = thread::spawn(move || far.read_to_end(&mut Vec::new()));
         rpc.finish().unwrap();
+        assert_eq!(peer.join().unwrap().unwrap(), 0);
     });
 }
 

@@ -10,7 +10,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-const TIMEOUT: Duration = Duration::from_secs(1);
+/// Time enough for a busy machine to get everything under way.
+const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// For the child: reports to the gate of that name that it waits until its parent is stopped, and does.
 fn await_a_stopped_parent(gate: &str) {
@@ -62,7 +63,8 @@ struct Stopper(Child);
 impl Stopper {
     fn new() -> Self {
         let pid = std::process::id();
-        let script = format!("read go; kill -STOP {pid}; sleep 2; kill -CONT {pid}");
+        let passed = TIMEOUT.as_secs() + 1;
+        let script = format!("read go; kill -STOP {pid}; sleep {passed}; kill -CONT {pid}");
         let mut shell = Command::new("sh");
         let shell = shell.args(["-c", &script]).stdin(Stdio::piped());
         Stopper(shell.spawn().unwrap())
