@@ -89,7 +89,8 @@ fn run(options: &Options) -> Result<(), BoxError> {
     let [program, args @ ..] = &options.command[..] else {
         unreachable!("parse() requires a command");
     };
-    let mut rpc = Process::command(options.plain, program)
+    let mut rpc = Process::command(program)
+        .plain(options.plain)
         .args(args)
         .rpc("call")
         .on_event(|event| eprintln!("event: {}", line(&event)))

@@ -20,7 +20,9 @@ const WORDS: Service<Json, String, Vec<String>> = Service::new("words");
 const WORKER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/workers/worker.py");
 
 fn main() -> Result<(), BoxError> {
-    let python = Process::command(Plain::Fallible, "python3").arg(WORKER);
+    let python = Process::command("python3")
+        .plain(Plain::Fallible)
+        .arg(WORKER);
 
     let summary = python.clone().arg("summary").rpc(SUMMARY).start()?;
     println!("{:?}", summary.call(vec![1.0, 2.0, 6.0]).wait()?);

@@ -20,7 +20,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 /// ```
 /// use offspring::{CallError, ErrorKind, Plain, Process, Stdio};
 ///
-/// let rpc = Process::command(Plain::Tagged, "sh")
+/// let rpc = Process::command("sh").plain(Plain::Tagged)
 ///     .args(["-c", "head -c 1 >/dev/null; echo oh no >&2; exit 3"])
 ///     .stderr(Stdio::capture())
 ///     .rpc("shell")

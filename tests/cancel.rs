@@ -357,7 +357,7 @@ fn request(id: u32, text: &[u8]) -> Vec<u8> {
 fn plain_peer_gets_sent_requests_and_no_cancellations() {
     bounded(|| {
         let (near, mut far) = UnixStream::pair().unwrap();
-        let rpc = Process::stream(Plain::Tagged, near).rpc("peer");
+        let rpc = Process::stream(near).plain(Plain::Tagged).rpc("peer");
         let rpc = rpc.start().unwrap();
         let cancel = |call: Pending| call.cancel();
         cancel_sent(&rpc, &mut far, cancel);

@@ -309,7 +309,8 @@ fn wrong_numbers_of_descriptors_are_errors_of_their_calls() {
 fn plain_peers_get_no_descriptors() {
     bounded(|| {
         let (near, mut far) = UnixStream::pair().unwrap();
-        let rpc = Process::stream(Plain::Tagged, near)
+        let rpc = Process::stream(near)
+            .plain(Plain::Tagged)
             .rpc("peer")
             .start()
             .unwrap();

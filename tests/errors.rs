@@ -88,7 +88,8 @@ fn states_of_a_progress_bar_are_lines() {
         let (send, lines) = std::sync::mpsc::channel();
         // Nothing more is written before the first state has been seen.
         let script = r#"printf '\r 1 %%\r' >&2; head -c 9 >/dev/null; printf ' 2 %%\r\n' >&2"#;
-        let rpc = Process::command(Plain::Tagged, "sh")
+        let rpc = Process::command("sh")
+            .plain(Plain::Tagged)
             .args(["-c", script])
             .stderr(Stdio::lines(move |_, line| {
                 send.send(line.to_owned()).unwrap()
@@ -111,12 +112,12 @@ fn option_that_a_child_cannot_have_is_an_error_that_names_it() {
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
             assert!(error.to_string().contains(option), "{error}");
         };
-        let command = Process::command(Plain::Tagged, "cat");
+        let command = Process::command("cat").plain(Plain::Tagged);
         refused(command.clone().setup("drop privileges", ()), "setup()");
         refused(command.clone().stdout(Stdio::null()), "stdout()");
         refused(command.stdout(Stdio::capture()), "stdout()");
         let (near, _far) = UnixStream::pair().unwrap();
-        let stream = Process::stream(Plain::Ordered, near);
+        let stream = Process::stream(near).plain(Plain::Ordered);
         let changed = || stream.clone();
         refused(changed().arg("-v"), "arg()");
         refused(changed().args(["-v"]), "arg()");

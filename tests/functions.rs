@@ -434,7 +434,7 @@ fn plain_peer_is_not_told_which_function_a_call_is_for() {
     use std::os::unix::net::UnixStream;
     bounded(|| {
         let (near, mut far) = UnixStream::pair().unwrap();
-        let rpc = Process::stream(Plain::Tagged, near).rpc("one");
+        let rpc = Process::stream(near).plain(Plain::Tagged).rpc("one");
         let rpc = rpc.start().unwrap();
         let handles = [rpc.function("two"), rpc.function("three"), rpc];
         let calls = (0..9).map(|n| handles[n % 3].call(n.to_string()).start());

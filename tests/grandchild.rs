@@ -11,7 +11,8 @@ fn endless_standard_error_of_a_grandchild_does_not_hide_the_childs_death() {
         yes "$line" >&2 &
         yes "$line" | head -c 200000 >&2
         exit 3"#;
-    let rpc = Process::command(Plain::Tagged, "sh")
+    let rpc = Process::command("sh")
+        .plain(Plain::Tagged)
         .args(["-c", shell])
         // Slower than the writer, so that reading everything would never end.
         .stderr(Stdio::lines(|_, _| sleep(Duration::from_millis(1))))

@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 /// A handle to a peer that the test impersonates.
 fn peer(plain: Plain) -> (Rpc, UnixStream, common::Log) {
     let (near, far) = UnixStream::pair().unwrap();
-    let (builder, log) = logged(Process::stream(plain, near).rpc("peer"));
+    let (builder, log) = logged(Process::stream(near).plain(plain).rpc("peer"));
     (builder.start().unwrap(), far, log)
 }
 
@@ -161,7 +161,7 @@ fn violations_are_reported_with_offset_and_expectation() {
 fn reply_to_a_call_that_was_not_sent_is_a_violation() {
     bounded(|| {
         let (near, mut far) = UnixStream::pair().unwrap();
-        let rpc = Process::stream(Plain::Tagged, near).rpc("peer");
+        let rpc = Process::stream(near).plain(Plain::Tagged).rpc("peer");
         let rpc = rpc.on_error(drop).max_queue(usize::MAX, 1).start().unwrap();
         // More than the socket takes, and a call behind it, whose id can be guessed.
         let large = rpc.call([vec![0; 16 << 20]]).start();
@@ -297,7 +297,7 @@ fn reply_that_does_not_decode_fails_its_call_only() {
 fn reply_above_the_limit_of_the_handle_is_a_violation() {
     bounded(|| {
         let (near, mut far) = UnixStream::pair().unwrap();
-        let rpc = Process::stream(Plain::Tagged, near).rpc("peer");
+        let rpc = Process::stream(near).plain(Plain::Tagged).rpc("peer");
         let rpc = rpc.on_error(drop).max_frame(10).start().unwrap();
         let one = rpc.call("one").start();
         let two = rpc.call("two").start();
@@ -325,7 +325,7 @@ fn claimed_length_is_not_allocated() {
         let before = peak();
         for _ in 0..3 {
             let (near, mut far) = UnixStream::pair().unwrap();
-            let rpc = Process::stream(Plain::Tagged, near).rpc("peer");
+            let rpc = Process::stream(near).plain(Plain::Tagged).rpc("peer");
             let rpc = rpc.on_error(drop).max_frame(usize::MAX).start().unwrap();
             let call = rpc.call("one").start();
             far.read_exact(&mut [0; 12]).unwrap();
@@ -354,7 +354,7 @@ fn claimed_length_is_not_allocated() {
 fn endless_event_is_not_buffered_beyond_the_limit() {
     bounded(|| {
         // It writes as long as its output is read.
-        let yes = Process::command(Plain::Tagged, "yes");
+        let yes = Process::command("yes").plain(Plain::Tagged);
         let (builder, log) = logged(yes.rpc("any"));
         let rpc = builder.start().unwrap();
         let error = lost(rpc.call("hello").wait());
@@ -434,7 +434,7 @@ fn random_bytes_end_every_call_once() {
         let mut random = common::Random::new();
         for _ in 0..300 {
             let (near, mut far) = UnixStream::pair().unwrap();
-            let process = Process::stream(Plain::Tagged, near);
+            let process = Process::stream(near).plain(Plain::Tagged);
             let (builder, log) = logged(process.rpc("peer").reactor(&reactor).max_frame(1 << 20));
             let rpc = builder.start().unwrap();
             let calls: Vec<_> = (0..5).map(|_| rpc.call("x").start()).collect();

@@ -134,7 +134,9 @@ fn numbers_of_closed_standard_descriptors_are_not_used() {
             rpc.unwrap().finish().unwrap();
         }
         let closed = Closed::new(&[0, 1, 2]);
-        let command = Process::command(Plain::Tagged, "cat").stderr(Stdio::capture());
+        let command = Process::command("cat")
+            .plain(Plain::Tagged)
+            .stderr(Stdio::capture());
         let command = command.rpc("any").start();
         assert_eq!(closed.reopen(), "none");
         drop(command.unwrap());
@@ -185,7 +187,7 @@ impl Closed {
 
 /// A command that has fully started, and does nothing until the end of its input.
 fn quiet_command() -> (Rpc, Log) {
-    let shell = Process::command(Plain::Tagged, "sh");
+    let shell = Process::command("sh").plain(Plain::Tagged);
     let shell = shell.args(["-c", r"printf '\0\0\0\0\0\0\0\0'; read line"]);
     let (builder, log) = logged(shell.stderr(Stdio::null()).rpc("any"));
     let rpc = builder.start().unwrap();

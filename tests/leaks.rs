@@ -65,18 +65,18 @@ fn nothing_is_leaked_however_it_ends() {
                 start(&junk).unwrap().finish().unwrap_err();
             }),
             ("a command", &|| {
-                let rpc = start(&Process::command(Plain::Ordered, "cat")).unwrap();
+                let rpc = start(&Process::command("cat").plain(Plain::Ordered)).unwrap();
                 rpc.finish().unwrap();
             }),
             ("a stream", &|| {
                 let (near, far) = UnixStream::pair().unwrap();
-                let rpc = start(&Process::stream(Plain::Tagged, near)).unwrap();
+                let rpc = start(&Process::stream(near).plain(Plain::Tagged)).unwrap();
                 drop(far);
                 drop(rpc.finish());
             }),
             ("not a stream socket", &|| {
                 let file = std::fs::File::open("/dev/null").unwrap();
-                start(&Process::stream(Plain::Tagged, file)).unwrap_err();
+                start(&Process::stream(file).plain(Plain::Tagged)).unwrap_err();
             }),
         ];
         // Everything that is opened only once is opened now.

@@ -233,7 +233,9 @@ fn everything_may_have_begun_in_a_child_that_does_not_note_it() {
         signal(rpc.pid().unwrap(), "KILL");
         assert_eq!(end(&rpc, calls), (ErrorKind::Died, Phase::Begun));
 
-        let peer = Process::command(Plain::Tagged, "sh").args(["-c", "head -c 1 >/dev/null"]);
+        let peer = Process::command("sh")
+            .plain(Plain::Tagged)
+            .args(["-c", "head -c 1 >/dev/null"]);
         let rpc = peer.rpc("any").on_error(drop).start().unwrap();
         assert_eq!(end(&rpc, two_calls(&rpc)), (ErrorKind::Died, Phase::Begun));
     });

@@ -32,7 +32,7 @@ fn bytes_are_those_of_the_original() {
             (Plain::Ordered, ordered, [1, 1, 1]),
         ] {
             let (near, mut far) = UnixStream::pair().unwrap();
-            let (builder, log) = logged(Process::stream(plain, near).rpc("peer"));
+            let (builder, log) = logged(Process::stream(near).plain(plain).rpc("peer"));
             let rpc = builder.start().unwrap();
             let calls = [
                 rpc.call([&b"ab"[..], b"", b"\xff"]).start(),
@@ -72,7 +72,7 @@ fn bytes_are_those_of_the_original() {
 fn failed_replies_are_the_errors_of_their_calls() {
     bounded(|| {
         let (near, mut far) = UnixStream::pair().unwrap();
-        let (builder, log) = logged(Process::stream(Plain::Fallible, near).rpc("peer"));
+        let (builder, log) = logged(Process::stream(near).plain(Plain::Fallible).rpc("peer"));
         let rpc = builder.start().unwrap();
         let spared = rpc.call("x").start();
         far.read_exact(&mut [0; 10]).unwrap();
@@ -138,7 +138,8 @@ fn failed_replies_are_the_errors_of_their_calls() {
 fn failed_reply_of_a_call_that_timed_out_is_dropped_and_a_long_one_arrives() {
     bounded(|| {
         let (near, mut far) = UnixStream::pair().unwrap();
-        let rpc = Process::stream(Plain::Fallible, near)
+        let rpc = Process::stream(near)
+            .plain(Plain::Fallible)
             .rpc("peer")
             .max_frame(10);
         let rpc = rpc.start().unwrap();
@@ -169,7 +170,7 @@ fn failed_reply_of_a_call_that_timed_out_is_dropped_and_a_long_one_arrives() {
 fn ordered_call_that_timed_out_keeps_its_place_in_the_order() {
     bounded(|| {
         let (near, mut far) = UnixStream::pair().unwrap();
-        let rpc = Process::stream(Plain::Ordered, near).rpc("peer");
+        let rpc = Process::stream(near).plain(Plain::Ordered).rpc("peer");
         let rpc = rpc.start().unwrap();
         let short = std::time::Duration::from_millis(20);
         assert!(rpc.call("one").timeout(short).wait().is_err());
@@ -210,7 +211,9 @@ fn worker_in_another_language_is_called() {
     }
     bounded(|| {
         for (plain, mode) in [(Plain::Tagged, "tagged"), (Plain::Ordered, "ordered")] {
-            let perl = Process::command(plain, "perl").args(["-e", PERL, mode]);
+            let perl = Process::command("perl")
+                .plain(plain)
+                .args(["-e", PERL, mode]);
             let (builder, log) = logged(perl.clone().stderr(Stdio::capture()).rpc("perl"));
             let rpc = builder.start().unwrap();
             rpc.wait_ready().unwrap();

@@ -514,7 +514,7 @@ fn voluntary_switches(pid: u32, name: &str) -> u64 {
 
 fn both() {
     for mode in MODES {
-        let me = Process::command(plain(mode), std::env::current_exe().unwrap());
+        let me = Process::command(std::env::current_exe().unwrap()).plain(plain(mode));
         let me = me.args([CHILD, mode]).stderr(Stdio::capture());
         let (builder, log) = logged(me.rpc("do"));
         let rpc = builder.start().unwrap();
@@ -632,7 +632,7 @@ fn threads() {
 fn both_later() {
     for mode in MODES {
         for kind in ["deferred", "threaded"] {
-            let me = Process::command(plain(mode), std::env::current_exe().unwrap());
+            let me = Process::command(std::env::current_exe().unwrap()).plain(plain(mode));
             let (builder, log) = logged(me.args([CHILD, mode, kind]).rpc("do"));
             let rpc = builder.start().unwrap();
             let calls: Vec<_> = (0..500)
@@ -684,7 +684,7 @@ fn failed_replies() {
 
 fn both_failing() {
     for kind in ["do", "deferred", "threaded"] {
-        let me = Process::command(Plain::Fallible, std::env::current_exe().unwrap());
+        let me = Process::command(std::env::current_exe().unwrap()).plain(Plain::Fallible);
         let me = me.args([CHILD, "fallible", kind]).stderr(Stdio::capture());
         let (builder, log) = logged(me.rpc("do"));
         let rpc = builder.start().unwrap();

@@ -198,7 +198,7 @@ fn child_of_a_failed_start_that_cannot_be_killed_is_reaped_when_it_ends() {
     alone(|| {
         refuse(&[all(libc::SYS_kill, libc::EPERM)]);
         // It ends with its connection.
-        let cat = Process::command(Plain::Tagged, "cat").cpus([65_535]);
+        let cat = Process::command("cat").plain(Plain::Tagged).cpus([65_535]);
         for _ in 0..3 {
             let error = cat.rpc("peer").start().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Spawn, "{error}");

@@ -142,7 +142,7 @@ fn order_in_which_they_are_set_does_not_matter() {
 fn command_is_held_to_them_from_its_start() {
     bounded(|| {
         // A peer that answers nothing.
-        let rpc = held(Process::command(Plain::Tagged, "cat")).rpc("peer");
+        let rpc = held(Process::command("cat").plain(Plain::Tagged)).rpc("peer");
         let rpc = rpc.start().unwrap();
         assert_held(rpc.pid().unwrap());
         rpc.finish().unwrap();
@@ -268,7 +268,9 @@ fn command_that_goes_on_beyond_its_cpu_time_is_killed() {
     bounded(|| {
         let time = Limit::CpuTime(Duration::from_secs(1));
         let spin = "trap '' XCPU; n=0; while [ $n -lt 100000000 ]; do n=$((n+1)); done";
-        let sh = Process::command(Plain::Tagged, "sh").args(["-c", spin]);
+        let sh = Process::command("sh")
+            .plain(Plain::Tagged)
+            .args(["-c", spin]);
         let rpc = sh.limit(time).rpc("peer").start().unwrap();
         let text = killed(&rpc, &[], 9);
         let want = "killed by SIGKILL, perhaps because of Process::limit(Limit::CpuTime(1s)) (pid ";
@@ -322,7 +324,7 @@ fn setting_that_cannot_be_is_a_start_error_that_names_it() {
             if want.contains("umask") {
                 continue;
             }
-            let command = change(Process::command(Plain::Tagged, "cat"));
+            let command = change(Process::command("cat").plain(Plain::Tagged));
             let error = command.rpc("peer").start().unwrap_err();
             let text = error.to_string();
             assert_eq!(error.kind(), ErrorKind::Spawn, "{text}");
@@ -336,14 +338,17 @@ fn setting_that_cannot_be_is_a_start_error_that_names_it() {
 #[test]
 fn what_a_kind_of_child_cannot_have_is_an_error() {
     bounded(|| {
-        let stream = || Process::stream(Plain::Tagged, UnixStream::pair().unwrap().0);
+        let stream = || Process::stream(UnixStream::pair().unwrap().0).plain(Plain::Tagged);
         for (process, option) in [
             (stream().limit(Limit::Core(0)), "limit()"),
             (stream().nice(1), "nice()"),
             (stream().umask(0), "umask()"),
             (stream().oom_score_adj(1), "oom_score_adj()"),
             (stream().cpus([0]), "cpus()"),
-            (Process::command(Plain::Tagged, "cat").umask(0), "umask()"),
+            (
+                Process::command("cat").plain(Plain::Tagged).umask(0),
+                "umask()",
+            ),
         ] {
             let error = process.rpc("peer").start().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported);
@@ -358,7 +363,7 @@ fn what_a_kind_of_child_cannot_have_is_an_error() {
 fn command_that_ends_at_once_can_be_held() {
     unprivileged(|| {
         for _ in 0..300 {
-            let rpc = held(Process::command(Plain::Tagged, "true")).rpc("peer");
+            let rpc = held(Process::command("true").plain(Plain::Tagged)).rpc("peer");
             // It may have ended before it is told to.
             let _ = rpc.start().unwrap().finish();
         }
@@ -371,7 +376,7 @@ fn command_that_nobody_reaps_can_be_held() {
     alone(|| {
         ignore_sigchld();
         for _ in 0..100 {
-            let rpc = held(Process::command(Plain::Tagged, "true")).rpc("peer");
+            let rpc = held(Process::command("true").plain(Plain::Tagged)).rpc("peer");
             let _ = rpc.start().unwrap().finish();
         }
     });
@@ -387,7 +392,7 @@ fn ignore_sigchld() {
 #[test]
 fn command_that_cannot_be_held_is_killed_with_what_it_has_started() {
     alone(|| {
-        let sh = Process::command(Plain::Tagged, "sh");
+        let sh = Process::command("sh").plain(Plain::Tagged);
         let sh = sh.args(["-c", "sleep 1000 & sleep 1000 & wait"]);
         for _ in 0..20 {
             let start = sh.clone().cpus([own_cpu(), 65_534]).rpc("peer").start();

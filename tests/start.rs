@@ -152,7 +152,7 @@ fn missing_program_is_reported_immediately() {
         ] {
             assert!(text.contains(part), "no `{part}` in: {text}");
         }
-        let missing = Process::command(Plain::Tagged, "offspring-no-such-command");
+        let missing = Process::command("offspring-no-such-command").plain(Plain::Tagged);
         let error = missing.rpc("do").start().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Spawn);
         assert!(error.to_string().contains("not in PATH"), "{error}");
@@ -367,7 +367,9 @@ fn strings_of_a_setup_have_a_limit() {
         let text = error.to_string();
         assert!(text.contains("`long` has more than a mebibyte"), "{text}");
         // A plain peer could not have a shorter one, either.
-        let cat = Process::command(Plain::Tagged, "cat").setup("long", [vec![b'x'; 1 << 20]]);
+        let cat = Process::command("cat")
+            .plain(Plain::Tagged)
+            .setup("long", [vec![b'x'; 1 << 20]]);
         let error = cat.rpc("peer").start().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     });
@@ -549,7 +551,7 @@ fn child_of_a_test_is_served_by_the_run_that_described_it() {
 fn stream_can_be_started_once_and_must_be_a_stream() {
     bounded(|| {
         let (near, _far) = std::os::unix::net::UnixStream::pair().unwrap();
-        let process = Process::stream(Plain::Tagged, near);
+        let process = Process::stream(near).plain(Plain::Tagged);
         let _rpc = process.rpc("peer").start().unwrap();
         let error = process.clone().rpc("peer").start().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Spawn);
@@ -557,7 +559,7 @@ fn stream_can_be_started_once_and_must_be_a_stream() {
             std::os::fd::OwnedFd::from(File::open("/dev/null").unwrap()),
             std::os::unix::net::UnixDatagram::pair().unwrap().0.into(),
         ] {
-            let process = Process::stream(Plain::Tagged, fd);
+            let process = Process::stream(fd).plain(Plain::Tagged);
             let error = process.rpc("peer").start().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Spawn);
         }

@@ -75,7 +75,8 @@ fn signals_reach_the_child_and_its_group_until_it_has_ended() {
         let shell =
             "trap 'echo $0 >&2' USR1; echo ready >&2; while :; do sleep 1000 & wait $!; done";
         let both = format!(r#"sh -c "{}" inner & {shell}"#, shell.replace('$', r"\$"));
-        let rpc = Process::command(Plain::Tagged, "sh")
+        let rpc = Process::command("sh")
+            .plain(Plain::Tagged)
             .args(["-c", &both, "outer"])
             .stderr(Stdio::lines(move |_, line| {
                 // Shells also report how their `sleep` ended.
@@ -101,7 +102,7 @@ fn signals_reach_the_child_and_its_group_until_it_has_ended() {
             assert_eq!(number(signal), Some(libc::ESRCH));
         }
         let (near, _far) = UnixStream::pair().unwrap();
-        let stream = Process::stream(Plain::Tagged, near).rpc("any");
+        let stream = Process::stream(near).plain(Plain::Tagged).rpc("any");
         let error = stream.start().unwrap().signal(0).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
     });
@@ -422,13 +423,15 @@ fn finish_timeout_that_is_not_reached_is_not_an_error() {
 #[test]
 fn plain_child_that_ignores_the_end_of_its_input_is_stopped() {
     bounded(|| {
-        let sleep = offspring::Process::command(offspring::Plain::Tagged, "sleep").arg("1000");
+        let sleep = offspring::Process::command("sleep")
+            .plain(offspring::Plain::Tagged)
+            .arg("1000");
         let rpc = sleep.rpc("any").grace(SHORT).start().unwrap();
         let exit = rpc.finish().unwrap();
         assert!(exit.stage() >= StopStage::Terminated);
 
         let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
-        let stream = offspring::Process::stream(offspring::Plain::Tagged, near);
+        let stream = offspring::Process::stream(near).plain(offspring::Plain::Tagged);
         let rpc = stream.rpc("any").grace(SHORT).start().unwrap();
         // The other end stays open and silent.
         let exit = rpc.finish().unwrap();
@@ -443,7 +446,7 @@ fn plain_child_that_ignores_the_end_of_its_input_is_stopped() {
 fn plain_peer_that_stays_after_its_last_answer_is_abandoned() {
     bounded(|| {
         let (near, mut far) = UnixStream::pair().unwrap();
-        let builder = Process::stream(Plain::Tagged, near).rpc("peer");
+        let builder = Process::stream(near).plain(Plain::Tagged).rpc("peer");
         let builder = builder.grace(Duration::from_millis(20));
         let rpc = builder.start().unwrap();
         // Dropping a handle would wake the reactor, too.

@@ -313,7 +313,9 @@ fn what_a_copy_cannot_have_is_named() {
             assert_eq!(error.to_string(), want);
         }
         assert_eq!(me.warm().unwrap_err().kind(), ErrorKind::Unsupported);
-        let plain = Process::command(offspring::Plain::Tagged, "cat").template();
+        let plain = Process::command("cat")
+            .plain(offspring::Plain::Tagged)
+            .template();
         let error = plain.warm().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     });

@@ -86,7 +86,7 @@ fn start_is_not_stopped_by_the_keyboard() {
     on_terminal(
         || {
             for _ in 0..200 {
-                let command = Process::command(Plain::Tagged, "true");
+                let command = Process::command("true").plain(Plain::Tagged);
                 drop(command.rpc("any").on_error(drop).start().unwrap());
             }
         },
@@ -150,7 +150,9 @@ fn child_that_uses_the_terminal_is_not_stopped() {
             rpc.finish().unwrap();
 
             let shell = r#"read line </dev/tty; printf "\0\0\0\0\0\0\0\2\001$?"; cat >/dev/null"#;
-            let command = Process::command(Plain::Tagged, "sh").args(["-c", shell]);
+            let command = Process::command("sh")
+                .plain(Plain::Tagged)
+                .args(["-c", shell]);
             let (builder, log) = logged(command.rpc("any"));
             let rpc = builder.start().unwrap();
             eventually("its event", || log.last().is_some());

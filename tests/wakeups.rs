@@ -37,7 +37,7 @@ fn sleeping<T: Send + 'static>(body: impl FnOnce() -> T + Send + 'static) -> Joi
 /// socket takes: until the peer reads, nothing is written.
 fn blocked(calls: usize, bytes: usize) -> (Rpc, UnixStream, offspring::Pending) {
     let (near, far) = UnixStream::pair().unwrap();
-    let rpc = Process::stream(Plain::Tagged, near).rpc("peer");
+    let rpc = Process::stream(near).plain(Plain::Tagged).rpc("peer");
     let rpc = rpc.on_error(drop).max_queue(calls, bytes).start().unwrap();
     let large = rpc.call([vec![0; 10 * MIB]]).start();
     (rpc, far, large)

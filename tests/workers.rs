@@ -17,7 +17,7 @@ fn worker(program: &str, file: &str) -> Option<Process> {
         return None;
     }
     let path = format!("{}/examples/workers/{file}", env!("CARGO_MANIFEST_DIR"));
-    let process = Process::command(Plain::Fallible, program).arg(path);
+    let process = Process::command(program).plain(Plain::Fallible).arg(path);
     Some(process.stderr(Stdio::capture()))
 }
 

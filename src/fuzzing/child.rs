@@ -7,6 +7,7 @@ use crate::worker::{Known, ParentViolation, Session, Step};
 #[derive(Debug, PartialEq, Eq)]
 enum OwnedStep {
     Template(u64),
+    Lifeline,
     Settings(Vec<u8>),
     Setup(String, Vec<u8>),
     Run(String, u32, u32),
@@ -125,7 +126,13 @@ fn bad_header(plain: Option<Plain>, stream: &[u8]) -> Option<(ParentViolation, u
         }
         if is_control {
             match (ToChild::decode(payload).ok()?, max_frame) {
-                (ToChild::Template { .. } | ToChild::Settings(_) | ToChild::Setup { .. }, None)
+                (
+                    ToChild::Template { .. }
+                    | ToChild::Lifeline
+                    | ToChild::Settings(_)
+                    | ToChild::Setup { .. },
+                    None,
+                )
                 | (ToChild::Function(_) | ToChild::Cancel { .. } | ToChild::Answer(_), Some(_)) => {
                 }
                 (ToChild::Run(run), None) => max_frame = Some(run.max_frame as usize),
@@ -156,6 +163,7 @@ fn session(plain: Option<Plain>, buflen: usize, stream: &Stream, short: bool) ->
                 };
                 let step = match step {
                     Step::Template { huge_pages } => OwnedStep::Template(huge_pages),
+                    Step::Lifeline(_) => OwnedStep::Lifeline,
                     Step::Settings(settings) => OwnedStep::Settings(settings.to_vec()),
                     Step::Setup { setup, request } => {
                         OwnedStep::Setup(setup.name.into(), request.to_vec())
@@ -187,7 +195,10 @@ fn check(plain: Option<Plain>, steps: &[OwnedStep]) {
     let mut count = 0;
     for step in steps {
         match step {
-            OwnedStep::Template(_) | OwnedStep::Settings(_) | OwnedStep::Setup(..) => {
+            OwnedStep::Template(_)
+            | OwnedStep::Lifeline
+            | OwnedStep::Settings(_)
+            | OwnedStep::Setup(..) => {
                 assert_eq!(limit, None, "too late");
             }
             OwnedStep::Run(_, _, max_frame) => assert_eq!(limit.replace(*max_frame), None),

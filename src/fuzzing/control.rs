@@ -24,6 +24,7 @@ pub fn control(data: &[u8]) {
     let strings = octets::encode([&one, &two]);
     for message in [
         ToChild::Template { huge_pages: 9 },
+        ToChild::Lifeline,
         ToChild::Settings(&strings),
         ToChild::Setup {
             setup: FunctionId {

@@ -10,7 +10,7 @@ use crate::fd::Fd;
 use crate::sys::{self, ExtraFd, Marker, SharedNote};
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
-use std::io::{self, PipeWriter};
+use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
@@ -25,6 +25,8 @@ pub(crate) struct Launched {
     pub(crate) socket: OwnedFd,
     /// The process, unless there is only a connection.
     pub(crate) child: Option<Child>,
+    /// The lifeline of a worker that is no child of this process: what is to be sent there, and the other end.
+    pub(crate) lifeline: Option<(Fd, PipeWriter)>,
     /// Its standard output, if captured.
     pub(crate) stdout: Option<OwnedFd>,
     /// Its standard error, if captured.
@@ -44,11 +46,10 @@ impl Process {
     /// Starts the child. Setups and functions are sent to it later.
     /// A copy of a template is waited for, at most for `timeout`.
     pub(crate) fn launch(&self, timeout: Duration) -> Result<Launched, Error> {
-        if let Some((option, why)) = self.unsupported() {
-            let message = format!("{self} cannot have Process::{option}: {why}");
-            return Err(Error::new(ErrorKind::Unsupported, message));
+        if let Some(why) = self.refusal() {
+            return Err(Error::new(ErrorKind::Unsupported, why));
         }
-        if let Target::Stream(_, socket) = &self.target {
+        if let Target::Stream(socket) = &self.target {
             let socket = socket
                 .lock()
                 .expect("nothing panics under this lock")
@@ -100,6 +101,7 @@ impl Process {
                     return Ok(Launched {
                         socket,
                         child: Some(child),
+                        lifeline: None,
                         stdout,
                         stderr,
                     });
@@ -118,8 +120,8 @@ impl Process {
         let (lifeline_reader, lifeline) = match self.outlive {
             true => (None, None),
             false => {
-                let (reader, writer) = io::pipe()?;
-                (Some(reader), Some(sys::above_standard(writer)?.into()))
+                let (reader, writer) = lifeline()?;
+                (Some(reader), Some(writer))
             }
         };
         // Without one, it is not known what a child that has ended had begun.
@@ -150,19 +152,30 @@ impl Process {
     }
 
     fn adopt(&self, socket: Option<OwnedFd>) -> Result<Launched, Error> {
-        let error = |message| Err(Error::new(ErrorKind::Spawn, message));
-        match socket {
-            None => error("the stream was already started; a stream can be started only once"),
-            Some(socket) if !sys::is_stream_socket(socket.as_fd()) => {
-                error("Process::stream() needs a connected stream socket")
-            }
-            Some(socket) => Ok(Launched {
-                socket,
-                child: None,
-                stdout: None,
-                stderr: None,
-            }),
+        let error = |message: &str| Error::new(ErrorKind::Spawn, message);
+        let socket = socket.ok_or_else(|| {
+            error("the stream was already started; a stream can be started only once")
+        })?;
+        let is_plain = self.plain.is_some();
+        if !sys::is_stream_socket(socket.as_fd()) {
+            return Err(error("Process::stream() needs a connected stream socket"));
         }
+        if !is_plain && !sys::is_unix_socket(socket.as_fd()) {
+            let message = "Process::stream() needs the Unix socket that Process::into_stream() has returned; \
+                           other peers are Process::plain()";
+            return Err(error(message));
+        }
+        let lifeline = (!is_plain && !self.outlive).then(lifeline).transpose();
+        let lifeline = lifeline.map_err(|error| {
+            Error::new(ErrorKind::Spawn, format!("cannot start {self}: {error}"))
+        })?;
+        Ok(Launched {
+            socket,
+            child: None,
+            lifeline: lifeline.map(|(reader, writer)| (reader.into(), writer)),
+            stdout: None,
+            stderr: None,
+        })
     }
 
     fn spawn(&self) -> io::Result<Launched> {
@@ -173,7 +186,7 @@ impl Process {
         let mut note = None;
         let mut marker = None;
         let mut stdout = None;
-        if self.plain().is_some() {
+        if self.plain.is_some() {
             fds.push((fds[0].0.try_clone()?, 1));
         } else {
             // The harness prints the name of the test that it runs: discard that. The child moves its
@@ -183,9 +196,9 @@ impl Process {
             stdout = reader;
             let mut extras = Vec::new();
             if !self.outlive {
-                let (reader, writer) = io::pipe()?;
+                let (reader, writer) = self::lifeline()?;
                 extras.push((duplicate(reader)?, ExtraFd::Lifeline));
-                lifeline = Some(sys::above_standard(writer)?.into());
+                lifeline = Some(writer);
             }
             // Without one, it is not known what a child that has ended had begun.
             if let Ok((ours, fd)) = SharedNote::new() {
@@ -243,7 +256,7 @@ impl Process {
         let leads_group = self.group != Group::Parents;
         let settings = Arc::clone(&self.settings);
         let child = Child::new(pid, leads_group, lifeline, note, settings)?;
-        if self.plain().is_some()
+        if self.plain.is_some()
             && let Some(settings) = self.settings.encode()
             && let Err(error) = apply_settings(&settings, Some(pid))
             && !child.is_ending()
@@ -254,6 +267,7 @@ impl Process {
         Ok(Launched {
             socket: near,
             child: Some(child),
+            lifeline: None,
             stdout,
             stderr,
         })
@@ -270,11 +284,11 @@ impl Process {
             // Not its path, where there may be another program by now.
             Target::ThisProgram(_) | Target::Test(..) => Ok("/proc/self/exe".into()),
             Target::Exe(path) => absolute(path),
-            Target::Command(_, program) if program.as_bytes().contains(&b'/') => {
+            Target::Command(program) if program.as_bytes().contains(&b'/') => {
                 absolute(Path::new(program))
             }
-            Target::Command(_, program) => Ok(program.clone()),
-            Target::Stream(..) | Target::Template(_) => unreachable!("it is not executed"),
+            Target::Command(program) => Ok(program.clone()),
+            Target::Stream(_) | Target::Template(_) => unreachable!("it is not executed"),
         }
     }
 
@@ -285,8 +299,8 @@ impl Process {
                 std::env::args_os().next().unwrap_or_default()
             }
             Target::Exe(path) => path.clone().into(),
-            Target::Command(_, program) => program.clone(),
-            Target::Stream(..) | Target::Template(_) => OsString::new(),
+            Target::Command(program) => program.clone(),
+            Target::Stream(_) | Target::Template(_) => OsString::new(),
         };
         let mut all = vec![c_string(&name)?];
         if let Target::Test(test, _) = &self.target {
@@ -346,6 +360,12 @@ impl Stdio {
             }
         }
     }
+}
+
+/// The ends of a child's lifeline.
+fn lifeline() -> io::Result<(PipeReader, PipeWriter)> {
+    let (reader, writer) = io::pipe()?;
+    Ok((reader, sys::above_standard(writer)?.into()))
 }
 
 /// A duplicate whose number is above those that a child's descriptors get.

@@ -2,17 +2,16 @@
 
 mod child;
 mod diagnosis;
-mod fork_order;
 mod group;
 mod launch;
 mod limit;
 mod settings;
 mod setup;
 mod stdio;
+mod template_order;
 
 pub(crate) use child::{Child, ForkedChild, Noted};
 pub(crate) use diagnosis::lack_of_processes;
-pub(crate) use fork_order::{CopyGroup, ForkOrder};
 pub use group::Group;
 pub(crate) use launch::Launched;
 pub use limit::Limit;
@@ -20,6 +19,7 @@ pub(crate) use settings::{Settings, apply_settings};
 pub(crate) use setup::Setup;
 pub use stdio::Stdio;
 pub(crate) use stdio::{Lines, OutputCallback, Tail};
+pub(crate) use template_order::{CopyGroup, ForkOrder, TemplateOrder};
 
 use crate::codec::Argument;
 use crate::error::Error;
@@ -43,8 +43,8 @@ use std::time::Duration;
 ///
 /// What a kind of child cannot do is an error at its start,
 /// [`Unsupported`](crate::ErrorKind::Unsupported), which names the option: a
-/// [`stream`](Process::stream) has none of those below, as nothing is executed, and a plain
-/// [`command`](Process::command) has no setups, no umask, and no standard output but the connection.
+/// [`stream`](Process::stream) has no arguments, environment and the like, as nothing is executed, and a
+/// plain [`command`](Process::command) has no setups, no umask, and no standard output but the connection.
 ///
 /// # What a child inherits
 ///
@@ -78,6 +78,8 @@ use std::time::Duration;
 #[must_use = "a description starts nothing; call rpc() and start()"]
 pub struct Process {
     target: Target,
+    /// What it speaks, if it is no worker.
+    plain: Option<Plain>,
     args: Vec<OsString>,
     env_clear: bool,
     /// Changes to the inherited environment, by name; `None` removes a variable.
@@ -112,9 +114,9 @@ enum Target {
     /// A program that serves a [`Worker`](crate::Worker).
     Exe(PathBuf),
     /// A command that speaks a plain mode.
-    Command(Plain, OsString),
+    Command(OsString),
     /// No program: the peer is at the other end of this socket. `None` once started.
-    Stream(Plain, Arc<Mutex<Option<OwnedFd>>>),
+    Stream(Arc<Mutex<Option<OwnedFd>>>),
     /// A process that is to be copied.
     Template(Arc<dyn Forker>),
 }
@@ -139,6 +141,7 @@ impl Process {
     fn new(target: Target) -> Self {
         Process {
             target,
+            plain: None,
             args: Vec::new(),
             env_clear: false,
             env: Vec::new(),
@@ -171,17 +174,22 @@ impl Process {
         Process::new(Target::Exe(path.as_ref().to_owned()))
     }
 
-    /// Any command that speaks a plain mode on its standard input and output, which are one
-    /// socket. If `program` contains no slash, it is searched for in the parent's `PATH`.
+    /// Any command that speaks a [plain mode](Process::plain) on its standard input and output, which are
+    /// one socket. If `program` contains no slash, it is searched for in the parent's `PATH`.
     ///
     /// Such a child does not support setups, and is not killed when the parent ends: it reads the
     /// end of its input, as if it could [outlive](Process::outlive_parent) the parent.
-    pub fn command(plain: Plain, program: impl AsRef<OsStr>) -> Self {
-        Process::new(Target::Command(plain, program.as_ref().to_owned()))
+    pub fn command(program: impl AsRef<OsStr>) -> Self {
+        Process::new(Target::Command(program.as_ref().to_owned()))
     }
 
-    /// The peer at the other end of a connected stream socket, in a plain mode. As there is only
+    /// The peer at the other end of a connected stream socket: a child that another description has turned
+    /// [into a stream](Process::into_stream), or, with [`plain`](Process::plain), any program. As there is only
     /// one such peer, this description and all its clones can be started once in total.
+    ///
+    /// A child that is adopted so can have setups and limits, and is killed when it is busy and whoever has
+    /// adopted it is gone, unless it may [outlive](Process::outlive_parent) him. It has no process id here, so
+    /// that all calls that it leaves unanswered count as [begun](crate::Phase::Begun).
     ///
     /// # Examples
     ///
@@ -191,7 +199,7 @@ impl Process {
     /// use std::os::unix::net::UnixStream;
     ///
     /// let (near, mut far) = UnixStream::pair()?;
-    /// let rpc = Process::stream(Plain::Ordered, near).rpc("peer").start()?;
+    /// let rpc = Process::stream(near).plain(Plain::Ordered).rpc("peer").start()?;
     /// let reply = rpc.call(["ping"]).start();
     ///
     /// let mut request = [0; 9];
@@ -202,11 +210,16 @@ impl Process {
     /// assert_eq!(reply.wait()?, ["pong"]);
     /// # Ok::<(), offspring::BoxError>(())
     /// ```
-    pub fn stream(plain: Plain, socket: impl Into<OwnedFd>) -> Self {
-        Process::new(Target::Stream(
-            plain,
-            Arc::new(Mutex::new(Some(socket.into()))),
-        ))
+    pub fn stream(socket: impl Into<OwnedFd>) -> Self {
+        let socket = Arc::new(Mutex::new(Some(socket.into())));
+        Process::new(Target::Stream(socket))
+    }
+
+    /// The peer serves no [`Worker`](crate::Worker), but speaks a mode that is easily written in any language.
+    /// A [command](Process::command) needs one; a [stream](Process::stream) may have one.
+    pub fn plain(mut self, plain: Plain) -> Self {
+        self.plain = Some(plain);
+        self
     }
 
     /// Adds an argument to the command line. Default: none.
@@ -393,7 +406,8 @@ impl Process {
     /// ```
     /// use offspring::{ErrorKind, Plain, Process};
     ///
-    /// let process = Process::command(Plain::Tagged, "cat").setup("drop privileges", ());
+    /// let cat = Process::command("cat").plain(Plain::Tagged);
+    /// let process = cat.setup("drop privileges", ());
     /// let error = process.rpc("cat").start().unwrap_err();
     /// assert_eq!(error.kind(), ErrorKind::Unsupported);
     /// assert!(error.to_string().contains("setup()"));
@@ -436,8 +450,19 @@ impl Process {
         self
     }
 
-    /// An option that is set and that this kind of child cannot have, and why. It must not be ignored:
+    /// Why it cannot be started as it is described. What a kind of child cannot have must not be ignored:
     /// the program may rely on it.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        if let (Target::Command(_), None) = (&self.target, self.plain) {
+            return Some(format!(
+                "{self} cannot be started without Process::plain(): a command speaks a plain mode"
+            ));
+        }
+        let (option, why) = self.unsupported()?;
+        Some(format!("{self} cannot have Process::{option}: {why}"))
+    }
+
+    /// An option that is set and that this kind of child cannot have, and why.
     fn unsupported(&self) -> Option<(&'static str, &'static str)> {
         let has_env = self.env_clear || !self.env.is_empty();
         let of_programs = [
@@ -446,10 +471,8 @@ impl Process {
             (self.dir.is_some(), "current_dir()"),
             (!self.stdout.is_inherit(), "stdout()"),
             (!self.stderr.is_inherit(), "stderr()"),
-            (self.outlive, "outlive_parent()"),
             (self.group != Group::Own, "group()"),
         ];
-        let of_workers = [(!self.setups.is_empty(), "setup()")];
         let first = |options: &[(bool, &'static str)]| {
             let set = options.iter().find(|(is_set, _)| *is_set);
             set.map(|(_, name)| *name)
@@ -457,7 +480,17 @@ impl Process {
         if self.huge_pages.is_some() && !self.is_template {
             return Some(("huge_pages()", "only a template can, before template()"));
         }
+        let no_setups = || {
+            let is_set = !self.setups.is_empty();
+            is_set.then_some(("setup()", "a plain peer has no setups"))
+        };
+        let is_plain = self.plain.is_some();
         match self.target {
+            Target::ThisProgram(..) | Target::Test(..) | Target::Exe(_) | Target::Template(_)
+                if is_plain =>
+            {
+                Some(("plain()", "it serves a Worker"))
+            }
             Target::ThisProgram(..) | Target::Test(..) | Target::Exe(_) => None,
             Target::Template(_) => {
                 let of_programs = [(!self.args.is_empty(), "arg()"), (has_env, "env()")];
@@ -465,20 +498,29 @@ impl Process {
                     "it has those of its template, where they are to be set before template()";
                 Some((first(&of_programs)?, why))
             }
-            Target::Command(..) | Target::Stream(..) if self.is_template => {
+            Target::Command(_) | Target::Stream(_) if is_plain && self.is_template => {
                 Some(("template()", "a plain peer cannot be copied"))
             }
-            Target::Command(..) if !self.stdout.is_inherit() => {
+            Target::Command(_) if !self.stdout.is_inherit() => {
                 Some(("stdout()", "its standard output is the connection"))
             }
-            Target::Command(..) if self.settings.has_umask() => {
+            Target::Command(_) if self.settings.has_umask() => {
                 Some(("umask()", "only a process itself can set it"))
             }
-            Target::Command(..) => Some((first(&of_workers)?, "a plain peer has no setups")),
-            Target::Stream(..) => match first(&of_programs).or_else(|| self.settings.method()) {
-                Some(option) => Some((option, "it only connects to a peer, and starts no program")),
-                None => Some((first(&of_workers)?, "a plain peer has no setups")),
-            },
+            Target::Command(_) => no_setups(),
+            Target::Stream(_) => {
+                let of_processes = || self.settings.method().filter(|_| is_plain);
+                match first(&of_programs).or_else(of_processes) {
+                    Some(option) => {
+                        Some((option, "it only connects to a peer, and starts no program"))
+                    }
+                    None if is_plain && self.outlive => {
+                        Some(("outlive_parent()", "a plain peer is not killed"))
+                    }
+                    None if is_plain => no_setups(),
+                    None => None,
+                }
+            }
         }
     }
 
@@ -526,18 +568,13 @@ impl Process {
     fn place(&self) -> Option<Place> {
         match self.target {
             Target::ThisProgram(place) | Target::Test(_, place) => Some(place),
-            Target::Command(..) | Target::Stream(..) | Target::Exe(_) | Target::Template(_) => None,
+            Target::Command(_) | Target::Stream(_) | Target::Exe(_) | Target::Template(_) => None,
         }
     }
 
     /// The plain mode of the peer, if it uses one.
-    pub(crate) fn plain(&self) -> Option<Plain> {
-        match self.target {
-            Target::Command(plain, _) | Target::Stream(plain, _) => Some(plain),
-            Target::ThisProgram(_) | Target::Test(..) | Target::Exe(_) | Target::Template(_) => {
-                None
-            }
-        }
+    pub(crate) fn plain_mode(&self) -> Option<Plain> {
+        self.plain
     }
 
     /// The description of this process as a template, which is started by others.
@@ -567,8 +604,8 @@ impl fmt::Display for Process {
             Target::ThisProgram(_) => f.write_str("this program"),
             Target::Test(name, _) => write!(f, "this test binary's `{name}`"),
             Target::Exe(path) => write!(f, "`{}`", path.display()),
-            Target::Command(_, program) => write!(f, "`{}`", program.display()),
-            Target::Stream(..) => f.write_str("the stream"),
+            Target::Command(program) => write!(f, "`{}`", program.display()),
+            Target::Stream(_) => f.write_str("the stream"),
             Target::Template(_) => f.write_str("a copy of the template"),
         }
     }

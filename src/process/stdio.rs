@@ -38,7 +38,7 @@ pub(crate) enum OutputCallback {
 /// use std::sync::mpsc;
 ///
 /// let (send, lines) = mpsc::channel();
-/// let rpc = Process::command(Plain::Tagged, "sh")
+/// let rpc = Process::command("sh").plain(Plain::Tagged)
 ///     .args(["-c", "echo hello >&2; cat >/dev/null"])
 ///     .stderr(Stdio::lines(move |_pid, line| send.send(line.to_owned()).unwrap()))
 ///     .rpc("shell")

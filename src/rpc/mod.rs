@@ -22,6 +22,7 @@ mod builder;
 mod call;
 mod callback;
 mod driver;
+mod hand_over;
 mod handle;
 mod link;
 mod log;

@@ -2,13 +2,13 @@
 
 use super::driver::{CapturedOutput, Driver, Handlers};
 use super::handle::Handle;
-use super::link::{Link, Reader};
+use super::link::{Link, Peer, Reader};
 use super::reactor::{Core, Reactor};
 use super::state::{Connection, Life, QueueLimits, StartBy};
 use crate::deadlines::after;
 use crate::error::{Error, ErrorKind};
 use crate::process::{Launched, Process};
-use crate::wire::{self, Decoder, Framing, FunctionId, Plain};
+use crate::wire::{self, Body, Decoder, Framing, FunctionId, Plain, ToChild};
 use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,7 +61,7 @@ impl StartOptions {
             Some(reactor) => Arc::clone(reactor.core()),
             None => Core::new(true).map_err(io_error)?,
         };
-        let plain = self.process.plain();
+        let plain = self.process.plain_mode();
         let max_frame = self.max_frame;
         let run = wire::Run {
             protocol: wire::VERSION,
@@ -70,16 +70,23 @@ impl StartOptions {
             buflen: self.buflen_req.min(u32::MAX as usize) as u32,
         };
         // A plain peer has none: an option that asks for some is refused below.
-        let preparations = match plain {
+        let mut preparations = match plain {
             None => self.process.preparations()?,
             Some(_) => Vec::new(),
         };
         let Launched {
             socket,
             child,
+            lifeline,
             stdout,
             stderr,
         } = self.process.launch(self.start_timeout)?;
+        let lifeline = lifeline.map(|(reader, writer)| {
+            let mut message = Body::from(ToChild::Lifeline.encode());
+            message.attach(reader);
+            preparations.insert(0, message);
+            writer
+        });
         let (calls, bytes) = self.max_queue;
         let limits = QueueLimits {
             max_frame,
@@ -110,7 +117,12 @@ impl StartOptions {
         };
         let has_callbacks = self.handlers.any() || has_callback(&stdout) || has_callback(&stderr);
         let on_reactor = Arc::clone(&core);
-        let link = Link::new(connection, reader, rewatch_delay, socket, child, on_reactor);
+        let peer = Peer {
+            socket,
+            child,
+            lifeline,
+        };
+        let link = Link::new(connection, reader, rewatch_delay, peer, on_reactor);
         let link = Arc::new(link);
         let abandon = Abandon(&link);
         if plain.is_none() {

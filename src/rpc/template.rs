@@ -7,7 +7,7 @@ use crate::codec::Strings;
 use crate::deadlines::after;
 use crate::error::{CallError, Error, ErrorKind};
 use crate::fd::Fd;
-use crate::process::{ForkError, ForkOrder, ForkedChild, Forker, Process};
+use crate::process::{ForkError, ForkOrder, ForkedChild, Forker, Process, TemplateOrder};
 use crate::sys;
 use crate::unwind;
 use std::sync::mpsc;
@@ -57,6 +57,7 @@ impl Process {
     /// | `send_fh` | [`Fd`] in the request of a setup |
     /// | `fork` | `template()` |
     /// | `run` | [`rpc`](Process::rpc) |
+    /// | `to_fh`, `new_from_fh` | [`into_stream`](Process::into_stream), [`Process::stream`] |
     /// | `pid` | [`Rpc::pid`](crate::Rpc::pid) |
     /// | `AnyEvent::Fork::Early`, `::Template` | [`warm`](Process::warm), at the beginning of the program |
     ///
@@ -149,7 +150,7 @@ impl Forker for Template {
     fn fork(&self, order: ForkOrder<Fd>, timeout: Duration) -> Result<ForkedChild, ForkError> {
         let live = self.live().map_err(ForkError::Other)?;
         let was_ready = live.rpc.is_ready();
-        let call = live.rpc.call(order.encode());
+        let call = live.rpc.call(TemplateOrder::Copy(order).encode());
         let outcome = match in_callback() {
             // Not by a timeout of the call, of which the template's reactor would have to know.
             false => call.wait_until(after(Instant::now(), timeout)),

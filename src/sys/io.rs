@@ -193,13 +193,22 @@ pub(crate) fn set_nonblocking(fd: impl AsFd) -> Result<()> {
 
 /// Whether this is a stream socket.
 pub(crate) fn is_stream_socket(fd: BorrowedFd<'_>) -> bool {
-    let mut kind: libc::c_int = 0;
-    let mut len = size_of_val(&kind) as libc::socklen_t;
-    let (level, option) = (libc::SOL_SOCKET, libc::SO_TYPE);
-    let value = (&raw mut kind).cast();
-    // SAFETY: `value` points to `len` writable bytes, and `len` to its length.
-    check(unsafe { libc::getsockopt(fd.as_raw_fd(), level, option, value, &raw mut len) }).is_ok()
-        && kind == libc::SOCK_STREAM
+    socket_option(fd, libc::SO_TYPE) == Some(libc::SOCK_STREAM)
+}
+
+/// Whether this is a Unix socket, over which descriptors can be sent.
+pub(crate) fn is_unix_socket(fd: BorrowedFd<'_>) -> bool {
+    socket_option(fd, libc::SO_DOMAIN) == Some(libc::AF_UNIX)
+}
+
+/// An option of a socket that is a number: `None` if this is no socket.
+fn socket_option(fd: BorrowedFd<'_>, option: libc::c_int) -> Option<libc::c_int> {
+    let mut value: libc::c_int = 0;
+    let mut len = size_of_val(&value) as libc::socklen_t;
+    let (level, to) = (libc::SOL_SOCKET, (&raw mut value).cast());
+    // SAFETY: `to` points to `len` writable bytes, and `len` to its length.
+    let result = unsafe { libc::getsockopt(fd.as_raw_fd(), level, option, to, &raw mut len) };
+    check(result).ok().map(|_| value)
 }
 
 /// A close-on-exec duplicate with a number of at least `least`, so that it does not collide with

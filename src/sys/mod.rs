@@ -34,7 +34,8 @@ pub(crate) use inherited::{
 pub(crate) use inline::{Consume, Family, Once};
 pub(crate) use io::{
     ABOVE_STANDARD, ReadMode, above_standard, do_not_linger, duplicate_above, is_stream_socket,
-    receive, replace, send, set_nonblocking, shutdown, standard, unread, widen, write,
+    is_unix_socket, receive, replace, send, set_nonblocking, shutdown, standard, unread, widen,
+    write,
 };
 pub(crate) use lent::Lent;
 pub(crate) use lifeline::Lifeline;

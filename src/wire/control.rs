@@ -45,6 +45,9 @@ pub(crate) enum ToChild<'a> {
         /// How much memory is put into huge pages, if it is so much or more.
         huge_pages: u64,
     },
+    /// The process that adopts this connection is alive as long as the pipe does not hang up whose reading end
+    /// comes with this.
+    Lifeline,
     /// Apply these settings to the process: three octet strings for each.
     Settings(&'a [u8]),
     /// Run a setup with this request, which its codec has encoded.
@@ -121,6 +124,7 @@ impl<'a> ToChild<'a> {
             ToChild::Template { huge_pages } => {
                 Message::new("template").text(&huge_pages.to_string()).0
             }
+            ToChild::Lifeline => Message::new("lifeline").0,
             ToChild::Settings(settings) => Message::new("settings").raw(settings),
             ToChild::Setup { setup, request } => Message::new("setup").function(setup).raw(request),
             ToChild::Run(run) => {
@@ -160,6 +164,7 @@ impl<'a> ToChild<'a> {
             "template" => Ok(ToChild::Template {
                 huge_pages: fields.number("size")?,
             }),
+            "lifeline" => Ok(ToChild::Lifeline),
             "settings" => Ok(ToChild::Settings(fields.rest(payload))),
             "setup" => {
                 let setup = FunctionId::decode(&mut fields)?;
@@ -599,6 +604,7 @@ mod tests {
         for message in [
             ToChild::Settings(b"\x04nice\x011"),
             ToChild::Settings(b""),
+            ToChild::Lifeline,
             ToChild::Template { huge_pages: 0 },
             ToChild::Template {
                 huge_pages: u64::MAX,

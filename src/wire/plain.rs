@@ -30,7 +30,7 @@
 /// use std::os::unix::net::UnixStream;
 ///
 /// let (near, mut far) = UnixStream::pair()?;
-/// let rpc = Process::stream(Plain::Fallible, near).rpc("peer").start()?;
+/// let rpc = Process::stream(near).plain(Plain::Fallible).rpc("peer").start()?;
 /// let call = rpc.call("ping").start();
 ///
 /// let mut request = [0; 13];

@@ -200,7 +200,11 @@ impl Server {
                 let ended = hub.end_ask(answer, fds);
                 ended.map_err(|_| Stop::protocol(ParentViolation::UnknownAsk { id }))?;
             }
-            Step::Template { .. } | Step::Settings(_) | Step::Setup { .. } | Step::Run(_) => {
+            Step::Template { .. }
+            | Step::Lifeline(_)
+            | Step::Settings(_)
+            | Step::Setup { .. }
+            | Step::Run(_) => {
                 unreachable!("the session refuses these after `run`")
             }
         }

@@ -29,19 +29,26 @@ pub(super) struct RequestReader {
 impl RequestReader {
     /// A reading end. With a lifeline it must be a socket.
     pub(super) fn new(fd: OwnedFd, lifeline: Option<Lifeline>) -> io::Result<Self> {
-        let has_timeout = lifeline.is_some();
-        if has_timeout {
-            let socket = UnixStream::from(fd.try_clone()?);
-            socket.set_read_timeout(Some(LINGER))?;
-        }
-        Ok(RequestReader {
+        let mut reader = RequestReader {
             is_socket: sys::is_stream_socket(fd.as_fd()),
             fd,
-            lifeline,
-            has_timeout,
+            lifeline: None,
+            has_timeout: false,
             armed: false,
             busy_poll: BusyPoll::default(),
-        })
+        };
+        if let Some(lifeline) = lifeline {
+            reader.set_lifeline(lifeline)?;
+        }
+        Ok(reader)
+    }
+
+    /// Gives it a lifeline, which is not armed yet. It must be a socket.
+    pub(super) fn set_lifeline(&mut self, lifeline: Lifeline) -> io::Result<()> {
+        let socket = UnixStream::from(self.fd.try_clone()?);
+        socket.set_read_timeout(Some(LINGER))?;
+        (self.lifeline, self.has_timeout, self.armed) = (Some(lifeline), true, false);
+        Ok(())
     }
 
     /// The process is to outlive its parent.

@@ -7,6 +7,7 @@ use super::server::{Options, Server, Stop};
 use super::session::Step;
 use super::table::{StartFailure, Table};
 use super::template::{Served, Template};
+use crate::fd::Fd;
 use crate::process::{Place, apply_settings};
 use crate::stderr;
 use crate::sys::{
@@ -206,6 +207,14 @@ fn start(
             Some(Step::Template { huge_pages }) => {
                 template = Some((Dispositions::now(), huge_pages));
             }
+            Some(Step::Lifeline(mut fds)) => {
+                let hub = server.hub;
+                let lifeline = fds.take().and_then(|fds| adopt(&mut server.requests, fds));
+                lifeline.map_err(|lack| refuse(hub, (wire::REFUSED_SETUP, lack)))?;
+                if !server.requests.arm_lifeline().map_err(Stop::connection)? {
+                    return Ok(());
+                }
+            }
             Some(Step::Settings(settings)) => {
                 let applied = apply_settings(settings, None);
                 applied.map_err(|error| {
@@ -248,6 +257,7 @@ fn start(
                 };
                 match Template::new(server, dispositions, others).serve()? {
                     Served::Ended => return Ok(()),
+                    Served::Moved(moved) => server = *moved,
                     Served::Copy(copy, lack) => {
                         if let Some(lack) = lack {
                             return Err(refuse(copy.hub, (wire::REFUSED_SETTINGS, lack)));
@@ -266,6 +276,15 @@ fn start(
             }
         }
     }
+}
+
+/// Takes a lifeline from whoever has adopted this process. The error is a message for him.
+fn adopt(requests: &mut RequestReader, fds: Vec<Fd>) -> Result<(), String> {
+    let pipe = fds.into_iter().next().ok_or("there is no lifeline")?;
+    let pipe = pipe.into_owned().map_err(|error| error.to_string())?;
+    let lifeline = Lifeline::new(pipe).map_err(|error| without_lifeline(&error))?;
+    let set = requests.set_lifeline(lifeline);
+    set.map_err(|error| error.to_string())
 }
 
 /// Whether the parent speaks the same protocol.

@@ -43,6 +43,8 @@ pub(crate) enum Known {
 pub(crate) enum Step<'a> {
     /// Become a template: copies of this process are to serve. So much memory or more is put into huge pages.
     Template { huge_pages: u64 },
+    /// Take this as the lifeline.
+    Lifeline(Fds),
     /// Apply these settings, which are still encoded.
     Settings(&'a [u8]),
     /// Run a setup.
@@ -287,6 +289,7 @@ impl Session {
         let message = message.map_err(|error| ParentViolation::Control { offset, error })?;
         match message {
             ToChild::Template { huge_pages } if !self.serving => Ok(Step::Template { huge_pages }),
+            ToChild::Lifeline if !self.serving => Ok(Step::Lifeline(fds)),
             ToChild::Settings(settings) if !self.serving => Ok(Step::Settings(settings)),
             ToChild::Setup { setup, request } if !self.serving => {
                 let request = Input::carrying(request, fds);
@@ -294,6 +297,7 @@ impl Session {
             }
             ToChild::Run(run) if !self.serving => Ok(Step::Run(run)),
             ToChild::Template { .. }
+            | ToChild::Lifeline
             | ToChild::Settings(_)
             | ToChild::Setup { .. }
             | ToChild::Run(_) => Err(ParentViolation::TooLate { offset }),
@@ -417,6 +421,10 @@ mod tests {
                         steps.push(format!("template {huge_pages}"));
                         None
                     }
+                    Some(Step::Lifeline(fds)) => {
+                        steps.push(format!("lifeline {}", fds.len()));
+                        None
+                    }
                     Some(Step::Settings(settings)) => {
                         steps.push(format!("settings {}", settings.len()));
                         None
@@ -479,6 +487,7 @@ mod tests {
         let settings = ToChild::Settings(b"\x04nice\x011");
         let stream = [
             frame(wire::CONTROL_TO_CHILD, &template.encode()),
+            frame(wire::CONTROL_TO_CHILD, &ToChild::Lifeline.encode()),
             frame(wire::CONTROL_TO_CHILD, &settings.encode()),
             frame(wire::CONTROL_TO_CHILD, &setup.encode()),
             run(),
@@ -494,6 +503,7 @@ mod tests {
                 steps(&mut session, &stream, split).unwrap(),
                 [
                     "template 9",
+                    "lifeline 0",
                     "settings 7",
                     "setup s 100003",
                     "run f",
@@ -549,7 +559,7 @@ mod tests {
             let begins_at = session.decoder.offset() + announced.len() as u64;
             let fds = match session.next(|_| true) {
                 Ok(Some(Step::Setup { mut request, .. })) => request.split_fds(),
-                Ok(Some(Step::Answer(_, fds))) => fds,
+                Ok(Some(Step::Lifeline(fds) | Step::Answer(_, fds))) => fds,
                 Ok(Some(Step::Request { mut payload, .. })) => payload.split_fds(),
                 Ok(Some(Step::Run(_))) => Fds::default(),
                 Err(ParentViolation::Id { offset, .. }) => {

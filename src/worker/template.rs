@@ -1,10 +1,12 @@
-//! A template: a process that has run its setups, and is copied by fork(2) when its parent asks for it.
+//! A template: a process that has run its setups, and is copied by fork(2) when its parent asks for it, or
+//! goes on with another connection.
 //!
 //! Each request has the connection of the copy, and is answered with its pidfd and with a socket on which
 //! its end is reported. The template alone can find out how the copy has ended, and reaps it when its parent
 //! has closed that socket: until then nobody else gets the copy's process id.
 
 use super::calls::{CallLimits, Lane};
+use super::functions::Functions;
 use super::request_reader::RequestReader;
 use super::serve::without_lifeline;
 use super::server::{Server, Stop};
@@ -12,7 +14,7 @@ use super::session::Step;
 use crate::chain::chain;
 use crate::codec::{CodecError, Encode, Octets, Strings};
 use crate::fd::Fd;
-use crate::process::{CopyGroup, ForkOrder, lack_of_processes};
+use crate::process::{CopyGroup, ForkOrder, TemplateOrder, lack_of_processes};
 use crate::sys::{
     self, Dispositions, Forked, Interest, Lifeline, OtherThreads, PollSet, SharedNote,
 };
@@ -43,16 +45,21 @@ pub(super) enum Served {
     Ended,
     /// This process is a copy, with a connection of its own; or with what it lacks.
     Copy(Box<Server>, Option<String>),
+    /// This process has another connection.
+    Moved(Box<Server>),
 }
 
 /// What a parent asks for, and by which id.
 type Request = (u32, Result<Strings, CodecError>);
 
-/// Which process this is, after a fork.
-enum Side {
-    /// The template, and what it answers.
+/// What has become of this process.
+enum Fate {
+    /// It is the template, and answers this.
     Template(Strings),
+    /// It is a copy.
     Copy(ForkOrder<OwnedFd>),
+    /// It goes on with this connection.
+    Moves(OwnedFd),
 }
 
 impl Template {
@@ -73,10 +80,17 @@ impl Template {
             while let Some((id, request)) = self.next_request()? {
                 let begins = hub.begin(Lane::Returning, id);
                 begins.map_err(|_| Stop::duplicate(id))?;
-                let answered = match self.fork(request) {
-                    Ok(Side::Copy(order)) => return self.become_copy(order),
-                    Ok(Side::Template(reply)) => {
+                let mut moves_to = None;
+                let answered = match self.follow(request) {
+                    Ok(Fate::Copy(order)) => return self.become_copy(order),
+                    Ok(Fate::Template(reply)) => {
                         hub.reply(id, |output| Octets::encode_owned(reply, output))
+                    }
+                    Ok(Fate::Moves(socket)) => {
+                        // Its parent may be gone as soon as it has the answer.
+                        self.server.requests.outlive_parent();
+                        moves_to = Some(socket);
+                        hub.reply(id, |output| Octets::encode_owned(Strings::new(), output))
                     }
                     Err(message) => Err(Failure::Error {
                         encoded: message.clone().into_bytes(),
@@ -88,6 +102,9 @@ impl Template {
                 }
                 if !hub.flush() {
                     return Err(Stop::cannot_write(hub));
+                }
+                if let Some(socket) = moves_to {
+                    return self.go_on_with(socket);
                 }
             }
             if !self.wait()? {
@@ -109,10 +126,16 @@ impl Template {
         Ok(None)
     }
 
-    /// Makes a copy. The error is a message for the parent.
-    fn fork(&mut self, request: Result<Strings, CodecError>) -> Result<Side, String> {
-        let order = request.and_then(ForkOrder::decode);
-        let order = order.map_err(|error| chain(&error))?;
+    /// Does what is asked for. The error is a message for the parent.
+    fn follow(&mut self, request: Result<Strings, CodecError>) -> Result<Fate, String> {
+        let order = request.and_then(TemplateOrder::decode);
+        match order.map_err(|error| chain(&error))? {
+            TemplateOrder::Copy(order) => self.fork(order),
+            TemplateOrder::Move(socket) => Ok(Fate::Moves(socket)),
+        }
+    }
+
+    fn fork(&mut self, order: ForkOrder<OwnedFd>) -> Result<Fate, String> {
         let (report, parents) = UnixStream::pair().map_err(|error| error.to_string())?;
         // What is buffered would be written by each copy, too.
         let _ = io::stdout().flush();
@@ -120,7 +143,7 @@ impl Template {
         let forked = self.fork_when_alone();
         let explain = |error| lack_of_processes(&error).unwrap_or_else(|| error.to_string());
         let pid = match forked.map_err(explain)? {
-            Forked::Copy => return Ok(Side::Copy(order)),
+            Forked::Copy => return Ok(Fate::Copy(order)),
             Forked::Original(pid) => pid,
         };
         // The copy does the same, and either may be first.
@@ -140,7 +163,7 @@ impl Template {
             report,
             reported: false,
         });
-        Ok(Side::Template(
+        Ok(Fate::Template(
             Strings::new().with_fd(pidfd).with_fd(parents),
         ))
     }
@@ -167,15 +190,8 @@ impl Template {
             copies,
             ..
         } = self;
-        let Server {
-            requests,
-            hub,
-            functions,
-            ..
-        } = server;
-        drop((copies, requests));
-        // The hub stays where it is, for who may still refer to it.
-        sys::give_up(hub.output());
+        drop(copies);
+        let functions = leave(server);
         dispositions.restore();
         let mut lack = None;
         let mut check = |what: &str, result: io::Result<()>| {
@@ -215,6 +231,17 @@ impl Template {
         Ok(Served::Copy(Box::new(server), lack.or(no_lifeline)))
     }
 
+    /// Takes over another connection, of whose other end nothing is known. What a parent has to say comes
+    /// there.
+    fn go_on_with(self, socket: OwnedFd) -> Result<Served, Stop> {
+        let functions = leave(self.server);
+        let requests = socket.try_clone();
+        let requests = requests.and_then(|socket| RequestReader::new(socket, None));
+        let requests = requests.map_err(Stop::connection)?;
+        let server = Server::new(None, requests, socket, None, functions);
+        Ok(Served::Moved(Box::new(server)))
+    }
+
     /// Waits for a request or the end of a copy. Returns false at the end of the requests.
     fn wait(&mut self) -> Result<bool, Stop> {
         let mut set = PollSet::default();
@@ -245,6 +272,14 @@ impl Template {
             None => Ok(true),
         }
     }
+}
+
+/// Gives up a connection. Returns what is served on the next one.
+fn leave(server: Server) -> Functions {
+    let Server { hub, functions, .. } = server;
+    // The hub stays where it is, for who may still refer to it.
+    sys::give_up(hub.output());
+    functions
 }
 
 /// A copy that was not reaped.

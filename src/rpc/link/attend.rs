@@ -182,6 +182,7 @@ impl Link {
 
     /// The last callback has returned.
     pub(in crate::rpc) fn over(&self) {
+        self.drop_lifeline();
         // First: a thread that is woken here checks whether the reactor's thread is about to end.
         self.reactor().handler_over();
         self.lock().over = true;

@@ -24,7 +24,7 @@ mod wait;
 
 pub(super) use completion::{Answer, BorrowedAnswer, Completion, Ended, Then};
 pub(super) use reader::{Reader, input};
-pub(super) use shared::Link;
+pub(super) use shared::{Link, Peer};
 pub(super) use slot::{Fill, Slot};
 pub(super) use state::ProgressCallback;
 pub(super) use submit::{CallOptions, SubmittedCall};

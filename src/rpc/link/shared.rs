@@ -17,7 +17,7 @@ use crate::sys::{self, Interest, Origin, Registration};
 use crate::unwind;
 use crate::wire::Body;
 use polling::Event;
-use std::io;
+use std::io::{self, PipeWriter};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -34,6 +34,8 @@ pub(in crate::rpc) struct Link {
     pub(super) unprocessed: Unprocessed,
     socket: Arc<OwnedFd>,
     child: Option<Child>,
+    /// Keeps a process from being killed that is no child of this one, and has adopted the reading end.
+    lifeline: Mutex<Option<PipeWriter>>,
     reactor: Arc<Core>,
     /// The link's key at the reactor.
     key: usize,
@@ -41,16 +43,28 @@ pub(in crate::rpc) struct Link {
     origin: Origin,
 }
 
+/// Who is at the other end.
+pub(in crate::rpc) struct Peer {
+    pub(in crate::rpc) socket: OwnedFd,
+    /// The process, unless there is only a stream.
+    pub(in crate::rpc) child: Option<Child>,
+    /// The lifeline of a worker that is at the other end of a stream.
+    pub(in crate::rpc) lifeline: Option<PipeWriter>,
+}
+
 impl Link {
-    /// A link to a child that is connected by `socket`. A stream has no `child`.
     pub(in crate::rpc) fn new(
         connection: Connection<Completion, ProgressCallback>,
         reader: Box<Reader>,
         rewatch_delay: Duration,
-        socket: OwnedFd,
-        child: Option<Child>,
+        peer: Peer,
         reactor: Arc<Core>,
     ) -> Self {
+        let Peer {
+            socket,
+            child,
+            lifeline,
+        } = peer;
         let key = reactor.new_key();
         Link {
             state: Mutex::new(LinkState::new(connection, reader, rewatch_delay)),
@@ -58,6 +72,7 @@ impl Link {
             unprocessed: Unprocessed::default(),
             socket: Arc::new(socket),
             child,
+            lifeline: Mutex::new(lifeline),
             reactor,
             key,
             origin: Origin::here(),
@@ -78,6 +93,15 @@ impl Link {
         if let Some(child) = &self.child {
             child.give_up();
         }
+        // If a thread that the copy does not have held the lock, it is dropping it.
+        if let Ok(mut lifeline) = self.lifeline.try_lock() {
+            *lifeline = None;
+        }
+    }
+
+    /// Drops the lifeline of a process that is no child of this one.
+    pub(super) fn drop_lifeline(&self) {
+        *unwind::lock(&self.lifeline) = None;
     }
 
     /// The link's key at the reactor.

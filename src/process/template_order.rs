@@ -1,4 +1,4 @@
-//! What a template is told about a copy of it that is to be made. Pure.
+//! What a template is asked for. Pure.
 
 use crate::codec::{CodecError, Strings};
 use crate::fd::Fd;
@@ -7,7 +7,40 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+/// The request that moves a template to another connection.
+const MOVE: &str = "move";
+
 /// See the module's documentation.
+#[derive(Debug)]
+pub(crate) enum TemplateOrder<F> {
+    /// To make a copy.
+    Copy(ForkOrder<F>),
+    /// To go on with this connection, whoever has the other end of it, as a process that has run its setups.
+    Move(F),
+}
+
+impl TemplateOrder<Fd> {
+    /// The request.
+    pub(crate) fn encode(self) -> Strings {
+        match self {
+            TemplateOrder::Copy(order) => order.encode(),
+            TemplateOrder::Move(socket) => Strings::from_iter([MOVE]).with_fd(socket),
+        }
+    }
+}
+
+impl TemplateOrder<OwnedFd> {
+    /// Reads the request.
+    pub(crate) fn decode(mut request: Strings) -> Result<Self, CodecError> {
+        if request == [MOVE] {
+            let [socket] = request.take_fds()?;
+            return Ok(TemplateOrder::Move(socket));
+        }
+        ForkOrder::decode(request).map(TemplateOrder::Copy)
+    }
+}
+
+/// What a template is told about a copy of it.
 #[derive(Debug)]
 pub(crate) struct ForkOrder<F> {
     /// The copy's end of its connection.
@@ -36,7 +69,7 @@ pub(crate) enum CopyGroup {
 
 impl ForkOrder<Fd> {
     /// The request for a copy.
-    pub(crate) fn encode(self) -> Strings {
+    fn encode(self) -> Strings {
         let mut request = Strings::new();
         for (name, fd) in [
             ("socket", Some(self.socket)),
@@ -65,7 +98,7 @@ impl ForkOrder<Fd> {
 
 impl ForkOrder<OwnedFd> {
     /// Reads the request for a copy.
-    pub(crate) fn decode(mut request: Strings) -> Result<Self, CodecError> {
+    fn decode(mut request: Strings) -> Result<Self, CodecError> {
         let mut fds = request.take_all_fds()?.into_iter();
         let [mut socket, mut lifeline, mut note, mut stdout, mut stderr] = [const { None }; 5];
         let (mut group, mut dir, mut namespace) = (CopyGroup::Own, None, 0);
