@@ -276,6 +276,9 @@ pub enum CallError<E = BoxError> {
     Cancelled(Phase),
     /// The call was lost because of this error of the child.
     Lost(Error, Phase),
+    /// A call to a [pool](crate::Pool) that might be [repeated](crate::PoolCall::repeatable) has killed two
+    /// children: their errors.
+    Poison(Box<[Error]>),
     /// The call was never queued. An ask may also have been refused by the parent; it has not begun.
     Refused(Refusal),
 }
@@ -394,6 +397,7 @@ impl<E> CallError<E> {
             CallError::TimedOut(phase)
             | CallError::Cancelled(phase)
             | CallError::Lost(_, phase) => Some(*phase),
+            CallError::Poison(_) => Some(Phase::Begun),
             CallError::Refused(_) => Some(Phase::Queued),
             _ => None,
         }
@@ -410,6 +414,13 @@ impl<E: fmt::Display> fmt::Display for CallError<E> {
             CallError::Unserved(error) => error.fmt(f),
             CallError::TimedOut(phase) => write!(f, "timed out; the call {phase}"),
             CallError::Cancelled(phase) => write!(f, "cancelled; the call {phase}"),
+            CallError::Poison(errors) => {
+                write!(f, "the call has killed {} children:", errors.len())?;
+                for (n, error) in errors.iter().enumerate() {
+                    write!(f, "{} {error}", if n == 0 { "" } else { ";" })?;
+                }
+                Ok(())
+            }
             CallError::Lost(error, phase) => {
                 error.write_summary(f)?;
                 write!(f, "; the call {phase}")?;

@@ -248,6 +248,7 @@ mod fd;
 pub mod fuzzing;
 mod id_map;
 mod outcome;
+mod pool;
 mod process;
 mod receive;
 mod rpc;
@@ -273,6 +274,7 @@ pub use codec::{
 pub use error::{BoxError, CallError, Error, ErrorKind, Panic, Phase, Refusal};
 pub use fd::Fd;
 pub use outcome::Outcome;
+pub use pool::{ChildExit, ChildStats, Map, MapUnordered, Pool, PoolBuilder, PoolCall, PoolStats};
 pub use process::{Group, Limit, Process, Stdio};
 pub use rpc::{Asker, Call, Exit, Pending, Reactor, Rpc, RpcBuilder, StopStage};
 pub use service::{Errors, IntoService, Lend, Lent, Name, Request, Service, Signature, Text};

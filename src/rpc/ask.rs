@@ -17,10 +17,10 @@ use std::mem;
 use std::sync::Arc;
 
 /// What a parent serves, by name, below the codec.
-pub(super) struct AskHandlers(Directory<AskHandler>);
+pub(crate) struct AskHandlers(Directory<AskHandler>);
 
 /// Decodes what a child asks, and answers it then or later.
-pub(super) type AskHandler = Box<dyn FnMut(Input<'_>, AskReply) + Send>;
+pub(crate) type AskHandler = Box<dyn FnMut(Input<'_>, AskReply) + Send>;
 
 /// Where a panic of a callback is said to be: only the panic hook knows, which is the program's.
 const PLACE: &str = "a callback of the parent";
@@ -32,7 +32,7 @@ impl Default for AskHandlers {
 }
 
 /// One that answers by returning.
-pub(super) fn returning<S, F, R>(mut callback: F) -> AskHandler
+pub(crate) fn returning<S, F, R>(mut callback: F) -> AskHandler
 where
     S: Signature,
     F: FnMut(S::Request<'_>) -> Result<R, S::Error> + Send + 'static,
@@ -71,7 +71,7 @@ fn encode(
 }
 
 /// One that answers later.
-pub(super) fn deferred<S, F>(mut callback: F) -> AskHandler
+pub(crate) fn deferred<S, F>(mut callback: F) -> AskHandler
 where
     S: Signature,
     F: FnMut(S::Request<'_>, Asker<S>) + Send + 'static,
@@ -95,7 +95,7 @@ where
 }
 
 /// Serves what a child asks.
-pub(super) trait ServeAsk: Send {
+pub(crate) trait ServeAsk: Send {
     /// Adds what serves asks for this service.
     ///
     /// # Panics
@@ -146,7 +146,7 @@ impl Drop for AskHandlers {
 }
 
 /// The obligation to answer an ask, below the codec. Dropped, it fails it.
-pub(super) struct AskReply {
+pub(crate) struct AskReply {
     link: Arc<Link>,
     /// `None` if the child only tells something, or it is answered.
     id: Option<u32>,

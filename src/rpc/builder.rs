@@ -10,6 +10,7 @@ use crate::process::Process;
 use crate::service::{IntoService, Name, Signature, id_of};
 use crate::wire::LONGEST_PAYLOAD;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Options of a handle to a child that has not been started: what [`Process::rpc`] returns.
@@ -52,8 +53,8 @@ impl<S: Signature> RpcBuilder<S> {
     ///
     /// Default: none. Events are dropped then, and the first is reported to the log, or to standard error
     /// if the feature `log` is off.
-    pub fn on_event(mut self, callback: impl FnMut(Strings) + Send + 'static) -> Self {
-        self.options.handlers.on_event = Some(Box::new(callback));
+    pub fn on_event(mut self, mut callback: impl FnMut(Strings) + Send + 'static) -> Self {
+        self.options.handlers.on_event = Some(Box::new(move |_pid, event| callback(event)));
         self
     }
 
@@ -154,7 +155,7 @@ impl<S: Signature> RpcBuilder<S> {
     /// [`Refusal::Full`](crate::Refusal::Full). It is what bounds the memory for answers to a child that does
     /// not read them. Default: 1024.
     pub fn max_asks(mut self, asks: usize) -> Self {
-        self.options.max_asks = asks;
+        self.options.child.max_asks = asks;
         self
     }
 
@@ -179,7 +180,7 @@ impl<S: Signature> RpcBuilder<S> {
     /// [`Duration::MAX`] is no limit.
     /// Plain peers do not report that they are ready: they count as ready from the start.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
-        self.options.start_timeout = timeout;
+        self.options.child.start_timeout = timeout;
         self
     }
 
@@ -193,7 +194,7 @@ impl<S: Signature> RpcBuilder<S> {
     /// How long the child may take to exit once it has been told to and has answered everything, before
     /// it gets SIGTERM, and then the same time again before it gets SIGKILL. Default: 5 seconds.
     pub fn grace(mut self, grace: Duration) -> Self {
-        self.options.grace = grace;
+        self.options.child.grace = grace;
         self
     }
 
@@ -207,14 +208,14 @@ impl<S: Signature> RpcBuilder<S> {
     /// As [`buflen`](RpcBuilder::buflen), for the child's buffer only, into which requests are read. A
     /// plain peer is not told.
     pub fn buflen_req(mut self, bytes: usize) -> Self {
-        self.options.buflen_req = bytes;
+        self.options.child.buflen_req = bytes;
         self
     }
 
     /// As [`buflen`](RpcBuilder::buflen), for the parent's buffer only, into which replies and events
     /// are read.
     pub fn buflen_res(mut self, bytes: usize) -> Self {
-        self.options.buflen_res = bytes;
+        self.options.child.buflen_res = bytes;
         self
     }
 
@@ -222,7 +223,7 @@ impl<S: Signature> RpcBuilder<S> {
     /// reply fails its call, and a child that sends one nevertheless breaks the protocol.
     /// Default: 256 MiB. At most it is 64 KiB less than 4 GiB.
     pub fn max_frame(mut self, bytes: usize) -> Self {
-        self.options.max_frame = bytes.min(LONGEST_PAYLOAD);
+        self.options.child.max_frame = bytes.min(LONGEST_PAYLOAD);
         self
     }
 
@@ -241,13 +242,13 @@ impl<S: Signature> RpcBuilder<S> {
     ///
     /// Default: 500 microseconds.
     pub fn event_delay(mut self, delay: Duration) -> Self {
-        self.options.event_delay = delay;
+        self.options.child.event_delay = delay;
         self
     }
 
     /// The reactor that serves the handle. Default: one of its own.
     pub fn reactor(mut self, reactor: &Reactor) -> Self {
-        self.options.reactor = Some(reactor.clone());
+        self.options.reactor = Some(Arc::clone(reactor.core()));
         self
     }
 

@@ -99,16 +99,11 @@ impl<'a, S: Signature> Call<'a, S> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn on_progress(mut self, mut callback: impl FnMut(S::Progress) + Send + 'static) -> Self
+    pub fn on_progress(mut self, callback: impl FnMut(S::Progress) + Send + 'static) -> Self
     where
         S::Codec: for<'d> Decode<'d, S::Progress>,
     {
-        self.progress = Some(Arc::new(Mutex::new(move |mut payload: Input<'_>| {
-            let progress = unwind::catch(|| S::Codec::decode(&mut payload));
-            if let Some(Ok(progress)) = progress {
-                callback(progress);
-            }
-        })));
+        self.progress = Some(progress_callback::<S>(callback));
         self
     }
 
@@ -184,15 +179,8 @@ impl<'a, S: Signature> Call<'a, S> {
                 REFUSED
             }
         };
-        Pending {
-            slot,
-            link,
-            id,
-            timeout,
-            cancel_on_drop,
-            taken: false,
-            service: PhantomData,
-        }
+        let place = PendingPlace::Link { link, id, timeout };
+        Pending::new(slot, place, cancel_on_drop)
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -240,19 +228,54 @@ const REFUSED: u32 = 0;
 #[must_use = "dropped, the call's outcome is lost; use then() if it is not wanted"]
 pub struct Pending<S: Signature = Name> {
     slot: Arc<Slot>,
-    link: Arc<Link>,
-    id: u32,
-    /// When it ends without an answer.
-    timeout: Option<Instant>,
+    place: PendingPlace,
     cancel_on_drop: bool,
     taken: bool,
     service: PhantomData<fn() -> S>,
 }
 
+/// Decodes reports of progress.
+pub(crate) fn progress_callback<S: Signature>(
+    mut callback: impl FnMut(S::Progress) + Send + 'static,
+) -> ProgressCallback
+where
+    S::Codec: for<'d> Decode<'d, S::Progress>,
+{
+    Arc::new(Mutex::new(move |mut payload: Input<'_>| {
+        let progress = unwind::catch(|| S::Codec::decode(&mut payload));
+        if let Some(Ok(progress)) = progress {
+            callback(progress);
+        }
+    }))
+}
+
+/// Where a call is that was started.
+pub(crate) enum PendingPlace {
+    Link {
+        link: Arc<Link>,
+        /// Of no call, if it was refused.
+        id: u32,
+        timeout: Option<Instant>,
+    },
+    Pool(Arc<dyn PooledCall>),
+}
+
+/// A call to a pool.
+pub(crate) trait PooledCall: Send + Sync {
+    /// Nobody waits for it any more.
+    fn cancel(&self);
+
+    /// Whether this process is a copy of the one that has made it.
+    fn is_elsewhere(&self) -> bool;
+}
+
 impl<S: Signature> Drop for Pending<S> {
     fn drop(&mut self) {
         if self.cancel_on_drop && !self.taken {
-            self.link.cancel(self.id);
+            match &self.place {
+                PendingPlace::Link { link, id, .. } => link.cancel(*id),
+                PendingPlace::Pool(call) => call.cancel(),
+            }
         }
     }
 }
@@ -266,6 +289,16 @@ impl<S: Signature> fmt::Debug for Pending<S> {
 }
 
 impl<S: Signature> Pending<S> {
+    pub(crate) fn new(slot: Arc<Slot>, place: PendingPlace, cancel_on_drop: bool) -> Self {
+        Pending {
+            slot,
+            place,
+            cancel_on_drop,
+            taken: false,
+            service: PhantomData,
+        }
+    }
+
     /// Waits for the outcome. The callbacks of everything that came before the reply have returned
     /// by then.
     ///
@@ -279,7 +312,11 @@ impl<S: Signature> Pending<S> {
 
     /// The outcome, if there is one by now. Never waits.
     pub fn try_wait(&mut self) -> Option<Outcome<S>> {
-        if self.link.is_elsewhere() {
+        let is_elsewhere = match &self.place {
+            PendingPlace::Link { link, .. } => link.is_elsewhere(),
+            PendingPlace::Pool(call) => call.is_elsewhere(),
+        };
+        if is_elsewhere {
             return Some(Err(CallError::Refused(Refusal::Forked)));
         }
         match self.slot.take() {
@@ -343,14 +380,20 @@ impl<S: Signature> Pending<S> {
         if in_callback() {
             return Some(Err(CallError::Refused(Refusal::InCallback)));
         }
-        let wait = AnswerWait {
-            slot: &self.slot,
-            id: self.id,
-            timeout: self.timeout,
-            until: deadline,
+        let answer = match &self.place {
+            PendingPlace::Link { link, id, timeout } => {
+                let wait = AnswerWait {
+                    slot: &self.slot,
+                    id: *id,
+                    timeout: *timeout,
+                    until: deadline,
+                };
+                link.wait_for(&wait, None, None)
+            }
+            // It may be with one child or another: who reads from that fills the slot.
+            PendingPlace::Pool(_) => self.slot.wait(deadline).0,
         };
-        let answer = self.link.wait_for(&wait, None, None)?;
-        Some(self.deliver(answer))
+        Some(self.deliver(answer?))
     }
 
     fn deliver(&mut self, answer: Answer) -> Outcome<S> {

@@ -33,13 +33,13 @@ impl Drop for ReactorScope {
 }
 
 /// Whether this is a reactor's thread, which must not block.
-pub(super) fn in_callback() -> bool {
+pub(crate) fn in_callback() -> bool {
     let origin = REACTOR_OF.get();
     origin.is_some_and(|origin| !origin.is_elsewhere())
 }
 
 /// Refuses to block in a callback.
-pub(super) fn refuse_in_callback(what: &str) -> Result<(), Error> {
+pub(crate) fn refuse_in_callback(what: &str) -> Result<(), Error> {
     if !in_callback() {
         return Ok(());
     }
@@ -48,12 +48,12 @@ pub(super) fn refuse_in_callback(what: &str) -> Result<(), Error> {
 }
 
 /// Runs the program's code. A panic is reported by the panic hook and stops here.
-pub(super) fn guard(callback: impl FnOnce()) {
+pub(crate) fn guard(callback: impl FnOnce()) {
     let _ = unwind::catch(callback);
 }
 
 /// Drops values of the program, each of which may panic.
-pub(super) fn drop_guarded<T>(values: impl IntoIterator<Item = T>) {
+pub(crate) fn drop_guarded<T>(values: impl IntoIterator<Item = T>) {
     for value in values {
         guard(|| drop(value));
     }

@@ -5,6 +5,7 @@ mod breach;
 mod capture;
 mod handlers;
 mod process_watch;
+mod supervise;
 
 use super::callback::{drop_guarded, guard};
 use super::link::{
@@ -32,7 +33,8 @@ use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub(super) use handlers::Handlers;
+pub(crate) use handlers::{EventCallback, Handlers};
+pub(crate) use supervise::Supervise;
 
 /// How often one descriptor is read before others have their turn.
 const READS: usize = 16;
@@ -66,6 +68,10 @@ pub(super) struct Driver {
     completions: Vec<Option<Completion>>,
     others: Vec<Delivery<Completion, ProgressCallback>>,
     deadline: Option<Instant>,
+    /// What the supervisor has been told: that it is ready, and how many calls have ended.
+    reported: (bool, u64),
+    /// How many calls had begun that were lost.
+    begun: usize,
     over: bool,
 }
 
@@ -148,15 +154,12 @@ impl EventHandler for Driver {
         }
         guard(|| {
             for (completion, phase) in self.link.end(Err(error.clone()), Begun::Unknown) {
+                self.begun += usize::from(phase == Phase::Begun);
                 lost(completion, phase);
             }
         });
         guard(|| drop_guarded(self.link.take_done()));
-        if let Some(handlers) = self.handlers.take() {
-            guard(|| handlers.end(Some(error)));
-        }
-        self.link.over();
-        self.over = true;
+        self.end(&Err(error));
     }
 }
 
@@ -200,6 +203,8 @@ impl Driver {
             completions: Vec::new(),
             others: Vec::new(),
             deadline: None,
+            reported: (false, 0),
+            begun: 0,
             over: false,
             link,
         };
@@ -302,6 +307,7 @@ impl Driver {
         if !self.life.is_connected() {
             self.link.disconnect();
         }
+        self.report();
         let mut unanswered = actions.unanswered;
         if let Some((kind, text)) = self.life.lose_calls(unanswered, now) {
             let error = Error::new(kind, text);
@@ -324,6 +330,7 @@ impl Driver {
         let noted = || self.link.child().map_or(Noted::Unknown, Child::noted);
         let begun = self.life.begun(noted);
         for (mut completion, phase) in self.link.end(end.clone(), begun) {
+            self.begun += usize::from(phase == Phase::Begun);
             let ended = match &end {
                 Err(error) => Ended::Lost(error.clone(), phase),
                 Ok(_) => Ended::Refused(Refusal::Closed),
@@ -363,11 +370,36 @@ impl Driver {
             Some((kind, text)) => Err(self.with_process(Error::new(kind, text), status)),
         };
         self.end_calls(&end);
+        self.end(&end);
+    }
+
+    /// Reports the end, after everything else.
+    fn end(&mut self, end: &Result<Exit, Error>) {
         if let Some(handlers) = self.handlers.take() {
-            guard(|| handlers.end(end.err()));
+            let supervisor = handlers.supervisor.clone();
+            guard(|| handlers.end(end.as_ref().err().cloned(), self.pid()));
+            if let Some(supervisor) = supervisor {
+                guard(|| supervisor.ended(&self.link, end, self.begun));
+            }
         }
         self.link.over();
         self.over = true;
+    }
+
+    /// Tells the supervisor, if there is one, what is new.
+    fn report(&mut self) {
+        let supervisor = self.handlers.as_ref().and_then(|it| it.supervisor.as_ref());
+        let Some(supervisor) = supervisor else {
+            return;
+        };
+        let now = (self.life.is_ready(), self.link.freed());
+        let before = std::mem::replace(&mut self.reported, now);
+        if now.0 && !before.0 {
+            supervisor.ready(&self.link);
+        }
+        if now.1 != before.1 {
+            supervisor.freed(now.1);
+        }
     }
 
     // ---- what comes from the child ----
@@ -433,6 +465,8 @@ impl Driver {
             let offset = decoder.offset();
             let next = self.gather(decoder);
             let looked_up = self.look_up(decoder, matches!(next, Ok(Some(_))));
+            // Before the callbacks: the child can do the next call meanwhile.
+            self.report();
             self.hand_out_batch(decoder, now);
             match (looked_up, next) {
                 (Err(breach), _) => return self.breached(breach, now),

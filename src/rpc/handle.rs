@@ -52,8 +52,8 @@ pub struct Rpc<S: Signature = Name> {
 }
 
 /// What all clones share. Dropped with the last one.
-pub(super) struct Handle {
-    pub(super) link: Arc<Link>,
+pub(crate) struct Handle {
+    pub(crate) link: Arc<Link>,
     pub(super) call_timeout: Option<Duration>,
     /// Whether the program has callbacks other than those of calls.
     has_callbacks: bool,

@@ -4,13 +4,13 @@ use std::fmt::Display;
 
 /// Reports an error that the program handles in no other way.
 #[cfg(feature = "log")]
-pub(super) fn error(error: impl Display) {
+pub(crate) fn error(error: impl Display) {
     log::error!(target: "offspring", "{error}");
 }
 
 /// Reports an error that the program handles in no other way.
 #[cfg(not(feature = "log"))]
-pub(super) fn error(error: impl Display) {
+pub(crate) fn error(error: impl Display) {
     crate::stderr::print(format_args!("offspring: {error}"));
 }
 

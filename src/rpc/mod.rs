@@ -38,5 +38,21 @@ pub use handle::Rpc;
 pub use reactor::Reactor;
 pub use state::{Exit, StopStage};
 
+// What pools are built on.
+pub(crate) use ask::{
+    AskHandler, AskHandlers, ServeAsk, deferred as ask_deferred, returning as ask_returning,
+};
+pub(crate) use call::{PendingPlace, PooledCall, progress_callback};
+pub(crate) use callback::{guard, in_callback, refuse_in_callback};
+pub(crate) use driver::{EventCallback, Handlers, Supervise};
+pub(crate) use handle::Handle;
+pub(crate) use link::{
+    Answer, AnswerFamily, AnswerWait, BorrowedAnswer, CallOptions, Completion, Ended, Fill, Link,
+    ProgressCallback, Slot, Then,
+};
+pub(crate) use log::error as log_error;
+pub(crate) use reactor::{Core as ReactorCore, EventHandler, Source};
+pub(crate) use start::{ChildOptions, StartOptions};
+
 #[cfg(any(fuzzing, test))]
 pub(crate) use state::{Begun, ChildViolation, Connection, Delivery, QueueLimits, StartRefusal};

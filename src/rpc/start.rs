@@ -3,7 +3,7 @@
 use super::driver::{CapturedOutput, Driver, Handlers};
 use super::handle::Handle;
 use super::link::{Link, Peer, Reader};
-use super::reactor::{Core, Reactor};
+use super::reactor::Core;
 use super::state::{Connection, Life, QueueLimits, StartBy};
 use crate::deadlines::after;
 use crate::error::{Error, ErrorKind};
@@ -14,60 +14,74 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The options that do not depend on the types of the function: see [`RpcBuilder`](super::RpcBuilder).
-pub(super) struct StartOptions {
-    pub(super) process: Process,
-    pub(super) handlers: Handlers,
-    pub(super) start_timeout: Duration,
-    pub(super) call_timeout: Option<Duration>,
-    pub(super) grace: Duration,
-    pub(super) buflen_req: usize,
-    pub(super) buflen_res: usize,
-    pub(super) max_frame: usize,
-    pub(super) max_queue: (usize, usize),
-    pub(super) max_asks: usize,
-    pub(super) event_delay: Duration,
-    pub(super) reactor: Option<Reactor>,
+pub(crate) struct StartOptions {
+    pub(crate) process: Process,
+    pub(crate) handlers: Handlers,
+    pub(crate) child: ChildOptions,
+    pub(crate) call_timeout: Option<Duration>,
+    pub(crate) max_queue: (usize, usize),
+    pub(crate) reactor: Option<Arc<Core>>,
 }
 
-impl StartOptions {
-    /// The default options.
-    pub(super) fn new(process: Process) -> Self {
-        StartOptions {
-            process,
-            handlers: Handlers::default(),
+/// Those that a pool has for each of its children, too.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ChildOptions {
+    pub(crate) start_timeout: Duration,
+    pub(crate) grace: Duration,
+    pub(crate) buflen_req: usize,
+    pub(crate) buflen_res: usize,
+    pub(crate) max_frame: usize,
+    pub(crate) max_asks: usize,
+    pub(crate) event_delay: Duration,
+}
+
+impl Default for ChildOptions {
+    fn default() -> Self {
+        ChildOptions {
             start_timeout: Duration::from_secs(10),
-            call_timeout: None,
             grace: Duration::from_secs(5),
             buflen_req: 2 << 10,
             buflen_res: 2 << 10,
             max_frame: 256 << 20,
-            max_queue: (usize::MAX, usize::MAX),
             max_asks: 1024,
             event_delay: Duration::from_micros(500),
+        }
+    }
+}
+
+impl StartOptions {
+    /// The default options.
+    pub(crate) fn new(process: Process) -> Self {
+        StartOptions {
+            process,
+            handlers: Handlers::default(),
+            child: ChildOptions::default(),
+            call_timeout: None,
+            max_queue: (usize::MAX, usize::MAX),
             reactor: None,
         }
     }
 
     /// Starts the child. Not generic: a program has one of these, whatever it calls.
-    pub(super) fn start(self, function: FunctionId<'_>) -> Result<Handle, Error> {
+    pub(crate) fn start(self, function: FunctionId<'_>) -> Result<Handle, Error> {
         let io_error =
             |error| Error::new(ErrorKind::Io, format!("cannot start a reactor: {error}"));
         let core = match &self.reactor {
-            Some(reactor) if reactor.core().is_elsewhere() => {
+            Some(reactor) if reactor.is_elsewhere() => {
                 let message = "this process was forked from the one that made the Reactor, which \
                                alone can use it; make another one here";
                 return Err(Error::new(ErrorKind::Forked, message));
             }
-            Some(reactor) => Arc::clone(reactor.core()),
+            Some(reactor) => Arc::clone(reactor),
             None => Core::new(true).map_err(io_error)?,
         };
         let plain = self.process.plain_mode();
-        let max_frame = self.max_frame;
+        let max_frame = self.child.max_frame;
         let run = wire::Run {
             protocol: wire::VERSION,
             function,
             max_frame: max_frame as u32,
-            buflen: self.buflen_req.min(u32::MAX as usize) as u32,
+            buflen: self.child.buflen_req.min(u32::MAX as usize) as u32,
         };
         // A plain peer has none: an option that asks for some is refused below.
         let mut preparations = match plain {
@@ -80,7 +94,7 @@ impl StartOptions {
             lifeline,
             stdout,
             stderr,
-        } = self.process.launch(self.start_timeout)?;
+        } = self.process.launch(self.child.start_timeout)?;
         let lifeline = lifeline.map(|(reader, writer)| {
             let mut message = Body::from(ToChild::Lifeline.encode());
             message.attach(reader);
@@ -92,14 +106,18 @@ impl StartOptions {
             max_frame,
             calls,
             bytes,
-            asks: self.handlers.on_ask.is_some().then_some(self.max_asks),
+            asks: self
+                .handlers
+                .on_ask
+                .is_some()
+                .then_some(self.child.max_asks),
         };
         let start_by = plain
             .is_none()
-            .then(|| StartBy(after(Instant::now(), self.start_timeout)));
-        let life = Life::new(child.is_some(), start_by, self.grace);
+            .then(|| StartBy(after(Instant::now(), self.child.start_timeout)));
+        let life = Life::new(child.is_some(), start_by, self.child.grace);
         let connection = Connection::new(plain, limits);
-        let mut decoder = Decoder::new(Framing::Tagged, self.buflen_res, max_frame);
+        let mut decoder = Decoder::new(Framing::Tagged, self.child.buflen_res, max_frame);
         if matches!(plain, None | Some(Plain::Fallible)) {
             // Control frames have the id of a failed reply, and no call.
             decoder = decoder.with_control(|id| id & wire::FAILED != 0);
@@ -107,7 +125,7 @@ impl StartOptions {
         if plain.is_none() {
             decoder = decoder.with_fds(wire::CONTROL_TO_PARENT);
         }
-        let (reader, rewatch_delay) = (Reader::new(decoder), self.event_delay);
+        let (reader, rewatch_delay) = (Reader::new(decoder), self.child.event_delay);
         let stdout = stdout.map(|pipe| (pipe, self.process.stdout_callback()));
         let stderr = stderr.map(|pipe| (pipe, self.process.stderr_callback()));
         let has_callback = |output: &Option<CapturedOutput>| {

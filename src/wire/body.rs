@@ -6,7 +6,7 @@ use crate::fd::Fd;
 const MIN_UNCOPIED: usize = 16 << 10;
 
 /// Bytes in pieces, so that a long piece need not be copied to follow a short one, and descriptors.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Body {
     head: Vec<u8>,
     /// Mostly there is none.
@@ -14,7 +14,7 @@ pub(crate) struct Body {
 }
 
 /// What few payloads have.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Rest {
     /// The pieces after the head.
     pieces: Vec<Piece>,
@@ -22,7 +22,7 @@ struct Rest {
 }
 
 /// A piece whose buffer was moved in.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Piece {
     long: Vec<u8>,
     /// Bytes written after it.

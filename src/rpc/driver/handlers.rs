@@ -1,5 +1,6 @@
 //! The program's callbacks that are not those of calls.
 
+use super::supervise::Supervise;
 use crate::codec::{Input, Strings};
 use crate::copies;
 use crate::error::Error;
@@ -17,14 +18,19 @@ use std::sync::Arc;
 /// How much is shown of what nobody handles.
 const SHOWN: usize = 200;
 
+/// Called with an event, and the process id of the child that it comes from.
+pub(crate) type EventCallback = Box<dyn FnMut(Option<u32>, Strings) + Send>;
+
 /// See the module's documentation.
 #[derive(Default)]
-pub(in crate::rpc) struct Handlers {
-    pub(in crate::rpc) on_event: Option<Box<dyn FnMut(Strings) + Send>>,
-    pub(in crate::rpc) on_error: Option<Box<dyn FnOnce(Error) + Send>>,
-    pub(in crate::rpc) on_destroy: Option<Box<dyn FnOnce() + Send>>,
+pub(crate) struct Handlers {
+    pub(crate) on_event: Option<EventCallback>,
+    pub(crate) on_error: Option<Box<dyn FnOnce(Error) + Send>>,
+    pub(crate) on_destroy: Option<Box<dyn FnOnce() + Send>>,
     /// `None` if nothing is served: then the linker leaves out how.
-    pub(in crate::rpc) on_ask: Option<Box<dyn ServeAsk>>,
+    pub(crate) on_ask: Option<Box<dyn ServeAsk>>,
+    /// Who else is told of the child.
+    pub(crate) supervisor: Option<Arc<dyn Supervise>>,
     /// Whether something has come that nobody handles.
     has_dropped: bool,
 }
@@ -35,7 +41,7 @@ impl Handlers {
     /// # Panics
     ///
     /// If it is served already.
-    pub(in crate::rpc) fn serve<S: Signature>(&mut self, service: &S, handler: AskHandler) {
+    pub(crate) fn serve<S: Signature>(&mut self, service: &S, handler: AskHandler) {
         let on_ask = self
             .on_ask
             .get_or_insert_with(|| Box::new(AskHandlers::default()));
@@ -43,7 +49,7 @@ impl Handlers {
     }
 
     /// Whether there are any.
-    pub(in crate::rpc) fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         self.on_event.is_some()
             || self.on_error.is_some()
             || self.on_destroy.is_some()
@@ -54,7 +60,7 @@ impl Handlers {
     /// Others may follow under the same guard.
     pub(super) fn event(&mut self, event: Strings, pid: Option<u32>) {
         match &mut self.on_event {
-            Some(on_event) => copies::run(|| on_event(event)),
+            Some(on_event) => copies::run(|| on_event(pid, event)),
             None => self.report_dropped(
                 pid,
                 &format_args!("an event, as there is no on_event(): {event}"),
@@ -91,12 +97,13 @@ impl Handlers {
 
     /// Reports how it ended, by the chain of the original: an error goes to `on_error`, without that
     /// to `on_event`, without either to the log. Panics of the callbacks stop here.
-    pub(super) fn end(self, error: Option<Error>) {
+    pub(super) fn end(self, error: Option<Error>, pid: Option<u32>) {
         let Handlers {
             mut on_event,
             mut on_error,
             mut on_destroy,
             on_ask,
+            supervisor: _,
             has_dropped: _,
         } = self;
         guard(|| match error {
@@ -108,7 +115,8 @@ impl Handlers {
             Some(error) => match (on_error.take(), &mut on_event) {
                 (Some(on_error), _) => on_error(error),
                 (None, Some(on_event)) => {
-                    on_event(["error", &error.to_string()].into_iter().collect());
+                    let event = ["error", &error.to_string()].into_iter().collect();
+                    on_event(pid, event);
                 }
                 (None, None) => log::error(error),
             },
@@ -138,8 +146,8 @@ mod tests {
         let (on_event, on_error, on_destroy) = (send("event"), send("error"), send("destroy"));
         Handlers {
             on_event: is_wanted("on_event").then(|| {
-                Box::new(move |event: Strings| on_event(event.to_string()))
-                    as Box<dyn FnMut(Strings) + Send>
+                Box::new(move |_: Option<u32>, event: Strings| on_event(event.to_string()))
+                    as EventCallback
             }),
             on_error: is_wanted("on_error").then(|| {
                 Box::new(move |error: Error| on_error(error.to_string()))
@@ -148,6 +156,7 @@ mod tests {
             on_destroy: is_wanted("on_destroy")
                 .then(|| Box::new(move || on_destroy(String::new())) as Box<dyn FnOnce() + Send>),
             on_ask: None,
+            supervisor: None,
             has_dropped: false,
         }
     }
@@ -164,7 +173,7 @@ mod tests {
             (&all[..2], None, &[]),
         ] {
             let (sender, told) = mpsc::channel();
-            handlers(wanted, &sender).end(error);
+            handlers(wanted, &sender).end(error, None);
             drop(sender);
             assert_eq!(told.iter().collect::<Vec<_>>(), reported, "with {wanted:?}");
         }
@@ -186,7 +195,7 @@ mod tests {
         let (sender, dropped) = mpsc::channel();
         let bomb = |name| Bomb(name, sender.clone());
         let (event, destroy) = (bomb("event"), bomb("destroy"));
-        let on_event = move |_: Strings| {
+        let on_event = move |_: Option<u32>, _: Strings| {
             let _ = &event;
         };
         let handlers = Handlers {
@@ -194,10 +203,11 @@ mod tests {
             on_error: Some(Box::new(|error| panic!("{error}"))),
             on_destroy: Some(Box::new(move || drop(destroy))),
             on_ask: None,
+            supervisor: None,
             has_dropped: false,
         };
         drop(sender);
-        handlers.end(Some(Error::new(ErrorKind::Died, "it died")));
+        handlers.end(Some(Error::new(ErrorKind::Died, "it died")), None);
         assert_eq!(dropped.iter().collect::<Vec<_>>(), ["event", "destroy"]);
     }
 }

@@ -20,7 +20,7 @@ impl Link {
     /// # Errors
     ///
     /// Why it cannot be sent descriptors.
-    pub(in crate::rpc) fn start(
+    pub(crate) fn start(
         &self,
         preparations: Vec<Body>,
         run: wire::Run<'_>,
@@ -33,14 +33,14 @@ impl Link {
     }
 
     /// Has the reactor's poller watch the socket.
-    pub(in crate::rpc) fn register(&self) -> io::Result<()> {
+    pub(crate) fn register(&self) -> io::Result<()> {
         let mut state = self.lock();
         state.role.set_watched(true);
         self.try_set_interest(&mut state)
     }
 
     /// The start failed half way: the process, if there is one, is killed and reaped.
-    pub(in crate::rpc) fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         if let Some(child) = self.child() {
             child.abandon();
         }
@@ -48,12 +48,7 @@ impl Link {
 
     /// Writes, and handles what is due or was asked for. `room` says that the socket takes bytes
     /// again. What is due at `judge_at` is: `None` if something that has come is unread.
-    pub(in crate::rpc) fn attend(
-        &self,
-        now: Instant,
-        room: bool,
-        judge_at: Option<Instant>,
-    ) -> Actions {
+    pub(crate) fn attend(&self, now: Instant, room: bool, judge_at: Option<Instant>) -> Actions {
         let mut state = self.lock();
         let (expired, kill) = state.begin_attend(now, judge_at, room);
         if !kill {
@@ -73,19 +68,24 @@ impl Link {
         state.end_attend(now, judge_at, expired, kill, all_sent)
     }
 
+    /// How many calls have ended for the child: see [`Connection::freed`].
+    pub(crate) fn freed(&self) -> u64 {
+        self.lock().connection.freed()
+    }
+
     /// Whether a call expires, or the child is to be stopped, by now.
-    pub(in crate::rpc) fn is_due(&self, now: Instant) -> bool {
+    pub(crate) fn is_due(&self, now: Instant) -> bool {
         self.lock().is_due_at(now)
     }
 
     /// Whether a caller has the reader's role, and yet to read something or to process it.
-    pub(in crate::rpc) fn is_left_to_a_caller(&self) -> bool {
+    pub(crate) fn is_left_to_a_caller(&self) -> bool {
         let with_a_caller = self.lock().role.is_with_a_caller();
         with_a_caller && (self.is_readable() || self.unprocessed.get())
     }
 
     /// Takes frames in: all that a read brought, under one lock.
-    pub(in crate::rpc) fn receive<T>(
+    pub(crate) fn receive<T>(
         &self,
         frames: impl FnOnce(&mut Connection<Completion, ProgressCallback>) -> T,
     ) -> T {
@@ -97,7 +97,7 @@ impl Link {
     }
 
     /// Answers an ask of the child. Large parts of the payload are taken.
-    pub(in crate::rpc) fn answer_ask(&self, id: u32, failed: bool, payload: &mut Body) {
+    pub(crate) fn answer_ask(&self, id: u32, failed: bool, payload: &mut Body) {
         if self.is_elsewhere() {
             return;
         }
@@ -120,17 +120,17 @@ impl Link {
     }
 
     /// Whether the child waits for the answer to an ask.
-    pub(in crate::rpc) fn is_ask_awaited(&self, id: u32) -> bool {
+    pub(crate) fn is_ask_awaited(&self, id: u32) -> bool {
         !self.is_elsewhere() && self.lock().connection.is_ask_awaited(id)
     }
 
     /// Judges a frame of which only the beginning has come.
-    pub(in crate::rpc) fn check(&self, head: FrameHead<'_>) -> Result<Check, ChildViolation> {
+    pub(crate) fn check(&self, head: FrameHead<'_>) -> Result<Check, ChildViolation> {
         self.lock().connection.check(head)
     }
 
     /// Takes the reader's role for the reactor, unless a caller has it.
-    pub(in crate::rpc) fn take_reader(&self) -> Option<Box<Reader>> {
+    pub(crate) fn take_reader(&self) -> Option<Box<Reader>> {
         let mut state = self.lock();
         if !state.role.take_for_reactor() {
             return None;
@@ -140,7 +140,7 @@ impl Link {
     }
 
     /// The reactor has read what there was.
-    pub(in crate::rpc) fn give_reader_back(&self, reader: Box<Reader>) {
+    pub(crate) fn give_reader_back(&self, reader: Box<Reader>) {
         let mut state = self.lock();
         state.role.give_back();
         state.reader = Some(reader);
@@ -151,7 +151,7 @@ impl Link {
     }
 
     /// Nothing more is read. A caller that reads is woken by the end of the stream.
-    pub(in crate::rpc) fn disconnect(&self) {
+    pub(crate) fn disconnect(&self) {
         let mut state = self.lock();
         if std::mem::replace(&mut state.connected, false) {
             state.registration = None;
@@ -162,11 +162,7 @@ impl Link {
 
     /// Ends it for all further calls, and returns the calls that have not ended. `begun` are those that
     /// the child has begun.
-    pub(in crate::rpc) fn end(
-        &self,
-        end: Result<Exit, Error>,
-        begun: Begun,
-    ) -> Vec<(Completion, Phase)> {
+    pub(crate) fn end(&self, end: Result<Exit, Error>, begun: Begun) -> Vec<(Completion, Phase)> {
         let mut state = self.lock();
         state.end = Some(end);
         if state.waiting > 0 {
@@ -176,12 +172,12 @@ impl Link {
     }
 
     /// Takes the progress callbacks of calls that have ended, to be dropped.
-    pub(in crate::rpc) fn take_done(&self) -> Vec<ProgressCallback> {
+    pub(crate) fn take_done(&self) -> Vec<ProgressCallback> {
         self.lock().connection.take_done()
     }
 
     /// The last callback has returned.
-    pub(in crate::rpc) fn over(&self) {
+    pub(crate) fn over(&self) {
         self.drop_lifeline();
         // First: a thread that is woken here checks whether the reactor's thread is about to end.
         self.reactor().handler_over();

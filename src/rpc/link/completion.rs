@@ -14,7 +14,7 @@ use std::marker::PhantomData;
 
 /// What a call ends with, below the codec.
 #[derive(Debug)]
-pub(in crate::rpc) enum Answer {
+pub(crate) enum Answer {
     /// The payload of a reply.
     Reply(SmallBytes),
     /// The payload of a failed reply.
@@ -25,18 +25,19 @@ pub(in crate::rpc) enum Answer {
 
 /// How a parent ends a call that has no answer.
 #[derive(Debug)]
-pub(in crate::rpc) enum Ended {
+pub(crate) enum Ended {
     Malformed(CodecError),
     TimedOut(Phase),
     Lost(Error, Phase),
+    Poison(Box<[Error]>),
     Refused(Refusal),
 }
 
 /// What is done with a call's answer.
-pub(in crate::rpc) type Completion = Once<AnswerFamily>;
+pub(crate) type Completion = Once<AnswerFamily>;
 
 /// The answer that a [`Completion`] gets.
-pub(in crate::rpc) enum BorrowedAnswer<'a> {
+pub(crate) enum BorrowedAnswer<'a> {
     /// The payload of a reply, in the buffer that it was read into.
     Reply(&'a [u8]),
     /// Any answer, to be taken out.
@@ -44,7 +45,7 @@ pub(in crate::rpc) enum BorrowedAnswer<'a> {
 }
 
 /// The family of [`BorrowedAnswer`]s.
-pub(in crate::rpc) enum AnswerFamily {}
+pub(crate) enum AnswerFamily {}
 
 impl Family for AnswerFamily {
     type Of<'a> = &'a BorrowedAnswer<'a>;
@@ -52,7 +53,7 @@ impl Family for AnswerFamily {
 
 impl Completion {
     /// Completes the call.
-    pub(in crate::rpc) fn complete(&mut self, answer: Answer) {
+    pub(crate) fn complete(&mut self, answer: Answer) {
         self.consume(&BorrowedAnswer::Owned(&Cell::new(Some(answer))));
     }
 }
@@ -69,7 +70,7 @@ impl BorrowedAnswer<'_> {
 
 impl Answer {
     /// Decodes it. A panic of the codec is an error.
-    pub(in crate::rpc) fn decode<S: Signature>(self) -> Outcome<S> {
+    pub(crate) fn decode<S: Signature>(self) -> Outcome<S> {
         unwind::catch(|| self.decode_or_panic::<S>())
             .unwrap_or_else(|| Err(CallError::Malformed(codec_panicked())))
     }
@@ -83,6 +84,7 @@ impl Answer {
                 Ended::Malformed(error) => CallError::Malformed(error),
                 Ended::TimedOut(phase) => CallError::TimedOut(phase),
                 Ended::Lost(error, phase) => CallError::Lost(error, phase),
+                Ended::Poison(errors) => CallError::Poison(errors),
                 Ended::Refused(refusal) => CallError::Refused(refusal),
             }),
         }
@@ -90,13 +92,13 @@ impl Answer {
 }
 
 /// Completes a call with a callback of the program's, above the codec.
-pub(in crate::rpc) struct Then<S, F> {
+pub(crate) struct Then<S, F> {
     callback: F,
     service: PhantomData<fn(S)>,
 }
 
 impl<S: Signature, F: FnOnce(Outcome<S>) + Send + 'static> Then<S, F> {
-    pub(in crate::rpc) fn new(callback: F) -> Self {
+    pub(crate) fn new(callback: F) -> Self {
         let service = PhantomData;
         Then { callback, service }
     }

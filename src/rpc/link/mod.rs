@@ -22,10 +22,10 @@ mod state;
 mod submit;
 mod wait;
 
-pub(super) use completion::{Answer, BorrowedAnswer, Completion, Ended, Then};
-pub(super) use reader::{Reader, input};
-pub(super) use shared::{Link, Peer};
-pub(super) use slot::{Fill, Slot};
-pub(super) use state::ProgressCallback;
-pub(super) use submit::{CallOptions, SubmittedCall};
-pub(super) use wait::AnswerWait;
+pub(crate) use completion::{Answer, AnswerFamily, BorrowedAnswer, Completion, Ended, Then};
+pub(crate) use reader::{Reader, input};
+pub(crate) use shared::{Link, Peer};
+pub(crate) use slot::{Fill, Slot};
+pub(crate) use state::ProgressCallback;
+pub(crate) use submit::{CallOptions, SubmittedCall};
+pub(crate) use wait::AnswerWait;

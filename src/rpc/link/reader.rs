@@ -32,19 +32,19 @@ impl Unprocessed {
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(in crate::rpc) struct Reader {
+pub(crate) struct Reader {
     decoder: Decoder,
     busy_poll: BusyPoll,
 }
 
 impl Reader {
-    pub(in crate::rpc) fn new(decoder: Decoder) -> Box<Self> {
+    pub(crate) fn new(decoder: Decoder) -> Box<Self> {
         let busy_poll = BusyPoll::default();
         Box::new(Reader { decoder, busy_poll })
     }
 
     /// What turns the bytes into frames.
-    pub(in crate::rpc) fn decoder(&mut self) -> &mut Decoder {
+    pub(crate) fn decoder(&mut self) -> &mut Decoder {
         &mut self.decoder
     }
 
@@ -54,7 +54,7 @@ impl Reader {
     }
 
     /// Reads what has come, 0 bytes at the end of the stream. Returns also whether there may be more.
-    pub(in crate::rpc) fn receive_now(&mut self, socket: &OwnedFd) -> Result<(usize, bool)> {
+    pub(crate) fn receive_now(&mut self, socket: &OwnedFd) -> Result<(usize, bool)> {
         receive(socket, &mut self.decoder, ReadMode::SocketNow)
     }
 
@@ -121,7 +121,7 @@ fn wait_and_receive(
 }
 
 /// A payload for the codec.
-pub(in crate::rpc) fn input(decoder: &Decoder, payload: Payload) -> Input<'_> {
+pub(crate) fn input(decoder: &Decoder, payload: Payload) -> Input<'_> {
     match payload {
         Payload::At(at) => Input::from(decoder.bytes(at)),
         Payload::Owned(bytes) => Input::from(bytes),

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 256 << 10;
 
 /// See the module's documentation.
-pub(in crate::rpc) struct Link {
+pub(crate) struct Link {
     state: Mutex<LinkState>,
     /// Notified of everything that threads wait for: room in the queue, `ready`, the end.
     pub(super) changed: Condvar,
@@ -44,16 +44,16 @@ pub(in crate::rpc) struct Link {
 }
 
 /// Who is at the other end.
-pub(in crate::rpc) struct Peer {
-    pub(in crate::rpc) socket: OwnedFd,
+pub(crate) struct Peer {
+    pub(crate) socket: OwnedFd,
     /// The process, unless there is only a stream.
-    pub(in crate::rpc) child: Option<Child>,
+    pub(crate) child: Option<Child>,
     /// The lifeline of a worker that is at the other end of a stream.
-    pub(in crate::rpc) lifeline: Option<PipeWriter>,
+    pub(crate) lifeline: Option<PipeWriter>,
 }
 
 impl Link {
-    pub(in crate::rpc) fn new(
+    pub(crate) fn new(
         connection: Connection<Completion, ProgressCallback>,
         reader: Box<Reader>,
         rewatch_delay: Duration,
@@ -82,7 +82,7 @@ impl Link {
     /// Whether this process is a copy of the one that started the child. It must not take the lock,
     /// which another thread of the original may have held, nor touch the socket or the process.
     #[inline]
-    pub(in crate::rpc) fn is_elsewhere(&self) -> bool {
+    pub(crate) fn is_elsewhere(&self) -> bool {
         self.origin.is_elsewhere()
     }
 
@@ -105,20 +105,20 @@ impl Link {
     }
 
     /// The link's key at the reactor.
-    pub(in crate::rpc) fn key(&self) -> usize {
+    pub(crate) fn key(&self) -> usize {
         self.key
     }
 
-    pub(in crate::rpc) fn socket(&self) -> &OwnedFd {
+    pub(crate) fn socket(&self) -> &OwnedFd {
         &self.socket
     }
 
     /// The process, unless there is only a stream.
-    pub(in crate::rpc) fn child(&self) -> Option<&Child> {
+    pub(crate) fn child(&self) -> Option<&Child> {
         self.child.as_ref()
     }
 
-    pub(in crate::rpc) fn reactor(&self) -> &Arc<Core> {
+    pub(crate) fn reactor(&self) -> &Arc<Core> {
         &self.reactor
     }
 
@@ -185,7 +185,7 @@ impl Link {
     /// # Errors
     ///
     /// Why they cannot.
-    pub(in crate::rpc) fn may_carry(&self, payload: &Body) -> Result<(), CodecError> {
+    pub(crate) fn may_carry(&self, payload: &Body) -> Result<(), CodecError> {
         let count = payload.fds().len();
         // All calls of a copy are refused.
         if count == 0 || self.is_elsewhere() {

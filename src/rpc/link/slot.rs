@@ -11,7 +11,7 @@ use std::time::Instant;
 /// Where the thread that reads puts an answer, and a caller waits for it. The caller may find the
 /// reader's role there instead: then it reads itself.
 #[derive(Debug, Default)]
-pub(in crate::rpc) struct Slot {
+pub(crate) struct Slot {
     state: Mutex<SlotState>,
     filled: Condvar,
 }
@@ -31,7 +31,7 @@ thread_local! {
 
 impl Slot {
     /// An empty slot: this thread's own, unless that is in use.
-    pub(in crate::rpc) fn own() -> Arc<Self> {
+    pub(crate) fn own() -> Arc<Self> {
         let own = OWN.try_with(|own| match &mut *own.borrow_mut() {
             Some(slot) if Arc::strong_count(slot) == 1 => {
                 slot.lock().answer = None;
@@ -58,7 +58,7 @@ impl Slot {
     }
 
     /// Takes the answer out if it is there.
-    pub(in crate::rpc) fn take(&self) -> Option<Answer> {
+    pub(crate) fn take(&self) -> Option<Answer> {
         self.lock().answer.take()
     }
 
@@ -68,7 +68,7 @@ impl Slot {
     }
 
     /// Waits for the answer or the reader's role, until `deadline`, and takes what there is.
-    pub(super) fn wait(&self, deadline: Option<Instant>) -> (Option<Answer>, Option<Box<Reader>>) {
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> (Option<Answer>, Option<Box<Reader>>) {
         let empty = |state: &mut SlotState| state.answer.is_none() && state.reader.is_none();
         let mut state = self.lock();
         state.awaited = true;
@@ -89,7 +89,7 @@ impl Slot {
 }
 
 /// Completes a call by filling a slot.
-pub(in crate::rpc) struct Fill(pub(in crate::rpc) Arc<Slot>);
+pub(crate) struct Fill(pub(crate) Arc<Slot>);
 
 impl Consume<AnswerFamily> for Fill {
     fn consume(self, answer: &BorrowedAnswer<'_>) {

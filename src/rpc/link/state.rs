@@ -19,7 +19,7 @@ const RETRY: Duration = Duration::from_millis(2);
 const CALM: Duration = Duration::from_millis(100);
 
 /// Called with the payload of each progress report of a call, by the reactor only.
-pub(in crate::rpc) type ProgressCallback = Arc<Mutex<dyn FnMut(Input<'_>) + Send>>;
+pub(crate) type ProgressCallback = Arc<Mutex<dyn FnMut(Input<'_>) + Send>>;
 
 /// See the module's documentation.
 pub(super) struct LinkState {
@@ -59,33 +59,33 @@ pub(super) struct LinkState {
 }
 
 /// What the reactor is to do about a link.
-pub(in crate::rpc) struct Actions {
+pub(crate) struct Actions {
     /// Calls whose timeout has passed.
-    pub(in crate::rpc) expired: Vec<(Completion, Phase)>,
+    pub(crate) expired: Vec<(Completion, Phase)>,
     /// Progress callbacks of calls that have ended, to be dropped.
-    pub(in crate::rpc) done: Vec<ProgressCallback>,
-    pub(in crate::rpc) kill: bool,
+    pub(crate) done: Vec<ProgressCallback>,
+    pub(crate) kill: bool,
     /// Why the child cannot be served any more, if so.
-    pub(in crate::rpc) fault: Option<String>,
+    pub(crate) fault: Option<String>,
     /// Whether it has taken too long.
-    pub(in crate::rpc) stop: bool,
+    pub(crate) stop: bool,
     /// Whether the child should exit now: all is sent and answered.
-    pub(in crate::rpc) close: bool,
+    pub(crate) close: bool,
     /// Whether a caller has left something to be read.
-    pub(in crate::rpc) handed_off: bool,
+    pub(crate) handed_off: bool,
     /// Whether the child serves.
-    pub(in crate::rpc) ready: bool,
+    pub(crate) ready: bool,
     /// Whether the child reads no more.
-    pub(in crate::rpc) broken: bool,
+    pub(crate) broken: bool,
     /// How many calls have not ended.
-    pub(in crate::rpc) unanswered: usize,
+    pub(crate) unanswered: usize,
     /// When to come again.
-    pub(in crate::rpc) deadline: Option<Instant>,
+    pub(crate) deadline: Option<Instant>,
 }
 
 impl Actions {
     /// These actions, and then others.
-    pub(in crate::rpc) fn and_then(mut self, mut more: Actions) -> Actions {
+    pub(crate) fn and_then(mut self, mut more: Actions) -> Actions {
         self.expired.append(&mut more.expired);
         self.done.append(&mut more.done);
         Actions {

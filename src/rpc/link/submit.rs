@@ -17,31 +17,31 @@ use std::time::{Duration, Instant};
 const SOON: Duration = Duration::from_millis(5);
 
 /// How a call is made.
-pub(in crate::rpc) struct CallOptions<'a> {
+pub(crate) struct CallOptions<'a> {
     /// When it ends without an answer.
-    pub(in crate::rpc) deadline: Option<Instant>,
+    pub(crate) deadline: Option<Instant>,
     /// Taken, unless the call is refused.
-    pub(in crate::rpc) progress: &'a mut Option<ProgressCallback>,
+    pub(crate) progress: &'a mut Option<ProgressCallback>,
     /// Whether it waits for room in the queue.
-    pub(in crate::rpc) may_wait: bool,
+    pub(crate) may_wait: bool,
     /// Whether the caller is going to wait for the answer. It then sends the request itself, and
     /// reads the answer itself if no other thread does.
-    pub(in crate::rpc) waits: bool,
+    pub(crate) waits: bool,
 }
 
 /// A call that was made.
-pub(in crate::rpc) struct SubmittedCall {
-    pub(in crate::rpc) id: u32,
+pub(crate) struct SubmittedCall {
+    pub(crate) id: u32,
     /// The reader's role, if the caller waits and it was free.
-    pub(in crate::rpc) reader: Option<Box<Reader>>,
+    pub(crate) reader: Option<Box<Reader>>,
     /// Whether this is the only call, if nothing can have come for it yet.
-    pub(in crate::rpc) alone: Option<bool>,
+    pub(crate) alone: Option<bool>,
 }
 
 impl Link {
     /// Makes a call. Large parts of the request are taken, and so is the completion, unless the call
     /// is refused. Its descriptors [can be sent](Link::may_carry).
-    pub(in crate::rpc) fn call(
+    pub(crate) fn call(
         &self,
         function: usize,
         request: &mut Body,
@@ -97,7 +97,7 @@ impl Link {
     }
 
     /// The number of a function of the child that calls are for.
-    pub(in crate::rpc) fn function(&self, function: FunctionId<'_>) -> usize {
+    pub(crate) fn function(&self, function: FunctionId<'_>) -> usize {
         // All calls of a copy are refused.
         if self.is_elsewhere() {
             return 0;
@@ -123,7 +123,7 @@ impl Link {
     }
 
     /// Cancels a call whose outcome nobody waits for any more.
-    pub(in crate::rpc) fn cancel(&self, id: u32) {
+    pub(crate) fn cancel(&self, id: u32) {
         if !self.is_elsewhere() {
             drop(self.withdraw(id));
         }
@@ -139,7 +139,7 @@ impl Link {
     }
 
     /// Refuses further calls. The child is told to exit when it has answered; `stop_by` bounds that.
-    pub(in crate::rpc) fn close(&self, stop_by: Option<Instant>) {
+    pub(crate) fn close(&self, stop_by: Option<Instant>) {
         if self.is_elsewhere() {
             return self.give_up();
         }
@@ -154,7 +154,7 @@ impl Link {
     }
 
     /// Kills the child, whatever it does.
-    pub(in crate::rpc) fn kill(&self) {
+    pub(crate) fn kill(&self) {
         if self.is_elsewhere() {
             return;
         }
@@ -164,7 +164,7 @@ impl Link {
     }
 
     /// Refuses what only the process can do that started the child.
-    pub(in crate::rpc) fn refuse_elsewhere(&self) -> Result<(), Error> {
+    pub(crate) fn refuse_elsewhere(&self) -> Result<(), Error> {
         if self.is_elsewhere() {
             Err(Error::new(ErrorKind::Forked, Refusal::Forked.to_string()))
         } else {
@@ -173,12 +173,12 @@ impl Link {
     }
 
     /// Whether all calls have ended.
-    pub(in crate::rpc) fn is_idle(&self) -> bool {
+    pub(crate) fn is_idle(&self) -> bool {
         self.lock().connection.live() == 0
     }
 
     /// Waits briefly for the process to end: until then nothing else need be attended to.
-    pub(in crate::rpc) fn wait_for_exit(&self) {
+    pub(crate) fn wait_for_exit(&self) {
         if let Some(end) = self.child().and_then(Child::end) {
             // If it cannot be waited for here, the reactor does.
             let _ = sys::wait_at_most(&*end, Interest::Readable, SOON);
@@ -186,12 +186,12 @@ impl Link {
     }
 
     /// Whether the child serves, or has served.
-    pub(in crate::rpc) fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         !self.is_elsewhere() && self.lock().connection.is_ready()
     }
 
     /// Waits until the child serves, or ends.
-    pub(in crate::rpc) fn wait_ready(&self) -> Result<(), Error> {
+    pub(crate) fn wait_ready(&self) -> Result<(), Error> {
         self.refuse_elsewhere()?;
         let starting = |state: &mut LinkState| !state.connection.is_ready() && state.end.is_none();
         let mut state = self.lock();
@@ -206,7 +206,7 @@ impl Link {
     }
 
     /// How it ended, if it has. The last callbacks may not have returned.
-    pub(in crate::rpc) fn try_end(&self) -> Option<Result<Exit, Error>> {
+    pub(crate) fn try_end(&self) -> Option<Result<Exit, Error>> {
         if let Err(error) = self.refuse_elsewhere() {
             return Some(Err(error));
         }
@@ -214,7 +214,7 @@ impl Link {
     }
 
     /// Waits for the end, and for the last callback to have returned.
-    pub(in crate::rpc) fn wait_end(&self) -> Result<Exit, Error> {
+    pub(crate) fn wait_end(&self) -> Result<Exit, Error> {
         let mut state = self.lock();
         if !state.over {
             refuse_in_callback("finish()")?;

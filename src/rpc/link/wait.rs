@@ -16,13 +16,13 @@ const CATCH_UP: Duration = Duration::from_millis(100);
 const CATCH_UP_AGAIN: Duration = Duration::from_millis(1);
 
 /// A caller's wait for one answer.
-pub(in crate::rpc) struct AnswerWait<'a> {
-    pub(in crate::rpc) slot: &'a Arc<Slot>,
+pub(crate) struct AnswerWait<'a> {
+    pub(crate) slot: &'a Arc<Slot>,
     /// The call, and when it ends without an answer.
-    pub(in crate::rpc) id: u32,
-    pub(in crate::rpc) timeout: Option<Instant>,
+    pub(crate) id: u32,
+    pub(crate) timeout: Option<Instant>,
     /// When the caller has waited long enough.
-    pub(in crate::rpc) until: Option<Instant>,
+    pub(crate) until: Option<Instant>,
 }
 
 impl AnswerWait<'_> {
@@ -46,7 +46,7 @@ impl Link {
     /// Waits for an answer: `None` if it does not come before `until`. A caller that finds the role
     /// free takes it, others sleep. `alone` is what is known of a call that was [just
     /// made](super::submit::SubmittedCall).
-    pub(in crate::rpc) fn wait_for(
+    pub(crate) fn wait_for(
         &self,
         wait: &AnswerWait<'_>,
         mut reader: Option<Box<Reader>>,

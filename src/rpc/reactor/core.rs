@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 
 /// See the module's documentation.
 #[derive(Debug)]
-pub(in crate::rpc) struct Core {
+pub(crate) struct Core {
     poller: Arc<SharedPoller>,
     inbox: Mutex<Inbox>,
     /// Whether it serves one handler only, and its thread ends with that.
@@ -148,7 +148,7 @@ impl Drop for Core {
 
 impl Core {
     /// A reactor of one handler's own, or one that several may share.
-    pub(in crate::rpc) fn new(is_own: bool) -> io::Result<Arc<Self>> {
+    pub(crate) fn new(is_own: bool) -> io::Result<Arc<Self>> {
         Ok(Arc::new(Core {
             poller: Arc::new(SharedPoller::new()?),
             inbox: Mutex::default(),
@@ -157,37 +157,37 @@ impl Core {
     }
 
     /// The poller, for handlers to register their descriptors with.
-    pub(in crate::rpc) fn poller(&self) -> &Arc<SharedPoller> {
+    pub(crate) fn poller(&self) -> &Arc<SharedPoller> {
         &self.poller
     }
 
     /// Whether this process is a copy of the one that made it. Its thread is not there, and its locks
     /// may be held for ever.
-    pub(in crate::rpc) fn is_elsewhere(&self) -> bool {
+    pub(crate) fn is_elsewhere(&self) -> bool {
         self.poller.is_elsewhere()
     }
 
     /// A key that no other handler has.
-    pub(in crate::rpc) fn new_key(&self) -> usize {
+    pub(crate) fn new_key(&self) -> usize {
         let mut inbox = self.lock();
         inbox.last_key += 1;
         inbox.last_key
     }
 
     /// A handler has ended; its last callback has returned.
-    pub(in crate::rpc) fn handler_over(&self) {
+    pub(crate) fn handler_over(&self) {
         self.lock().handlers -= 1;
     }
 
     /// Has a handler attended to.
-    pub(in crate::rpc) fn attend(&self, key: usize) {
+    pub(crate) fn attend(&self, key: usize) {
         let mut inbox = self.lock();
         inbox.attention.push(key);
         self.wake(inbox);
     }
 
     /// Waits until the thread has ended, if it is about to.
-    pub(in crate::rpc) fn join(&self) {
+    pub(crate) fn join(&self) {
         let mut inbox = self.lock();
         if inbox.keep || inbox.handlers > 0 || in_callback() {
             return;

@@ -48,7 +48,7 @@ impl Reactor {
         })
     }
 
-    pub(in crate::rpc) fn core(&self) -> &Arc<Core> {
+    pub(crate) fn core(&self) -> &Arc<Core> {
         &self.keep.0
     }
 }

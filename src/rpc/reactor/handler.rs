@@ -6,7 +6,7 @@ use std::time::Instant;
 
 /// Something with descriptors and a deadline. Its methods run on the reactor's thread, one at a
 /// time, and must not block.
-pub(in crate::rpc) trait EventHandler: Send {
+pub(crate) trait EventHandler: Send {
     /// Its key at the reactor.
     fn key(&self) -> usize;
 
@@ -31,7 +31,7 @@ pub(in crate::rpc) trait EventHandler: Send {
 
 /// Which of a handler's descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::rpc) enum Source {
+pub(crate) enum Source {
     Socket,
     Process,
     Stdout,
@@ -46,7 +46,7 @@ const SOURCES: [Source; 4] = [
 ];
 
 /// The key under which the poller reports a descriptor of a handler.
-pub(in crate::rpc) fn poll_key(handler: usize, source: Source) -> usize {
+pub(crate) fn poll_key(handler: usize, source: Source) -> usize {
     handler * SOURCES.len() + source as usize
 }
 

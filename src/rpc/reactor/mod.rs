@@ -12,6 +12,6 @@ mod serve;
 mod table;
 mod thread;
 
-pub(super) use core::Core;
+pub(crate) use core::Core;
 pub use handle::Reactor;
-pub(super) use handler::{EventHandler, Source, poll_key};
+pub(crate) use handler::{EventHandler, Source, poll_key};

@@ -13,7 +13,7 @@ use std::time::Instant;
 
 impl Core {
     /// Serves a handler from now on.
-    pub(in crate::rpc) fn add(self: &Arc<Self>, handler: Box<dyn EventHandler>) -> io::Result<()> {
+    pub(crate) fn add(self: &Arc<Self>, handler: Box<dyn EventHandler>) -> io::Result<()> {
         // Before the thread can know of it: the handler may end immediately.
         self.lock().handlers += 1;
         self.submit(Job::Add(handler)).map_err(|(error, _)| {
@@ -23,7 +23,7 @@ impl Core {
     }
 
     /// Runs a callback on the thread, or here if no thread can be started.
-    pub(in crate::rpc) fn run(self: &Arc<Self>, callback: impl FnOnce() + Send + 'static) {
+    pub(crate) fn run(self: &Arc<Self>, callback: impl FnOnce() + Send + 'static) {
         if self.is_elsewhere() {
             return match Core::new(true) {
                 Ok(core) => core.run(callback),
@@ -41,7 +41,7 @@ impl Core {
     ///
     /// The system itself wakes the calling thread then: the detour over another thread, and that
     /// thread's end, take as long as the end of a child.
-    pub(in crate::rpc) fn serve_here(self: &Arc<Self>, meanwhile: impl FnOnce()) {
+    pub(crate) fn serve_here(self: &Arc<Self>, meanwhile: impl FnOnce()) {
         let mut inbox = self.lock();
         if !self.is_own || in_callback() {
             return;

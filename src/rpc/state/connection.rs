@@ -62,6 +62,8 @@ pub(crate) struct Connection<T, P> {
     closed: bool,
     writer: Writer,
     calls: Calls<CallEntry<T>>,
+    /// How many calls were ever made.
+    made: u64,
     /// How many entries still have their completion.
     live: usize,
     /// When calls expire, by their ids.
@@ -148,6 +150,7 @@ impl<T, P: Clone> Connection<T, P> {
             closed: false,
             writer: Writer::default(),
             calls: Calls::new(),
+            made: 0,
             live: 0,
             deadlines: Deadlines::default(),
             progress: IdMap::default(),
@@ -224,6 +227,7 @@ impl<T, P: Clone> Connection<T, P> {
         self.switches.add_request();
         let header = wire::header(self.framing(), id, len);
         self.writer.outbox_mut().push(header, request);
+        self.made += 1;
         self.live += 1;
         if let Some(deadline) = deadline {
             self.deadlines.set(id.into(), deadline);
@@ -521,6 +525,12 @@ impl<T, P: Clone> Connection<T, P> {
     /// How many calls have not ended.
     pub(crate) fn live(&self) -> usize {
         self.live
+    }
+
+    /// How many calls have ended for the child: it has answered them, or they were taken back before they were
+    /// sent.
+    pub(crate) fn freed(&self) -> u64 {
+        self.made - self.calls.len() as u64
     }
 
     /// The first frame of a worker, apart from log records.

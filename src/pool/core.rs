@@ -1,0 +1,973 @@
+//! What all handles to a pool share: its calls and its children, under one lock.
+//!
+//! The lock is never held while something is sent, started or stopped, nor while the program's code runs.
+//! Whoever changes something decides under it what is to be done, and does that without it.
+
+use super::builder::Callbacks;
+use super::child::{ChildExit, ChildWatch};
+use super::memory::{Look, Memory};
+use super::scheduler::{Action, ChildId, End, Scheduler, Ticket, Want};
+use super::stats::Waits;
+use super::waiting::{Fate, Place, Repeat, Waiting};
+use crate::codec::{Codec, CodecError, Scratch};
+use crate::error::{Error, ErrorKind, Phase, Refusal};
+use crate::process::Process;
+use crate::rpc::{
+    Answer, AnswerFamily, AnswerWait, BorrowedAnswer, CallOptions, ChildOptions, Completion, Ended,
+    Exit, Fill, Handle, Link, ProgressCallback, ReactorCore, Slot, guard, in_callback, log_error,
+    refuse_in_callback,
+};
+use crate::service::{Signature, id_of};
+use crate::sys::{Consume, Origin};
+use crate::unwind;
+use crate::wire::{Body, FunctionId};
+use std::collections::VecDeque;
+use std::mem;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// Of a longer request, a copy is sent that takes an allocation.
+const COPIED: usize = 16 << 10;
+
+/// See the module's documentation.
+pub(super) struct Core {
+    state: Mutex<State>,
+    /// Notified of room, and of the end.
+    changed: Condvar,
+    pub(super) reactor: Arc<ReactorCore>,
+    /// The key of the pool's timer at the reactor.
+    pub(super) key: usize,
+    origin: Origin,
+    /// Where children come from.
+    pub(super) sources: Vec<Process>,
+    pub(super) options: ChildOptions,
+    /// A child that has so much more memory than at its start is replaced.
+    pub(super) max_memory: Option<u64>,
+    /// The program's. Locked while they run, on the reactor's thread.
+    pub(super) callbacks: Mutex<Callbacks>,
+}
+
+/// What the lock guards.
+pub(super) struct State {
+    pub(super) scheduler: Scheduler<Box<Waiting>, Error>,
+    /// Children that serve, by their ids.
+    pub(super) serving: Vec<Serving>,
+    /// All children that were started. Whoever drops one has it exit.
+    handles: Vec<(ChildId, Handle)>,
+    /// The functions that calls are for. The first is that which children are started with.
+    functions: Vec<Function>,
+    /// Calls for children that do not serve yet.
+    for_new: Vec<(ChildId, Box<Waiting>)>,
+    /// Children to be started, and where they come from.
+    pub(super) starts: VecDeque<(ChildId, usize)>,
+    pub(super) starter: Option<JoinHandle<()>>,
+    /// Whether the starter works, and looks for more.
+    pub(super) is_starting: bool,
+    /// When the timer fires.
+    pub(super) timer_at: Option<Instant>,
+    /// How many threads wait for room.
+    blocked: usize,
+    /// Why everything ends at once, if so.
+    killed: Option<Error>,
+    over: bool,
+    pub(super) waits: Waits,
+}
+
+/// A child that serves.
+pub(super) struct Serving {
+    pub(super) id: ChildId,
+    pub(super) link: Arc<Link>,
+    /// The numbers that the pool's functions have at this link.
+    functions: Vec<usize>,
+    /// If there is a limit for it.
+    memory: Option<Memory>,
+}
+
+/// What a function must be, in the tables of children.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Function {
+    name: String,
+    version: u32,
+    codec: &'static str,
+}
+
+impl Function {
+    pub(super) fn of<S: Signature>(service: &S) -> Self {
+        let id = id_of(service);
+        Function {
+            name: id.name.to_owned(),
+            version: id.version,
+            codec: S::Codec::NAME,
+        }
+    }
+
+    fn id(&self) -> FunctionId<'_> {
+        FunctionId {
+            name: &self.name,
+            version: self.version,
+            codec: self.codec,
+        }
+    }
+}
+
+/// A call that is made.
+pub(super) struct NewCall<'a> {
+    pub(super) function: usize,
+    pub(super) want: Want,
+    pub(super) request: &'a mut Body,
+    pub(super) progress: Option<ProgressCallback>,
+    pub(super) repeatable: u32,
+    /// Whether it may wait for room.
+    pub(super) may_wait: bool,
+}
+
+/// Something that was decided.
+enum Task {
+    Send(ChildId, Box<Waiting>),
+    End(Box<Waiting>, Ended),
+    Stop(Handle),
+}
+
+impl Core {
+    pub(super) fn new(
+        scheduler: Scheduler<Box<Waiting>, Error>,
+        first: Function,
+        sources: Vec<Process>,
+        options: ChildOptions,
+        max_memory: Option<u64>,
+        callbacks: Callbacks,
+        reactor: Arc<ReactorCore>,
+    ) -> Arc<Self> {
+        let state = State {
+            scheduler,
+            serving: Vec::new(),
+            handles: Vec::new(),
+            functions: vec![first],
+            for_new: Vec::new(),
+            starts: VecDeque::new(),
+            starter: None,
+            is_starting: false,
+            timer_at: None,
+            blocked: 0,
+            killed: None,
+            over: false,
+            waits: Waits::default(),
+        };
+        Arc::new(Core {
+            state: Mutex::new(state),
+            changed: Condvar::new(),
+            key: reactor.new_key(),
+            reactor,
+            origin: Origin::here(),
+            sources,
+            options,
+            max_memory,
+            callbacks: Mutex::new(callbacks),
+        })
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        unwind::lock(&self.state)
+    }
+
+    /// Whether this process is a copy of the one that made the pool: it must not take the lock.
+    pub(super) fn is_elsewhere(&self) -> bool {
+        self.origin.is_elsewhere()
+    }
+
+    pub(super) fn refuse_elsewhere(&self) -> Result<(), Error> {
+        match self.is_elsewhere() {
+            true => Err(Error::new(ErrorKind::Forked, Refusal::Forked.to_string())),
+            false => Ok(()),
+        }
+    }
+
+    /// The number of a function.
+    pub(super) fn function(&self, function: &Function) -> usize {
+        // All calls of a copy are refused.
+        if self.is_elsewhere() {
+            return 0;
+        }
+        let functions = &mut self.lock().functions;
+        let known = functions.iter().position(|known| known == function);
+        known.unwrap_or_else(|| {
+            functions.push(function.clone());
+            functions.len() - 1
+        })
+    }
+
+    /// What children are started with.
+    pub(super) fn with_first_function<T>(&self, then: impl FnOnce(FunctionId<'_>) -> T) -> T {
+        let first = self.lock().functions[0].clone();
+        then(first.id())
+    }
+
+    // ---- calls ----
+
+    /// Makes a call, and waits for its answer.
+    pub(super) fn call_and_wait(self: &Arc<Self>, call: NewCall<'_>) -> Answer {
+        if self.is_elsewhere() {
+            return refused(Refusal::Forked);
+        }
+        if in_callback() {
+            return refused(Refusal::InCallback);
+        }
+        let mut state = match self.admit(&call) {
+            Ok(state) => state,
+            Err(ended) => return Answer::Ended(ended),
+        };
+        let since = Instant::now();
+        let ticket = state.scheduler.ticket();
+        let mut want = call.want;
+        let mut repeat = Repeat::up_to(call.repeatable);
+        loop {
+            let Some(child) = state.scheduler.place(&want, Instant::now()) else {
+                let slot = Slot::own();
+                let waiting = Box::new(Waiting {
+                    ticket,
+                    want,
+                    since,
+                    function: call.function,
+                    request: mem::take(call.request),
+                    progress: call.progress,
+                    completion: Completion::new(Fill(Arc::clone(&slot))),
+                    place: None,
+                    repeat,
+                });
+                self.enqueue(state, waiting);
+                let (answer, _) = slot.wait(None);
+                return answer.expect("each call ends");
+            };
+            state.waits.add_none();
+            let (link, number) = state.link(child, call.function);
+            drop(state);
+            let answer = self.wait_in(child, &link, number, &want, &call);
+            let lost = match answer {
+                Answer::Ended(Ended::Lost(error, phase)) => Ok((error, phase)),
+                Answer::Ended(Ended::Refused(Refusal::Closed)) => Ok((gone(), Phase::Queued)),
+                answer => Err(answer),
+            };
+            let (error, phase) = match lost {
+                Ok(lost) => lost,
+                Err(answer) => return answer,
+            };
+            state = self.lock();
+            state.scheduler.retires(child);
+            match state.fate(&mut repeat, error, phase) {
+                Ok(alone) => want.alone |= alone,
+                Err(ended) => return Answer::Ended(ended),
+            }
+        }
+    }
+
+    /// Makes a call that counts as sent to a child, and waits for its answer.
+    fn wait_in(
+        self: &Arc<Self>,
+        child: ChildId,
+        link: &Arc<Link>,
+        function: usize,
+        want: &Want,
+        call: &NewCall<'_>,
+    ) -> Answer {
+        let slot = Slot::own();
+        let mut completion = Some(Completion::new(Fill(Arc::clone(&slot))));
+        let mut progress = call.progress.clone();
+        // Of a short one the link makes its own copy.
+        let mut request = call.request.clone();
+        let options = CallOptions {
+            deadline: want.deadline,
+            progress: &mut progress,
+            may_wait: false,
+            waits: true,
+        };
+        match link.call(function, &mut request, options, &mut completion) {
+            Err(ended) => {
+                self.lock().scheduler.unsent(child, Instant::now());
+                self.pump();
+                Answer::Ended(ended)
+            }
+            Ok(made) => {
+                let wait = AnswerWait {
+                    slot: &slot,
+                    id: made.id,
+                    timeout: want.deadline,
+                    until: None,
+                };
+                let answer = link.wait_for(&wait, made.reader, made.alone);
+                self.freed(child, link.freed());
+                answer.expect("it is waited for without end")
+            }
+        }
+    }
+
+    /// Makes a call that ends by its completion. Returns where it is, if that is asked for.
+    ///
+    /// # Errors
+    ///
+    /// Why it is refused. The completion is left.
+    pub(super) fn call(
+        self: &Arc<Self>,
+        call: &mut NewCall<'_>,
+        completion: &mut Option<Completion>,
+        place: Option<Arc<Mutex<Place>>>,
+    ) -> Result<(), Ended> {
+        if self.is_elsewhere() {
+            return Err(Ended::Refused(Refusal::Forked));
+        }
+        let mut state = self.admit(call)?;
+        let now = Instant::now();
+        let waiting = Box::new(Waiting {
+            ticket: state.scheduler.ticket(),
+            want: call.want,
+            since: now,
+            function: call.function,
+            request: mem::take(call.request),
+            progress: call.progress.take(),
+            completion: completion.take().expect("a call that is made has one"),
+            place,
+            repeat: Repeat::up_to(call.repeatable),
+        });
+        match state.scheduler.place(&waiting.want, now) {
+            Some(child) => {
+                state.waits.add_none();
+                let (link, number) = state.link(child, waiting.function);
+                drop(state);
+                self.send(child, &link, number, waiting);
+            }
+            None => {
+                waiting.set_place();
+                self.enqueue(state, waiting);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until another call may be made.
+    fn admit(&self, call: &NewCall<'_>) -> Result<MutexGuard<'_, State>, Ended> {
+        let len = call.request.len();
+        let limit = self.options.max_frame;
+        if len > limit {
+            return Err(Ended::Refused(Refusal::TooLarge { len, limit }));
+        }
+        let mut state = self.lock();
+        loop {
+            if state.scheduler.is_closing() {
+                return Err(match &state.killed {
+                    Some(error) => Ended::Lost(error.clone(), Phase::Queued),
+                    None => Ended::Refused(Refusal::Closed),
+                });
+            }
+            if state.scheduler.has_room(len) {
+                return Ok(state);
+            }
+            if !call.may_wait {
+                return Err(Ended::Refused(Refusal::Full));
+            }
+            if in_callback() {
+                return Err(Ended::Refused(Refusal::InCallback));
+            }
+            state.blocked += 1;
+            state = match call.want.deadline {
+                None => self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        state.blocked -= 1;
+                        return Err(Ended::TimedOut(Phase::Queued));
+                    }
+                    let waited = self.changed.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+            state.blocked -= 1;
+        }
+    }
+
+    fn enqueue(self: &Arc<Self>, mut state: MutexGuard<'_, State>, waiting: Box<Waiting>) {
+        let Waiting {
+            ticket,
+            want,
+            since,
+            ..
+        } = *waiting;
+        state.scheduler.enqueue(ticket, want, waiting, since);
+        drop(state);
+        self.pump();
+    }
+
+    /// Sends a call that counts as sent.
+    fn send(
+        self: &Arc<Self>,
+        child: ChildId,
+        link: &Arc<Link>,
+        function: usize,
+        waiting: Box<Waiting>,
+    ) {
+        // Short ones are copied without an allocation.
+        let mut request = Scratch::take();
+        match waiting.request.short(COPIED) {
+            Some(bytes) => request.body().end().extend_from_slice(bytes),
+            None => *request.body() = waiting.request.clone(),
+        }
+        let mut progress = waiting.progress.clone();
+        let deadline = waiting.want.deadline;
+        let place = waiting.place.clone();
+        let pooled = Pooled {
+            core: Arc::clone(self),
+            child,
+            waiting,
+        };
+        let mut completion = Some(Completion::new(pooled));
+        let options = CallOptions {
+            deadline,
+            progress: &mut progress,
+            may_wait: false,
+            waits: false,
+        };
+        let refused = {
+            // So that who cancels it finds it either here or there.
+            let mut place = place.as_ref().map(|place| unwind::lock(place));
+            if place
+                .as_deref()
+                .is_some_and(|place| matches!(place, Place::Cancelled))
+            {
+                drop(place);
+                self.lock().scheduler.unsent(child, Instant::now());
+                return self.pump();
+            }
+            let made = link.call(function, request.body(), options, &mut completion);
+            match (made, place.as_deref_mut()) {
+                (Ok(made), Some(place)) => {
+                    *place = Place::Sent(child, Arc::clone(link), made.id);
+                    None
+                }
+                (Ok(_), None) => None,
+                (Err(ended), _) => Some(ended),
+            }
+        };
+        if let (Some(ended), Some(mut completion)) = (refused, completion) {
+            self.lock().scheduler.unsent(child, Instant::now());
+            self.on_reactor(move || completion.complete(Answer::Ended(ended)));
+        }
+    }
+
+    /// The child that a call was sent to is lost.
+    fn lost(
+        self: &Arc<Self>,
+        child: ChildId,
+        mut waiting: Box<Waiting>,
+        error: Error,
+        phase: Phase,
+    ) {
+        let mut state = self.lock();
+        // Until its end is reported, it would take further calls, and lose them.
+        state.scheduler.retires(child);
+        match state.fate(&mut waiting.repeat, error, phase) {
+            Ok(alone) => {
+                waiting.want.alone |= alone;
+                match waiting.set_place() {
+                    true => self.enqueue(state, waiting),
+                    false => drop(state),
+                }
+            }
+            Err(ended) => {
+                drop(state);
+                waiting.end(Answer::Ended(ended));
+            }
+        }
+    }
+
+    /// Nobody waits for a call any more.
+    pub(super) fn cancel(self: &Arc<Self>, place: &Mutex<Place>) {
+        let was = mem::replace(&mut *unwind::lock(place), Place::Cancelled);
+        match was {
+            Place::Waiting(ticket) => {
+                let withdrawn = self.lock().scheduler.withdraw(ticket);
+                drop(withdrawn);
+            }
+            Place::Sent(child, link, id) => {
+                link.cancel(id);
+                // If it was not written yet, there is room for another.
+                return self.freed(child, link.freed());
+            }
+            Place::Ended | Place::Cancelled => {}
+        }
+        self.pump();
+    }
+
+    /// A call to each child there is.
+    pub(super) fn everywhere(self: &Arc<Self>, mut make: impl FnMut(Ticket) -> Box<Waiting>) {
+        let mut sends = Vec::new();
+        let mut state = self.lock();
+        let now = Instant::now();
+        let ids: Vec<_> = state
+            .scheduler
+            .children()
+            .iter()
+            .map(|child| child.id)
+            .collect();
+        for id in ids {
+            if !state.scheduler.send_to(id, now) {
+                continue;
+            }
+            let waiting = make(state.scheduler.ticket());
+            match state.serving.iter().any(|serving| serving.id == id) {
+                true => {
+                    let (link, number) = state.link(id, waiting.function);
+                    sends.push((id, link, number, waiting));
+                }
+                false => state.for_new.push((id, waiting)),
+            }
+        }
+        drop(state);
+        for (id, link, number, waiting) in sends {
+            self.send(id, &link, number, waiting);
+        }
+    }
+
+    // ---- what happens ----
+
+    /// A child serves.
+    pub(super) fn ready(
+        self: &Arc<Self>,
+        child: ChildId,
+        link: &Arc<Link>,
+        memory: Option<Memory>,
+    ) {
+        let mut state = self.lock();
+        let serving = Serving {
+            id: child,
+            link: Arc::clone(link),
+            functions: vec![0],
+            memory,
+        };
+        let at = state.serving.partition_point(|other| other.id < child);
+        state.serving.insert(at, serving);
+        state.scheduler.ready(child, Instant::now());
+        let mut first = Vec::new();
+        let for_new = mem::take(&mut state.for_new);
+        for (id, waiting) in for_new {
+            match id == child {
+                true => first.push(waiting),
+                false => state.for_new.push((id, waiting)),
+            }
+        }
+        let first: Vec<_> = first
+            .into_iter()
+            .map(|waiting| (state.link(child, waiting.function).1, waiting))
+            .collect();
+        drop(state);
+        for (number, waiting) in first {
+            self.send(child, link, number, waiting);
+        }
+        self.pump();
+    }
+
+    /// So many calls of a child have ended.
+    pub(super) fn freed(self: &Arc<Self>, child: ChildId, total: u64) {
+        let mut state = self.lock();
+        let now = Instant::now();
+        if !state.scheduler.freed(child, total, now) {
+            return;
+        }
+        let look = self.max_memory.and_then(|_| {
+            let serving = state.serving.iter_mut().find(|it| it.id == child)?;
+            serving.memory.as_mut()?.look(now)
+        });
+        let is_calm = state.scheduler.waiting() == 0 && state.timer_at.is_some();
+        if look.is_none() && is_calm && !state.scheduler.is_closing() && !state.is_worn(child) {
+            return self.notify_of_room(&state);
+        }
+        drop(state);
+        if look.is_some_and(Look::is_exceeded) {
+            self.lock().scheduler.outgrown(child);
+        }
+        self.pump();
+    }
+
+    /// A child has ended. So many of the calls that are lost had begun.
+    pub(super) fn ended(
+        self: &Arc<Self>,
+        child: ChildId,
+        pid: Option<u32>,
+        end: Result<Exit, Error>,
+        begun: usize,
+    ) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        let info = state.scheduler.children().iter().find(|it| it.id == child);
+        let exit = info.map(|info| ChildExit::new(pid, end.clone(), info, begun, now));
+        let blamed = begun > 0;
+        let how = match end {
+            Ok(_) => End::Wanted,
+            Err(error) => End::Died { error, blamed },
+        };
+        state.scheduler.died(child, how, now);
+        state.serving.retain(|serving| serving.id != child);
+        let handle = state.handles.extract_if(.., |(id, _)| *id == child).next();
+        let lost: Vec<_> = state
+            .for_new
+            .extract_if(.., |(id, _)| *id == child)
+            .collect();
+        drop(state);
+        drop(handle);
+        let error = exit
+            .as_ref()
+            .and_then(|exit| exit.end.as_ref().err().cloned());
+        for (_, waiting) in lost {
+            let error = error.clone().unwrap_or_else(gone);
+            waiting.end(Answer::Ended(Ended::Lost(error, Phase::Queued)));
+        }
+        if let Some(exit) = exit {
+            self.report(&exit);
+        }
+        self.pump();
+    }
+
+    /// A child could not be started.
+    pub(super) fn start_failed(self: &Arc<Self>, child: ChildId, error: Error) {
+        let core = Arc::clone(self);
+        self.on_reactor(move || core.ended(child, None, Err(error), 0));
+    }
+
+    /// A child was started. If it is not wanted any more, it is ended.
+    pub(super) fn started(self: &Arc<Self>, child: ChildId, handle: Handle) {
+        let mut state = self.lock();
+        if state.killed.is_some() {
+            handle.link.kill();
+        }
+        let mut children = state.scheduler.children().iter();
+        if children.any(|it| it.id == child && !it.is_told()) {
+            state.handles.push((child, handle));
+        } else {
+            drop(state);
+            drop(handle);
+        }
+    }
+
+    fn report(&self, exit: &ChildExit) {
+        let mut callbacks = unwind::lock(&self.callbacks);
+        match (&mut callbacks.on_exit, &exit.end) {
+            (Some(on_exit), _) => guard(|| on_exit(exit)),
+            // Those that had served have ended calls, which tell.
+            (None, Err(error)) if exit.calls == 0 && exit.begun.is_empty() => log_error(error),
+            (None, _) => {}
+        }
+    }
+
+    /// Does what there is to do.
+    pub(super) fn pump(self: &Arc<Self>) {
+        loop {
+            let mut tasks = Vec::new();
+            let mut state = self.lock();
+            let now = Instant::now();
+            state.decide(now, &mut tasks);
+            let start = !state.starts.is_empty() && !mem::replace(&mut state.is_starting, true);
+            let timer_at = state.scheduler.deadline();
+            let is_sooner = timer_at.is_some_and(|at| state.timer_at.is_none_or(|old| at < old));
+            let is_over = state.scheduler.is_over() && !state.over;
+            if is_sooner || timer_at.is_none() {
+                state.timer_at = timer_at;
+            }
+            self.notify_of_room(&state);
+            drop(state);
+            if is_sooner || is_over {
+                self.reactor.attend(self.key);
+            }
+            if start {
+                self.start_starter();
+            }
+            if tasks.is_empty() {
+                return;
+            }
+            for task in tasks {
+                match task {
+                    Task::Stop(handle) => drop(handle),
+                    Task::End(waiting, ended) => {
+                        self.on_reactor(move || waiting.end(Answer::Ended(ended)));
+                    }
+                    Task::Send(child, waiting) => {
+                        let mut state = self.lock();
+                        if !state.serving.iter().any(|serving| serving.id == child) {
+                            // It has died meanwhile.
+                            drop(state);
+                            self.lost(child, waiting, gone(), Phase::Queued);
+                            continue;
+                        }
+                        let (link, number) = state.link(child, waiting.function);
+                        drop(state);
+                        self.send(child, &link, number, waiting);
+                    }
+                }
+            }
+        }
+    }
+
+    fn notify_of_room(&self, state: &State) {
+        if state.blocked > 0 && (state.scheduler.has_room(0) || state.scheduler.is_closing()) {
+            self.changed.notify_all();
+        }
+    }
+
+    /// Runs something of the program's, on the reactor's thread.
+    fn on_reactor(&self, callback: impl FnOnce() + Send + 'static) {
+        match in_callback() {
+            true => guard(callback),
+            false => self.reactor.run(callback),
+        }
+    }
+
+    // ---- the end ----
+
+    pub(super) fn restart(self: &Arc<Self>) {
+        self.lock().scheduler.restart();
+        self.pump();
+    }
+
+    /// No more calls are made. Children exit when they have answered all.
+    pub(super) fn close(self: &Arc<Self>) {
+        if self.is_elsewhere() {
+            return;
+        }
+        self.lock().scheduler.close();
+        self.pump();
+    }
+
+    /// Ends everything with this error.
+    pub(super) fn kill(self: &Arc<Self>, error: &Error) {
+        if self.is_elsewhere() {
+            return;
+        }
+        let mut ended = Vec::new();
+        let mut state = self.lock();
+        state.killed.get_or_insert_with(|| error.clone());
+        while let Some(entry) = state.scheduler.drain() {
+            ended.push(entry.call);
+        }
+        ended.extend(
+            mem::take(&mut state.for_new)
+                .into_iter()
+                .map(|(_, waiting)| waiting),
+        );
+        let unstarted = mem::take(&mut state.starts);
+        for (_, handle) in &state.handles {
+            handle.link.kill();
+        }
+        let handles = mem::take(&mut state.handles);
+        drop(state);
+        drop(handles);
+        for (child, _) in unstarted {
+            self.start_failed(child, error.clone());
+        }
+        for waiting in ended {
+            let ended = Ended::Lost(error.clone(), Phase::Queued);
+            self.on_reactor(move || waiting.end(Answer::Ended(ended)));
+        }
+        self.pump();
+    }
+
+    /// Waits until all is over, and the threads have ended. Until then, if there is a `deadline`; returns false
+    /// if it has passed.
+    pub(super) fn wait_over(&self, deadline: Option<Instant>) -> Result<bool, Error> {
+        let mut state = self.lock();
+        if !state.over {
+            refuse_in_callback("finish()")?;
+        }
+        while !state.over {
+            state = match deadline {
+                None => self
+                    .changed
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner),
+                Some(deadline) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        return Ok(false);
+                    }
+                    let waited = self.changed.wait_timeout(state, left);
+                    waited.unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        let starter = state.starter.take();
+        drop(state);
+        if let Some(starter) = starter {
+            crate::threads::join(starter);
+        }
+        self.reactor.join();
+        Ok(true)
+    }
+
+    /// On the reactor's thread: does what is due. Returns when to do so again, and whether all is over.
+    pub(super) fn attend(self: &Arc<Self>) -> (Option<Instant>, bool) {
+        self.pump();
+        let mut state = self.lock();
+        state.timer_at = state.scheduler.deadline();
+        let is_over = state.scheduler.is_over() && !state.is_starting;
+        let at = state.timer_at;
+        drop(state);
+        if is_over {
+            self.end();
+        }
+        (at, is_over)
+    }
+
+    fn end(&self) {
+        let on_destroy = unwind::lock(&self.callbacks).on_destroy.take();
+        if let Some(on_destroy) = on_destroy {
+            guard(on_destroy);
+        }
+        let callbacks = mem::take(&mut *unwind::lock(&self.callbacks));
+        guard(|| drop(callbacks));
+        // First: a thread that is woken here checks whether the reactor's thread is about to end.
+        self.reactor.handler_over();
+        self.lock().over = true;
+        self.changed.notify_all();
+    }
+
+    /// On the reactor's thread, which cannot go on: everything ends.
+    pub(super) fn fail(self: &Arc<Self>, error: &Error) {
+        self.kill(error);
+        self.end();
+    }
+
+    /// Told of one child.
+    pub(super) fn watch(self: &Arc<Self>, child: ChildId) -> Arc<ChildWatch> {
+        Arc::new(ChildWatch::new(Arc::clone(self), child))
+    }
+}
+
+impl State {
+    /// The link of a child that serves, and the number that a function has there.
+    fn link(&mut self, child: ChildId, function: usize) -> (Arc<Link>, usize) {
+        let at = self
+            .serving
+            .binary_search_by_key(&child, |serving| serving.id);
+        let serving = &mut self.serving[at.expect("calls are sent to children that serve")];
+        while serving.functions.len() <= function {
+            let next = &self.functions[serving.functions.len()];
+            serving.functions.push(serving.link.function(next.id()));
+        }
+        (Arc::clone(&serving.link), serving.functions[function])
+    }
+
+    /// Whether a call whose child is lost is sent again, and whether alone; or how it ends.
+    fn fate(&self, repeat: &mut Repeat, error: Error, phase: Phase) -> Result<bool, Ended> {
+        if self.killed.is_some() {
+            return Err(Ended::Lost(error, phase));
+        }
+        match repeat.lost(error, phase) {
+            Fate::Again { alone } => Ok(alone),
+            Fate::End(error) => Err(Ended::Lost(error, phase)),
+            Fate::Poison(errors) => Err(Ended::Poison(errors)),
+        }
+    }
+
+    /// Decides what is to be done.
+    fn decide(&mut self, now: Instant, tasks: &mut Vec<Task>) {
+        while let Some(entry) = self.scheduler.expire(now) {
+            tasks.push(Task::End(entry.call, Ended::TimedOut(Phase::Queued)));
+        }
+        while let Some((child, entry)) = self.scheduler.next(now) {
+            self.waits.add(now.saturating_duration_since(entry.since));
+            tasks.push(Task::Send(child, entry.call));
+        }
+        while let Some(action) = self.scheduler.act(now) {
+            match action {
+                Action::Start { child, source } => self.starts.push_back((child, source)),
+                Action::Stop(child) => {
+                    let handle = self.handles.extract_if(.., |(id, _)| *id == child).next();
+                    tasks.extend(handle.map(|(_, handle)| Task::Stop(handle)));
+                }
+                Action::Fail(entry, error) => {
+                    tasks.push(Task::End(entry.call, Ended::Lost(error, Phase::Queued)));
+                }
+            }
+        }
+    }
+
+    /// Whether a child is to be replaced soon.
+    fn is_worn(&self, child: ChildId) -> bool {
+        self.scheduler.is_due(child)
+    }
+}
+
+impl Waiting {
+    /// It waits in the pool. Returns false if nobody waits for it any more.
+    fn set_place(&self) -> bool {
+        let Some(place) = &self.place else {
+            return true;
+        };
+        let mut place = unwind::lock(place);
+        let wanted = !matches!(*place, Place::Cancelled);
+        if wanted {
+            *place = Place::Waiting(self.ticket);
+        }
+        wanted
+    }
+
+    /// It ends.
+    pub(super) fn end(mut self: Box<Self>, answer: Answer) {
+        if let Some(place) = &self.place {
+            let mut place = unwind::lock(place);
+            if !matches!(*place, Place::Cancelled) {
+                *place = Place::Ended;
+            }
+        }
+        self.completion.complete(answer);
+    }
+}
+
+/// Ends a call for the link that it was sent over: for the pool, it may go on.
+struct Pooled {
+    core: Arc<Core>,
+    child: ChildId,
+    waiting: Box<Waiting>,
+}
+
+impl Consume<AnswerFamily> for Pooled {
+    fn consume(self, answer: &BorrowedAnswer<'_>) {
+        let Pooled {
+            core,
+            child,
+            mut waiting,
+        } = self;
+        let owned = match answer {
+            BorrowedAnswer::Reply(_) => {
+                if let Some(place) = &waiting.place {
+                    *unwind::lock(place) = Place::Ended;
+                }
+                return waiting.completion.consume(answer);
+            }
+            BorrowedAnswer::Owned(owned) => owned.take().expect("a call is completed once"),
+        };
+        match owned {
+            Answer::Ended(Ended::Lost(error, phase)) => core.lost(child, waiting, error, phase),
+            Answer::Ended(Ended::Refused(Refusal::Closed)) => {
+                core.lost(child, waiting, gone(), Phase::Queued);
+            }
+            answer => waiting.end(answer),
+        }
+    }
+}
+
+fn refused(refusal: Refusal) -> Answer {
+    Answer::Ended(Ended::Refused(refusal))
+}
+
+/// The error of a child that was gone before a call could be sent.
+fn gone() -> Error {
+    Error::new(ErrorKind::Died, "the child has ended")
+}
+
+/// Why a request cannot be sent to a pool's children.
+pub(super) fn may_send(request: &Body, is_plain: bool) -> Result<(), CodecError> {
+    match request.fds().len() {
+        0 => Ok(()),
+        count => crate::fd::may_send(count, is_plain).map_err(CodecError::new),
+    }
+}

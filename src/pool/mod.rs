@@ -1,0 +1,33 @@
+//! Replaceable children behind one call.
+//!
+//! ```text
+//!   builder  handle  call  map     what a program holds; types and codec end here
+//!        ╲     │      │   ╱
+//!             core                 what all handles share: calls and children, under one lock
+//!         ╱    │    ╲   ╲
+//!   starter   child  timer  stats  starts children; told of one; when something is due; a snapshot
+//!              │
+//!          scheduler               which call goes where, who is started and stopped: pure
+//! ```
+//!
+//! A pool knows its children only as handles of `rpc`, and descriptions of `process`.
+
+mod builder;
+mod call;
+mod child;
+mod core;
+mod handle;
+mod map;
+mod memory;
+mod scheduler;
+mod starter;
+mod stats;
+mod timer;
+mod waiting;
+
+pub use builder::PoolBuilder;
+pub use call::PoolCall;
+pub use child::ChildExit;
+pub use handle::Pool;
+pub use map::{Map, MapUnordered};
+pub use stats::{ChildStats, PoolStats};

@@ -1,0 +1,687 @@
+//! Which call goes to which child of a pool, and when children are started and stopped. Pure: no processes,
+//! no threads, no clock.
+//!
+//! A pool has slots, each for one child at a time. Calls that find no room wait in a lane: one for all
+//! children, and one for each slot, for the calls that are bound to it by a key.
+//!
+//! ```text
+//!   place() ──▶ a child with room                  enqueue() ──▶ lanes
+//!                                                                  │ next(), whenever
+//!   freed(), ready(), died(), retires() ──────────────────────────▶│ something has changed
+//!                                                                  ▼
+//!                                                     a call and its child, one at a time
+//!   act() ──▶ children to start and to stop, calls to fail; again at deadline()
+//! ```
+//!
+//! `C` is a call that waits, `E` why a child could not be started.
+
+mod child;
+mod lane;
+mod random;
+mod source;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use child::{Child, Stage};
+pub(crate) use lane::Entry;
+
+use crate::deadlines::{Deadlines, after};
+use lane::Lane;
+use random::Random;
+use source::Source;
+use std::time::{Duration, Instant};
+
+/// When a call was made, among all calls of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ticket(pub(crate) u64);
+
+/// Which child. Never used again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ChildId(pub(crate) u64);
+
+/// What a call needs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Want {
+    /// Calls with the same key go to the same child.
+    pub(crate) key: Option<u64>,
+    /// Before others.
+    pub(crate) urgent: bool,
+    /// Without others in the same child: a child has died of it, perhaps.
+    pub(crate) alone: bool,
+    /// When it ends, wherever it is.
+    pub(crate) deadline: Option<Instant>,
+    /// How long its request is.
+    pub(crate) bytes: usize,
+}
+
+/// The options of a pool.
+#[derive(Debug, Clone)]
+pub(crate) struct Sizing {
+    /// How many children without calls there are to be, at least.
+    pub(crate) idle: usize,
+    /// How many calls a child has at a time, at most.
+    pub(crate) load: usize,
+    /// How long all children must have been full before another is started.
+    pub(crate) grow_after: Duration,
+    /// How long a child must have been idle before it is stopped.
+    pub(crate) shrink_after: Duration,
+    /// After how many calls, about, a child is replaced.
+    pub(crate) max_calls: Option<u64>,
+    /// At which age, about.
+    pub(crate) max_age: Option<Duration>,
+    /// How many calls there may be that have not ended.
+    pub(crate) queue_calls: usize,
+    /// How many bytes of requests may wait.
+    pub(crate) queue_bytes: usize,
+}
+
+impl Default for Sizing {
+    /// As in `AnyEvent::Fork::Pool`.
+    fn default() -> Self {
+        Sizing {
+            idle: 0,
+            load: 2,
+            grow_after: Duration::from_millis(100),
+            shrink_after: Duration::from_secs(10),
+            max_calls: None,
+            max_age: None,
+            queue_calls: usize::MAX,
+            queue_bytes: usize::MAX,
+        }
+    }
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub(crate) enum Action<C, E> {
+    /// Start a child from this source.
+    Start { child: ChildId, source: usize },
+    /// Have this child exit: it has no calls, and gets no more.
+    Stop(ChildId),
+    /// This call ends: there is no child for it, and cannot be, for this reason.
+    Fail(Entry<C>, E),
+}
+
+/// How a child has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum End<E> {
+    /// It was to end.
+    Wanted,
+    /// It was not. Whether one of its calls is to blame.
+    Died { error: E, blamed: bool },
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Scheduler<C, E> {
+    sizing: Sizing,
+    sources: Vec<Source<E>>,
+    /// The source of each slot.
+    slots: Vec<usize>,
+    /// By their ids.
+    children: Vec<Child>,
+    last_child: u64,
+    last_ticket: u64,
+    /// Calls for any child.
+    shared: Lane<C>,
+    /// Calls for one slot.
+    keyed: Vec<Lane<C>>,
+    /// When waiting calls end, by their tickets.
+    deadlines: Deadlines,
+    waiting: usize,
+    waiting_bytes: usize,
+    in_flight: u64,
+    /// When the next child is started, if one is missing.
+    grow_at: Option<Instant>,
+    /// When the next one may be stopped that is idle.
+    shrink_at: Option<Instant>,
+    /// Children of an earlier one are to be replaced.
+    generation: u32,
+    /// Whether the children have been started that there are to be from the beginning.
+    is_begun: bool,
+    closing: bool,
+    random: Random,
+}
+
+impl<C, E: Clone> Scheduler<C, E> {
+    /// A pool of so many slots of each source.
+    pub(crate) fn new(sizing: Sizing, slots: &[usize], seed: u64) -> Self {
+        let mut sources = Vec::new();
+        let mut all = Vec::new();
+        for (source, count) in slots.iter().enumerate() {
+            sources.push(Source::new(all.len()..all.len() + count));
+            all.resize(all.len() + count, source);
+        }
+        Scheduler {
+            sizing,
+            sources,
+            keyed: all.iter().map(|_| Lane::default()).collect(),
+            slots: all,
+            children: Vec::new(),
+            last_child: 0,
+            last_ticket: 0,
+            shared: Lane::default(),
+            deadlines: Deadlines::default(),
+            waiting: 0,
+            waiting_bytes: 0,
+            in_flight: 0,
+            grow_at: None,
+            shrink_at: None,
+            generation: 0,
+            is_begun: false,
+            closing: false,
+            random: Random::new(seed),
+        }
+    }
+
+    // ---- calls ----
+
+    /// Whether another call may be made, with a request of so many bytes. One can always wait, however long
+    /// it is.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        let calls = self.in_flight as usize + self.waiting;
+        let fits = self.waiting_bytes.saturating_add(bytes) <= self.sizing.queue_bytes;
+        calls < self.sizing.queue_calls && (fits || self.waiting_bytes == 0)
+    }
+
+    /// A number for a call that is made now.
+    pub(crate) fn ticket(&mut self) -> Ticket {
+        self.last_ticket += 1;
+        Ticket(self.last_ticket)
+    }
+
+    /// The child that a call is to be sent to at once, if no other waits for the same and there is room. It
+    /// counts as sent.
+    pub(crate) fn place(&mut self, want: &Want, now: Instant) -> Option<ChildId> {
+        let at = match want.key {
+            None if self.shared.is_empty() => self.pick(want.alone)?,
+            Some(key) if self.keyed[self.slot_of(key)].is_empty() => {
+                self.pick_in(self.slot_of(key), want.alone)?
+            }
+            _ => return None,
+        };
+        Some(self.send(at, want.alone, now))
+    }
+
+    /// A call waits. If it was sent before, it has its old place.
+    pub(crate) fn enqueue(&mut self, ticket: Ticket, want: Want, call: C, since: Instant) {
+        self.waiting += 1;
+        self.waiting_bytes += want.bytes;
+        if let Some(deadline) = want.deadline {
+            self.deadlines.set(ticket.0, deadline);
+        }
+        let entry = Entry {
+            ticket,
+            want,
+            since,
+            call,
+        };
+        match want.key {
+            None => self.shared.insert(entry),
+            Some(key) => {
+                let slot = self.slot_of(key);
+                self.keyed[slot].insert(entry);
+            }
+        }
+    }
+
+    /// Takes a call back that waits, if it does.
+    pub(crate) fn withdraw(&mut self, ticket: Ticket) -> Option<Entry<C>> {
+        let lanes = std::iter::once(&mut self.shared).chain(&mut self.keyed);
+        let entry = lanes
+            .filter(|lane| !lane.is_empty())
+            .find_map(|lane| lane.take(ticket))?;
+        Some(self.waits_no_more(entry))
+    }
+
+    /// Takes a call out that has waited too long.
+    pub(crate) fn expire(&mut self, now: Instant) -> Option<Entry<C>> {
+        let (deadline, ticket) = self.deadlines.first()?;
+        match deadline <= now {
+            true => self.withdraw(Ticket(ticket)),
+            false => None,
+        }
+    }
+
+    /// A call that can be sent now, and where to. It counts as sent.
+    pub(crate) fn next(&mut self, now: Instant) -> Option<(ChildId, Entry<C>)> {
+        if self.waiting == 0 {
+            return None;
+        }
+        let shared = self.shared.first().and_then(|first| {
+            let at = self.pick(first.want.alone)?;
+            Some((!first.want.urgent, first.ticket, at, None))
+        });
+        let keyed = self.keyed.iter().enumerate().filter_map(|(slot, lane)| {
+            let first = lane.first()?;
+            let at = self.pick_in(slot, first.want.alone)?;
+            Some((!first.want.urgent, first.ticket, at, Some(slot)))
+        });
+        let (_, _, at, slot) = keyed.chain(shared).min()?;
+        let lane = match slot {
+            None => &mut self.shared,
+            Some(slot) => &mut self.keyed[slot],
+        };
+        let entry = lane.take_first()?;
+        let entry = self.waits_no_more(entry);
+        Some((self.send(at, entry.want.alone, now), entry))
+    }
+
+    /// Sends something to a child, even if it is full. Returns false if it gets no calls any more.
+    pub(crate) fn send_to(&mut self, child: ChildId, now: Instant) -> bool {
+        match self.find(child) {
+            Some(at) if self.children[at].stage != Stage::Leaving => {
+                self.send(at, false, now);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// What counted as sent was not taken.
+    pub(crate) fn unsent(&mut self, child: ChildId, now: Instant) {
+        if let Some(at) = self.find(child) {
+            self.in_flight -= 1;
+            self.children[at].unsend(now);
+        }
+    }
+
+    /// So many calls have ended for a child of all that it was ever sent. Returns whether that is news.
+    pub(crate) fn freed(&mut self, child: ChildId, total: u64, now: Instant) -> bool {
+        let Some(at) = self.find(child) else {
+            return false;
+        };
+        let freed = self.children[at].free(total, now);
+        self.in_flight -= freed;
+        freed > 0
+    }
+
+    // ---- children ----
+
+    /// A child serves.
+    pub(crate) fn ready(&mut self, child: ChildId, now: Instant) {
+        let Some(at) = self.find(child) else {
+            return;
+        };
+        let Child { slot, stage, .. } = self.children[at];
+        if let Stage::Starting { .. } = stage {
+            // Who was there before has a successor now.
+            for old in &mut self.children {
+                if old.slot == slot && old.stage == Stage::Serving {
+                    old.stage = Stage::Leaving;
+                }
+            }
+            let calls = self.sizing.max_calls;
+            let calls = calls.map(|calls| self.random.about_number(calls));
+            let age = self.sizing.max_age;
+            let age = age.and_then(|age| after(now, self.random.about(age)));
+            self.children[at].serve(calls, age, now);
+        }
+    }
+
+    /// A child is to get no more calls.
+    pub(crate) fn retires(&mut self, child: ChildId) {
+        if let Some(at) = self.find(child) {
+            self.children[at].stage = Stage::Leaving;
+        }
+    }
+
+    /// A child has become too large.
+    pub(crate) fn outgrown(&mut self, child: ChildId) {
+        if let Some(at) = self.find(child) {
+            self.children[at].outgrown = true;
+        }
+    }
+
+    /// A child has ended, and all its calls, or could not be started.
+    pub(crate) fn died(&mut self, child: ChildId, end: End<E>, now: Instant) {
+        let Some(at) = self.find(child) else {
+            return;
+        };
+        let child = self.children.remove(at);
+        self.in_flight -= child.in_flight();
+        let source = &mut self.sources[self.slots[child.slot]];
+        if let Some(since) = child.serves_since() {
+            source.has_served(now.saturating_duration_since(since));
+        }
+        let End::Died { error, blamed } = end else {
+            return;
+        };
+        if child.is_told {
+            return;
+        }
+        // One that dies before it does anything may do so again and again.
+        if !child.has_served() || (child.ended == 0 && !blamed) {
+            source.failed(error, &mut self.random, now);
+        }
+        if self.waiting > 0 {
+            // It is missed.
+            self.grow_at = Some(now);
+        }
+    }
+
+    /// All children are to be replaced.
+    pub(crate) fn restart(&mut self) {
+        self.generation += 1;
+    }
+
+    /// No more calls come: children end when they have none.
+    pub(crate) fn close(&mut self) {
+        self.closing = true;
+    }
+
+    /// No calls are sent any more. Takes a call out that waits, until there is none.
+    pub(crate) fn drain(&mut self) -> Option<Entry<C>> {
+        self.closing = true;
+        for child in &mut self.children {
+            (child.stage, child.is_told) = (Stage::Leaving, true);
+        }
+        let lanes = std::iter::once(&mut self.shared).chain(&mut self.keyed);
+        let entry = lanes.filter_map(Lane::take_first).next()?;
+        Some(self.waits_no_more(entry))
+    }
+
+    /// Whether a child is to be replaced.
+    pub(crate) fn is_due(&self, child: ChildId) -> bool {
+        let child = self.find(child).map(|at| &self.children[at]);
+        child.is_some_and(|child| child.stage == Stage::Leaving || child.is_worn(self.generation))
+    }
+
+    /// What is to be done now.
+    pub(crate) fn act(&mut self, now: Instant) -> Option<Action<C, E>> {
+        if let Some((entry, error)) = self.hopeless(now) {
+            return Some(Action::Fail(entry, error));
+        }
+        if let Some((slot, succeeds)) = self.missing(now) {
+            self.last_child += 1;
+            let (child, source) = (ChildId(self.last_child), self.slots[slot]);
+            let new = Child::new(child, slot, succeeds, self.generation, now);
+            self.children.push(new);
+            return Some(Action::Start { child, source });
+        }
+        self.shrink(now);
+        let waiting = self.waiting > 0;
+        let closing = self.closing && !waiting;
+        let child = self.children.iter_mut().find(|child| {
+            let is_over = closing || child.stage == Stage::Leaving;
+            is_over && !child.is_told && child.in_flight() == 0
+        })?;
+        (child.stage, child.is_told) = (Stage::Leaving, true);
+        Some(Action::Stop(child.id))
+    }
+
+    /// When to [`expire`](Scheduler::expire) and [`act`](Scheduler::act) next, if nothing happens before.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        let expires = self.deadlines.first().map(|(at, _)| at);
+        let grows = self.grow_at.and_then(|at| {
+            // Any of those that have a free slot.
+            let slots = self
+                .sources
+                .iter()
+                .filter_map(|source| self.free_slot(source));
+            slots.filter_map(|slot| self.starts_at(slot, at)).min()
+        });
+        let keyed = self.keyed.iter().enumerate();
+        let keyed = keyed.filter(|(slot, lane)| !lane.is_empty() && self.is_free(*slot));
+        let keyed = keyed.filter_map(|(slot, lane)| self.starts_at(slot, lane.oldest()?));
+        let renews = !self.closing && !self.is_renewing();
+        let renewals = self.children.iter().filter(|_| renews).filter_map(|child| {
+            let at = child.renews_at(self.generation)?;
+            self.starts_at(child.slot, at)
+        });
+        let shrinks = self.longest_idle().and_then(|at| self.shrinks_at(at));
+        let moments = [expires, grows, shrinks].into_iter().flatten();
+        moments.chain(keyed).chain(renewals).min()
+    }
+
+    // ---- what is there ----
+
+    /// Whether all is over, once it is [closed](Scheduler::close).
+    pub(crate) fn is_over(&self) -> bool {
+        self.closing && self.children.is_empty() && self.waiting == 0
+    }
+
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing
+    }
+
+    /// How many calls wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// How many bytes their requests have.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// Since when the one waits that waits longest.
+    pub(crate) fn oldest(&self) -> Option<Instant> {
+        let lanes = std::iter::once(&self.shared).chain(&self.keyed);
+        lanes.filter_map(Lane::oldest).min()
+    }
+
+    /// How many children were ever started.
+    pub(crate) fn started(&self) -> u64 {
+        self.last_child
+    }
+
+    pub(crate) fn children(&self) -> &[Child] {
+        &self.children
+    }
+
+    // ---- decisions ----
+
+    fn slot_of(&self, key: u64) -> usize {
+        // Rendezvous hashing: of the same slots, each key always has the same one.
+        let weight = |slot: usize| {
+            let mixed = (key ^ (slot as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+                .wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            (mixed ^ (mixed >> 31)).wrapping_mul(0x94d0_49bb_1331_11eb)
+        };
+        let slots = 0..self.slots.len();
+        slots.max_by_key(|slot| weight(*slot)).unwrap_or(0)
+    }
+
+    /// The child that is to get the next call: an idle one if there is one, and of equal ones that which was
+    /// used last.
+    fn pick(&self, alone: bool) -> Option<usize> {
+        let children = self.children.iter().enumerate();
+        let with_room = children.filter(|(_, child)| child.has_room(self.sizing.load, alone));
+        let best = with_room.min_by_key(|(_, child)| child.rank());
+        best.map(|(at, _)| at)
+    }
+
+    /// The child of this slot, if it has room.
+    fn pick_in(&self, slot: usize, alone: bool) -> Option<usize> {
+        let mut children = self.children.iter();
+        children.position(|child| child.slot == slot && child.has_room(self.sizing.load, alone))
+    }
+
+    fn send(&mut self, at: usize, alone: bool, now: Instant) -> ChildId {
+        self.in_flight += 1;
+        self.last_ticket += 1;
+        let child = &mut self.children[at];
+        child.send(alone, Ticket(self.last_ticket), now);
+        child.id
+    }
+
+    fn waits_no_more(&mut self, entry: Entry<C>) -> Entry<C> {
+        self.waiting -= 1;
+        self.waiting_bytes -= entry.want.bytes;
+        if entry.want.deadline.is_some() {
+            self.deadlines.remove(entry.ticket.0);
+        }
+        entry
+    }
+
+    /// A call that no child can be started for.
+    fn hopeless(&mut self, now: Instant) -> Option<(Entry<C>, E)> {
+        if self.waiting == 0 {
+            return None;
+        }
+        let broken: Vec<_> = self
+            .sources
+            .iter()
+            .map(|source| source.broken(now).cloned())
+            .collect();
+        let takes_calls = |child: &Child| child.stage != Stage::Leaving;
+        let (lane, error) = if !self.shared.is_empty()
+            && !self.children.iter().any(takes_calls)
+            && broken.iter().all(Option::is_some)
+        {
+            (&mut self.shared, broken.into_iter().next().flatten()?)
+        } else {
+            let slot = (0..self.slots.len()).find(|slot| {
+                let is_broken = broken[self.slots[*slot]].is_some();
+                !self.keyed[*slot].is_empty() && is_broken && self.is_free(*slot)
+            })?;
+            let error = broken.into_iter().nth(self.slots[slot]).flatten()?;
+            (&mut self.keyed[slot], error)
+        };
+        let entry = lane.take_first()?;
+        Some((self.waits_no_more(entry), error))
+    }
+
+    /// A slot whose child is missing, and whether that is to succeed the one that is there.
+    fn missing(&mut self, now: Instant) -> Option<(usize, bool)> {
+        let keyed = (0..self.slots.len()).find(|slot| {
+            !self.keyed[*slot].is_empty() && self.is_free(*slot) && self.may_start(*slot, now)
+        });
+        if let Some(slot) = keyed {
+            return Some((slot, false));
+        }
+        if let Some(slot) = self.grows_into(now) {
+            return Some((slot, false));
+        }
+        if self.closing || self.is_renewing() {
+            return None;
+        }
+        let due = self.children.iter().find(|child| {
+            child.renews_at(self.generation).is_some_and(|at| at <= now)
+                && self.may_start(child.slot, now)
+        })?;
+        Some((due.slot, true))
+    }
+
+    /// A slot for another child, if one is needed and it is time.
+    fn grows_into(&mut self, now: Instant) -> Option<usize> {
+        let starting = self
+            .children
+            .iter()
+            .filter(|child| child.is_first())
+            .count();
+        let is_wanted = |child: &&Child| child.stage == Stage::Serving;
+        let serving = self.children.iter().filter(is_wanted).count();
+        let idle = self.children.iter().filter(is_wanted);
+        let idle = idle.filter(|child| child.in_flight() == 0).count();
+        let is_full = self.shared.len() > starting.saturating_mul(self.sizing.load);
+        let lacks_idle = !self.closing && idle + starting < self.sizing.idle;
+        if !(is_full || lacks_idle) || serving + starting >= self.slots.len() {
+            self.is_begun |= !lacks_idle;
+            self.grow_at = None;
+            return None;
+        }
+        let at_once = !self.is_begun || (is_full && serving + starting == 0);
+        let grow_at = match self.grow_at {
+            _ if at_once => now,
+            Some(at) => at,
+            None => {
+                // Times that the clock does not reach are never.
+                let at = after(now, self.sizing.grow_after)?;
+                *self.grow_at.insert(at)
+            }
+        };
+        self.grow_at = Some(grow_at);
+        if grow_at > now {
+            return None;
+        }
+        let able = |source: &&Source<E>| {
+            let slot = self.free_slot(source);
+            slot.is_some_and(|slot| self.may_start(slot, now))
+        };
+        // Where nothing has failed, and the fewest are.
+        let source = self.sources.iter().filter(able);
+        let source = source.min_by_key(|source| (source.failures(), self.used(source)))?;
+        let slot = self.free_slot(source);
+        self.grow_at = after(now, self.sizing.grow_after);
+        slot
+    }
+
+    /// Lets one child go that has been idle for long.
+    fn shrink(&mut self, now: Instant) {
+        if let Some(at) = self.longest_idle()
+            && self.shrinks_at(at).is_some_and(|moment| moment <= now)
+        {
+            self.children[at].stage = Stage::Leaving;
+            self.shrink_at = after(now, self.sizing.shrink_after);
+        }
+    }
+
+    /// Of more idle children than there are to be, that which was used least recently.
+    fn longest_idle(&self) -> Option<usize> {
+        let children = self.children.iter().enumerate();
+        let idle =
+            children.filter(|(_, child)| child.stage == Stage::Serving && child.in_flight() == 0);
+        let (count, last) = idle.fold((0, None), |(count, last), (at, child)| {
+            let older = last.is_none_or(|(used, _)| child.last_used < used);
+            (
+                count + 1,
+                if older {
+                    Some((child.last_used, at))
+                } else {
+                    last
+                },
+            )
+        });
+        (count > self.sizing.idle).then_some(last?.1)
+    }
+
+    /// When an idle child is let go.
+    fn shrinks_at(&self, at: usize) -> Option<Instant> {
+        let idle = after(self.children[at].idle_since, self.sizing.shrink_after)?;
+        Some(self.shrink_at.map_or(idle, |next| next.max(idle)))
+    }
+
+    fn is_renewing(&self) -> bool {
+        self.children
+            .iter()
+            .any(|child| child.stage == Stage::Starting { succeeds: true })
+    }
+
+    fn may_start(&self, slot: usize, now: Instant) -> bool {
+        self.starts_at(slot, now).is_some_and(|at| at <= now)
+    }
+
+    /// When a child may be started that is wanted from this moment on, unless that depends on another start.
+    fn starts_at(&self, slot: usize, wanted: Instant) -> Option<Instant> {
+        let source = self.slots[slot];
+        let is_starting = |child: &Child| {
+            matches!(child.stage, Stage::Starting { .. }) && self.slots[child.slot] == source
+        };
+        let is_starting = self.children.iter().any(is_starting);
+        self.sources[source].starts_at(is_starting, wanted)
+    }
+
+    /// Whether a slot has no child that serves or will.
+    fn is_free(&self, slot: usize) -> bool {
+        let taken = |child: &Child| child.slot == slot && child.stage != Stage::Leaving;
+        !self.children.iter().any(taken)
+    }
+
+    fn free_slot(&self, source: &Source<E>) -> Option<usize> {
+        source.slots.clone().find(|slot| self.is_free(*slot))
+    }
+
+    /// How many slots of a source are taken, in thousandths.
+    fn used(&self, source: &Source<E>) -> usize {
+        let taken = source.slots.clone().filter(|slot| !self.is_free(*slot));
+        taken.count() * 1000 / source.slots.len().max(1)
+    }
+
+    fn find(&self, child: ChildId) -> Option<usize> {
+        self.children
+            .binary_search_by_key(&child, |child| child.id)
+            .ok()
+    }
+}

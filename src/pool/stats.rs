@@ -1,0 +1,187 @@
+//! What a pool is doing, at one moment.
+
+use super::core::Core;
+use super::scheduler::Stage;
+use crate::process::Child;
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// A pool at one moment: what [`Pool::stats`](crate::Pool::stats) returns. Displayed, it is a line for the pool
+/// and one for each child.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct PoolStats {
+    /// How many calls wait for a child.
+    pub queued: usize,
+    /// How many bytes their requests have.
+    pub queued_bytes: usize,
+    /// How long the one has waited that waits longest.
+    pub oldest: Option<Duration>,
+    /// How many calls were sent to children so far.
+    pub sent: u64,
+    /// The time after which half of them were sent, within a factor of two.
+    pub wait_median: Duration,
+    /// The time after which 99 of 100 were.
+    pub wait_p99: Duration,
+    /// How many children were started so far.
+    pub started: u64,
+    /// The children, in the order in which they were started.
+    pub children: Vec<ChildStats>,
+}
+
+/// A child of a pool at one moment.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ChildStats {
+    /// Its process id, once it serves.
+    pub pid: Option<u32>,
+    /// `starting`, `idle`, `busy`, or `leaving`: it gets no more calls.
+    pub state: &'static str,
+    /// How often the pool had been [restarted](crate::Pool::restart) when it was started.
+    pub generation: u32,
+    /// How long ago that was.
+    pub age: Duration,
+    /// How many calls it has answered.
+    pub calls: u64,
+    /// How many it has.
+    pub in_flight: usize,
+    /// How long it has had the one that it has had longest.
+    pub oldest: Option<Duration>,
+}
+
+impl fmt::Display for PoolStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} children of {} started, {} calls sent, {} queued",
+            self.children.len(),
+            self.started,
+            self.sent,
+            self.queued
+        )?;
+        if let Some(oldest) = self.oldest {
+            write!(f, " for {oldest:.1?}")?;
+        }
+        write!(
+            f,
+            ", waited {:.1?}, 99 % {:.1?}",
+            self.wait_median, self.wait_p99
+        )?;
+        for child in &self.children {
+            write!(f, "\n{child}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ChildStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "pid {pid}")?,
+            None => f.write_str("no pid yet")?,
+        }
+        write!(
+            f,
+            " {}, generation {}, {:.1?} old, {} calls done, {} in flight",
+            self.state, self.generation, self.age, self.calls, self.in_flight
+        )?;
+        match self.oldest {
+            Some(oldest) => write!(f, " for {oldest:.1?}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Core {
+    /// The pool at this moment.
+    pub(super) fn stats(&self) -> PoolStats {
+        let state = self.lock();
+        let now = Instant::now();
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let children = state.scheduler.children().iter().map(|child| {
+            let serving = state.serving.iter().find(|it| it.id == child.id);
+            ChildStats {
+                pid: serving.and_then(|it| it.link.child()).map(Child::pid),
+                state: match child.stage {
+                    Stage::Starting { .. } => "starting",
+                    Stage::Serving if child.in_flight() == 0 => "idle",
+                    Stage::Serving => "busy",
+                    Stage::Leaving => "leaving",
+                },
+                generation: child.generation,
+                age: since(child.since),
+                calls: child.ended,
+                in_flight: child.in_flight() as usize,
+                oldest: child.sent_at.front().copied().map(since),
+            }
+        });
+        PoolStats {
+            queued: state.scheduler.waiting(),
+            queued_bytes: state.scheduler.waiting_bytes(),
+            oldest: state.scheduler.oldest().map(since),
+            sent: state.waits.count(),
+            wait_median: state.waits.quantile(0.5),
+            wait_p99: state.waits.quantile(0.99),
+            started: state.scheduler.started(),
+            children: children.collect(),
+        }
+    }
+}
+
+/// How long calls have waited: how many for how long, by powers of two.
+#[derive(Debug, Default)]
+pub(super) struct Waits {
+    /// Those that have not waited, then those of up to a microsecond, two, four, ..
+    counts: [u64; 32],
+}
+
+impl Waits {
+    /// A call has not waited.
+    #[inline]
+    pub(super) fn add_none(&mut self) {
+        self.counts[0] += 1;
+    }
+
+    pub(super) fn add(&mut self, wait: Duration) {
+        let micros = u64::try_from(wait.as_micros()).unwrap_or(u64::MAX);
+        let bits = (u64::BITS - micros.leading_zeros()) as usize;
+        self.counts[(bits + 1).min(self.counts.len() - 1)] += 1;
+    }
+
+    fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// The time that this part of all have not waited longer than.
+    fn quantile(&self, part: f64) -> Duration {
+        let mut left = (self.count() as f64 * part).ceil() as u64;
+        for (at, count) in self.counts.iter().enumerate() {
+            if left <= *count {
+                let micros = if at == 0 { 0 } else { 1 << (at - 1) };
+                return Duration::from_micros(micros);
+            }
+            left -= count;
+        }
+        Duration::ZERO
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_the_next_powers_of_two() {
+        let mut waits = Waits::default();
+        assert_eq!(waits.quantile(0.5), Duration::ZERO);
+        (0..98).for_each(|_| waits.add_none());
+        waits.add(Duration::from_micros(3));
+        waits.add(Duration::from_millis(100));
+        assert_eq!(waits.count(), 100);
+        assert_eq!(waits.quantile(0.5), Duration::ZERO);
+        assert_eq!(waits.quantile(0.99), Duration::from_micros(4));
+        assert_eq!(waits.quantile(1.0), Duration::from_micros(1 << 17));
+        waits.add(Duration::MAX);
+        assert!(waits.quantile(1.0) > Duration::from_secs(500));
+    }
+}

@@ -1,0 +1,161 @@
+//! A call to a pool, from when it is made until it ends, in one child or after another.
+
+use super::scheduler::{ChildId, Ticket, Want};
+use crate::error::{Error, ErrorKind, Phase};
+use crate::rpc::{Completion, Link, ProgressCallback};
+use crate::wire::Body;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+/// See the module's documentation.
+pub(super) struct Waiting {
+    pub(super) ticket: Ticket,
+    pub(super) want: Want,
+    /// When it was made.
+    pub(super) since: Instant,
+    /// The number of its function, for the pool.
+    pub(super) function: usize,
+    /// Kept until it ends, as it may be sent again.
+    pub(super) request: Body,
+    pub(super) progress: Option<ProgressCallback>,
+    pub(super) completion: Completion,
+    /// Where it is, for who may cancel it.
+    pub(super) place: Option<Arc<Mutex<Place>>>,
+    pub(super) repeat: Repeat,
+}
+
+impl fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waiting")
+            .field("ticket", &self.ticket)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a call is.
+pub(super) enum Place {
+    Waiting(Ticket),
+    /// In a child, with this id there.
+    Sent(ChildId, Arc<Link>, u32),
+    /// It has ended.
+    Ended,
+    /// Nobody waits for it any more.
+    Cancelled,
+}
+
+/// How often a call may be begun again, and what has become of it so far. Pure.
+#[derive(Debug, Default)]
+pub(super) struct Repeat {
+    /// How often it may be begun again.
+    allowed: u32,
+    /// Whether it is for one child and no other.
+    is_bound: bool,
+    begun_again: u32,
+    /// The errors of the children that it has killed.
+    killed: Vec<Error>,
+}
+
+/// What becomes of a call whose child is lost.
+#[derive(Debug)]
+pub(super) enum Fate {
+    /// It is sent again: without others in the same child, if it may have killed this one.
+    Again { alone: bool },
+    /// It ends with the error of the child.
+    End(Error),
+    /// It has killed two children.
+    Poison(Box<[Error]>),
+}
+
+impl Repeat {
+    pub(super) fn up_to(allowed: u32) -> Self {
+        Repeat {
+            allowed,
+            ..Repeat::default()
+        }
+    }
+
+    /// Of a call that is for one child only.
+    pub(super) fn of_one_child() -> Self {
+        Repeat {
+            is_bound: true,
+            ..Repeat::default()
+        }
+    }
+
+    /// The child is lost with this error, which the call had got so far.
+    pub(super) fn lost(&mut self, error: Error, phase: Phase) -> Fate {
+        if self.is_bound {
+            return Fate::End(error);
+        }
+        if phase.is_safe_to_repeat() {
+            // Still alone, if it was.
+            let alone = !self.killed.is_empty();
+            return Fate::Again { alone };
+        }
+        if self.allowed == 0 {
+            return Fate::End(error);
+        }
+        // Others were killed by this process, for reasons of its own.
+        let is_crash = !matches!(error.kind(), ErrorKind::Killed | ErrorKind::Stopped);
+        if is_crash {
+            self.killed.push(error.clone());
+            if self.killed.len() >= 2 {
+                return Fate::Poison(std::mem::take(&mut self.killed).into());
+            }
+        }
+        if self.begun_again >= self.allowed {
+            return Fate::End(error);
+        }
+        self.begun_again += 1;
+        let alone = !self.killed.is_empty();
+        Fate::Again { alone }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(kind: ErrorKind) -> Error {
+        Error::new(kind, "it is gone")
+    }
+
+    fn lost(repeat: &mut Repeat, kind: ErrorKind, phase: Phase) -> String {
+        match repeat.lost(error(kind), phase) {
+            Fate::Again { alone: false } => "again".to_owned(),
+            Fate::Again { alone: true } => "alone".to_owned(),
+            Fate::End(error) => format!("{:?}", error.kind()),
+            Fate::Poison(errors) => format!("poison {}", errors.len()),
+        }
+    }
+
+    #[test]
+    fn call_that_had_not_begun_is_sent_again_however_often() {
+        let mut repeat = Repeat::default();
+        for _ in 0..10 {
+            assert_eq!(lost(&mut repeat, ErrorKind::Died, Phase::Sent), "again");
+            assert_eq!(lost(&mut repeat, ErrorKind::Killed, Phase::Queued), "again");
+        }
+        assert_eq!(lost(&mut repeat, ErrorKind::Died, Phase::Begun), "Died");
+    }
+
+    #[test]
+    fn call_that_may_be_repeated_and_kills_two_children_is_poison() {
+        let mut repeat = Repeat::up_to(5);
+        assert_eq!(lost(&mut repeat, ErrorKind::Died, Phase::Begun), "alone");
+        assert_eq!(lost(&mut repeat, ErrorKind::Died, Phase::Sent), "alone");
+        assert_eq!(
+            lost(&mut repeat, ErrorKind::Protocol, Phase::Begun),
+            "poison 2"
+        );
+    }
+
+    #[test]
+    fn kills_by_the_pool_count_as_attempts_and_not_as_crashes() {
+        let mut repeat = Repeat::up_to(2);
+        assert_eq!(lost(&mut repeat, ErrorKind::Killed, Phase::Begun), "again");
+        assert_eq!(lost(&mut repeat, ErrorKind::Stopped, Phase::Begun), "again");
+        assert_eq!(lost(&mut repeat, ErrorKind::Killed, Phase::Begun), "Killed");
+    }
+}

@@ -1,0 +1,19 @@
+//! Who is told what becomes of a child, beside its callbacks.
+
+use crate::error::Error;
+use crate::rpc::link::Link;
+use crate::rpc::state::Exit;
+use std::sync::Arc;
+
+/// Told of one child, on the reactor's thread.
+pub(crate) trait Supervise: Send + Sync {
+    /// The child serves.
+    fn ready(&self, link: &Arc<Link>);
+
+    /// So many of its calls have ended for the child, of all that were ever made: each has been answered, or
+    /// was taken back before it was sent.
+    fn freed(&self, total: u64);
+
+    /// It is over, and this is the last that is heard of it. So many calls had begun that are lost.
+    fn ended(&self, link: &Arc<Link>, end: &Result<Exit, Error>, begun: usize);
+}
