@@ -128,7 +128,7 @@ impl<'a, S: Signature> PoolCall<'a, S> {
     /// method.
     pub fn then(self, callback: impl FnOnce(Outcome<S>) + Send + 'static) {
         let mut completion = Some(Completion::new(Then::<S, _>::new(callback)));
-        let core = Arc::clone(&self.shared.core);
+        let core = &self.shared.core;
         if let Err((ended, progress)) = self.submit(&mut completion, None) {
             // No progress is reported after the outcome, so nobody should be able to wait for it then.
             guard(|| drop(progress));
@@ -145,7 +145,7 @@ impl<'a, S: Signature> PoolCall<'a, S> {
     ) -> Started {
         let mut completion = Some(Completion::new(Then::<S, _>::new(callback)));
         let started = Started::new(&self.shared.core);
-        let core = Arc::clone(&self.shared.core);
+        let core = &self.shared.core;
         if let Err((ended, _)) = self.submit(&mut completion, Some(Arc::clone(&started.place))) {
             let mut completion = completion.expect("a call that is refused leaves it");
             core.reactor
@@ -163,7 +163,7 @@ impl<'a, S: Signature> PoolCall<'a, S> {
         if let Some(error) = self.malformed.take() {
             return Err(CallError::Malformed(error));
         }
-        let core = Arc::clone(&self.shared.core);
+        let core = &self.shared.core;
         core.call_and_wait(self.new_call()).decode::<S>()
     }
 
@@ -182,7 +182,7 @@ impl<'a, S: Signature> PoolCall<'a, S> {
 
     /// Queues the call for each child.
     pub(super) fn everywhere(mut self) -> Vec<Pending<S>> {
-        let core = Arc::clone(&self.shared.core);
+        let core = &self.shared.core;
         if self.malformed.is_some() || core.is_elsewhere() {
             // One that tells.
             return vec![self.start()];
@@ -191,7 +191,7 @@ impl<'a, S: Signature> PoolCall<'a, S> {
         let call = self.new_call();
         core.everywhere(|ticket| {
             let slot = Arc::new(Slot::default());
-            let started = Started::new(&core);
+            let started = Started::new(core);
             let place = Arc::clone(&started.place);
             let completion = Completion::new(Fill(Arc::clone(&slot)));
             all.push(Pending::new(
@@ -200,6 +200,7 @@ impl<'a, S: Signature> PoolCall<'a, S> {
                 false,
             ));
             Box::new(Waiting {
+                core: Arc::clone(core),
                 ticket,
                 want: call.want,
                 since: Instant::now(),
@@ -222,7 +223,7 @@ impl<'a, S: Signature> PoolCall<'a, S> {
         if let Some(error) = self.malformed.take() {
             return Err((Ended::Malformed(error), self.progress));
         }
-        let core = Arc::clone(&self.shared.core);
+        let core = &self.shared.core;
         let mut call = self.new_call();
         let result = core.call(&mut call, completion, place);
         result.map_err(|ended| (ended, call.progress))

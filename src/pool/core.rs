@@ -20,7 +20,8 @@ use crate::rpc::{
 use crate::service::{Signature, id_of};
 use crate::sys::{Consume, Origin};
 use crate::unwind;
-use crate::wire::{Body, FunctionId};
+use crate::wire::{Body, FunctionId, REUSABLE};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -71,6 +72,9 @@ pub(super) struct State {
     /// Why everything ends at once, if so.
     killed: Option<Error>,
     over: bool,
+    /// Calls that have ended, to be used again: one that another thread has to free costs more than all the
+    /// rest of a call.
+    spare: Vec<Box<Waiting>>,
     pub(super) waits: Waits,
 }
 
@@ -152,6 +156,7 @@ impl Core {
             blocked: 0,
             killed: None,
             over: false,
+            spare: Vec::new(),
             waits: Waits::default(),
         };
         Arc::new(Core {
@@ -225,6 +230,7 @@ impl Core {
             let Some(child) = state.scheduler.place(&want, Instant::now()) else {
                 let slot = Slot::own();
                 let waiting = Box::new(Waiting {
+                    core: Arc::clone(self),
                     ticket,
                     want,
                     since,
@@ -317,17 +323,33 @@ impl Core {
         }
         let mut state = self.admit(call)?;
         let now = Instant::now();
-        let waiting = Box::new(Waiting {
-            ticket: state.scheduler.ticket(),
-            want: call.want,
-            since: now,
-            function: call.function,
-            request: mem::take(call.request),
-            progress: call.progress.take(),
-            completion: completion.take().expect("a call that is made has one"),
-            place,
-            repeat: Repeat::up_to(call.repeatable),
-        });
+        let completion = completion.take().expect("a call that is made has one");
+        let ticket = state.scheduler.ticket();
+        let mut waiting = match state.spare.pop() {
+            Some(mut waiting) => {
+                waiting.completion = completion;
+                waiting
+            }
+            None => Box::new(Waiting {
+                core: Arc::clone(self),
+                ticket,
+                want: call.want,
+                since: now,
+                function: call.function,
+                request: Body::default(),
+                progress: None,
+                completion,
+                place: None,
+                repeat: Repeat::default(),
+            }),
+        };
+        (waiting.ticket, waiting.want, waiting.since) = (ticket, call.want, now);
+        (waiting.function, waiting.repeat) = (call.function, Repeat::up_to(call.repeatable));
+        (waiting.progress, waiting.place) = (call.progress.take(), place);
+        match call.request.short(COPIED) {
+            Some(bytes) => waiting.request.end().extend_from_slice(bytes),
+            None => waiting.request = mem::take(call.request),
+        }
         match state.scheduler.place(&waiting.want, now) {
             Some(child) => {
                 state.waits.add_none();
@@ -416,11 +438,7 @@ impl Core {
         let mut progress = waiting.progress.clone();
         let deadline = waiting.want.deadline;
         let place = waiting.place.clone();
-        let pooled = Pooled {
-            core: Arc::clone(self),
-            child,
-            waiting,
-        };
+        let pooled = Pooled { child, waiting };
         let mut completion = Some(Completion::new(pooled));
         let options = CallOptions {
             deadline,
@@ -569,7 +587,10 @@ impl Core {
 
     /// So many calls of a child have ended.
     pub(super) fn freed(self: &Arc<Self>, child: ChildId, total: u64) {
+        let mut spare = SPARE.try_with(RefCell::take).unwrap_or_default();
         let mut state = self.lock();
+        let room = SPARES.saturating_sub(state.spare.len());
+        state.spare.extend(spare.drain(..room.min(spare.len())));
         let now = Instant::now();
         if !state.scheduler.freed(child, total, now) {
             return;
@@ -823,6 +844,9 @@ impl Core {
         }
         let callbacks = mem::take(&mut *unwind::lock(&self.callbacks));
         guard(|| drop(callbacks));
+        // Each refers to this.
+        drop(mem::take(&mut self.lock().spare));
+        drop(SPARE.try_with(RefCell::take));
         // First: a thread that is woken here checks whether the reactor's thread is about to end.
         self.reactor.handler_over();
         self.lock().over = true;
@@ -924,28 +948,45 @@ impl Waiting {
 
 /// Ends a call for the link that it was sent over: for the pool, it may go on.
 struct Pooled {
-    core: Arc<Core>,
     child: ChildId,
     waiting: Box<Waiting>,
 }
 
+/// How many calls are kept to be used again.
+const SPARES: usize = 4096;
+
+thread_local! {
+    /// Those that have ended on this thread since it has taken the lock of their pool.
+    static SPARE: RefCell<Vec<Box<Waiting>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Pooled {
+    /// The call was answered.
+    fn reply(mut self, answer: &BorrowedAnswer<'_>) {
+        if let Some(place) = self.waiting.place.take() {
+            *unwind::lock(&place) = Place::Ended;
+        }
+        self.waiting.completion.consume(answer);
+        self.waiting.progress = None;
+        self.waiting.request.clear(REUSABLE);
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < SPARES {
+                spare.push(self.waiting);
+            }
+        });
+    }
+}
+
 impl Consume<AnswerFamily> for Pooled {
     fn consume(self, answer: &BorrowedAnswer<'_>) {
-        let Pooled {
-            core,
-            child,
-            mut waiting,
-        } = self;
-        let owned = match answer {
-            BorrowedAnswer::Reply(_) => {
-                if let Some(place) = &waiting.place {
-                    *unwind::lock(place) = Place::Ended;
-                }
-                return waiting.completion.consume(answer);
-            }
+        let answer = match answer {
+            BorrowedAnswer::Reply(_) => return self.reply(answer),
             BorrowedAnswer::Owned(owned) => owned.take().expect("a call is completed once"),
         };
-        match owned {
+        let Pooled { child, waiting } = self;
+        let core = Arc::clone(&waiting.core);
+        match answer {
             Answer::Ended(Ended::Lost(error, phase)) => core.lost(child, waiting, error, phase),
             Answer::Ended(Ended::Refused(Refusal::Closed)) => {
                 core.lost(child, waiting, gone(), Phase::Queued);

@@ -1,5 +1,6 @@
 //! A call to a pool, from when it is made until it ends, in one child or after another.
 
+use super::core::Core;
 use super::scheduler::{ChildId, Ticket, Want};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::rpc::{Completion, Link, ProgressCallback};
@@ -10,6 +11,8 @@ use std::time::Instant;
 
 /// See the module's documentation.
 pub(super) struct Waiting {
+    /// The pool's.
+    pub(super) core: Arc<Core>,
     pub(super) ticket: Ticket,
     pub(super) want: Want,
     /// When it was made.
