@@ -74,7 +74,7 @@ pub(super) struct State {
     over: bool,
     /// Calls that have ended, to be used again: one that another thread has to free costs more than all the
     /// rest of a call.
-    spare: Vec<Box<Waiting>>,
+    spare: Spares,
     pub(super) waits: Waits,
 }
 
@@ -952,12 +952,16 @@ struct Pooled {
     waiting: Box<Waiting>,
 }
 
+/// Calls that have ended, and their memory.
+#[expect(clippy::vec_box, reason = "it is the boxes that are used again")]
+type Spares = Vec<Box<Waiting>>;
+
 /// How many calls are kept to be used again.
 const SPARES: usize = 4096;
 
 thread_local! {
     /// Those that have ended on this thread since it has taken the lock of their pool.
-    static SPARE: RefCell<Vec<Box<Waiting>>> = const { RefCell::new(Vec::new()) };
+    static SPARE: RefCell<Spares> = const { RefCell::new(Vec::new()) };
 }
 
 impl Pooled {
