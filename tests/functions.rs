@@ -451,3 +451,32 @@ fn plain_peer_is_not_told_which_function_a_call_is_for() {
         assert_eq!(far.read(&mut [0]).unwrap(), 0);
     });
 }
+
+#[test]
+fn child_that_retires_goes_on_serving_its_only_parent() {
+    let me = Worker::new()
+        .function("function", |_, caller| {
+            caller.retire();
+            Ok("function")
+        })
+        .threaded("threaded", |_, caller: &Caller| {
+            caller.retire();
+            Ok("threaded")
+        })
+        .deferred("deferred", |_, caller, _| {
+            caller.parent().retire();
+            caller.reply("deferred");
+        })
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.rpc("function").start().unwrap();
+        for name in ["function", "threaded", "deferred"].repeat(2) {
+            let rpc = rpc.function(name);
+            let (send, reply) = mpsc::channel();
+            rpc.call(()).then(move |reply| send.send(reply).unwrap());
+            assert_eq!(rpc.call(()).wait().unwrap(), [name]);
+            assert_eq!(reply.recv().unwrap().unwrap(), [name]);
+        }
+        rpc.finish().unwrap();
+    });
+}

@@ -136,6 +136,7 @@ fn child(plain: Plain, function: &str) -> ! {
             }
             b"ask" => {
                 caller.tell("anything", "plain peers are told nothing");
+                caller.retire();
                 let asked = caller.ask("anything", ()).unwrap_err();
                 Ok([asked.to_string()].into_iter().collect())
             }

@@ -88,6 +88,7 @@ pub fn control(data: &[u8]) {
             request: two.as_bytes(),
         }),
         ToParent::Forget { id: number() },
+        ToParent::Retire,
     ] {
         assert_eq!(ToParent::decode(&message.encode()), Ok(message));
     }

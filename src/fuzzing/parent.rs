@@ -312,6 +312,7 @@ impl ParentModel {
             3 | 4 => ToParent::Ask { id: number, asked }.encode(),
             5 => ToParent::Tell(asked).encode(),
             6 => ToParent::Forget { id: number }.encode(),
+            _ if number % 2 == 1 => ToParent::Retire.encode(),
             _ => octets::encode(["dance"]),
         };
         self.arrive(&frame(wire::CONTROL_TO_PARENT, &payload));
@@ -505,13 +506,17 @@ impl ParentModel {
                     }
                     _ => Err(ChildViolation::UnknownProgress { id }),
                 },
-                ToParent::Ask { .. } | ToParent::Tell(_) | ToParent::Forget { .. }
+                ToParent::Ask { .. }
+                | ToParent::Tell(_)
+                | ToParent::Forget { .. }
+                | ToParent::Retire
                     if !self.ready =>
                 {
                     Err(ChildViolation::NotReady { id })
                 }
                 ToParent::Ask { id, .. } => self.ask(id),
                 ToParent::Tell(_) => Ok(Delivery::Asked),
+                ToParent::Retire => Ok(Delivery::Retires),
                 ToParent::Forget { id } => {
                     for (_, forgotten) in self.asks.iter_mut().filter(|(open, _)| *open == id) {
                         *forgotten = true;

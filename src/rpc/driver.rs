@@ -631,7 +631,8 @@ impl Driver {
                 handlers.ask(&self.link, input);
             }
             Delivery::Log => log::emit(&input, self.pid().unwrap_or(0)),
-            Delivery::Late => {}
+            // Retiring is for a pool to act on, which has other children.
+            Delivery::Late | Delivery::Retires => {}
             Delivery::Ready => self.life.ready(),
             Delivery::Refused(refused) => {
                 let kind = refusal_kind(&refused.kind);

@@ -215,6 +215,8 @@ pub(crate) enum ToParent<'a> {
     Tell(Asked<'a>),
     /// The child waits no longer for the answer to an ask, which it gets nevertheless.
     Forget { id: u32 },
+    /// The child wishes to be sent no further calls. It may be repeated.
+    Retire,
     /// A log record. May also precede `Ready`.
     #[cfg(feature = "log")]
     Log(LogRecord<'a>),
@@ -283,6 +285,7 @@ impl<'a> ToParent<'a> {
                 Message(ToParent::begin_ask(None, asked.service)).raw(asked.request)
             }
             ToParent::Forget { id } => Message::new("forget").number(*id).0,
+            ToParent::Retire => Message::new("retire").0,
             #[cfg(feature = "log")]
             ToParent::Log(record) => {
                 Message::new("log")
@@ -349,6 +352,7 @@ impl<'a> ToParent<'a> {
             "forget" => Ok(ToParent::Forget {
                 id: fields.number(ASK)?,
             }),
+            "retire" => Ok(ToParent::Retire),
             #[cfg(feature = "log")]
             "log" => Ok(ToParent::Log(LogRecord {
                 level: fields.number("level")?,
@@ -642,6 +646,7 @@ mod tests {
             ToParent::Ask { id: 7, asked },
             ToParent::Tell(asked),
             ToParent::Forget { id: 7 },
+            ToParent::Retire,
         ] {
             assert_eq!(ToParent::decode(&message.encode()), Ok(message));
         }

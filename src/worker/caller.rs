@@ -8,7 +8,7 @@ use crate::chain::chain;
 use crate::codec::{Argument, CodecError, Decode, Input, Octets, Output, Replies, Strings};
 use crate::outcome::{Outcome, failure_of};
 use crate::service::{IntoService, Name, Signature};
-use crate::wire::Failure;
+use crate::wire::{Failure, ToParent};
 use std::fmt;
 use std::marker::PhantomData;
 use std::mem;
@@ -261,6 +261,11 @@ impl<S: Signature> Caller<S> {
         self.parent.tell(service, request);
     }
 
+    /// Same as [`Parent::retire`].
+    pub fn retire(&self) {
+        self.parent.retire();
+    }
+
     /// The parent, to which events can be sent after the call is answered, too.
     #[must_use]
     pub fn parent(&self) -> &Parent {
@@ -393,6 +398,33 @@ impl Parent {
         request: impl Argument<<S::Service as Signature>::Request<'r>, <S::Service as Signature>::Codec>,
     ) {
         self.hub.tell(&service.into_service(), request);
+    }
+
+    /// Asks not to be sent further calls, as this child has grown too large, say. A pool of children acts on
+    /// it: such a child answers what it was sent, and is replaced. An [`Rpc`](crate::Rpc) has no other child,
+    /// and does nothing. More than once is the same as once. A plain peer is not told.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let mut calls = 0;
+    /// let me = offspring::Worker::new()
+    ///     .function("render", move |_page, caller| {
+    ///         calls += 1;
+    ///         if calls >= 1000 {
+    ///             caller.retire(); // the renderer leaks a bit of memory each time
+    ///         }
+    ///         Ok("rendered")
+    ///     })
+    ///     .run();
+    /// let rpc = me.rpc("render").start()?;
+    /// assert_eq!(rpc.call("a page").wait()?, ["rendered"]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn retire(&self) {
+        self.hub.control(&ToParent::Retire);
     }
 
     /// As [`Caller::ask`], for no call in particular: only the parent's end ends it.

@@ -123,6 +123,8 @@ pub(crate) enum Delivery<T, P> {
     /// An ask, or what the child tells: the payload of its control frame is to be decoded again where it is
     /// served.
     Asked,
+    /// The child wishes to be sent no further calls.
+    Retires,
     /// The reply to a call.
     Reply(T),
     /// The failed reply to a call.
@@ -304,6 +306,7 @@ impl<T, P: Clone> Connection<T, P> {
                         self.asks.forget(id);
                         Ok(Delivery::Late)
                     }
+                    ToParent::Retire => Ok(Delivery::Retires),
                     ToParent::Log { .. } => Ok(Delivery::Log),
                 }
             }
@@ -561,7 +564,8 @@ impl<T, P: Clone> Connection<T, P> {
             ToParent::Progress { .. }
             | ToParent::Ask { .. }
             | ToParent::Tell(_)
-            | ToParent::Forget { .. } => Err(ChildViolation::NotReady { id }),
+            | ToParent::Forget { .. }
+            | ToParent::Retire => Err(ChildViolation::NotReady { id }),
         }
     }
 
@@ -1397,6 +1401,21 @@ mod tests {
             c.receive(control, &ask(id)).unwrap();
         }
         assert_eq!(c.queued(), 0);
+    }
+
+    #[test]
+    fn child_that_serves_may_retire_any_number_of_times() {
+        let (control, retire) = (wire::CONTROL_TO_PARENT, ToParent::Retire.encode());
+        let mut c = Connection::<char, char>::new(None, LIMITS);
+        let not_ready = ChildViolation::NotReady { id: control };
+        assert_eq!(c.receive(control, &retire), Err(not_ready));
+        let mut c = serving();
+        let a = call(&mut c, 'a');
+        sent(&mut c);
+        for _ in 0..2 {
+            assert_eq!(c.receive(control, &retire), Ok(Delivery::Retires));
+        }
+        assert_eq!(c.receive(a, b""), Ok(Delivery::Reply('a')));
     }
 
     /// Adds two functions.
