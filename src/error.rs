@@ -84,6 +84,9 @@ pub enum ErrorKind {
     Died,
     /// [`Rpc::kill`](crate::Rpc::kill) was called.
     Killed,
+    /// The child had not answered a call long after its timeout, and was killed: see
+    /// [`RpcBuilder::kill_stuck`](crate::RpcBuilder::kill_stuck).
+    Stuck,
     /// The stop ladder ended the child before it had answered all calls: see
     /// [`Rpc::finish_timeout`](crate::Rpc::finish_timeout).
     Stopped,

@@ -169,7 +169,8 @@
 //! sent, it never is; if it has not begun in the child, it does not begin; if it is running, it
 //! continues, and can [check](Caller::is_cancelled), or, if it is threaded or deferred, [be
 //! notified](Cancellation::then). Its answer is then dropped. To end a function that does not
-//! check, [kill](Rpc::kill) the child.
+//! check, [kill](Rpc::kill) the child, or have it [killed](RpcBuilder::kill_stuck) some time after a
+//! timeout.
 //!
 //! # What starting a child does
 //!
@@ -202,6 +203,7 @@
 //! | [`max_asks`](RpcBuilder::max_asks) | 1024 | the child's further asks are refused |
 //! | [`start_timeout`](RpcBuilder::start_timeout) | 10 s | the child is killed |
 //! | [`call_timeout`](RpcBuilder::call_timeout), [`Call::timeout`] | none | the call ends, the child lives on |
+//! | [`kill_stuck`](RpcBuilder::kill_stuck) | none | the child is killed, which has not answered a call for so long after its timeout |
 //! | [`Process::limit`] | the parent's | the child is killed, or a system call in it fails |
 //! | [`grace`](RpcBuilder::grace) | 5 s | SIGTERM, then SIGKILL |
 //! | [`Worker::threads`] | one per processor | calls wait in the child |

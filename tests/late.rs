@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Gate, alone, bounded, logged};
-use offspring::{Process, Reactor, Rpc, StopStage, Worker};
+use offspring::{CallError, Process, Reactor, Rpc, StopStage, Worker};
 use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -99,6 +99,23 @@ fn replies_that_came_while_the_parent_was_stopped_are_no_timeouts() {
             assert_eq!(thread.join().unwrap().unwrap(), ["in time"]);
         }
         assert_eq!(replies.recv().unwrap().unwrap(), ["in time"]);
+        rpc.finish().unwrap();
+    });
+}
+
+#[test]
+fn child_that_answered_while_the_parent_was_stopped_is_not_stuck() {
+    let me = waiting().run_in_test();
+    alone(move || {
+        let (gate, stopper) = (Gate::new(), Stopper::new());
+        let rpc = me.rpc("reply to a stopped parent").kill_stuck(TIMEOUT);
+        let rpc = rpc.start().unwrap();
+        rpc.wait_ready().unwrap();
+        let call = rpc.call(gate.name()).timeout(TIMEOUT).start();
+        drop(gate.entered());
+        assert!(matches!(call.wait(), Err(CallError::TimedOut(_))));
+        stopper.stop();
+        rpc.function("enter").call("").wait().unwrap();
         rpc.finish().unwrap();
     });
 }

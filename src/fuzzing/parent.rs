@@ -20,6 +20,9 @@ pub fn parent(data: &[u8]) {
         calls: script.pick(&[usize::MAX, 0, 1, 3]),
         bytes: script.pick(&[usize::MAX, 0, 100, 40_000]),
         asks: script.pick(&[None, Some(usize::MAX), Some(0), Some(1), Some(3)]),
+        stuck_after: script
+            .pick(&[None, Some(0), Some(50)])
+            .map(Duration::from_millis),
     };
     let mut parent = ParentModel::new(plain, limits);
     while !script.0.is_empty() {
@@ -45,6 +48,7 @@ pub fn parent(data: &[u8]) {
                 }
                 1 => parent.close(),
                 id @ 128.. => parent.cancel(u32::from(id - 128)),
+                id @ 64.. => parent.time_out(u32::from(id - 64)),
                 _ => parent.expire(),
             },
         }
@@ -94,6 +98,8 @@ struct ParentModel {
     /// The child violated the protocol: nothing more is read.
     broken: bool,
     now: Instant,
+    /// Whether the child is stuck, and that was not taken.
+    stuck: bool,
     /// The id of the last call.
     last: u32,
     /// The ids of unanswered asks, and whether the child waits no longer.
@@ -111,6 +117,7 @@ struct ParentModel {
 struct ExpectedCall {
     id: u32,
     completion: usize,
+    /// When it expires; if it has, when the child is stuck.
     deadline: Option<Instant>,
     /// Whether progress is wanted.
     progress: bool,
@@ -130,6 +137,7 @@ impl ParentModel {
             closed: false,
             broken: false,
             now: Instant::now(),
+            stuck: false,
             last: 0,
             asks: Vec::new(),
             taken_function: 0,
@@ -565,20 +573,61 @@ impl ParentModel {
         self.now += Duration::from_millis(milliseconds.into());
     }
 
-    /// Ends one call whose deadline has passed.
+    /// Ends one call whose deadline has passed. Before, calls that had ended may have the child be stuck.
     fn expire(&mut self) {
-        let live = self.calls.iter().filter(|call| !call.ended);
-        let due = live.filter(|call| call.deadline.is_some_and(|deadline| deadline <= self.now));
-        let first = due.min_by_key(|call| call.deadline).map(|call| call.id);
+        let mut due: Vec<_> = self.calls.iter_mut().collect();
+        due.retain(|call| call.deadline.is_some_and(|deadline| deadline <= self.now));
+        due.sort_by_key(|call| (call.deadline, call.id));
+        let mut first = None;
+        for call in due {
+            if !call.ended {
+                first = Some(call.id);
+                break;
+            }
+            call.deadline = None;
+            self.stuck = true;
+        }
         let got = self.connection.expire(self.now);
         self.ends(first, got);
+        self.watch(first);
+        let stuck_after = self.limits.stuck_after.take_if(|_| self.stuck);
+        assert_eq!(self.connection.take_stuck(), stuck_after);
+    }
+
+    /// The child is to answer a call that has timed out, unless that is gone.
+    fn watch(&mut self, id: Option<u32>) {
+        let stuck_at = self.limits.stuck_after.map(|after| self.now + after);
+        if let Some(at) = id.and_then(|id| self.position(id))
+            && self.ready
+        {
+            self.calls[at].deadline = stuck_at;
+        }
     }
 
     /// Cancels one call.
     fn cancel(&mut self, id: u32) {
-        let live = self.position(id).is_some_and(|at| !self.calls[at].ended);
         let got = self.connection.cancel(id);
-        self.ends(live.then_some(id), got);
+        self.ends(self.live(id), got);
+    }
+
+    /// The caller of one call has it time out, if it has a deadline.
+    fn time_out(&mut self, id: u32) {
+        let id = self.live(id);
+        let id = id.filter(|id| {
+            self.position(*id)
+                .is_some_and(|at| self.calls[at].deadline.is_some())
+        });
+        if let Some(id) = id {
+            let got = self.connection.time_out(id, self.now);
+            self.ends(Some(id), got);
+            self.watch(Some(id));
+        }
+    }
+
+    /// The id, if the call has not ended.
+    fn live(&self, id: u32) -> Option<u32> {
+        let at = self.position(id)?;
+        (!self.calls[at].ended).then_some(id)
     }
 
     /// The call with this id has ended, if there was one: it is withdrawn, or the child is notified.
@@ -605,6 +654,7 @@ impl ParentModel {
             return;
         }
         self.calls[at].ended = true;
+        self.calls[at].deadline = None;
         if self.plain.is_none() {
             let cancel = octets::encode(["cancel", &id.to_string()]);
             let frame = frame(wire::CONTROL_TO_CHILD, &cancel);
@@ -676,7 +726,8 @@ impl ParentModel {
 
     fn check(&self) {
         let live = || self.calls.iter().filter(|call| !call.ended);
-        let (connection, first) = (&self.connection, live().filter_map(|call| call.deadline));
+        let first = self.calls.iter().filter_map(|call| call.deadline);
+        let connection = &self.connection;
         assert_eq!(connection.live(), live().count());
         assert_eq!(connection.deadline(), first.min());
         assert_eq!(connection.queued() > 0, !self.queue.is_empty());

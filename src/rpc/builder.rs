@@ -191,6 +191,46 @@ impl<S: Signature> RpcBuilder<S> {
         self
     }
 
+    /// Kills the child if it has still not answered a call so long after the call's
+    /// [timeout](crate::Call::timeout): it hangs. That call has ended at its timeout, and all others end as
+    /// [lost](crate::CallError::Lost), with an error of the kind [`Stuck`](crate::ErrorKind::Stuck), which
+    /// `on_error` gets, too.
+    ///
+    /// Any answer that comes by then will do: a function may [notice](crate::Caller::is_cancelled) that
+    /// nobody waits for it, and return early. In a child that runs one call at a time, one that times out
+    /// behind another is answered after that, so this should be longer than calls may take. Calls do not
+    /// count that were [cancelled](crate::Pending::cancel), or that timed out before they were sent or the
+    /// child was ready.
+    ///
+    /// Default: never. So it is with [`Duration::MAX`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use offspring::{CallError, ErrorKind, Worker};
+    /// use std::{thread, time::Duration};
+    ///
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = Worker::new()
+    ///     .function("hang", |_request, _caller| -> Result<(), _> { loop { thread::park() } })
+    ///     .run();
+    /// let short = Duration::from_millis(100);
+    /// let rpc = me.rpc("hang").kill_stuck(short).on_error(drop).start()?;
+    /// rpc.wait_ready()?;
+    /// let first = rpc.call(()).timeout(short).wait();
+    /// assert!(matches!(first, Err(CallError::TimedOut(_))));
+    /// let Err(CallError::Lost(error, _)) = rpc.call(()).wait() else {
+    ///     panic!("nothing answers it");
+    /// };
+    /// assert_eq!(error.kind(), ErrorKind::Stuck);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn kill_stuck(mut self, after: Duration) -> Self {
+        self.options.child.kill_stuck = Some(after);
+        self
+    }
+
     /// How long the child may take to exit once it has been told to and has answered everything, before
     /// it gets SIGTERM, and then the same time again before it gets SIGKILL. Default: 5 seconds.
     pub fn grace(mut self, grace: Duration) -> Self {

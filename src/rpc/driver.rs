@@ -288,8 +288,8 @@ impl Driver {
         if let Some(fault) = actions.fault {
             self.life.fail(ErrorKind::Io, fault, now);
         }
-        if actions.kill {
-            self.life.kill(now);
+        if let Some(why) = actions.kill {
+            self.life.kill(why, now);
         }
         while let Some(at) = judge_at
             && let Some(signal) = self.life.poll(at)

@@ -27,6 +27,7 @@ pub(crate) struct StartOptions {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ChildOptions {
     pub(crate) start_timeout: Duration,
+    pub(crate) kill_stuck: Option<Duration>,
     pub(crate) grace: Duration,
     pub(crate) buflen_req: usize,
     pub(crate) buflen_res: usize,
@@ -39,6 +40,7 @@ impl Default for ChildOptions {
     fn default() -> Self {
         ChildOptions {
             start_timeout: Duration::from_secs(10),
+            kill_stuck: None,
             grace: Duration::from_secs(5),
             buflen_req: 2 << 10,
             buflen_res: 2 << 10,
@@ -111,6 +113,7 @@ impl StartOptions {
                 .on_ask
                 .is_some()
                 .then_some(self.child.max_asks),
+            stuck_after: self.child.kill_stuck,
         };
         let start_by = plain
             .is_none()

@@ -51,11 +51,11 @@ impl Link {
     pub(crate) fn attend(&self, now: Instant, room: bool, judge_at: Option<Instant>) -> Actions {
         let mut state = self.lock();
         let (expired, kill) = state.begin_attend(now, judge_at, room);
-        if !kill {
+        if kill.is_none() {
             // A child that is to be killed would otherwise see the end, and might exit before.
             state = self.transmit(state);
         }
-        let all_sent = !kill && self.end_requests(&mut state);
+        let all_sent = kill.is_none() && self.end_requests(&mut state);
         if !expired.is_empty() {
             self.notify_of_room(&state);
         }
@@ -73,7 +73,7 @@ impl Link {
         self.lock().connection.freed()
     }
 
-    /// Whether a call expires, or the child is to be stopped, by now.
+    /// Whether a call expires, or the child is stuck or to be stopped, by now.
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         self.lock().is_due_at(now)
     }

@@ -6,7 +6,7 @@ use super::reader::{Reader, input};
 use super::slot::{Fill, Slot};
 use crate::codec::Input;
 use crate::error::{Error, Phase, Refusal};
-use crate::rpc::state::{Connection, Delivery, Exit, Role};
+use crate::rpc::state::{Connection, Delivery, Exit, Kill, Role};
 use crate::sys::Registration;
 use crate::wire::Decoder;
 use std::sync::{Arc, Mutex};
@@ -44,7 +44,7 @@ pub(super) struct LinkState {
     attends_at: Option<Instant>,
     /// When it gives back the room that calls have left, unless they need it again by then.
     trim_at: Option<Instant>,
-    /// Whether the child is to be killed.
+    /// Whether the program wants the child to be killed.
     pub(super) kill: bool,
     /// Why the child cannot be served any more, if so.
     pub(super) fault: Option<String>,
@@ -64,7 +64,8 @@ pub(crate) struct Actions {
     pub(crate) expired: Vec<(Completion, Phase)>,
     /// Progress callbacks of calls that have ended, to be dropped.
     pub(crate) done: Vec<ProgressCallback>,
-    pub(crate) kill: bool,
+    /// Whether the child is to be killed, and why.
+    pub(crate) kill: Option<Kill>,
     /// Why the child cannot be served any more, if so.
     pub(crate) fault: Option<String>,
     /// Whether it has taken too long.
@@ -91,7 +92,7 @@ impl Actions {
         Actions {
             expired: self.expired,
             done: self.done,
-            kill: self.kill || more.kill,
+            kill: self.kill.or(more.kill),
             fault: self.fault.or(more.fault),
             stop: self.stop || more.stop,
             ..more
@@ -223,7 +224,7 @@ impl LinkState {
         asked || self.is_due() || self.has_unattended_output()
     }
 
-    /// Whether a call expires before the reactor attends to the link by itself.
+    /// Whether a call expires, or the child is stuck, before the reactor attends to the link by itself.
     pub(super) fn is_due(&self) -> bool {
         match (self.connection.deadline(), self.attends_at) {
             (Some(due), Some(attends_at)) => due < attends_at,
@@ -232,7 +233,7 @@ impl LinkState {
         }
     }
 
-    /// Whether a call expires, or the child is to be stopped, by this time.
+    /// Whether a call expires, or the child is stuck or to be stopped, by this time.
     pub(super) fn is_due_at(&self, now: Instant) -> bool {
         let deadlines = [self.connection.deadline(), self.stop_by];
         deadlines.into_iter().flatten().any(|at| at <= now)
@@ -249,13 +250,13 @@ impl LinkState {
     // ---- what the reactor does ----
 
     /// The reactor attends to the link; `room` says that the socket takes bytes again. Returns the
-    /// calls whose timeout has passed, and whether the child is to be killed.
+    /// calls whose timeout has passed, and whether and why the child is to be killed.
     pub(super) fn begin_attend(
         &mut self,
         now: Instant,
         judge_at: Option<Instant>,
         room: bool,
-    ) -> (Vec<(Completion, Phase)>, bool) {
+    ) -> (Vec<(Completion, Phase)>, Option<Kill>) {
         self.attention = false;
         if room {
             self.connection.writer_mut().unblock();
@@ -270,7 +271,9 @@ impl LinkState {
         {
             expired.push(call);
         }
-        (expired, std::mem::take(&mut self.kill))
+        let wanted = std::mem::take(&mut self.kill).then_some(Kill::Wanted);
+        let stuck = self.connection.take_stuck().map(Kill::Stuck);
+        (expired, wanted.or(stuck))
     }
 
     /// What is to be done about the end of the requests. A writing side that is to be shut down
@@ -311,7 +314,7 @@ impl LinkState {
         now: Instant,
         judge_at: Option<Instant>,
         expired: Vec<(Completion, Phase)>,
-        kill: bool,
+        kill: Option<Kill>,
         all_sent: bool,
     ) -> Actions {
         let is_due = |by: &mut Instant| judge_at.is_some_and(|now| *by <= now);
@@ -368,6 +371,7 @@ mod tests {
         calls: 10_000,
         bytes: usize::MAX,
         asks: Some(2),
+        stuck_after: None,
     };
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -494,18 +498,46 @@ mod tests {
         state.stop_by = Some(now + SECOND);
         state.kill = true;
         let actions = attend(&mut state, now);
-        assert!(actions.kill && !actions.stop);
+        assert!(actions.kill == Some(Kill::Wanted) && !actions.stop);
         assert_eq!(actions.deadline, Some(now + SECOND));
         let actions = attend(&mut state, now + SECOND);
-        assert!(!actions.kill && actions.stop);
+        assert!(actions.kill.is_none() && actions.stop);
         assert!(!attend(&mut state, now + SECOND).stop);
         let both = Actions {
-            kill: true,
+            kill: Some(Kill::Wanted),
             stop: true,
             ..attend(&mut state, now)
         };
         let both = both.and_then(attend(&mut state, now));
-        assert!(both.kill && both.stop, "neither is lost");
+        assert!(both.kill.is_some() && both.stop, "neither is lost");
+    }
+
+    #[test]
+    fn child_is_killed_that_is_stuck_when_all_is_read() {
+        let (mut state, slot, now) = (serving(), Arc::default(), Instant::now());
+        state.connection = Connection::new(
+            Some(Plain::Tagged),
+            QueueLimits {
+                stuck_after: Some(SECOND),
+                ..LIMITS
+            },
+        );
+        let id = call(&mut state, Some(now), &slot);
+        send(&mut state);
+        state.connection.time_out(id, now).unwrap();
+        // The reactor does not know yet.
+        assert!(state.is_due() && state.concerns_the_reactor());
+        assert_eq!(attend(&mut state, now).deadline, Some(now + SECOND));
+        assert!(!state.is_due() && state.is_due_at(now + SECOND));
+        let (_, kill) = state.begin_attend(now + SECOND, None, false);
+        assert_eq!(kill, None, "the answer may be among what is unread");
+        assert!(state.is_due_at(now + SECOND));
+        let actions = attend(&mut state, now + SECOND);
+        assert_eq!(
+            (actions.kill, actions.deadline),
+            (Some(Kill::Stuck(SECOND)), None)
+        );
+        assert_eq!(attend(&mut state, now + 2 * SECOND).kill, None, "once");
     }
 
     #[test]

@@ -125,14 +125,17 @@ impl Link {
     /// Cancels a call whose outcome nobody waits for any more.
     pub(crate) fn cancel(&self, id: u32) {
         if !self.is_elsewhere() {
-            drop(self.withdraw(id));
+            drop(self.withdraw(|state| state.connection.cancel(id)));
         }
     }
 
-    /// Ends a call, unless it has ended.
-    pub(super) fn withdraw(&self, id: u32) -> Option<(Completion, Phase)> {
+    /// Ends a call for its caller, unless it has ended.
+    pub(super) fn withdraw(
+        &self,
+        end: impl FnOnce(&mut LinkState) -> Option<(Completion, Phase)>,
+    ) -> Option<(Completion, Phase)> {
         let mut state = self.lock();
-        let ended = state.connection.cancel(id);
+        let ended = end(&mut state);
         self.notify_of_room(&state);
         self.notify_reactor_if_needed(state);
         ended

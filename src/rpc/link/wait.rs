@@ -109,7 +109,8 @@ impl Link {
                 return Some(answer);
             }
         }
-        match self.withdraw(wait.id) {
+        let now = Instant::now();
+        match self.withdraw(|state| state.connection.time_out(wait.id, now)) {
             Some((_, phase)) => Some(Answer::Ended(Ended::TimedOut(phase))),
             // Another thread has ended it, and is about to fill the slot.
             None => wait.slot.wait(wait.until).0,

@@ -26,7 +26,7 @@ use super::begun::Begun;
 use super::calls::Calls;
 use super::switches::Switches;
 use super::violation::ChildViolation;
-use crate::deadlines::Deadlines;
+use crate::deadlines::{Deadlines, after};
 use crate::error::{Phase, Refusal};
 use crate::id_map::IdMap;
 use crate::wire::Plain;
@@ -35,7 +35,7 @@ use crate::wire::{
     LongToParent, Run, ToChild, ToParent, Writer,
 };
 use std::num::NonZeroU64;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Limits of a connection.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +48,8 @@ pub(crate) struct QueueLimits {
     pub(crate) bytes: usize,
     /// The most asks of the child that may be unanswered. `None` if nothing is served.
     pub(crate) asks: Option<usize>,
+    /// How long the child may take to answer a call that has timed out. `None` if that does not matter.
+    pub(crate) stuck_after: Option<Duration>,
 }
 
 /// Requests with half of the ids that there are have at least so many bytes. Ids that are skipped, as old
@@ -66,8 +68,10 @@ pub(crate) struct Connection<T, P> {
     made: u64,
     /// How many entries still have their completion.
     live: usize,
-    /// When calls expire, by their ids.
+    /// When calls expire, by their ids; of those that have, when the child counts as stuck.
     deadlines: Deadlines,
+    /// Whether one of those moments has passed.
+    is_stuck: bool,
     /// Of the calls that have one, by their ids.
     progress: IdMap<P>,
     /// Of calls that have ended. Dropping it may run the program's code, and so is not done under a lock.
@@ -87,7 +91,7 @@ struct CallEntry<T> {
     place: FramePlace,
 }
 
-/// Where a call's frame is in the stream, and whether the call is among the deadlines: in one word, as
+/// Where a call's frame is in the stream, and whether the call may be among the deadlines: in one word, as
 /// there may be many. Never zero, which marks a missing entry.
 #[derive(Clone, Copy)]
 struct FramePlace(NonZeroU64);
@@ -155,6 +159,7 @@ impl<T, P: Clone> Connection<T, P> {
             made: 0,
             live: 0,
             deadlines: Deadlines::default(),
+            is_stuck: false,
             progress: IdMap::default(),
             done: Vec::new(),
             functions: Vec::new(),
@@ -401,13 +406,39 @@ impl<T, P: Clone> Connection<T, P> {
 
     /// Ends one call whose timeout has passed, if there is one.
     pub(crate) fn expire(&mut self, now: Instant) -> Option<(T, Phase)> {
-        let (deadline, id) = self.deadlines.first()?;
-        if deadline > now {
-            return None;
+        loop {
+            let (deadline, id) = self.deadlines.first()?;
+            if deadline > now {
+                return None;
+            }
+            let ended = self.time_out(id as u32, now);
+            if ended.is_some() {
+                return ended;
+            }
+            // It had ended, and the late reply has not come.
+            self.deadlines.remove(id);
+            self.is_stuck = true;
         }
-        let ended = self.cancel(id as u32);
-        debug_assert!(ended.is_some(), "only outstanding calls have deadlines");
-        ended
+    }
+
+    /// Ends a call whose timeout has passed, unless it has ended. If it was sent, the child is notified, and
+    /// [stuck](Connection::take_stuck) if it does not answer.
+    pub(crate) fn time_out(&mut self, id: u32, now: Instant) -> Option<(T, Phase)> {
+        let (note, phase) = self.cancel(id)?;
+        // One that is not ready yet has a deadline for that.
+        if phase == Phase::Begun
+            && self.ready
+            && let Some(stuck_after) = self.limits.stuck_after
+            && let Some(stuck_at) = after(now, stuck_after)
+        {
+            self.deadlines.set(id.into(), stuck_at);
+        }
+        Some((note, phase))
+    }
+
+    /// If the child has not answered a call for too long after its timeout, for how long. Returned once.
+    pub(crate) fn take_stuck(&mut self) -> Option<Duration> {
+        self.limits.stuck_after.take_if(|_| self.is_stuck)
     }
 
     /// Ends a call that nobody waits for any more, unless it has ended. If it was sent, the child is
@@ -647,6 +678,8 @@ impl<T, P: Clone> Connection<T, P> {
         })?;
         if place.is_some() {
             self.forget(id, timed);
+        } else if timed {
+            self.deadlines.remove(id.into());
         }
         Some(())
     }
@@ -752,13 +785,13 @@ mod tests {
     use super::*;
     use crate::sys::{Family, Once};
     use crate::wire::octets;
-    use std::time::Duration;
 
     const LIMITS: QueueLimits = QueueLimits {
         max_frame: 100,
         calls: usize::MAX,
         bytes: usize::MAX,
         asks: Some(2),
+        stuck_after: None,
     };
 
     fn sent<T>(connection: &mut Connection<T, char>) -> Vec<u8> {
@@ -1065,6 +1098,130 @@ mod tests {
         assert_eq!(c.receive(a | wire::FAILED, b""), Ok(Delivery::Late));
     }
 
+    const STUCK_AFTER: Duration = Duration::from_secs(9);
+
+    /// One whose child is stuck if it has not answered so long after a timeout.
+    fn watched(mut connection: Connection<char, char>) -> Connection<char, char> {
+        connection.limits.stuck_after = Some(STUCK_AFTER);
+        connection
+    }
+
+    fn call_until(c: &mut Connection<char, char>, deadline: Instant) -> u32 {
+        let (request, note) = (&mut vec![].into(), &mut Some('a'));
+        c.call(0, request, Some(deadline), &mut None, note).unwrap()
+    }
+
+    /// Whether the child is found to be stuck, however long it is waited for.
+    fn is_stuck(c: &mut Connection<char, char>) -> bool {
+        while let Some(deadline) = c.deadline() {
+            assert_eq!(c.expire(deadline), None);
+        }
+        c.take_stuck().is_some()
+    }
+
+    #[test]
+    fn child_that_has_not_answered_long_after_a_timeout_is_stuck() {
+        let (start, late) = (Instant::now(), Duration::from_secs(1));
+        for by_its_caller in [false, true] {
+            let mut c = watched(serving());
+            let id = call_until(&mut c, start);
+            call(&mut c, 'b');
+            sent(&mut c);
+            // The child is told only now.
+            let ended = match by_its_caller {
+                true => c.time_out(id, start + late),
+                false => c.expire(start + late),
+            };
+            assert_eq!(ended, Some(('a', Phase::Begun)));
+            let stuck_at = start + late + STUCK_AFTER;
+            assert_eq!(c.deadline(), Some(stuck_at));
+            assert_eq!(c.expire(stuck_at - Duration::from_nanos(1)), None);
+            assert_eq!((c.take_stuck(), c.deadline()), (None, Some(stuck_at)));
+            assert_eq!(c.expire(stuck_at), None);
+            assert_eq!((c.take_stuck(), c.deadline()), (Some(STUCK_AFTER), None));
+            assert_eq!(c.take_stuck(), None, "once");
+            // It is to be killed, and nothing more is made of others.
+            let id = call_until(&mut c, start);
+            sent(&mut c);
+            assert_eq!(c.time_out(id, start), Some(('a', Phase::Begun)));
+            assert!(!is_stuck(&mut c));
+            assert_eq!(c.drain(Begun::UpTo(1)), [('b', Phase::Sent)]);
+        }
+    }
+
+    #[test]
+    fn others_expire_before_and_after_a_child_is_found_to_be_stuck() {
+        let now = Instant::now();
+        let mut c = watched(serving());
+        call_until(&mut c, now);
+        sent(&mut c);
+        assert_eq!(c.expire(now), Some(('a', Phase::Begun)));
+        for moment in [now + STUCK_AFTER / 2, now + 2 * STUCK_AFTER] {
+            call_until(&mut c, moment);
+        }
+        let late = now + 3 * STUCK_AFTER;
+        assert_eq!(c.expire(late), Some(('a', Phase::Queued)));
+        assert_eq!(c.take_stuck(), None);
+        assert_eq!(c.expire(late), Some(('a', Phase::Queued)));
+        assert_eq!(c.take_stuck(), Some(STUCK_AFTER));
+    }
+
+    #[test]
+    fn child_that_answers_after_a_timeout_is_not_stuck() {
+        let now = Instant::now();
+        for (c, reply) in [
+            (serving(), 1),
+            (serving(), 1 | wire::FAILED),
+            (plain(Plain::Tagged), 1),
+            (plain(Plain::Fallible), 1 | wire::FAILED),
+            (plain(Plain::Ordered), wire::ORDERED_REPLY),
+        ] {
+            let mut c = watched(c);
+            let id = call_until(&mut c, now);
+            sent(&mut c);
+            assert_eq!(c.expire(now), Some(('a', Phase::Begun)));
+            assert!(c.deadline().is_some());
+            assert_eq!(
+                c.receive_into(reply, b"", &mut None),
+                Ok(Some(Delivery::Late))
+            );
+            assert!(c.deadline().is_none() && !is_stuck(&mut c));
+            // It is so for each call.
+            assert_ne!(call_until(&mut c, now), id);
+            sent(&mut c);
+            assert_eq!(c.expire(now), Some(('a', Phase::Begun)));
+            assert!(is_stuck(&mut c));
+        }
+    }
+
+    #[test]
+    fn only_calls_that_time_out_after_they_were_sent_make_a_child_stuck() {
+        let now = Instant::now();
+        let mut c = watched(serving());
+        let id = call_until(&mut c, now);
+        assert_eq!(c.expire(now), Some(('a', Phase::Queued)), "it was not sent");
+        assert_eq!(c.time_out(id, now), None);
+        let id = call_until(&mut c, now);
+        sent(&mut c);
+        assert_eq!(c.cancel(id), Some(('a', Phase::Begun)));
+        assert_eq!(c.time_out(id, now), None, "it was cancelled");
+        call_until(&mut c, now);
+        sent(&mut c);
+        c.ready = false;
+        assert_eq!(c.expire(now), Some(('a', Phase::Begun)));
+        c.ready = true;
+        assert!(!is_stuck(&mut c));
+
+        // Nor does any if that does not matter, or takes for ever.
+        for stuck_after in [None, Some(Duration::MAX)] {
+            c.limits.stuck_after = stuck_after;
+            call_until(&mut c, now);
+            sent(&mut c);
+            assert_eq!(c.expire(now), Some(('a', Phase::Begun)));
+            assert!(c.deadline().is_none() && !is_stuck(&mut c));
+        }
+    }
+
     #[test]
     fn timeout_of_a_queued_call_unsends_it() {
         let start = Instant::now();
@@ -1177,6 +1334,7 @@ mod tests {
             calls: 2,
             bytes: 30,
             asks: Some(2),
+            stuck_after: None,
         };
         let mut c = Connection::<(), char>::new(Some(Plain::Tagged), limits);
         let mut refused =
@@ -1210,6 +1368,7 @@ mod tests {
             calls: usize::MAX,
             bytes: 30,
             asks: Some(2),
+            stuck_after: None,
         };
         let mut c = Connection::<(), char>::new(Some(Plain::Tagged), limits);
         // One call always fits, or nothing would.
@@ -1235,6 +1394,7 @@ mod tests {
             calls: 3,
             bytes: 40,
             asks: Some(2),
+            stuck_after: None,
         };
         let mut c = Connection::<char, char>::new(Some(Plain::Tagged), limits);
         // A header has 8 bytes.

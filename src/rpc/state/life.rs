@@ -138,9 +138,19 @@ impl Life {
         self.ladder.start_at_once(now);
     }
 
-    /// The child is to be killed because the program wants it.
-    pub(crate) fn kill(&mut self, now: Instant) {
-        self.fail_with(ErrorKind::Killed, || "the child was killed".to_owned());
+    /// The child is to be killed. What it has written is still read.
+    pub(crate) fn kill(&mut self, why: Kill, now: Instant) {
+        match why {
+            Kill::Wanted => {
+                self.fail_with(ErrorKind::Killed, || "the child was killed".to_owned());
+            }
+            Kill::Stuck(after) => self.fail_with(ErrorKind::Stuck, || {
+                format!(
+                    "the child had not answered a call {after:?} after its timeout (kill_stuck), and \
+                     was killed"
+                )
+            }),
+        }
         self.kill_now(now);
     }
 
@@ -363,6 +373,15 @@ impl Life {
     }
 }
 
+/// Why a child is killed that has broken no rule of the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kill {
+    /// The program wants it.
+    Wanted,
+    /// It has not answered a call, so long after its timeout.
+    Stuck(Duration),
+}
+
 /// When a child must be ready; `None` is never.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct StartBy(pub(crate) Option<Instant>);
@@ -506,13 +525,30 @@ mod tests {
     #[test]
     fn kill_is_an_error_only_to_calls() {
         let (mut life, now) = serving();
-        life.kill(now);
+        life.kill(Kill::Wanted, now);
         assert_eq!(life.poll(now), Some(Signal::Kill));
         life.disconnected(None, now);
         life.exited(OK);
         assert_eq!(kind(&life, 0), None);
         assert_eq!(kind(&life, 1), Some(ErrorKind::Killed));
         assert_eq!(life.verdict(0).unwrap().stage, StopStage::Killed);
+    }
+
+    #[test]
+    fn child_that_is_killed_as_it_is_stuck_is_an_error_also_without_calls() {
+        let (mut life, now) = serving();
+        life.kill(Kill::Stuck(Duration::from_millis(1500)), now);
+        assert_eq!(life.poll(now), Some(Signal::Kill));
+        assert!(life.is_connected(), "what it has written counts");
+        life.close(now);
+        life.disconnected(None, now);
+        life.exited(Some(ExitStatus::from_raw(9)));
+        let verdict = life.verdict(0).unwrap();
+        let (kind, message) = verdict.error.unwrap();
+        assert_eq!((kind, verdict.stage), (ErrorKind::Stuck, StopStage::Killed));
+        let text =
+            "the child had not answered a call 1.5s after its timeout (kill_stuck), and was killed";
+        assert_eq!(message, text);
     }
 
     #[test]
@@ -539,7 +575,7 @@ mod tests {
     fn first_cause_counts() {
         let (mut life, now) = serving();
         life.fail(ErrorKind::Protocol, "nonsense", now);
-        life.kill(now);
+        life.kill(Kill::Wanted, now);
         life.exited(OK);
         assert_eq!(kind(&life, 0), Some(ErrorKind::Protocol));
     }
@@ -578,7 +614,7 @@ mod tests {
 
         // The cause is not lost.
         let (mut life, now) = serving();
-        life.kill(now);
+        life.kill(Kill::Wanted, now);
         life.signal_failed(Signal::Kill, &error);
         let (_, message) = life.verdict(3).unwrap().error.unwrap();
         assert!(
@@ -627,7 +663,7 @@ mod tests {
     #[test]
     fn calls_of_a_killed_child_that_does_not_end_are_lost_for_that_reason() {
         let (mut life, now) = serving();
-        life.kill(now);
+        life.kill(Kill::Wanted, now);
         life.disconnected(None, now);
         let (kind_of_end, _) = life.lose_calls(1, now + EXIT_WAIT).unwrap();
         assert_eq!(kind_of_end, ErrorKind::Killed);

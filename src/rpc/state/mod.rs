@@ -20,7 +20,7 @@ pub(crate) use connection::{Connection, Delivery, QueueLimits};
 pub(super) use ladder::Signal;
 pub use ladder::StopStage;
 pub use life::Exit;
-pub(super) use life::{Life, StartBy, Verdict};
+pub(super) use life::{Kill, Life, StartBy, Verdict};
 pub(super) use revival::Revival;
 pub(super) use role::{AfterRelease, Role};
 pub(crate) use violation::ChildViolation;
