@@ -18,7 +18,7 @@ use offspring::{Pending, Rpc, Service, Worker};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::{env, fmt, fs, io, thread};
+use std::{env, fmt, fs, io};
 
 /// How many pixels a thumbnail has, at most, in each direction.
 const SIZE: u32 = 128;
@@ -138,7 +138,7 @@ fn main() -> Result<ExitCode, BoxError> {
 
     // The calls get the error of a child that dies.
     let start_child = || me.rpc(THUMBNAIL).on_error(drop).start();
-    let children = thread::available_parallelism()?.get().min(paths.len());
+    let children = offspring::cores().get().min(paths.len());
     let children: Vec<_> = (0..children)
         .map(|_| start_child())
         .collect::<Result<_, _>>()?;

@@ -111,7 +111,7 @@
 //!
 //! | | runs | for |
 //! |---|---|---|
-//! | returning: [`function`](Worker::function) | one call at a time | anything; start with this. State needs no lock, libraries need not be thread-safe, and more children run more calls in parallel |
+//! | returning: [`function`](Worker::function) | one call at a time | anything; start with this. State needs no lock, libraries need not be thread-safe, and more children, for all [`cores()`] say, run more calls in parallel |
 //! | [`threaded`](Worker::threaded) | several calls simultaneously, each on a thread | work that computes or blocks, where memory is to be shared or a child for each call is too much |
 //! | [`deferred`](Worker::deferred) | every call as it comes, all on one thread; each is answered later | work that mostly waits, for timers, sockets, other processes; and many tiny calls, whose answers leave in batches |
 //!
@@ -242,6 +242,7 @@ mod busy_poll;
 mod chain;
 mod codec;
 mod copies;
+mod cores;
 mod deadlines;
 mod directory;
 mod error;
@@ -273,6 +274,7 @@ pub use codec::{
     Argument, Carries, Codec, CodecError, Decode, Encode, Input, OctetString, OctetStrings, Octets,
     Output, Replies, Strings,
 };
+pub use cores::cores;
 pub use error::{BoxError, CallError, Error, ErrorKind, Panic, Phase, Refusal};
 pub use fd::Fd;
 pub use outcome::Outcome;

@@ -139,6 +139,17 @@ fn order_in_which_they_are_set_does_not_matter() {
 }
 
 #[test]
+fn cores_are_those_that_the_child_may_run_on() {
+    let me = Worker::new()
+        .function("cores", |_, _| Ok(offspring::cores().to_string()))
+        .run_in_test();
+    bounded(move || {
+        let rpc = me.cpus([own_cpu()]).rpc("cores").start().unwrap();
+        assert_eq!(rpc.call(()).wait().unwrap(), ["1"]);
+    });
+}
+
+#[test]
 fn command_is_held_to_them_from_its_start() {
     bounded(|| {
         // A peer that answers nothing.
