@@ -416,3 +416,50 @@ fn callbacks_call_the_pool_and_must_not_wait_for_it() {
         pool.finish().unwrap();
     });
 }
+
+#[test]
+fn child_that_retires_gets_no_more_calls_and_exits() {
+    let me = worker()
+        .function("last", |_, caller| {
+            caller.retire();
+            Ok(std::process::id().to_string())
+        })
+        .run_in_test();
+    alone(move || {
+        let pool = me.pool("last").max(1).start().unwrap();
+        let mut pids = std::collections::BTreeSet::new();
+        for _ in 0..5 {
+            // Each is the last of its child.
+            assert!(pids.insert(pool.call(()).wait().unwrap().to_string()));
+        }
+        eventually("all have exited", || children().is_empty());
+        pool.finish().unwrap();
+    });
+}
+
+#[test]
+fn child_that_hangs_is_killed_and_replaced_and_what_had_not_begun_goes_on() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let (sender, exits) = mpsc::channel();
+        let short = Duration::from_millis(30);
+        let pool = me.pool("do").max(1).load(2).kill_stuck(short);
+        let pool = pool
+            .on_exit(move |exit| sender.send(exit.clone()).unwrap())
+            .start()
+            .unwrap();
+        let gate = Gate::new();
+        let hangs = pool.call(["spin", gate.name()]).timeout(short).start();
+        let _entered = gate.entered();
+        let behind: Vec<_> = (0..5).map(|_| pool.call("pid").start()).collect();
+        assert!(matches!(hangs.wait(), Err(CallError::TimedOut(_))));
+        for call in behind {
+            call.wait().unwrap();
+        }
+        assert_eq!(
+            exits.recv().unwrap().end.unwrap_err().kind(),
+            ErrorKind::Stuck
+        );
+        pool.finish().unwrap();
+    });
+}

@@ -163,6 +163,14 @@ impl<S: Signature> PoolBuilder<S> {
         self
     }
 
+    /// Kills and replaces a child that has not answered a call so long after the call's timeout: it hangs. As
+    /// [`RpcBuilder::kill_stuck`](crate::RpcBuilder::kill_stuck); calls there that had not begun go to other
+    /// children. Default: never.
+    pub fn kill_stuck(mut self, after: Duration) -> Self {
+        self.child.kill_stuck = Some(after);
+        self
+    }
+
     /// As [`RpcBuilder::start_timeout`](crate::RpcBuilder::start_timeout), for each child.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.child.start_timeout = timeout;

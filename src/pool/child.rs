@@ -68,6 +68,10 @@ impl Supervise for ChildWatch {
         self.core.freed(self.child, total);
     }
 
+    fn retires(&self) {
+        self.core.retires(self.child);
+    }
+
     fn ended(&self, link: &Arc<Link>, end: &Result<Exit, Error>, begun: usize) {
         self.core.ended(self.child, pid(link), end.clone(), begun);
     }

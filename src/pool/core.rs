@@ -8,7 +8,7 @@ use super::child::{ChildExit, ChildWatch};
 use super::memory::{Look, Memory};
 use super::scheduler::{Action, ChildId, End, Scheduler, Ticket, Want};
 use super::stats::Waits;
-use super::waiting::{Fate, Place, Repeat, Waiting};
+use super::waiting::{Fate, Place, Repeat, Waiting, was_killed};
 use crate::codec::{Codec, CodecError, Scratch};
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Process;
@@ -610,6 +610,12 @@ impl Core {
         self.pump();
     }
 
+    /// A child wants no more calls.
+    pub(super) fn retires(self: &Arc<Self>, child: ChildId) {
+        self.lock().scheduler.retires(child);
+        self.pump();
+    }
+
     /// A child has ended. So many of the calls that are lost had begun.
     pub(super) fn ended(
         self: &Arc<Self>,
@@ -622,10 +628,13 @@ impl Core {
         let mut state = self.lock();
         let info = state.scheduler.children().iter().find(|it| it.id == child);
         let exit = info.map(|info| ChildExit::new(pid, end.clone(), info, begun, now));
-        let blamed = begun > 0;
         let how = match end {
             Ok(_) => End::Wanted,
-            Err(error) => End::Died { error, blamed },
+            Err(error) => End::Died {
+                // What this process kills has not failed to start.
+                blamed: begun > 0 || was_killed(&error),
+                error,
+            },
         };
         state.scheduler.died(child, how, now);
         state.serving.retain(|serving| serving.id != child);
@@ -953,7 +962,6 @@ struct Pooled {
 }
 
 /// Calls that have ended, and their memory.
-#[expect(clippy::vec_box, reason = "it is the boxes that are used again")]
 type Spares = Vec<Box<Waiting>>;
 
 /// How many calls are kept to be used again.

@@ -70,6 +70,15 @@ pub(super) enum Fate {
     Poison(Box<[Error]>),
 }
 
+/// Whether a child has ended as this process has killed it, and not of what it did in a call.
+pub(super) fn was_killed(error: &Error) -> bool {
+    let kind = error.kind();
+    matches!(
+        kind,
+        ErrorKind::Killed | ErrorKind::Stopped | ErrorKind::Stuck
+    )
+}
+
 impl Repeat {
     pub(super) fn up_to(allowed: u32) -> Self {
         Repeat {
@@ -100,8 +109,7 @@ impl Repeat {
             return Fate::End(error);
         }
         // Others were killed by this process, for reasons of its own.
-        let is_crash = !matches!(error.kind(), ErrorKind::Killed | ErrorKind::Stopped);
-        if is_crash {
+        if !was_killed(&error) {
             self.killed.push(error.clone());
             if self.killed.len() >= 2 {
                 return Fate::Poison(std::mem::take(&mut self.killed).into());
@@ -158,7 +166,7 @@ mod tests {
     fn kills_by_the_pool_count_as_attempts_and_not_as_crashes() {
         let mut repeat = Repeat::up_to(2);
         assert_eq!(lost(&mut repeat, ErrorKind::Killed, Phase::Begun), "again");
-        assert_eq!(lost(&mut repeat, ErrorKind::Stopped, Phase::Begun), "again");
+        assert_eq!(lost(&mut repeat, ErrorKind::Stuck, Phase::Begun), "again");
         assert_eq!(lost(&mut repeat, ErrorKind::Killed, Phase::Begun), "Killed");
     }
 }

@@ -632,7 +632,13 @@ impl Driver {
             }
             Delivery::Log => log::emit(&input, self.pid().unwrap_or(0)),
             // Retiring is for a pool to act on, which has other children.
-            Delivery::Late | Delivery::Retires => {}
+            Delivery::Late => {}
+            Delivery::Retires => {
+                let handlers = self.handlers.as_ref().expect("present until the end");
+                if let Some(supervisor) = &handlers.supervisor {
+                    supervisor.retires();
+                }
+            }
             Delivery::Ready => self.life.ready(),
             Delivery::Refused(refused) => {
                 let kind = refusal_kind(&refused.kind);

@@ -418,8 +418,8 @@ impl Parent {
     ///         Ok("rendered")
     ///     })
     ///     .run();
-    /// let rpc = me.rpc("render").start()?;
-    /// assert_eq!(rpc.call("a page").wait()?, ["rendered"]);
+    /// let pool = me.pool("render").start()?;
+    /// assert_eq!(pool.call("a page").wait()?, ["rendered"]);
     /// # Ok(())
     /// # }
     /// ```

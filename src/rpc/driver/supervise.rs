@@ -14,6 +14,9 @@ pub(crate) trait Supervise: Send + Sync {
     /// was taken back before it was sent.
     fn freed(&self, total: u64);
 
+    /// It wants no more calls.
+    fn retires(&self);
+
     /// It is over, and this is the last that is heard of it. So many calls had begun that are lost.
     fn ended(&self, link: &Arc<Link>, end: &Result<Exit, Error>, begun: usize);
 }
