@@ -76,6 +76,7 @@
 //! | [`Rpc`] | the handle to a function of one child; clones, and handles to [other functions](Rpc::function), are of the same child |
 //! | [`Call`] | a call being made: use [`then`](Call::then), [`wait`](Call::wait) or [`start`](Call::start) |
 //! | [`Pending`] | a started call, to be waited for later or [cancelled](Pending::cancel) |
+//! | [`Pool`], [`PoolBuilder`], [`PoolCall`] | replaceable children behind one call, its options, and a call to it |
 //! | [`Asker`] | what a child asks, to be answered later |
 //! | [`Exit`] | how a child exited, and which [`StopStage`] was needed to stop it |
 //! | [`Reactor`] | a thread that serves several handles |
@@ -155,6 +156,41 @@
 //! something went wrong (without that to `on_event`, without either to the log, or to standard error
 //! if the feature `log` is off), otherwise to `on_destroy`. [`Rpc::finish`] returns the same.
 //!
+//! # Pools
+//!
+//! [`Process::pool`] gives many children one handle. A call goes to a child that has room, the idle one that
+//! was used last, or waits. Children are started as all are full, stopped as they are idle, and
+//! [renewed](PoolBuilder::max_calls) if they are to be, each by a successor that is ready before. One that
+//! dies costs the calls that it had begun, which end as [`CallError::Lost`]; all others go to other children.
+//!
+//! ```
+//! # fn main() -> Result<(), offspring::BoxError> {
+//! let me = offspring::Worker::new()
+//!     .function("parse", |request, _caller| match &request[0] {
+//!         b"bomb" => std::process::abort(),
+//!         text => Ok(str::from_utf8(text)?.len().to_string()),
+//!     })
+//!     .run();
+//! let pool = me.pool("parse").max(2).start()?;
+//! let inputs = ["one", "three", "bomb", "four"];
+//! for (input, outcome) in pool.map_unordered(inputs) {
+//!     assert_eq!(outcome.is_err(), input == "bomb");
+//! }
+//! pool.finish()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | to | use |
+//! |---|---|
+//! | have a call begun again that its child's death has ended | [`repeatable`](PoolCall::repeatable); one that kills two children is [poison](CallError::Poison) |
+//! | have calls meet what earlier ones have left | [`key`](PoolCall::key): the same child, as long as it lives |
+//! | go first | [`urgent`](PoolCall::urgent) |
+//! | have children that hang replaced | [`kill_stuck`](PoolBuilder::kill_stuck), with timeouts |
+//! | start children fast, with memory that they share | a pool of copies of a [template](Process::template) |
+//! | call all children | [`everywhere`](Pool::everywhere) |
+//! | see what happens | [`on_exit`](PoolBuilder::on_exit), and [`stats`](Pool::stats), which can be printed |
+//!
 //! # A child that asks
 //!
 //! A parent [serves](RpcBuilder::on_ask) what its children [ask](Caller::ask) for, under the same rules the
@@ -200,6 +236,7 @@
 //! | [descriptors](Fd) in one message | 253 | a call or ask ends, a reply fails its call, a start is refused |
 //! | descriptors in requests that wait in a child | 16, and those of one request | as for `high_water` |
 //! | [`max_queue`](RpcBuilder::max_queue) | none | [`call`](Rpc::call) waits, [`try_call`](Rpc::try_call) is refused |
+//! | [`PoolBuilder::load`] | 2 calls in a child | calls wait in the pool |
 //! | [`max_asks`](RpcBuilder::max_asks) | 1024 | the child's further asks are refused |
 //! | [`start_timeout`](RpcBuilder::start_timeout) | 10 s | the child is killed |
 //! | [`call_timeout`](RpcBuilder::call_timeout), [`Call::timeout`] | none | the call ends, the child lives on |

@@ -222,7 +222,9 @@ fn pools_lose_no_call_and_begin_none_twice() {
                     repeatable.extend(may);
                 }
                 over.store(true, Ordering::Relaxed);
-                wreaker.map(|wreaker| wreaker.join().unwrap());
+                if let Some(wreaker) = wreaker {
+                    wreaker.join().unwrap();
+                }
             });
             let n = numbers.into_inner();
             match random.below(4) {

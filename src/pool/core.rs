@@ -40,6 +40,8 @@ pub(super) struct Core {
     /// The key of the pool's timer at the reactor.
     pub(super) key: usize,
     origin: Origin,
+    /// When it was made.
+    pub(super) since: Instant,
     /// Where children come from.
     pub(super) sources: Vec<Process>,
     pub(super) options: ChildOptions,
@@ -165,6 +167,7 @@ impl Core {
             key: reactor.new_key(),
             reactor,
             origin: Origin::here(),
+            since: Instant::now(),
             sources,
             options,
             max_memory,

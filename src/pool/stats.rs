@@ -2,6 +2,7 @@
 
 use super::core::Core;
 use super::scheduler::Stage;
+use crate::error::Error;
 use crate::process::Child;
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -17,8 +18,10 @@ pub struct PoolStats {
     pub queued_bytes: usize,
     /// How long the one has waited that waits longest.
     pub oldest: Option<Duration>,
-    /// How many calls were sent to children so far.
-    pub sent: u64,
+    /// How many calls children have answered so far.
+    pub calls: u64,
+    /// How many that are a second, since the pool was started.
+    pub rate: f64,
     /// The time after which half of them were sent, within a factor of two.
     pub wait_median: Duration,
     /// The time after which 99 of 100 were.
@@ -47,16 +50,21 @@ pub struct ChildStats {
     pub in_flight: usize,
     /// How long it has had the one that it has had longest.
     pub oldest: Option<Duration>,
+    /// How many children were in its place before.
+    pub restarts: u64,
+    /// How the last of those has ended that was not to end.
+    pub last_error: Option<Error>,
 }
 
 impl fmt::Display for PoolStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} children of {} started, {} calls sent, {} queued",
+            "{} of {} children started, {} calls done, {:.0}/s, {} queued",
             self.children.len(),
             self.started,
-            self.sent,
+            self.calls,
+            self.rate,
             self.queued
         )?;
         if let Some(oldest) = self.oldest {
@@ -85,8 +93,12 @@ impl fmt::Display for ChildStats {
             " {}, generation {}, {:.1?} old, {} calls done, {} in flight",
             self.state, self.generation, self.age, self.calls, self.in_flight
         )?;
-        match self.oldest {
-            Some(oldest) => write!(f, " for {oldest:.1?}"),
+        if let Some(oldest) = self.oldest {
+            write!(f, " for {oldest:.1?}")?;
+        }
+        write!(f, ", {} restarts", self.restarts)?;
+        match &self.last_error {
+            Some(error) => write!(f, ", last {error}"),
             None => Ok(()),
         }
     }
@@ -113,13 +125,16 @@ impl Core {
                 calls: child.ended,
                 in_flight: child.in_flight() as usize,
                 oldest: child.sent_at.front().copied().map(since),
+                restarts: state.scheduler.past(child).children,
+                last_error: state.scheduler.past(child).last_error.clone(),
             }
         });
         PoolStats {
             queued: state.scheduler.waiting(),
             queued_bytes: state.scheduler.waiting_bytes(),
             oldest: state.scheduler.oldest().map(since),
-            sent: state.waits.count(),
+            calls: state.scheduler.ended(),
+            rate: state.scheduler.ended() as f64 / since(self.since).as_secs_f64().max(1e-9),
             wait_median: state.waits.quantile(0.5),
             wait_p99: state.waits.quantile(0.99),
             started: state.scheduler.started(),

@@ -102,6 +102,27 @@ pub(crate) enum Action<C, E> {
     Fail(Entry<C>, E),
 }
 
+/// What has become of the former children of a slot.
+#[derive(Debug, Clone)]
+pub(crate) struct Past<E> {
+    /// How many there were.
+    pub(crate) children: u64,
+    /// How many calls have ended for them.
+    pub(crate) calls: u64,
+    /// How the last one has ended that was not to.
+    pub(crate) last_error: Option<E>,
+}
+
+impl<E> Default for Past<E> {
+    fn default() -> Self {
+        Past {
+            children: 0,
+            calls: 0,
+            last_error: None,
+        }
+    }
+}
+
 /// How a child has ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End<E> {
@@ -118,6 +139,8 @@ pub(crate) struct Scheduler<C, E> {
     sources: Vec<Source<E>>,
     /// The source of each slot.
     slots: Vec<usize>,
+    /// What has become of the children of each slot before the one that is there.
+    past: Vec<Past<E>>,
     /// By their ids.
     children: Vec<Child>,
     last_child: u64,
@@ -156,6 +179,7 @@ impl<C, E: Clone> Scheduler<C, E> {
             sizing,
             sources,
             keyed: all.iter().map(|_| Lane::default()).collect(),
+            past: all.iter().map(|_| Past::default()).collect(),
             slots: all,
             children: Vec::new(),
             last_child: 0,
@@ -340,6 +364,12 @@ impl<C, E: Clone> Scheduler<C, E> {
         };
         let child = self.children.remove(at);
         self.in_flight -= child.in_flight();
+        let past = &mut self.past[child.slot];
+        past.children += 1;
+        past.calls += child.ended;
+        if let (End::Died { error, .. }, false) = (&end, child.is_told) {
+            past.last_error = Some(error.clone());
+        }
         let source = &mut self.sources[self.slots[child.slot]];
         if let Some(since) = child.serves_since() {
             source.has_served(now.saturating_duration_since(since));
@@ -464,6 +494,17 @@ impl<C, E: Clone> Scheduler<C, E> {
     /// How many children were ever started.
     pub(crate) fn started(&self) -> u64 {
         self.last_child
+    }
+
+    /// What has become of the former children of a child's slot.
+    pub(crate) fn past(&self, child: &Child) -> &Past<E> {
+        &self.past[child.slot]
+    }
+
+    /// How many calls have ended for children.
+    pub(crate) fn ended(&self) -> u64 {
+        let past: u64 = self.past.iter().map(|past| past.calls).sum();
+        past + self.children.iter().map(|child| child.ended).sum::<u64>()
     }
 
     pub(crate) fn children(&self) -> &[Child] {
