@@ -7,7 +7,7 @@ mod common;
 
 use common::{Entered, Gate, alone, eventually, is_gone, signal};
 use offspring::{
-    BoxError, CallError, Caller, ErrorKind, Process, Rpc, RpcBuilder, Stdio, Strings, Worker,
+    BoxError, CallError, Caller, ErrorKind, Phase, Process, Rpc, RpcBuilder, Stdio, Strings, Worker,
 };
 use std::hint::black_box;
 use std::sync::mpsc::{self, Receiver, Sender};
@@ -457,5 +457,45 @@ fn during_finish() {
                 }
             }
         }
+    });
+}
+
+/// The pool goes on, and only calls that had begun are lost.
+#[test]
+fn in_a_pool() {
+    let me = dying().run_in_test();
+    for_each(me, |me, function, way| {
+        let pool = me.pool(function).max(2).load(3).on_exit(|_| {}).start();
+        let pool = pool.unwrap();
+        let calls: Vec<_> = (0..20)
+            .map(|n| match n {
+                7 => pool.call(["die", way]).start(),
+                _ => pool.call("echo").start(),
+            })
+            .collect();
+        if way == "stopped, then killed" {
+            eventually("it is stopped", || {
+                let children = pool.stats().children;
+                let mut pids = children.iter().filter_map(|child| child.pid);
+                let is_stopped = |pid: &u32| common::state(*pid).as_deref() == Some("T");
+                pids.find(is_stopped)
+                    .map(|pid| signal(pid, "KILL"))
+                    .is_some()
+            });
+        }
+        for (n, call) in calls.into_iter().enumerate() {
+            // A reply may not have been written yet when the next call begins.
+            let may_have_begun = n <= 7 || function != "function" || !is_deadly(way);
+            match call.wait() {
+                Ok(_) => assert!(n != 7, "{function}: {way}"),
+                Err(CallError::Panicked(_)) => assert!(n == 7 && way == "panic"),
+                Err(CallError::Lost(error, Phase::Begun)) if may_have_begun => {
+                    assert_eq!(error.kind(), ErrorKind::Died, "{function}: {way}: {error}");
+                }
+                Err(other) => panic!("{function}: {way}: call {n}: {other}"),
+            }
+        }
+        assert_eq!(pool.call("echo").wait().unwrap(), ["echo"]);
+        pool.finish().unwrap();
     });
 }
