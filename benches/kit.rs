@@ -11,6 +11,8 @@ mod carrier;
 mod laps;
 #[path = "support/payload.rs"]
 mod payload;
+#[path = "support/pools.rs"]
+mod pools;
 #[path = "support/work.rs"]
 mod work;
 
@@ -56,7 +58,19 @@ fn main() -> ExitCode {
 /// Runs a little of each workload, to check that they work.
 fn try_all(me: &Process) -> Result<(), BoxError> {
     for workload in [
-        "pingpong", "threads", "pipeline", "bulk1m", "bulk64k", "events", "spawn",
+        "pingpong",
+        "threads",
+        "pipeline",
+        "bulk1m",
+        "bulk64k",
+        "events",
+        "spawn",
+        "pool-pingpong",
+        "pool-pipeline-2",
+        "pool-burn-2",
+        "pool-start",
+        "pool-start-copies",
+        "pool-after-kill",
     ] {
         for shape in ["returning", "deferred"] {
             for codec in ["octets", "bytes"] {

@@ -16,6 +16,8 @@ mod laps;
 mod outstanding;
 #[path = "support/payload.rs"]
 mod payload;
+#[path = "support/pools.rs"]
+mod pools;
 #[path = "support/raw.rs"]
 mod raw;
 #[path = "support/rows.rs"]

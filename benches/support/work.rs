@@ -3,10 +3,12 @@
 use crate::carrier::{Bytes, Carrier, Pool};
 use crate::laps::Measured;
 use crate::payload::{self, Large, check_small, small};
+use crate::pools;
 use offspring::{Caller, Fd, Name, Process, Reactor, Rpc, RpcBuilder, Worker};
 use std::fs::File;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
 
 pub(crate) const KIB64: usize = 64 << 10;
 pub(crate) const MIB: usize = 1 << 20;
@@ -42,6 +44,11 @@ pub(crate) fn worker() -> Process {
             let [_descriptor] = request.take_fds()?;
             Ok(request)
         })
+        .function(BURN, |request, _| {
+            let start = Instant::now();
+            while start.elapsed() < Duration::from_millis(1) {}
+            Ok(request)
+        })
         .setup(FILL, |bytes| {
             let [bytes] = bytes.texts()?;
             vec![1_u8; bytes.parse()?].leak();
@@ -49,6 +56,12 @@ pub(crate) fn worker() -> Process {
         });
     with_functions::<Bytes>(worker, BYTES).run()
 }
+
+/// The name of a function that returns its request.
+pub(crate) const ECHO: &str = OCTETS[0][0];
+
+/// The name of a function that computes for a millisecond.
+pub(crate) const BURN: &str = "burn";
 
 /// The name of a function that takes a descriptor.
 const TAKE: &str = "take";
@@ -96,6 +109,9 @@ pub(crate) fn measure(
     workload: &str,
     n: u32,
 ) -> Result<Measured, String> {
+    if let Some(measured) = pools::measure(me, workload, n) {
+        return Ok(measured);
+    }
     if workload == "descriptor" {
         return Ok(descriptor(me, n));
     }
@@ -375,7 +391,7 @@ fn finish<S: Carrier>(rpc: Rpc<S>) {
 }
 
 /// Counts replies or events on one thread, while another waits for all of them.
-struct Arrivals {
+pub(crate) struct Arrivals {
     expected: u32,
     count: AtomicU32,
     waiter: Thread,
@@ -384,7 +400,7 @@ struct Arrivals {
 impl Arrivals {
     /// The calling thread is the one that will wait. Leaked, so that callbacks capture a plain
     /// reference: reference counting should not be measured.
-    fn expect(expected: u32) -> &'static Self {
+    pub(crate) fn expect(expected: u32) -> &'static Self {
         Box::leak(Box::new(Arrivals {
             expected,
             count: AtomicU32::new(0),
@@ -392,7 +408,7 @@ impl Arrivals {
         }))
     }
 
-    fn count(&self) {
+    pub(crate) fn count(&self) {
         // ORDERING: no other thread changes it. A thread that reads the last count also sees what
         // was done before it.
         let count = self.count.load(Ordering::Relaxed) + 1;
@@ -402,7 +418,7 @@ impl Arrivals {
         }
     }
 
-    fn wait(&self) {
+    pub(crate) fn wait(&self) {
         // ORDERING: see `count`.
         while self.count.load(Ordering::Acquire) < self.expected {
             thread::park();
