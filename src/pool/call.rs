@@ -193,14 +193,13 @@ impl<'a, S: Signature> PoolCall<'a, S> {
             let slot = Arc::new(Slot::default());
             let started = Started::new(core);
             let place = Arc::clone(&started.place);
-            let completion = Completion::new(Fill(Arc::clone(&slot)));
+            let completion = Some(Completion::new(Fill(Arc::clone(&slot))));
             all.push(Pending::new(
                 slot,
                 PendingPlace::Pool(Arc::new(started)),
                 false,
             ));
-            Box::new(Waiting {
-                core: Arc::clone(core),
+            Waiting {
                 ticket,
                 want: call.want,
                 since: Instant::now(),
@@ -210,7 +209,7 @@ impl<'a, S: Signature> PoolCall<'a, S> {
                 completion,
                 place: Some(place),
                 repeat: Repeat::of_one_child(),
-            })
+            }
         });
         all
     }

@@ -3,9 +3,9 @@
 use super::core::Core;
 use super::memory::Memory;
 use super::scheduler::{Child, ChildId};
-use crate::error::Error;
+use crate::error::{Error, Phase};
 use crate::process;
-use crate::rpc::{Exit, Link, Supervise};
+use crate::rpc::{Completion, Exit, Link, Supervise};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -70,6 +70,16 @@ impl Supervise for ChildWatch {
 
     fn retires(&self) {
         self.core.retires(self.child);
+    }
+
+    fn lost(
+        &self,
+        id: u32,
+        completion: Completion,
+        error: &Error,
+        phase: Phase,
+    ) -> Option<Completion> {
+        self.core.lost(self.child, id, completion, error, phase)
     }
 
     fn ended(&self, link: &Arc<Link>, end: &Result<Exit, Error>, begun: usize) {

@@ -6,30 +6,26 @@
 use super::builder::Callbacks;
 use super::child::{ChildExit, ChildWatch};
 use super::memory::{Look, Memory};
+use super::records::{Kept, Record, Records, Rest};
 use super::scheduler::{Action, ChildId, End, Scheduler, Ticket, Want};
 use super::stats::Waits;
 use super::waiting::{Fate, Place, Repeat, Waiting, was_killed};
-use crate::codec::{Codec, CodecError, Scratch};
+use crate::codec::{Codec, CodecError};
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Process;
 use crate::rpc::{
-    Answer, AnswerFamily, AnswerWait, BorrowedAnswer, CallOptions, ChildOptions, Completion, Ended,
-    Exit, Fill, Handle, Link, ProgressCallback, ReactorCore, Slot, guard, in_callback, log_error,
-    refuse_in_callback,
+    Answer, AnswerWait, CallOptions, ChildOptions, Completion, Ended, Exit, Fill, Handle, Link,
+    ProgressCallback, ReactorCore, Slot, guard, in_callback, log_error, refuse_in_callback,
 };
 use crate::service::{Signature, id_of};
-use crate::sys::{Consume, Origin};
+use crate::sys::{self, CoarseTime, Origin};
 use crate::unwind;
-use crate::wire::{Body, FunctionId, REUSABLE};
-use std::cell::RefCell;
+use crate::wire::{Body, FunctionId};
 use std::collections::VecDeque;
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
-
-/// Of a longer request, a copy is sent that takes an allocation.
-const COPIED: usize = 16 << 10;
+use std::time::{Duration, Instant};
 
 /// See the module's documentation.
 pub(super) struct Core {
@@ -40,6 +36,8 @@ pub(super) struct Core {
     /// The key of the pool's timer at the reactor.
     pub(super) key: usize,
     origin: Origin,
+    /// The same moment by two clocks, of which the coarse one is read faster.
+    clock: (Instant, CoarseTime),
     /// When it was made.
     pub(super) since: Instant,
     /// Where children come from.
@@ -61,7 +59,7 @@ pub(super) struct State {
     /// The functions that calls are for. The first is that which children are started with.
     functions: Vec<Function>,
     /// Calls for children that do not serve yet.
-    for_new: Vec<(ChildId, Box<Waiting>)>,
+    for_new: Vec<(ChildId, Waiting)>,
     /// Children to be started, and where they come from.
     pub(super) starts: VecDeque<(ChildId, usize)>,
     pub(super) starter: Option<JoinHandle<()>>,
@@ -74,9 +72,6 @@ pub(super) struct State {
     /// Why everything ends at once, if so.
     killed: Option<Error>,
     over: bool,
-    /// Calls that have ended, to be used again: one that another thread has to free costs more than all the
-    /// rest of a call.
-    spare: Spares,
     pub(super) waits: Waits,
 }
 
@@ -86,6 +81,8 @@ pub(super) struct Serving {
     pub(super) link: Arc<Link>,
     /// The numbers that the pool's functions have at this link.
     functions: Vec<usize>,
+    /// Its calls, but for those whose callers wait in it.
+    records: Records,
     /// If there is a limit for it.
     memory: Option<Memory>,
 }
@@ -128,11 +125,23 @@ pub(super) struct NewCall<'a> {
     pub(super) may_wait: bool,
 }
 
-/// Something that was decided.
-enum Task {
-    Send(ChildId, Box<Waiting>),
-    End(Box<Waiting>, Ended),
-    Stop(Handle),
+/// What is to be done without the lock.
+#[derive(Default)]
+struct Tasks {
+    /// Calls that end.
+    ended: Vec<(Waiting, Ended)>,
+    /// What has queued so much that it is to be written.
+    full: Vec<Arc<Link>>,
+    /// Children that are to exit.
+    stopped: Vec<Handle>,
+    /// To be dropped, which may run the program's code.
+    aside: (Vec<Waiting>, Vec<Rest>),
+}
+
+impl Tasks {
+    fn is_empty(&self) -> bool {
+        self.ended.is_empty() && self.stopped.is_empty()
+    }
 }
 
 impl Core {
@@ -158,7 +167,6 @@ impl Core {
             blocked: 0,
             killed: None,
             over: false,
-            spare: Vec::new(),
             waits: Waits::default(),
         };
         Arc::new(Core {
@@ -167,6 +175,7 @@ impl Core {
             key: reactor.new_key(),
             reactor,
             origin: Origin::here(),
+            clock: (Instant::now(), sys::coarse_clock()),
             since: Instant::now(),
             sources,
             options,
@@ -232,18 +241,17 @@ impl Core {
         loop {
             let Some(child) = state.scheduler.place(&want, Instant::now()) else {
                 let slot = Slot::own();
-                let waiting = Box::new(Waiting {
-                    core: Arc::clone(self),
+                let waiting = Waiting {
                     ticket,
                     want,
                     since,
                     function: call.function,
                     request: mem::take(call.request),
                     progress: call.progress,
-                    completion: Completion::new(Fill(Arc::clone(&slot))),
+                    completion: Some(Completion::new(Fill(Arc::clone(&slot)))),
                     place: None,
                     repeat,
-                });
+                };
                 self.enqueue(state, waiting);
                 let (answer, _) = slot.wait(None);
                 return answer.expect("each call ends");
@@ -289,6 +297,7 @@ impl Core {
             progress: &mut progress,
             may_wait: false,
             waits: true,
+            is_held: false,
         };
         match link.call(function, &mut request, options, &mut completion) {
             Err(ended) => {
@@ -325,47 +334,41 @@ impl Core {
             return Err(Ended::Refused(Refusal::Forked));
         }
         let mut state = self.admit(call)?;
-        let now = Instant::now();
-        let completion = completion.take().expect("a call that is made has one");
-        let ticket = state.scheduler.ticket();
-        let mut waiting = match state.spare.pop() {
-            Some(mut waiting) => {
-                waiting.completion = completion;
-                waiting
-            }
-            None => Box::new(Waiting {
-                core: Arc::clone(self),
-                ticket,
-                want: call.want,
-                since: now,
-                function: call.function,
-                request: Body::default(),
-                progress: None,
-                completion,
-                place: None,
-                repeat: Repeat::default(),
-            }),
+        let now = self.now();
+        let mut waiting = Waiting {
+            ticket: state.scheduler.ticket(),
+            want: call.want,
+            since: now,
+            function: call.function,
+            request: Body::default(),
+            progress: call.progress.take(),
+            completion: completion.take(),
+            place,
+            repeat: Repeat::up_to(call.repeatable),
         };
-        (waiting.ticket, waiting.want, waiting.since) = (ticket, call.want, now);
-        (waiting.function, waiting.repeat) = (call.function, Repeat::up_to(call.repeatable));
-        (waiting.progress, waiting.place) = (call.progress.take(), place);
-        match call.request.short(COPIED) {
-            Some(bytes) => waiting.request.end().extend_from_slice(bytes),
-            None => waiting.request = mem::take(call.request),
-        }
         match state.scheduler.place(&waiting.want, now) {
             Some(child) => {
                 state.waits.add_none();
-                let (link, number) = state.link(child, waiting.function);
+                let mut tasks = Tasks::default();
+                state.send(child, waiting, call.request, now, &mut tasks);
                 drop(state);
-                self.send(child, &link, number, waiting);
+                self.run(tasks);
             }
             None => {
+                waiting.request = mem::take(call.request);
                 waiting.set_place();
                 self.enqueue(state, waiting);
             }
         }
         Ok(())
+    }
+
+    /// The time of the last tick.
+    fn now(&self) -> Instant {
+        let (start, then) = self.clock;
+        let CoarseTime(seconds, nanos) = sys::coarse_clock();
+        let now = Duration::new(seconds, nanos);
+        start + now.saturating_sub(Duration::new(then.0, then.1))
     }
 
     /// Waits until another call may be made.
@@ -412,94 +415,32 @@ impl Core {
         }
     }
 
-    fn enqueue(self: &Arc<Self>, mut state: MutexGuard<'_, State>, waiting: Box<Waiting>) {
-        let Waiting {
-            ticket,
-            want,
-            since,
-            ..
-        } = *waiting;
-        state.scheduler.enqueue(ticket, want, waiting, since);
+    fn enqueue(self: &Arc<Self>, mut state: MutexGuard<'_, State>, waiting: Waiting) {
+        state.enqueue(waiting);
         drop(state);
         self.pump();
     }
 
-    /// Sends a call that counts as sent.
-    fn send(
+    /// A call is lost with its child. Returns its completion if it is not the pool's to go on with.
+    pub(super) fn lost(
         self: &Arc<Self>,
         child: ChildId,
-        link: &Arc<Link>,
-        function: usize,
-        waiting: Box<Waiting>,
-    ) {
-        // Short ones are copied without an allocation.
-        let mut request = Scratch::take();
-        match waiting.request.short(COPIED) {
-            Some(bytes) => request.body().end().extend_from_slice(bytes),
-            None => *request.body() = waiting.request.clone(),
-        }
-        let mut progress = waiting.progress.clone();
-        let deadline = waiting.want.deadline;
-        let place = waiting.place.clone();
-        let pooled = Pooled { child, waiting };
-        let mut completion = Some(Completion::new(pooled));
-        let options = CallOptions {
-            deadline,
-            progress: &mut progress,
-            may_wait: false,
-            waits: false,
-        };
-        let refused = {
-            // So that who cancels it finds it either here or there.
-            let mut place = place.as_ref().map(|place| unwind::lock(place));
-            if place
-                .as_deref()
-                .is_some_and(|place| matches!(place, Place::Cancelled))
-            {
-                drop(place);
-                self.lock().scheduler.unsent(child, Instant::now());
-                return self.pump();
-            }
-            let made = link.call(function, request.body(), options, &mut completion);
-            match (made, place.as_deref_mut()) {
-                (Ok(made), Some(place)) => {
-                    *place = Place::Sent(child, Arc::clone(link), made.id);
-                    None
-                }
-                (Ok(_), None) => None,
-                (Err(ended), _) => Some(ended),
-            }
-        };
-        if let (Some(ended), Some(mut completion)) = (refused, completion) {
-            self.lock().scheduler.unsent(child, Instant::now());
-            self.on_reactor(move || completion.complete(Answer::Ended(ended)));
-        }
-    }
-
-    /// The child that a call was sent to is lost.
-    fn lost(
-        self: &Arc<Self>,
-        child: ChildId,
-        mut waiting: Box<Waiting>,
-        error: Error,
+        id: u32,
+        completion: Completion,
+        error: &Error,
         phase: Phase,
-    ) {
+    ) -> Option<Completion> {
+        let mut tasks = Tasks::default();
         let mut state = self.lock();
-        // Until its end is reported, it would take further calls, and lose them.
-        state.scheduler.retires(child);
-        match state.fate(&mut waiting.repeat, error, phase) {
-            Ok(alone) => {
-                waiting.want.alone |= alone;
-                match waiting.set_place() {
-                    true => self.enqueue(state, waiting),
-                    false => drop(state),
-                }
-            }
-            Err(ended) => {
-                drop(state);
-                waiting.end(Answer::Ended(ended));
-            }
-        }
+        let serving = state.serving.iter_mut().find(|serving| serving.id == child);
+        let Some(record) = serving.and_then(|serving| serving.records.take(id)) else {
+            return Some(completion);
+        };
+        let waiting = record.into_waiting(completion);
+        state.lose(child, waiting, error.clone(), phase, &mut tasks);
+        drop(state);
+        self.run(tasks);
+        None
     }
 
     /// Nobody waits for a call any more.
@@ -521,8 +462,8 @@ impl Core {
     }
 
     /// A call to each child there is.
-    pub(super) fn everywhere(self: &Arc<Self>, mut make: impl FnMut(Ticket) -> Box<Waiting>) {
-        let mut sends = Vec::new();
+    pub(super) fn everywhere(self: &Arc<Self>, mut make: impl FnMut(Ticket) -> Waiting) {
+        let mut tasks = Tasks::default();
         let mut state = self.lock();
         let now = Instant::now();
         let ids: Vec<_> = state
@@ -535,19 +476,17 @@ impl Core {
             if !state.scheduler.send_to(id, now) {
                 continue;
             }
-            let waiting = make(state.scheduler.ticket());
+            let mut waiting = make(state.scheduler.ticket());
             match state.serving.iter().any(|serving| serving.id == id) {
                 true => {
-                    let (link, number) = state.link(id, waiting.function);
-                    sends.push((id, link, number, waiting));
+                    let mut request = mem::take(&mut waiting.request);
+                    state.send(id, waiting, &mut request, now, &mut tasks);
                 }
                 false => state.for_new.push((id, waiting)),
             }
         }
         drop(state);
-        for (id, link, number, waiting) in sends {
-            self.send(id, &link, number, waiting);
-        }
+        self.run(tasks);
     }
 
     // ---- what happens ----
@@ -564,49 +503,46 @@ impl Core {
             id: child,
             link: Arc::clone(link),
             functions: vec![0],
+            records: Records::default(),
             memory,
         };
         let at = state.serving.partition_point(|other| other.id < child);
         state.serving.insert(at, serving);
-        state.scheduler.ready(child, Instant::now());
-        let mut first = Vec::new();
-        let for_new = mem::take(&mut state.for_new);
-        for (id, waiting) in for_new {
-            match id == child {
-                true => first.push(waiting),
-                false => state.for_new.push((id, waiting)),
-            }
+        let now = Instant::now();
+        state.scheduler.ready(child, now);
+        let mut tasks = Tasks::default();
+        let is_its = |(id, _): &mut (ChildId, Waiting)| *id == child;
+        let first: Vec<_> = state.for_new.extract_if(.., is_its).collect();
+        for (_, mut waiting) in first {
+            let mut request = mem::take(&mut waiting.request);
+            state.send(child, waiting, &mut request, now, &mut tasks);
         }
-        let first: Vec<_> = first
-            .into_iter()
-            .map(|waiting| (state.link(child, waiting.function).1, waiting))
-            .collect();
         drop(state);
-        for (number, waiting) in first {
-            self.send(child, link, number, waiting);
-        }
+        self.run(tasks);
         self.pump();
     }
 
     /// So many calls of a child have ended.
     pub(super) fn freed(self: &Arc<Self>, child: ChildId, total: u64) {
-        let mut spare = SPARE.try_with(RefCell::take).unwrap_or_default();
+        let mut tasks = Tasks::default();
         let mut state = self.lock();
-        let room = SPARES.saturating_sub(state.spare.len());
-        state.spare.extend(spare.drain(..room.min(spare.len())));
         let now = Instant::now();
         if !state.scheduler.freed(child, total, now) {
             return;
         }
+        state.sweep(child, &mut tasks);
         let look = self.max_memory.and_then(|_| {
             let serving = state.serving.iter_mut().find(|it| it.id == child)?;
             serving.memory.as_mut()?.look(now)
         });
         let is_calm = state.scheduler.waiting() == 0 && state.timer_at.is_some();
         if look.is_none() && is_calm && !state.scheduler.is_closing() && !state.is_worn(child) {
-            return self.notify_of_room(&state);
+            self.notify_of_room(&state);
+            drop(state);
+            return self.run(tasks);
         }
         drop(state);
+        self.run(tasks);
         if look.is_some_and(Look::is_exceeded) {
             self.lock().scheduler.outgrown(child);
         }
@@ -640,14 +576,14 @@ impl Core {
             },
         };
         state.scheduler.died(child, how, now);
-        state.serving.retain(|serving| serving.id != child);
+        let was_serving = state.serving.extract_if(.., |it| it.id == child).next();
         let handle = state.handles.extract_if(.., |(id, _)| *id == child).next();
         let lost: Vec<_> = state
             .for_new
             .extract_if(.., |(id, _)| *id == child)
             .collect();
         drop(state);
-        drop(handle);
+        drop((was_serving, handle));
         let error = exit
             .as_ref()
             .and_then(|exit| exit.end.as_ref().err().cloned());
@@ -695,10 +631,9 @@ impl Core {
     /// Does what there is to do.
     pub(super) fn pump(self: &Arc<Self>) {
         loop {
-            let mut tasks = Vec::new();
+            let mut tasks = Tasks::default();
             let mut state = self.lock();
-            let now = Instant::now();
-            state.decide(now, &mut tasks);
+            state.decide(Instant::now(), &mut tasks);
             let start = !state.starts.is_empty() && !mem::replace(&mut state.is_starting, true);
             let timer_at = state.scheduler.deadline();
             let is_sooner = timer_at.is_some_and(|at| state.timer_at.is_none_or(|old| at < old));
@@ -714,29 +649,31 @@ impl Core {
             if start {
                 self.start_starter();
             }
-            if tasks.is_empty() {
+            let is_done = tasks.is_empty();
+            self.run(tasks);
+            if is_done {
                 return;
             }
-            for task in tasks {
-                match task {
-                    Task::Stop(handle) => drop(handle),
-                    Task::End(waiting, ended) => {
-                        self.on_reactor(move || waiting.end(Answer::Ended(ended)));
-                    }
-                    Task::Send(child, waiting) => {
-                        let mut state = self.lock();
-                        if !state.serving.iter().any(|serving| serving.id == child) {
-                            // It has died meanwhile.
-                            drop(state);
-                            self.lost(child, waiting, gone(), Phase::Queued);
-                            continue;
-                        }
-                        let (link, number) = state.link(child, waiting.function);
-                        drop(state);
-                        self.send(child, &link, number, waiting);
-                    }
-                }
-            }
+        }
+    }
+
+    /// Does what was decided.
+    fn run(&self, tasks: Tasks) {
+        let Tasks {
+            ended,
+            full,
+            stopped,
+            aside,
+        } = tasks;
+        for link in full {
+            link.write();
+        }
+        drop(stopped);
+        for (waiting, ended) in ended {
+            self.on_reactor(move || waiting.end(Answer::Ended(ended)));
+        }
+        if !aside.0.is_empty() || !aside.1.is_empty() {
+            guard(|| drop(aside));
         }
     }
 
@@ -779,7 +716,7 @@ impl Core {
         let mut state = self.lock();
         state.killed.get_or_insert_with(|| error.clone());
         while let Some(entry) = state.scheduler.drain() {
-            ended.push(entry.call);
+            ended.push(*entry.call);
         }
         ended.extend(
             mem::take(&mut state.for_new)
@@ -856,9 +793,6 @@ impl Core {
         }
         let callbacks = mem::take(&mut *unwind::lock(&self.callbacks));
         guard(|| drop(callbacks));
-        // Each refers to this.
-        drop(mem::take(&mut self.lock().spare));
-        drop(SPARE.try_with(RefCell::take));
         // First: a thread that is woken here checks whether the reactor's thread is about to end.
         self.reactor.handler_over();
         self.lock().over = true;
@@ -891,6 +825,119 @@ impl State {
         (Arc::clone(&serving.link), serving.functions[function])
     }
 
+    /// Sends a call that counts as sent to a child.
+    fn send(
+        &mut self,
+        child: ChildId,
+        mut waiting: Waiting,
+        request: &mut Body,
+        now: Instant,
+        tasks: &mut Tasks,
+    ) {
+        let (link, number) = self.link(child, waiting.function);
+        let kept = Kept::new(request);
+        let place = waiting.place.clone();
+        // So that who cancels it finds it either here or there.
+        let mut place = place.as_ref().map(|place| unwind::lock(place));
+        if place
+            .as_deref()
+            .is_some_and(|place| matches!(place, Place::Cancelled))
+        {
+            self.scheduler.unsent(child, now);
+            return tasks.aside.0.push(waiting);
+        }
+        let mut progress = waiting.progress.clone();
+        let options = CallOptions {
+            deadline: waiting.want.deadline,
+            progress: &mut progress,
+            may_wait: false,
+            waits: false,
+            is_held: true,
+        };
+        match link.call(number, request, options, &mut waiting.completion) {
+            Ok(made) => {
+                if let Some(place) = &mut place {
+                    **place = Place::Sent(child, Arc::clone(&link), made.id);
+                }
+                drop(place);
+                if let Some(serving) = self.serving(child) {
+                    serving.records.push(Record::new(made.id, kept, waiting));
+                }
+                self.sweep(child, tasks);
+                if made.is_full {
+                    tasks.full.push(link);
+                }
+            }
+            Err(ended) => {
+                drop(place);
+                self.scheduler.unsent(child, now);
+                waiting.request = kept.into_body();
+                match ended {
+                    Ended::Lost(error, phase) => self.lose(child, waiting, error, phase, tasks),
+                    Ended::Refused(Refusal::Closed) => {
+                        self.lose(child, waiting, gone(), Phase::Queued, tasks);
+                    }
+                    ended => tasks.ended.push((waiting, ended)),
+                }
+            }
+        }
+    }
+
+    /// The child that a call was sent to is lost.
+    fn lose(
+        &mut self,
+        child: ChildId,
+        mut waiting: Waiting,
+        error: Error,
+        phase: Phase,
+        tasks: &mut Tasks,
+    ) {
+        // Until its end is reported, it would take further calls, and lose them.
+        self.scheduler.retires(child);
+        match self.fate(&mut waiting.repeat, error, phase) {
+            Ok(alone) => {
+                waiting.want.alone |= alone;
+                match waiting.set_place() {
+                    true => self.enqueue(waiting),
+                    false => tasks.aside.0.push(waiting),
+                }
+            }
+            Err(ended) => tasks.ended.push((waiting, ended)),
+        }
+    }
+
+    fn enqueue(&mut self, waiting: Waiting) {
+        let Waiting {
+            ticket,
+            want,
+            since,
+            ..
+        } = waiting;
+        let waiting = Box::new(waiting);
+        self.scheduler.enqueue(ticket, want, waiting, since);
+    }
+
+    fn serving(&mut self, child: ChildId) -> Option<&mut Serving> {
+        let at = self
+            .serving
+            .binary_search_by_key(&child, |serving| serving.id);
+        self.serving.get_mut(at.ok()?)
+    }
+
+    /// Forgets the calls of a child that have ended, if they are many.
+    fn sweep(&mut self, child: ChildId, tasks: &mut Tasks) {
+        let in_flight = self.scheduler.in_flight(child);
+        if let Some(serving) = self.serving(child)
+            && (serving.records.is_crowded(in_flight) || in_flight == 0)
+            && !serving.records.is_empty()
+        {
+            let Serving { link, records, .. } = serving;
+            link.with_outstanding(|is_outstanding| {
+                records.sweep(is_outstanding, &mut tasks.aside.1)
+            });
+        }
+    }
+
     /// Whether a call whose child is lost is sent again, and whether alone; or how it ends.
     fn fate(&self, repeat: &mut Repeat, error: Error, phase: Phase) -> Result<bool, Ended> {
         if self.killed.is_some() {
@@ -904,23 +951,30 @@ impl State {
     }
 
     /// Decides what is to be done.
-    fn decide(&mut self, now: Instant, tasks: &mut Vec<Task>) {
+    fn decide(&mut self, now: Instant, tasks: &mut Tasks) {
         while let Some(entry) = self.scheduler.expire(now) {
-            tasks.push(Task::End(entry.call, Ended::TimedOut(Phase::Queued)));
+            tasks
+                .ended
+                .push((*entry.call, Ended::TimedOut(Phase::Queued)));
         }
         while let Some((child, entry)) = self.scheduler.next(now) {
             self.waits.add(now.saturating_duration_since(entry.since));
-            tasks.push(Task::Send(child, entry.call));
+            let mut waiting = *entry.call;
+            // What came back may have to be alone.
+            waiting.want = entry.want;
+            let mut request = mem::take(&mut waiting.request);
+            self.send(child, waiting, &mut request, now, tasks);
         }
         while let Some(action) = self.scheduler.act(now) {
             match action {
                 Action::Start { child, source } => self.starts.push_back((child, source)),
                 Action::Stop(child) => {
                     let handle = self.handles.extract_if(.., |(id, _)| *id == child).next();
-                    tasks.extend(handle.map(|(_, handle)| Task::Stop(handle)));
+                    tasks.stopped.extend(handle.map(|(_, handle)| handle));
                 }
                 Action::Fail(entry, error) => {
-                    tasks.push(Task::End(entry.call, Ended::Lost(error, Phase::Queued)));
+                    let ended = Ended::Lost(error, Phase::Queued);
+                    tasks.ended.push((*entry.call, ended));
                 }
             }
         }
@@ -947,66 +1001,15 @@ impl Waiting {
     }
 
     /// It ends.
-    pub(super) fn end(mut self: Box<Self>, answer: Answer) {
+    pub(super) fn end(mut self, answer: Answer) {
         if let Some(place) = &self.place {
             let mut place = unwind::lock(place);
             if !matches!(*place, Place::Cancelled) {
                 *place = Place::Ended;
             }
         }
-        self.completion.complete(answer);
-    }
-}
-
-/// Ends a call for the link that it was sent over: for the pool, it may go on.
-struct Pooled {
-    child: ChildId,
-    waiting: Box<Waiting>,
-}
-
-/// Calls that have ended, and their memory.
-type Spares = Vec<Box<Waiting>>;
-
-/// How many calls are kept to be used again.
-const SPARES: usize = 4096;
-
-thread_local! {
-    /// Those that have ended on this thread since it has taken the lock of their pool.
-    static SPARE: RefCell<Spares> = const { RefCell::new(Vec::new()) };
-}
-
-impl Pooled {
-    /// The call was answered.
-    fn reply(mut self, answer: &BorrowedAnswer<'_>) {
-        if let Some(place) = self.waiting.place.take() {
-            *unwind::lock(&place) = Place::Ended;
-        }
-        self.waiting.completion.consume(answer);
-        self.waiting.progress = None;
-        self.waiting.request.clear(REUSABLE);
-        let _ = SPARE.try_with(|spare| {
-            let mut spare = spare.borrow_mut();
-            if spare.len() < SPARES {
-                spare.push(self.waiting);
-            }
-        });
-    }
-}
-
-impl Consume<AnswerFamily> for Pooled {
-    fn consume(self, answer: &BorrowedAnswer<'_>) {
-        let answer = match answer {
-            BorrowedAnswer::Reply(_) => return self.reply(answer),
-            BorrowedAnswer::Owned(owned) => owned.take().expect("a call is completed once"),
-        };
-        let Pooled { child, waiting } = self;
-        let core = Arc::clone(&waiting.core);
-        match answer {
-            Answer::Ended(Ended::Lost(error, phase)) => core.lost(child, waiting, error, phase),
-            Answer::Ended(Ended::Refused(Refusal::Closed)) => {
-                core.lost(child, waiting, gone(), Phase::Queued);
-            }
-            answer => waiting.end(answer),
+        if let Some(completion) = &mut self.completion {
+            completion.complete(answer);
         }
     }
 }

@@ -19,6 +19,7 @@ mod core;
 mod handle;
 mod map;
 mod memory;
+mod records;
 mod scheduler;
 mod starter;
 mod stats;

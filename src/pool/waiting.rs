@@ -1,6 +1,5 @@
 //! A call to a pool, from when it is made until it ends, in one child or after another.
 
-use super::core::Core;
 use super::scheduler::{ChildId, Ticket, Want};
 use crate::error::{Error, ErrorKind, Phase};
 use crate::rpc::{Completion, Link, ProgressCallback};
@@ -11,18 +10,16 @@ use std::time::Instant;
 
 /// See the module's documentation.
 pub(super) struct Waiting {
-    /// The pool's.
-    pub(super) core: Arc<Core>,
     pub(super) ticket: Ticket,
     pub(super) want: Want,
     /// When it was made.
     pub(super) since: Instant,
     /// The number of its function, for the pool.
     pub(super) function: usize,
-    /// Kept until it ends, as it may be sent again.
     pub(super) request: Body,
     pub(super) progress: Option<ProgressCallback>,
-    pub(super) completion: Completion,
+    /// The link's, while it is sent.
+    pub(super) completion: Option<Completion>,
     /// Where it is, for who may cancel it.
     pub(super) place: Option<Arc<Mutex<Place>>>,
     pub(super) repeat: Repeat,
@@ -85,6 +82,11 @@ impl Repeat {
             allowed,
             ..Repeat::default()
         }
+    }
+
+    /// Whether nothing is to be known of it.
+    pub(super) fn is_plain(&self) -> bool {
+        self.allowed == 0 && !self.is_bound && self.killed.is_empty()
     }
 
     /// Of a call that is for one child only.

@@ -152,7 +152,9 @@ impl<'a, S: Signature> Call<'a, S> {
         let mut completion = Some(Completion::new(Fill(Arc::clone(&slot))));
         let answer = match self.submit(timeout, true, &mut completion) {
             Err(ended) => Some(Answer::Ended(ended)),
-            Ok(SubmittedCall { id, reader, alone }) => {
+            Ok(SubmittedCall {
+                id, reader, alone, ..
+            }) => {
                 let slot = &slot;
                 let wait = AnswerWait {
                     slot,
@@ -208,6 +210,7 @@ impl<'a, S: Signature> Call<'a, S> {
             progress: &mut self.progress,
             may_wait: self.may_wait,
             waits,
+            is_held: false,
         };
         self.handle
             .link

@@ -153,9 +153,10 @@ impl EventHandler for Driver {
             });
         }
         guard(|| {
-            for (completion, phase) in self.link.end(Err(error.clone()), Begun::Unknown) {
-                self.begun += usize::from(phase == Phase::Begun);
-                lost(completion, phase);
+            for (id, completion, phase) in self.link.end(Err(error.clone()), Begun::Unknown) {
+                if let Some(completion) = self.lose(id, completion, &error, phase) {
+                    lost(completion, phase);
+                }
             }
         });
         guard(|| drop_guarded(self.link.take_done()));
@@ -329,15 +330,35 @@ impl Driver {
     fn end_calls(&mut self, end: &Result<Exit, Error>) {
         let noted = || self.link.child().map_or(Noted::Unknown, Child::noted);
         let begun = self.life.begun(noted);
-        for (mut completion, phase) in self.link.end(end.clone(), begun) {
-            self.begun += usize::from(phase == Phase::Begun);
+        for (id, mut completion, phase) in self.link.end(end.clone(), begun) {
             let ended = match &end {
-                Err(error) => Ended::Lost(error.clone(), phase),
+                Err(error) => match self.lose(id, completion, error, phase) {
+                    Some(left) => {
+                        completion = left;
+                        Ended::Lost(error.clone(), phase)
+                    }
+                    None => continue,
+                },
                 Ok(_) => Ended::Refused(Refusal::Closed),
             };
             guard(|| completion.complete(Answer::Ended(ended)));
         }
         drop_guarded(self.link.take_done());
+    }
+
+    /// A call is lost. Returns its completion, unless a supervisor goes on with it.
+    fn lose(
+        &mut self,
+        id: u32,
+        completion: Completion,
+        error: &Error,
+        phase: Phase,
+    ) -> Option<Completion> {
+        self.begun += usize::from(phase == Phase::Begun);
+        match self.handlers.as_ref().and_then(|it| it.supervisor.as_ref()) {
+            Some(supervisor) => supervisor.lost(id, completion, error, phase),
+            None => Some(completion),
+        }
     }
 
     fn pid(&self) -> Option<u32> {

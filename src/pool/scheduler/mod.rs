@@ -411,6 +411,12 @@ impl<C, E: Clone> Scheduler<C, E> {
         Some(self.waits_no_more(entry))
     }
 
+    /// How many calls a child has.
+    pub(crate) fn in_flight(&self, child: ChildId) -> usize {
+        let at = self.find(child);
+        at.map_or(0, |at| self.children[at].in_flight() as usize)
+    }
+
     /// Whether a child is to be replaced.
     pub(crate) fn is_due(&self, child: ChildId) -> bool {
         let child = self.find(child).map(|at| &self.children[at]);

@@ -1,7 +1,7 @@
 //! Who is told what becomes of a child, beside its callbacks.
 
-use crate::error::Error;
-use crate::rpc::link::Link;
+use crate::error::{Error, Phase};
+use crate::rpc::link::{Completion, Link};
 use crate::rpc::state::Exit;
 use std::sync::Arc;
 
@@ -16,6 +16,15 @@ pub(crate) trait Supervise: Send + Sync {
 
     /// It wants no more calls.
     fn retires(&self);
+
+    /// The call with this id is lost, after which no other is made. Returns its completion if it is to end.
+    fn lost(
+        &self,
+        id: u32,
+        completion: Completion,
+        error: &Error,
+        phase: Phase,
+    ) -> Option<Completion>;
 
     /// It is over, and this is the last that is heard of it. So many calls had begun that are lost.
     fn ended(&self, link: &Arc<Link>, end: &Result<Exit, Error>, begun: usize);

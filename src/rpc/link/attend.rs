@@ -68,6 +68,12 @@ impl Link {
         state.end_attend(now, judge_at, expired, kill, all_sent)
     }
 
+    /// Runs something that asks which calls are outstanding, by their ids.
+    pub(crate) fn with_outstanding(&self, run: impl FnOnce(&mut dyn FnMut(u32) -> bool)) {
+        let mut state = self.lock();
+        run(&mut |id| state.connection.is_outstanding(id));
+    }
+
     /// How many calls have ended for the child: see [`Connection::freed`].
     pub(crate) fn freed(&self) -> u64 {
         self.lock().connection.freed()
@@ -160,15 +166,19 @@ impl Link {
         }
     }
 
-    /// Ends it for all further calls, and returns the calls that have not ended. `begun` are those that
-    /// the child has begun.
-    pub(crate) fn end(&self, end: Result<Exit, Error>, begun: Begun) -> Vec<(Completion, Phase)> {
+    /// Ends it for all further calls, and returns the calls that have not ended, with their ids. `begun`
+    /// are those that the child has begun.
+    pub(crate) fn end(
+        &self,
+        end: Result<Exit, Error>,
+        begun: Begun,
+    ) -> Vec<(u32, Completion, Phase)> {
         let mut state = self.lock();
         state.end = Some(end);
         if state.waiting > 0 {
             self.changed.notify_all();
         }
-        state.connection.drain(begun)
+        state.connection.drain_with_ids(begun)
     }
 
     /// Takes the progress callbacks of calls that have ended, to be dropped.

@@ -27,6 +27,9 @@ pub(crate) struct CallOptions<'a> {
     /// Whether the caller is going to wait for the answer. It then sends the request itself, and
     /// reads the answer itself if no other thread does.
     pub(crate) waits: bool,
+    /// Whether the caller holds a lock, so that nothing is written here: see
+    /// [`is_full`](SubmittedCall::is_full).
+    pub(crate) is_held: bool,
 }
 
 /// A call that was made.
@@ -36,6 +39,8 @@ pub(crate) struct SubmittedCall {
     pub(crate) reader: Option<Box<Reader>>,
     /// Whether this is the only call, if nothing can have come for it yet.
     pub(crate) alone: Option<bool>,
+    /// Whether so much is queued that it is to be [written](Link::write).
+    pub(crate) is_full: bool,
 }
 
 impl Link {
@@ -53,6 +58,7 @@ impl Link {
             progress,
             may_wait,
             waits,
+            is_held,
         } = options;
         if self.is_elsewhere() {
             return Err(Ended::Refused(Refusal::Forked));
@@ -77,7 +83,8 @@ impl Link {
         };
         // A caller that does not wait writes, too, once a comfortable batch has gathered: that keeps the
         // queue in the processor's cache, and the caller from running far ahead of the child.
-        if waits || state.connection.queued() >= FULL_BATCH as u64 {
+        let is_full = state.connection.queued() >= FULL_BATCH as u64;
+        if waits || is_full && !is_held {
             state = self.transmit(state);
         }
         if !waits && state.role.is_unattended() {
@@ -93,7 +100,20 @@ impl Link {
         if is_due || state.connection.is_closed() || state.has_unattended_output() {
             self.notify_reactor(state);
         }
-        Ok(SubmittedCall { id, reader, alone })
+        Ok(SubmittedCall {
+            id,
+            reader,
+            alone,
+            is_full,
+        })
+    }
+
+    /// Writes what is queued.
+    pub(crate) fn write(&self) {
+        let state = self.transmit(self.lock());
+        if state.has_unattended_output() {
+            self.notify_reactor(state);
+        }
     }
 
     /// The number of a function of the child that calls are for.

@@ -243,14 +243,14 @@ impl<E> Calls<E> {
         }
     }
 
-    /// Takes all entries out, in the order in which they were put in, and passes each on with how many
-    /// [ids ago](Calls::ids_since) that was.
-    pub(crate) fn drain(&mut self, mut take: impl FnMut(u32, E)) {
+    /// Takes all entries out, in the order in which they were put in, and passes each on with its id, and how
+    /// many [ids ago](Calls::ids_since) that was.
+    pub(crate) fn drain(&mut self, mut take: impl FnMut(u32, u32, E)) {
         let old = self.left.iter().map(|(id, _)| Reverse((self.age(id), id)));
         let mut old: BinaryHeap<_> = old.collect();
         while let Some(Reverse((_, id))) = old.pop() {
             if let Some(entry) = self.left.remove(id) {
-                take(self.ids_since(id as u32), entry);
+                take(id as u32, self.ids_since(id as u32), entry);
             }
         }
         loop {
@@ -260,7 +260,7 @@ impl<E> Calls<E> {
             };
             for (place, id) in block.places.iter_mut().zip(first..) {
                 if let Some(entry) = place.take() {
-                    take(self.ids_since(id), entry);
+                    take(id, self.ids_since(id), entry);
                 }
             }
         }
@@ -291,7 +291,7 @@ mod tests {
 
     fn drained<E>(calls: &mut Calls<E>) -> Vec<E> {
         let mut all = Vec::new();
-        calls.drain(|_, entry| all.push(entry));
+        calls.drain(|_, _, entry| all.push(entry));
         all
     }
 
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(since.collect::<Vec<_>>(), [4, 3, 2, 1]);
         assert_eq!(calls.ids_since(3), MAX_ID, "it is next");
         let mut all = Vec::new();
-        calls.drain(|since, n| all.push((since, n)));
+        calls.drain(|_, since, n| all.push((since, n)));
         assert_eq!(all, [(4, 0), (3, 1), (2, 2), (1, 3)]);
     }
 

@@ -13,13 +13,13 @@
 //! [write](Connection::writer).
 //!
 //! `T` is the completion of a call, opaque here. It is returned exactly once: by the command that
-//! refuses the call, by [`receive`], [`expire`], [`cancel`] or [`drain`]. `P` is what takes reports of
+//! refuses the call, by [`receive`], [`expire`], [`cancel`] or [`drain_with_ids`]. `P` is what takes reports of
 //! the call's progress.
 //!
 //! [`receive`]: Connection::receive
 //! [`expire`]: Connection::expire
 //! [`cancel`]: Connection::cancel
-//! [`drain`]: Connection::drain
+//! [`drain_with_ids`]: Connection::drain_with_ids
 
 use super::asks::{Admission, Asks, BadAsk, SERVES_NOTHING};
 use super::begun::Begun;
@@ -465,8 +465,15 @@ impl<T, P: Clone> Connection<T, P> {
         self.deadlines.first().map(|(deadline, _)| deadline)
     }
 
-    /// Ends all calls, in the order in which they were made: the child is lost, and had begun these.
+    /// As [`drain_with_ids`](Connection::drain_with_ids), without the ids.
+    #[cfg(any(fuzzing, test))]
     pub(crate) fn drain(&mut self, begun: Begun) -> Vec<(T, Phase)> {
+        let all = self.drain_with_ids(begun).into_iter();
+        all.map(|(_, note, phase)| (note, phase)).collect()
+    }
+
+    /// Ends all calls, in the order in which they were made: the child is lost, and had begun these.
+    pub(crate) fn drain_with_ids(&mut self, begun: Begun) -> Vec<(u32, T, Phase)> {
         self.closed = true;
         self.live = 0;
         self.deadlines.clear();
@@ -479,14 +486,14 @@ impl<T, P: Clone> Connection<T, P> {
             Begun::Unknown => Some(0),
         };
         let mut all = Vec::new();
-        self.calls.drain(|ids, entry| {
+        self.calls.drain(|id, ids, entry| {
             let start = entry.place.start();
             let phase = match outbox.is_queued(start) {
                 true => Phase::Queued,
                 false => phase_of_sent(ids, outbox.end() - start, last_begun),
             };
             if let Some(note) = entry.note {
-                all.push((note, phase));
+                all.push((id, note, phase));
             }
         });
         self.writer.clear();
@@ -559,6 +566,11 @@ impl<T, P: Clone> Connection<T, P> {
     /// How many calls have not ended.
     pub(crate) fn live(&self) -> usize {
         self.live
+    }
+
+    /// Whether a call with this id was made, and not answered.
+    pub(crate) fn is_outstanding(&mut self, id: u32) -> bool {
+        self.calls.get_mut(id).is_some()
     }
 
     /// How many calls have ended for the child: it has answered them, or they were taken back before they were
