@@ -8,6 +8,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(1000);
+/// Time enough for a call to begin in a child that is there.
+const TIMEOUT: Duration = Duration::from_secs(1);
 
 fn worker() -> Worker {
     Worker::new()
@@ -235,11 +237,11 @@ fn calls_time_out_in_the_queue_and_in_a_child() {
     let me = worker().run_in_test();
     bounded(move || {
         let pool = me.pool("do").max(1).load(1).start().unwrap();
+        pool.call("pid").wait().unwrap();
         let gate = Gate::new();
-        let short = Duration::from_millis(30);
-        let first = pool.call(["gate", gate.name()]).timeout(short).start();
+        let first = pool.call(["gate", gate.name()]).timeout(TIMEOUT).start();
         let entered = gate.entered();
-        let second = pool.call("pid").timeout(short).start();
+        let second = pool.call("pid").timeout(TIMEOUT).start();
         assert!(matches!(
             first.wait(),
             Err(CallError::TimedOut(Phase::Begun))
@@ -448,8 +450,9 @@ fn child_that_hangs_is_killed_and_replaced_and_what_had_not_begun_goes_on() {
             .on_exit(move |exit| sender.send(exit.clone()).unwrap())
             .start()
             .unwrap();
+        pool.call("pid").wait().unwrap();
         let gate = Gate::new();
-        let hangs = pool.call(["spin", gate.name()]).timeout(short).start();
+        let hangs = pool.call(["spin", gate.name()]).timeout(TIMEOUT).start();
         let _entered = gate.entered();
         let behind: Vec<_> = (0..5).map(|_| pool.call("pid").start()).collect();
         assert!(matches!(hangs.wait(), Err(CallError::TimedOut(_))));
