@@ -338,19 +338,6 @@ fn idle_children_are_stopped_and_the_pool_goes_on() {
 }
 
 #[test]
-fn template_is_the_source_of_a_pool() {
-    let me = worker().run_in_test();
-    alone(move || {
-        let pool = me.template().pool("pid").max(3).idle(3).start().unwrap();
-        for call in pool.everywhere(()) {
-            call.wait().unwrap();
-        }
-        pool.finish().unwrap();
-        eventually("the template is gone", || children().is_empty());
-    });
-}
-
-#[test]
 fn children_are_replaced_after_so_many_calls() {
     let me = worker().run_in_test();
     bounded(move || {

@@ -8,8 +8,8 @@
 mod common;
 
 use common::{
-    Gate, Random, Storm, alone, await_sleep, bounded, children_of, descriptors, eventually, group,
-    is_gone, lost, obey, session, signal, stop, unprivileged,
+    Gate, Random, Storm, alone, await_sleep, bounded, children, children_of, descriptors,
+    eventually, group, is_gone, lost, obey, session, signal, stop, unprivileged,
 };
 use offspring::{
     BoxError, CallError, Error, ErrorKind, Fd, Group, Limit, Process, Rpc, Stdio, Strings, Worker,
@@ -730,4 +730,17 @@ fn storm_of_copies_leaves_nothing_behind() {
 /// Whether a template was killed before it could make a copy.
 fn is_killed(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Died | ErrorKind::Exited)
+}
+
+#[test]
+fn children_of_a_pool_are_copies_and_its_template_ends_with_it() {
+    let me = worker().run_in_test();
+    alone(move || {
+        let pool = me.template().pool("parent").max(3).idle(3).start().unwrap();
+        for call in pool.everywhere(()) {
+            call.wait().unwrap();
+        }
+        pool.finish().unwrap();
+        eventually("the template is gone", || children().is_empty());
+    });
 }
