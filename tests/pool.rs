@@ -338,6 +338,18 @@ fn idle_children_are_stopped_and_the_pool_goes_on() {
 }
 
 #[test]
+fn idle_child_is_stopped_in_time_however_late_something_else_is_due() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let pool = me.pool("do").shrink_after(Duration::from_millis(10));
+        let pool = pool.max_age(LONG).start().unwrap();
+        pool.call(["echo", "x"]).wait().unwrap();
+        eventually("none is left", || pool.stats().children.is_empty());
+        pool.finish().unwrap();
+    });
+}
+
+#[test]
 fn children_are_replaced_after_so_many_calls() {
     let me = worker().run_in_test();
     bounded(move || {

@@ -470,6 +470,12 @@ impl<C, E: Clone> Scheduler<C, E> {
         moments.chain(keyed).chain(renewals).min()
     }
 
+    /// When to act at the latest because a child has become idle now.
+    pub(crate) fn idle_deadline(&self, now: Instant) -> Option<Instant> {
+        let is_spare = self.children.len() > self.sizing.idle;
+        after(now, self.sizing.shrink_after).filter(|_| is_spare)
+    }
+
     // ---- what is there ----
 
     /// Whether all is over, once it is [closed](Scheduler::close).
