@@ -350,6 +350,26 @@ fn idle_child_is_stopped_in_time_however_late_something_else_is_due() {
 }
 
 #[test]
+fn another_child_is_started_when_the_idle_one_gets_a_call() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let pool = me.pool("do").max(3).idle(1).load(1).start().unwrap();
+        let idle = || {
+            let children = pool.stats().children;
+            children.iter().filter(|it| it.state == "idle").count()
+        };
+        let gate = Gate::new();
+        for busy in 0..3 {
+            eventually("one is idle", || idle() == 1);
+            assert_eq!(pool.stats().started, busy + 1);
+            pool.call(["gate", gate.name()]).then(drop);
+        }
+        pool.kill();
+        pool.finish().unwrap();
+    });
+}
+
+#[test]
 fn children_are_replaced_after_so_many_calls() {
     let me = worker().run_in_test();
     bounded(move || {

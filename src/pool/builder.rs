@@ -90,7 +90,10 @@ impl<S: Signature> PoolBuilder<S> {
 
     /// How many children there may be at a time, of those that are not from [`also`](PoolBuilder::also).
     /// Default: as many as this process may use processors, by its affinity and its control group. At least
-    /// one.
+    /// one, at most 65,536.
+    ///
+    /// A child that is leaving, and still has calls, or takes its time to exit, comes on top, and so does a
+    /// successor that starts: at most one for each of these.
     pub fn max(mut self, children: usize) -> Self {
         self.max = Some(children.max(1));
         self

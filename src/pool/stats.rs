@@ -115,7 +115,7 @@ impl Core {
             ChildStats {
                 pid: serving.and_then(|it| it.link.child()).map(Child::pid),
                 state: match child.stage {
-                    Stage::Starting { .. } => "starting",
+                    Stage::Starting => "starting",
                     Stage::Serving if child.in_flight() == 0 => "idle",
                     Stage::Serving => "busy",
                     Stage::Leaving => "leaving",

@@ -38,27 +38,19 @@ pub(crate) struct Child {
 /// What a child is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
-    Starting {
-        /// Whether another one serves until this one does.
-        succeeds: bool,
-    },
+    /// In its slot, another one may serve until this one does.
+    Starting,
     Serving,
     /// It gets no more calls.
     Leaving,
 }
 
 impl Child {
-    pub(super) fn new(
-        id: ChildId,
-        slot: usize,
-        succeeds: bool,
-        generation: u32,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn new(id: ChildId, slot: usize, generation: u32, now: Instant) -> Self {
         Child {
             id,
             slot,
-            stage: Stage::Starting { succeeds },
+            stage: Stage::Starting,
             generation,
             ended: 0,
             sent_at: VecDeque::new(),
@@ -123,11 +115,6 @@ impl Child {
         if self.sent_at.is_empty() {
             (self.is_taken, self.idle_since) = (false, now);
         }
-    }
-
-    /// Whether its first start has not ended.
-    pub(super) fn is_first(&self) -> bool {
-        self.stage == Stage::Starting { succeeds: false }
     }
 
     pub(super) fn has_served(&self) -> bool {

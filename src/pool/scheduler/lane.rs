@@ -14,6 +14,15 @@ pub(crate) struct Entry<C> {
     pub(crate) call: C,
 }
 
+/// Which of two calls goes first: the smaller one, if there is a child for it.
+pub(super) type Turn = (bool, Ticket);
+
+impl<C> Entry<C> {
+    pub(super) fn turn(&self) -> Turn {
+        (!self.want.urgent, self.ticket)
+    }
+}
+
 /// Calls for the same children, the urgent ones before the others. A call that comes back takes its old place:
 /// it is the oldest.
 #[derive(Debug)]
@@ -22,13 +31,16 @@ pub(super) struct Lane<C> {
     others: Line<C>,
 }
 
-/// Entries by their tickets. Those that were taken out of the middle leave a gap until all before them are
-/// gone; the first is never one.
+/// Entries by their tickets. Those that were taken out of the middle leave gaps, which are closed once they
+/// outnumber the others; the first is never one.
 #[derive(Debug)]
 struct Line<C> {
     entries: VecDeque<(Ticket, Option<Entry<C>>)>,
     live: usize,
 }
+
+/// This many gaps are always allowed.
+const FEW: usize = 64;
 
 impl<C> Default for Lane<C> {
     fn default() -> Self {
@@ -110,7 +122,7 @@ impl<C> Line<C> {
     fn take_first(&mut self) -> Option<Entry<C>> {
         let (_, entry) = self.entries.pop_front()?;
         self.live -= 1;
-        self.close_gap();
+        self.close_gaps();
         entry
     }
 
@@ -118,11 +130,14 @@ impl<C> Line<C> {
         let at = self.find(ticket).ok()?;
         let entry = self.entries[at].1.take()?;
         self.live -= 1;
-        self.close_gap();
+        self.close_gaps();
         Some(entry)
     }
 
-    fn close_gap(&mut self) {
+    fn close_gaps(&mut self) {
+        if self.entries.len() > 2 * self.live + FEW {
+            self.entries.retain(|(_, entry)| entry.is_some());
+        }
         while let Some((_, None)) = self.entries.front() {
             self.entries.pop_front();
         }

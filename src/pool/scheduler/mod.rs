@@ -26,7 +26,7 @@ pub(crate) use child::{Child, Stage};
 pub(crate) use lane::Entry;
 
 use crate::deadlines::{Deadlines, after};
-use lane::Lane;
+use lane::{Lane, Turn};
 use random::Random;
 use source::Source;
 use std::time::{Duration, Instant};
@@ -123,6 +123,9 @@ impl<E> Default for Past<E> {
     }
 }
 
+/// How many slots a source has at most: some programs ask for as many as possible.
+const MOST_SLOTS: usize = 1 << 16;
+
 /// How a child has ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum End<E> {
@@ -130,6 +133,15 @@ pub(crate) enum End<E> {
     Wanted,
     /// It was not. Whether one of its calls is to blame.
     Died { error: E, blamed: bool },
+}
+
+/// How many children get calls, or will.
+struct Crew {
+    serving: usize,
+    /// Of these, how many have no calls.
+    idle: usize,
+    /// Without those that succeed others.
+    starting: usize,
 }
 
 /// See the module's documentation.
@@ -172,6 +184,7 @@ impl<C, E: Clone> Scheduler<C, E> {
         let mut sources = Vec::new();
         let mut all = Vec::new();
         for (source, count) in slots.iter().enumerate() {
+            let count = (*count).min(MOST_SLOTS);
             sources.push(Source::new(all.len()..all.len() + count));
             all.resize(all.len() + count, source);
         }
@@ -214,17 +227,21 @@ impl<C, E: Clone> Scheduler<C, E> {
         Ticket(self.last_ticket)
     }
 
-    /// The child that a call is to be sent to at once, if no other waits for the same and there is room. It
-    /// counts as sent.
+    /// The child that a call is to be sent to at once, if no other waits for the same, there is room, and
+    /// nothing else is to be done. It counts as sent.
     pub(crate) fn place(&mut self, want: &Want, now: Instant) -> Option<ChildId> {
+        if !self.shared.is_empty() {
+            return None;
+        }
         let at = match want.key {
-            None if self.shared.is_empty() => self.pick(want.alone)?,
-            Some(key) if self.keyed[self.slot_of(key)].is_empty() => {
-                self.pick_in(self.slot_of(key), want.alone)?
+            None => self.pick(want.alone, (!want.urgent, Ticket(u64::MAX)))?,
+            Some(key) => {
+                let slot = self.slot_of(key);
+                let is_next = self.keyed[slot].is_empty();
+                is_next.then(|| self.pick_in(slot, want.alone))??
             }
-            _ => return None,
         };
-        Some(self.send(at, want.alone, now))
+        (!self.takes_spare(at)).then(|| self.send(at, want.alone, now))
     }
 
     /// A call waits. If it was sent before, it has its old place.
@@ -272,16 +289,20 @@ impl<C, E: Clone> Scheduler<C, E> {
         if self.waiting == 0 {
             return None;
         }
-        let shared = self.shared.first().and_then(|first| {
-            let at = self.pick(first.want.alone)?;
-            Some((!first.want.urgent, first.ticket, at, None))
+        let first = self.shared.first();
+        let shared = first.and_then(|first| {
+            let at = self.pick(first.want.alone, first.turn())?;
+            Some((first.turn(), at, None))
         });
-        let keyed = self.keyed.iter().enumerate().filter_map(|(slot, lane)| {
+        // Younger ones would go on and on, and no child would ever be idle.
+        let alone = first.filter(|first| first.want.alone).map(Entry::turn);
+        let keyed = self.keyed_waiting().filter_map(|(slot, lane)| {
             let first = lane.first()?;
-            let at = self.pick_in(slot, first.want.alone)?;
-            Some((!first.want.urgent, first.ticket, at, Some(slot)))
+            let waits = alone.is_some_and(|alone| alone < first.turn());
+            let at = self.pick_in(slot, first.want.alone).filter(|_| !waits)?;
+            Some((first.turn(), at, Some(slot)))
         });
-        let (_, _, at, slot) = keyed.chain(shared).min()?;
+        let (_, at, slot) = keyed.chain(shared).min()?;
         let lane = match slot {
             None => &mut self.shared,
             Some(slot) => &mut self.keyed[slot],
@@ -328,7 +349,7 @@ impl<C, E: Clone> Scheduler<C, E> {
             return;
         };
         let Child { slot, stage, .. } = self.children[at];
-        if let Stage::Starting { .. } = stage {
+        if stage == Stage::Starting {
             // Who was there before has a successor now.
             for old in &mut self.children {
                 if old.slot == slot && old.stage == Stage::Serving {
@@ -362,6 +383,7 @@ impl<C, E: Clone> Scheduler<C, E> {
         let Some(at) = self.find(child) else {
             return;
         };
+        self.forgive(now);
         let child = self.children.remove(at);
         self.in_flight -= child.in_flight();
         let past = &mut self.past[child.slot];
@@ -369,10 +391,6 @@ impl<C, E: Clone> Scheduler<C, E> {
         past.calls += child.ended;
         if let (End::Died { error, .. }, false) = (&end, child.is_told) {
             past.last_error = Some(error.clone());
-        }
-        let source = &mut self.sources[self.slots[child.slot]];
-        if let Some(since) = child.serves_since() {
-            source.has_served(now.saturating_duration_since(since));
         }
         let End::Died { error, blamed } = end else {
             return;
@@ -382,9 +400,10 @@ impl<C, E: Clone> Scheduler<C, E> {
         }
         // One that dies before it does anything may do so again and again.
         if !child.has_served() || (child.ended == 0 && !blamed) {
-            source.failed(error, &mut self.random, now);
+            let source = &mut self.sources[self.slots[child.slot]];
+            source.failed(error, child.since, &mut self.random, now);
         }
-        if self.waiting > 0 {
+        if self.waiting > 0 && self.is_free(child.slot) {
             // It is missed.
             self.grow_at = Some(now);
         }
@@ -425,23 +444,25 @@ impl<C, E: Clone> Scheduler<C, E> {
 
     /// What is to be done now.
     pub(crate) fn act(&mut self, now: Instant) -> Option<Action<C, E>> {
+        self.forgive(now);
         if let Some((entry, error)) = self.hopeless(now) {
             return Some(Action::Fail(entry, error));
         }
-        if let Some((slot, succeeds)) = self.missing(now) {
+        if let Some(slot) = self.missing(now) {
             self.last_child += 1;
             let (child, source) = (ChildId(self.last_child), self.slots[slot]);
-            let new = Child::new(child, slot, succeeds, self.generation, now);
+            let new = Child::new(child, slot, self.generation, now);
             self.children.push(new);
             return Some(Action::Start { child, source });
         }
-        self.shrink(now);
-        let waiting = self.waiting > 0;
-        let closing = self.closing && !waiting;
-        let child = self.children.iter_mut().find(|child| {
-            let is_over = closing || child.stage == Stage::Leaving;
-            is_over && !child.is_told && child.in_flight() == 0
-        })?;
+        let closing = self.closing && self.waiting == 0;
+        let is_over = |child: &Child| {
+            let leaves = closing || child.stage == Stage::Leaving;
+            leaves && !child.is_told && child.in_flight() == 0
+        };
+        let over = self.children.iter().position(is_over);
+        let at = over.or_else(|| self.too_many(now))?;
+        let child = &mut self.children[at];
         (child.stage, child.is_told) = (Stage::Leaving, true);
         Some(Action::Stop(child.id))
     }
@@ -457,8 +478,7 @@ impl<C, E: Clone> Scheduler<C, E> {
                 .filter_map(|source| self.free_slot(source));
             slots.filter_map(|slot| self.starts_at(slot, at)).min()
         });
-        let keyed = self.keyed.iter().enumerate();
-        let keyed = keyed.filter(|(slot, lane)| !lane.is_empty() && self.is_free(*slot));
+        let keyed = self.keyed_waiting().filter(|(slot, _)| self.is_free(*slot));
         let keyed = keyed.filter_map(|(slot, lane)| self.starts_at(slot, lane.oldest()?));
         let renews = !self.closing && !self.is_renewing();
         let renewals = self.children.iter().filter(|_| renews).filter_map(|child| {
@@ -499,8 +519,8 @@ impl<C, E: Clone> Scheduler<C, E> {
 
     /// Since when the one waits that waits longest.
     pub(crate) fn oldest(&self) -> Option<Instant> {
-        let lanes = std::iter::once(&self.shared).chain(&self.keyed);
-        lanes.filter_map(Lane::oldest).min()
+        let keyed = self.keyed_waiting().filter_map(|(_, lane)| lane.oldest());
+        keyed.chain(self.shared.oldest()).min()
     }
 
     /// How many children were ever started.
@@ -525,6 +545,7 @@ impl<C, E: Clone> Scheduler<C, E> {
 
     // ---- decisions ----
 
+    /// The slot that calls with this key are for.
     fn slot_of(&self, key: u64) -> usize {
         // Rendezvous hashing: of the same slots, each key always has the same one.
         let weight = |slot: usize| {
@@ -536,11 +557,29 @@ impl<C, E: Clone> Scheduler<C, E> {
         slots.max_by_key(|slot| weight(*slot)).unwrap_or(0)
     }
 
+    /// The lanes of slots in which calls wait.
+    fn keyed_waiting(&self) -> impl Iterator<Item = (usize, &Lane<C>)> {
+        // Mostly there is none, and then no lane is looked at.
+        let all = match self.waiting > self.shared.len() {
+            true => &self.keyed[..],
+            false => &[],
+        };
+        let lanes = all.iter().enumerate();
+        lanes.filter(|(_, lane)| !lane.is_empty())
+    }
+
     /// The child that is to get the next call: an idle one if there is one, and of equal ones that which was
     /// used last.
-    fn pick(&self, alone: bool) -> Option<usize> {
+    fn pick(&self, alone: bool, turn: Turn) -> Option<usize> {
+        let keyed = self.waiting > self.shared.len();
+        let is_promised = |child: &Child| {
+            let first = self.keyed[child.slot].first();
+            first.is_some_and(|first| first.turn() < turn)
+        };
         let children = self.children.iter().enumerate();
-        let with_room = children.filter(|(_, child)| child.has_room(self.sizing.load, alone));
+        let with_room = children.filter(|(_, child)| {
+            child.has_room(self.sizing.load, alone) && !(keyed && is_promised(child))
+        });
         let best = with_room.min_by_key(|(_, child)| child.rank());
         best.map(|(at, _)| at)
     }
@@ -549,6 +588,16 @@ impl<C, E: Clone> Scheduler<C, E> {
     fn pick_in(&self, slot: usize, alone: bool) -> Option<usize> {
         let mut children = self.children.iter();
         children.position(|child| child.slot == slot && child.has_room(self.sizing.load, alone))
+    }
+
+    /// Whether there are to be more idle children if this one is not idle any more, and none is on its way.
+    fn takes_spare(&self, at: usize) -> bool {
+        if self.sizing.idle == 0 || self.grow_at.is_some() || self.children[at].in_flight() > 0 {
+            return false;
+        }
+        let crew = self.crew();
+        crew.serving + crew.starting < self.slots.len()
+            && crew.idle + crew.starting <= self.sizing.idle
     }
 
     fn send(&mut self, at: usize, alone: bool, now: Instant) -> ChildId {
@@ -573,39 +622,33 @@ impl<C, E: Clone> Scheduler<C, E> {
         if self.waiting == 0 {
             return None;
         }
-        let broken: Vec<_> = self
-            .sources
-            .iter()
-            .map(|source| source.broken(now).cloned())
-            .collect();
+        let error = |source: &Source<E>| source.broken(now).cloned();
         let takes_calls = |child: &Child| child.stage != Stage::Leaving;
+        let mut sources = self.sources.iter().filter(|it| !it.slots.is_empty());
         let (lane, error) = if !self.shared.is_empty()
             && !self.children.iter().any(takes_calls)
-            && broken.iter().all(Option::is_some)
+            && sources.clone().all(|source| source.broken(now).is_some())
         {
-            (&mut self.shared, broken.into_iter().next().flatten()?)
+            let error = sources.next().and_then(error)?;
+            (&mut self.shared, error)
         } else {
-            let slot = (0..self.slots.len()).find(|slot| {
-                let is_broken = broken[self.slots[*slot]].is_some();
-                !self.keyed[*slot].is_empty() && is_broken && self.is_free(*slot)
+            let (slot, error) = self.keyed_waiting().find_map(|(slot, _)| {
+                let error = error(&self.sources[self.slots[slot]])?;
+                self.is_free(slot).then_some((slot, error))
             })?;
-            let error = broken.into_iter().nth(self.slots[slot]).flatten()?;
             (&mut self.keyed[slot], error)
         };
         let entry = lane.take_first()?;
         Some((self.waits_no_more(entry), error))
     }
 
-    /// A slot whose child is missing, and whether that is to succeed the one that is there.
-    fn missing(&mut self, now: Instant) -> Option<(usize, bool)> {
-        let keyed = (0..self.slots.len()).find(|slot| {
-            !self.keyed[*slot].is_empty() && self.is_free(*slot) && self.may_start(*slot, now)
-        });
-        if let Some(slot) = keyed {
-            return Some((slot, false));
-        }
-        if let Some(slot) = self.grows_into(now) {
-            return Some((slot, false));
+    /// A slot that a child is to be started for: its first, or one that succeeds that which is there.
+    fn missing(&mut self, now: Instant) -> Option<usize> {
+        let is_missing = |slot: &usize| self.is_free(*slot) && self.may_start(*slot, now);
+        let keyed = self.keyed_waiting().map(|(slot, _)| slot).find(is_missing);
+        let first = keyed.or_else(|| self.grows_into(now));
+        if first.is_some() {
+            return first;
         }
         if self.closing || self.is_renewing() {
             return None;
@@ -614,27 +657,23 @@ impl<C, E: Clone> Scheduler<C, E> {
             child.renews_at(self.generation).is_some_and(|at| at <= now)
                 && self.may_start(child.slot, now)
         })?;
-        Some((due.slot, true))
+        Some(due.slot)
     }
 
     /// A slot for another child, if one is needed and it is time.
     fn grows_into(&mut self, now: Instant) -> Option<usize> {
-        let starting = self
-            .children
-            .iter()
-            .filter(|child| child.is_first())
-            .count();
-        let is_wanted = |child: &&Child| child.stage == Stage::Serving;
-        let serving = self.children.iter().filter(is_wanted).count();
-        let idle = self.children.iter().filter(is_wanted);
-        let idle = idle.filter(|child| child.in_flight() == 0).count();
+        let Crew {
+            serving,
+            idle,
+            starting,
+        } = self.crew();
         let is_full = self.shared.len() > starting.saturating_mul(self.sizing.load);
         let lacks_idle = !self.closing && idle + starting < self.sizing.idle;
         if !(is_full || lacks_idle) || serving + starting >= self.slots.len() {
-            self.is_begun |= !lacks_idle;
-            self.grow_at = None;
+            (self.is_begun, self.grow_at) = (true, None);
             return None;
         }
+        self.is_begun |= !lacks_idle;
         let at_once = !self.is_begun || (is_full && serving + starting == 0);
         let grow_at = match self.grow_at {
             _ if at_once => now,
@@ -661,14 +700,14 @@ impl<C, E: Clone> Scheduler<C, E> {
         slot
     }
 
-    /// Lets one child go that has been idle for long.
-    fn shrink(&mut self, now: Instant) {
-        if let Some(at) = self.longest_idle()
-            && self.shrinks_at(at).is_some_and(|moment| moment <= now)
-        {
-            self.children[at].stage = Stage::Leaving;
-            self.shrink_at = after(now, self.sizing.shrink_after);
+    /// A child that has been idle for too long, if it is time to let one go.
+    fn too_many(&mut self, now: Instant) -> Option<usize> {
+        let at = self.longest_idle()?;
+        if self.shrinks_at(at)? > now {
+            return None;
         }
+        self.shrink_at = after(now, self.sizing.shrink_after);
+        Some(at)
     }
 
     /// Of more idle children than there are to be, that which was used least recently.
@@ -696,22 +735,56 @@ impl<C, E: Clone> Scheduler<C, E> {
         Some(self.shrink_at.map_or(idle, |next| next.max(idle)))
     }
 
-    fn is_renewing(&self) -> bool {
-        self.children
+    /// A child that has been well for long makes its source forget what failed before.
+    fn forgive(&mut self, now: Instant) {
+        for child in &self.children {
+            if let Some(since) = child.serves_since() {
+                self.sources[self.slots[child.slot]].has_served(since, now);
+            }
+        }
+    }
+
+    fn crew(&self) -> Crew {
+        let serving = self
+            .children
             .iter()
-            .any(|child| child.stage == Stage::Starting { succeeds: true })
+            .filter(|child| child.stage == Stage::Serving);
+        let idle = serving.clone().filter(|child| child.in_flight() == 0);
+        let starting = self
+            .children
+            .iter()
+            .filter(|child| child.stage == Stage::Starting && !self.serves(child.slot));
+        Crew {
+            serving: serving.count(),
+            idle: idle.count(),
+            starting: starting.count(),
+        }
+    }
+
+    /// Whether a slot has a child that serves.
+    fn serves(&self, slot: usize) -> bool {
+        let serves = |child: &Child| child.slot == slot && child.stage == Stage::Serving;
+        self.children.iter().any(serves)
+    }
+
+    /// Whether a child starts while another one serves in its slot.
+    fn is_renewing(&self) -> bool {
+        let succeeds = |child: &Child| child.stage == Stage::Starting && self.serves(child.slot);
+        self.children.iter().any(succeeds)
     }
 
     fn may_start(&self, slot: usize, now: Instant) -> bool {
         self.starts_at(slot, now).is_some_and(|at| at <= now)
     }
 
-    /// When a child may be started that is wanted from this moment on, unless that depends on another start.
+    /// When a child may be started that is wanted from this moment on, unless that depends on another child.
     fn starts_at(&self, slot: usize, wanted: Instant) -> Option<Instant> {
+        if self.is_crowded(slot) {
+            return None;
+        }
         let source = self.slots[slot];
-        let is_starting = |child: &Child| {
-            matches!(child.stage, Stage::Starting { .. }) && self.slots[child.slot] == source
-        };
+        let is_starting =
+            |child: &Child| child.stage == Stage::Starting && self.slots[child.slot] == source;
         let is_starting = self.children.iter().any(is_starting);
         self.sources[source].starts_at(is_starting, wanted)
     }
@@ -722,13 +795,24 @@ impl<C, E: Clone> Scheduler<C, E> {
         !self.children.iter().any(taken)
     }
 
+    /// Whether a slot has a child beside that which serves in it, or will. While such children have calls that
+    /// do not end, they must not become more and more.
+    fn is_crowded(&self, slot: usize) -> bool {
+        let there = self.children.iter().filter(|child| child.slot == slot);
+        there.count() >= 2
+    }
+
     fn free_slot(&self, source: &Source<E>) -> Option<usize> {
-        source.slots.clone().find(|slot| self.is_free(*slot))
+        let mut slots = source.slots.clone();
+        slots.find(|slot| self.is_free(*slot) && !self.is_crowded(*slot))
     }
 
     /// How many slots of a source are taken, in thousandths.
     fn used(&self, source: &Source<E>) -> usize {
-        let taken = source.slots.clone().filter(|slot| !self.is_free(*slot));
+        let taken = self
+            .children
+            .iter()
+            .filter(|child| source.slots.contains(&child.slot) && child.stage != Stage::Leaving);
         taken.count() * 1000 / source.slots.len().max(1)
     }
 

@@ -27,7 +27,7 @@ impl Random {
 
     /// A number between three and five quarters of this.
     pub(super) fn about_number(&mut self, number: u64) -> u64 {
-        let spread = (number / 2).saturating_add(1);
-        (number - number / 4).saturating_add(self.next() % spread)
+        let quarter = number / 4;
+        (number - quarter).saturating_add(self.next() % (2 * quarter + 1))
     }
 }

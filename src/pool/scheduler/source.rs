@@ -10,17 +10,26 @@ pub(super) const BROKEN: u32 = 3;
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// How long is waited at most, about.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// Who has served for so long was well.
+/// Who has served for so long, while no start has failed, is well.
 const HEALTHY: Duration = Duration::from_secs(60);
 
 /// A description of children, with the slots that it fills. `E` is why one could not be started.
 #[derive(Debug)]
 pub(super) struct Source<E> {
     pub(super) slots: Range<usize>,
-    /// How many starts have failed since a child was well.
+    /// How often starts have failed since a child was well.
     failures: u32,
-    /// Why the last one has failed, and when the next one may be made.
-    last: Option<(E, Instant)>,
+    last: Option<Failure<E>>,
+}
+
+/// A failed start.
+#[derive(Debug)]
+struct Failure<E> {
+    error: E,
+    /// When the child was to be started,
+    since: Instant,
+    /// and when the next one may be.
+    retry: Instant,
 }
 
 impl<E: Clone> Source<E> {
@@ -38,14 +47,14 @@ impl<E: Clone> Source<E> {
         if self.failures >= BROKEN && is_starting {
             return None;
         }
-        let retry = self.last.as_ref().map(|(_, at)| *at);
+        let retry = self.last.as_ref().map(|last| last.retry);
         Some(retry.map_or(wanted, |retry| retry.max(wanted)))
     }
 
     /// Why nothing can be started, if that is known, and nothing is tried now.
     pub(super) fn broken(&self, now: Instant) -> Option<&E> {
-        let (error, at) = self.last.as_ref()?;
-        (self.failures >= BROKEN && *at > now).then_some(error)
+        let last = self.last.as_ref()?;
+        (self.failures >= BROKEN && last.retry > now).then_some(&last.error)
     }
 
     /// How many starts have failed since a child was well.
@@ -53,8 +62,15 @@ impl<E: Clone> Source<E> {
         self.failures
     }
 
-    /// A start has failed.
-    pub(super) fn failed(&mut self, error: E, random: &mut Random, now: Instant) {
+    /// A child that was to be started `since` then has failed.
+    pub(super) fn failed(&mut self, error: E, since: Instant, random: &mut Random, now: Instant) {
+        if let Some(last) = &mut self.last
+            && since <= last.since
+        {
+            // It was started together with that one, and fails with it. That is one failure.
+            last.error = error;
+            return;
+        }
         let wait = match self.failures {
             0 => Duration::ZERO,
             before => {
@@ -63,12 +79,18 @@ impl<E: Clone> Source<E> {
             }
         };
         self.failures += 1;
-        self.last = Some((error, now + wait));
+        self.last = Some(Failure {
+            error,
+            since,
+            retry: now + wait,
+        });
     }
 
-    /// A child has served for so long.
-    pub(super) fn has_served(&mut self, time: Duration) {
-        if time >= HEALTHY {
+    /// A child has served since this moment.
+    pub(super) fn has_served(&mut self, since: Instant, now: Instant) {
+        if let Some(last) = &self.last
+            && now.saturating_duration_since(since.max(last.retry)) >= HEALTHY
+        {
             (self.failures, self.last) = (0, None);
         }
     }
