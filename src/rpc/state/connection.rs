@@ -66,6 +66,8 @@ pub(crate) struct Connection<T, P> {
     calls: Calls<CallEntry<T>>,
     /// How many calls were ever made.
     made: u64,
+    /// How many of them were lost with the child.
+    lost: u64,
     /// How many entries still have their completion.
     live: usize,
     /// When calls expire, by their ids; of those that have, when the child counts as stuck.
@@ -157,6 +159,7 @@ impl<T, P: Clone> Connection<T, P> {
             writer: Writer::default(),
             calls: Calls::new(),
             made: 0,
+            lost: 0,
             live: 0,
             deadlines: Deadlines::default(),
             is_stuck: false,
@@ -476,6 +479,7 @@ impl<T, P: Clone> Connection<T, P> {
     pub(crate) fn drain_with_ids(&mut self, begun: Begun) -> Vec<(u32, T, Phase)> {
         self.closed = true;
         self.live = 0;
+        self.lost += self.calls.len() as u64;
         self.deadlines.clear();
         let progress = std::mem::take(&mut self.progress);
         self.done.extend(progress.into_values());
@@ -576,7 +580,12 @@ impl<T, P: Clone> Connection<T, P> {
     /// How many calls have ended for the child: it has answered them, or they were taken back before they were
     /// sent.
     pub(crate) fn freed(&self) -> u64 {
-        self.made - self.calls.len() as u64
+        self.made - self.lost - self.calls.len() as u64
+    }
+
+    /// How many calls were ever made.
+    pub(crate) fn made(&self) -> u64 {
+        self.made
     }
 
     /// The first frame of a worker, apart from log records.
