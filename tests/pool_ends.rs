@@ -55,6 +55,52 @@ impl Drop for Mine {
 }
 
 #[test]
+fn pools_do_not_mix_up_their_calls_when_one_is_used_in_a_callback_of_another() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let one = me.pool("first").max(1).load(1000).start().unwrap();
+        let two = me.pool("do").max(1).load(1000).start().unwrap();
+        let (sender, replies) = mpsc::channel();
+        one.call("x").wait().unwrap();
+        two.call("pid").wait().unwrap();
+        for round in 0..20 {
+            let gate = Gate::new();
+            let begun = two.call(["gate", gate.name()]).start();
+            let entered = gate.entered();
+            let sent = Mutex::new(
+                (0..300)
+                    .map(|_| two.call("pid").start())
+                    .collect::<Vec<_>>(),
+            );
+            let sent = Arc::new(sent);
+            for _ in 0..200 {
+                let (sent, sender) = (Arc::clone(&sent), sender.clone());
+                one.call("x").then(move |reply| {
+                    // This makes room in the other pool.
+                    let pending = sent.lock().unwrap().pop();
+                    pending.unwrap().cancel();
+                    sender.send(reply.unwrap()).unwrap();
+                });
+            }
+            for _ in 0..200 {
+                replies.recv().unwrap();
+            }
+            let calls: Vec<_> = (0..300)
+                .map(|n| two.call(["echo", &n.to_string()]).start())
+                .collect();
+            signal(two.stats().children[0].pid.unwrap(), "KILL");
+            drop(entered);
+            assert!(begun.wait().is_err());
+            for (n, call) in calls.into_iter().enumerate() {
+                assert_eq!(call.wait().unwrap(), [n.to_string()], "round {round}");
+            }
+        }
+        one.finish().unwrap();
+        two.finish().unwrap();
+    });
+}
+
+#[test]
 fn exit_tells_what_a_child_had_begun_for_callers_that_wait() {
     let me = worker().run_in_test();
     bounded(move || {
