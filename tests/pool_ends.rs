@@ -55,6 +55,34 @@ impl Drop for Mine {
 }
 
 #[test]
+fn call_that_has_begun_is_not_called_unbegun_when_it_was_to_begin_again() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let late = Late::default();
+        let exit = late.clone();
+        let pool = me.pool("do").max(1).load(1).on_exit(move |_| {
+            // The call waits for the next child by now.
+            if let Some(pool) = exit.take() {
+                pool.kill();
+            }
+        });
+        let pool = pool.start().unwrap();
+        late.set(&pool);
+        let gate = Gate::new();
+        let call = pool.call(["gate", gate.name()]).repeatable(5).start();
+        let _entered = gate.entered();
+        signal(pool.stats().children[0].pid.unwrap(), "KILL");
+        match call.wait() {
+            Err(CallError::Lost(error, Phase::Begun)) => {
+                assert_eq!(error.kind(), ErrorKind::Killed);
+            }
+            other => panic!("{other:?}"),
+        }
+        pool.finish().unwrap();
+    });
+}
+
+#[test]
 fn pools_do_not_mix_up_their_calls_when_one_is_used_in_a_callback_of_another() {
     let me = worker().run_in_test();
     bounded(move || {

@@ -9,16 +9,17 @@ use super::memory::{Look, Memory};
 use super::records::{Kept, Record, Records, Rest};
 use super::scheduler::{Action, ChildId, End, Scheduler, Ticket, Want};
 use super::stats::Waits;
-use super::waiting::{Fate, Place, Repeat, Waiting, was_killed};
+use super::waiting::{Fate, Place, Repeat, Waiting, begun_before, was_killed};
 use crate::codec::{Codec, CodecError};
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Process;
 use crate::rpc::{
-    Answer, AnswerWait, CallOptions, ChildOptions, Completion, Ended, Exit, Fill, Handle, Link,
-    ProgressCallback, ReactorCore, Slot, guard, in_callback, log_error, refuse_in_callback,
+    Answer, AnswerFamily, AnswerWait, BorrowedAnswer, CallOptions, ChildOptions, Completion, Ended,
+    Exit, Fill, Handle, Link, ProgressCallback, ReactorCore, Slot, guard, in_callback, log_error,
+    refuse_in_callback,
 };
 use crate::service::{Signature, id_of};
-use crate::sys::{self, CoarseTime, Origin};
+use crate::sys::{self, CoarseTime, Consume, Origin};
 use crate::unwind;
 use crate::wire::{Body, FunctionId};
 use std::collections::VecDeque;
@@ -856,6 +857,10 @@ impl State {
             waits: false,
             is_held: true,
         };
+        if waiting.repeat.has_begun {
+            let completion = waiting.completion.take();
+            waiting.completion = completion.map(|it| Completion::new(BegunBefore(it)));
+        }
         match link.call(number, request, options, &mut waiting.completion) {
             Ok(made) => {
                 if let Some(place) = &mut place {
@@ -1010,8 +1015,24 @@ impl Waiting {
                 *place = Place::Ended;
             }
         }
+        let answer = self.repeat.ends(answer);
         if let Some(completion) = &mut self.completion {
             completion.complete(answer);
+        }
+    }
+}
+
+/// The completion of a call that has begun in an earlier child: it is not unbegun when its link ends it.
+struct BegunBefore(Completion);
+
+impl Consume<AnswerFamily> for BegunBefore {
+    fn consume(mut self, answer: &BorrowedAnswer<'_>) {
+        match answer {
+            BorrowedAnswer::Reply(_) => self.0.consume(answer),
+            BorrowedAnswer::Owned(owned) => {
+                let answer = owned.take().expect("a call is completed once");
+                self.0.complete(begun_before(answer));
+            }
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::scheduler::{ChildId, Ticket, Want};
 use crate::error::{Error, ErrorKind, Phase};
-use crate::rpc::{Completion, Link, ProgressCallback};
+use crate::rpc::{Answer, Completion, Ended, Link, ProgressCallback};
 use crate::wire::Body;
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -52,6 +52,8 @@ pub(super) struct Repeat {
     /// Whether it is for one child and no other.
     is_bound: bool,
     begun_again: u32,
+    /// Whether it has begun in a child that is lost, perhaps.
+    pub(super) has_begun: bool,
     /// The errors of the children that it has killed.
     killed: Vec<Error>,
 }
@@ -102,6 +104,7 @@ impl Repeat {
         if self.is_bound {
             return Fate::End(error);
         }
+        self.has_begun |= !phase.is_safe_to_repeat();
         if phase.is_safe_to_repeat() {
             // Still alone, if it was.
             let alone = !self.killed.is_empty();
@@ -123,6 +126,23 @@ impl Repeat {
         self.begun_again += 1;
         let alone = !self.killed.is_empty();
         Fate::Again { alone }
+    }
+
+    /// How it ends with this.
+    pub(super) fn ends(&self, answer: Answer) -> Answer {
+        match self.has_begun {
+            true => begun_before(answer),
+            false => answer,
+        }
+    }
+}
+
+/// An answer to a call that has begun in an earlier child: it is not unbegun in the next.
+pub(super) fn begun_before(answer: Answer) -> Answer {
+    match answer {
+        Answer::Ended(Ended::TimedOut(_)) => Answer::Ended(Ended::TimedOut(Phase::Begun)),
+        Answer::Ended(Ended::Lost(error, _)) => Answer::Ended(Ended::Lost(error, Phase::Begun)),
+        answer => answer,
     }
 }
 

@@ -22,7 +22,7 @@ mod state;
 mod submit;
 mod wait;
 
-pub(crate) use completion::{Answer, BorrowedAnswer, Completion, Ended, Then};
+pub(crate) use completion::{Answer, AnswerFamily, BorrowedAnswer, Completion, Ended, Then};
 pub(crate) use reader::{Reader, input};
 pub(crate) use shared::{Link, Peer};
 pub(crate) use slot::{Fill, Slot};
