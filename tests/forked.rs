@@ -115,6 +115,112 @@ fn copy_of_a_parent_drops_its_handles_and_the_child_serves_on() {
     });
 }
 
+#[test]
+fn copy_of_a_parent_is_refused_a_pool() {
+    let me = worker().run_in_test();
+    alone(move || {
+        let counter = Counter::new();
+        let exit = counter.writer();
+        let pool = me.pool("do").max(2).idle(2).on_exit(move |_| {
+            (&exit).write_all(b"x").unwrap();
+        });
+        let mut pool = Some(pool.start().unwrap());
+        // Otherwise the one that waits at the gate might get more calls.
+        common::eventually("both children serve", || {
+            let children = pool.as_ref().unwrap().stats().children;
+            children.iter().filter(|child| child.pid.is_some()).count() == 2
+        });
+        let gate = common::Gate::new();
+        let mut call = Some(pool.as_ref().unwrap().call(["gate", gate.name()]).start());
+        let inside = gate.entered();
+        // A thread has the pool's lock, now and then.
+        let over = Arc::new(AtomicBool::new(false));
+        let busy = {
+            let (pool, over) = (pool.clone().unwrap(), Arc::clone(&over));
+            thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    drop(pool.stats());
+                }
+            })
+        };
+        let inputs = [["echo", "a"], ["echo", "b"]];
+        let other = pool.clone().unwrap();
+        let mut map = other.map_unordered(inputs);
+        map.next().unwrap().1.unwrap();
+        for _ in 0..100 {
+            in_copy(|| {
+                let pool = pool.take().unwrap();
+                assert!(is_refused(&pool.call("echo").wait()));
+                assert!(is_refused(&pool.try_call("echo").start().wait()));
+                assert!(
+                    pool.everywhere("echo")
+                        .into_iter()
+                        .all(|it| is_refused(&it.wait()))
+                );
+                assert!(pool.map(inputs).all(|outcome| is_refused(&outcome)));
+                assert!(map.by_ref().all(|(_, outcome)| is_refused(&outcome)));
+                assert!(is_refused(&call.take().unwrap().wait()));
+                let (sender, outcome) = mpsc::channel();
+                pool.function("other").call("echo").then(move |outcome| {
+                    sender.send(outcome).unwrap();
+                });
+                assert!(is_refused(&outcome.recv().unwrap()));
+                pool.restart();
+                pool.kill();
+                assert!(pool.stats().children.is_empty());
+                assert_eq!(kind(pool.clone().finish()), ErrorKind::Forked);
+                assert_eq!(kind(pool.finish_timeout(FOREVER)), ErrorKind::Forked);
+            });
+        }
+        over.store(true, Ordering::Relaxed);
+        busy.join().unwrap();
+        assert_eq!(map.count(), 1);
+        inside.open();
+        call.unwrap().wait().unwrap();
+        let pool = pool.unwrap();
+        assert!(pool.stats().children.iter().all(|it| it.generation == 0));
+        drop(other);
+        let children = pool.stats().started;
+        pool.finish().unwrap();
+        assert_eq!(counter.count() as u64, children);
+    });
+}
+
+/// As with the handle to one child.
+#[test]
+fn children_end_with_their_parent_while_a_copy_lives_that_has_dropped_the_pool() {
+    let me = worker().run_in_test();
+    alone(move || {
+        let gate = common::Gate::new();
+        let (mut told, mut tell) = io::pipe().unwrap();
+        let (mut let_go, hold) = io::pipe().unwrap();
+        let mut hold = Some(hold);
+        in_copy(|| {
+            let mut pool = Some(me.pool("do").max(1).start().unwrap());
+            let _busy = pool.as_ref().unwrap().call(["spin", gate.name()]).start();
+            drop(gate.entered());
+            let pid = pool.as_ref().unwrap().stats().children[0].pid.unwrap();
+            if fork().is_none() {
+                drop(pool.take());
+                drop(hold.take());
+                tell.write_all(&pid.to_ne_bytes()).unwrap();
+                let _ = let_go.read(&mut [0]);
+                exit_immediately(0);
+            }
+            // It is not waited for: it outlives this process.
+            let mut ready = [0; 4];
+            told.read_exact(&mut ready).unwrap();
+            tell.write_all(&ready).unwrap();
+            exit_immediately(0);
+        });
+        let mut pid = [0; 4];
+        told.read_exact(&mut pid).unwrap();
+        let pid = u32::from_ne_bytes(pid);
+        eventually("the busy child is gone", || is_gone(pid));
+        drop(hold);
+    });
+}
+
 /// Its outcome is the original's: the copy neither waits for it nor cancels it.
 #[test]
 fn call_that_was_made_before_the_fork_ends_in_the_original() {

@@ -3,7 +3,7 @@
 use super::child::ChildExit;
 use super::core::{Core, Function};
 use super::handle::{Pool, Shared};
-use super::scheduler::{Scheduler, Sizing};
+use super::scheduler::{MOST_SLOTS, Scheduler, Sizing};
 use super::starter::SharedEventCallback;
 use super::timer::Timer;
 use crate::codec::{Replies, Strings};
@@ -38,8 +38,8 @@ pub(super) struct Callbacks {
 #[must_use = "nothing is started before start()"]
 pub struct PoolBuilder<S: Signature = Name> {
     service: S,
-    /// Where children come from, and how many of each there may be.
-    sources: Vec<(Process, usize)>,
+    /// Where children come from, and how many of each there may be. `None` if [`max`](PoolBuilder::max) says so.
+    sources: Vec<(Process, Option<usize>)>,
     max: Option<usize>,
     sizing: Sizing,
     child: ChildOptions,
@@ -62,7 +62,7 @@ impl Process {
     /// A pool of such children that serve this function, once it is [started](PoolBuilder::start).
     pub fn pool<S: IntoService>(&self, service: S) -> PoolBuilder<S::Service> {
         let mut builder = PoolBuilder::new(service.into_service());
-        builder.sources.push((self.clone(), 0));
+        builder.sources.push((self.clone(), None));
         builder
     }
 }
@@ -84,13 +84,13 @@ impl<S: Signature> PoolBuilder<S> {
     /// Other children for the same pool, at most `slots` at a time. Each description has its own record of
     /// starts that fail: while one cannot be started, others are.
     pub fn also(mut self, process: Process, slots: usize) -> Self {
-        self.sources.push((process, slots));
+        self.sources.push((process, Some(slots)));
         self
     }
 
     /// How many children there may be at a time, of those that are not from [`also`](PoolBuilder::also).
     /// Default: as many as this process may use processors, by its affinity and its control group. At least
-    /// one, at most 65,536.
+    /// one, and at most 65,536 from any one [`Process`].
     ///
     /// A child that is leaving, and still has calls, or takes its time to exit, comes on top, and so does a
     /// successor that starts: at most one for each of these.
@@ -276,12 +276,12 @@ impl<S: Signature> PoolBuilder<S> {
     /// [`Unsupported`](ErrorKind::Unsupported) if a [`Process`] has an option that such a child cannot have, or
     /// there is none that may have children; [`Setup`](ErrorKind::Setup) if the request of a setup cannot be
     /// sent; [`Io`](ErrorKind::Io) if there are no descriptors or threads left.
-    pub fn start(mut self) -> Result<Pool<S>, Error> {
-        if self.sources.first().is_some_and(|(_, slots)| *slots == 0) {
-            let processors = || available_parallelism().map_or(1, usize::from);
-            self.sources[0].1 = self.max.unwrap_or_else(processors);
-        }
-        if self.sources.iter().all(|(_, slots)| *slots == 0) {
+    pub fn start(self) -> Result<Pool<S>, Error> {
+        let processors = || available_parallelism().map_or(1, usize::from);
+        let max = self.max.unwrap_or_else(processors);
+        let slots = self.sources.iter().map(|(_, slots)| slots.unwrap_or(max));
+        let slots: Vec<_> = slots.map(|slots| slots.min(MOST_SLOTS)).collect();
+        if slots.iter().all(|slots| *slots == 0) {
             let message = "a pool needs a Process with at least one slot: PoolBuilder::also()";
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
@@ -298,7 +298,7 @@ impl<S: Signature> PoolBuilder<S> {
         let io_error =
             |error| Error::new(ErrorKind::Io, format!("cannot start a reactor: {error}"));
         let reactor = ReactorCore::new(false).map_err(io_error)?;
-        let (sources, slots): (Vec<_>, Vec<_>) = self.sources.into_iter().unzip();
+        let sources = self.sources.into_iter().map(|(process, _)| process);
         // Different pools must not do the same at the same time.
         let seed = RandomState::new().hash_one(reactor.new_key());
         let load = self.sizing.load;
@@ -306,7 +306,7 @@ impl<S: Signature> PoolBuilder<S> {
         let core = Core::new(
             scheduler,
             Function::of(&self.service),
-            sources,
+            sources.collect(),
             self.child,
             self.max_memory,
             self.callbacks,
@@ -315,9 +315,7 @@ impl<S: Signature> PoolBuilder<S> {
         let timer = Box::new(Timer::new(Arc::clone(&core)));
         core.reactor.add(timer).map_err(io_error)?;
         core.pump();
-        let all = slots
-            .iter()
-            .fold(0, |sum: usize, slots| sum.saturating_add(*slots));
+        let all: usize = slots.iter().sum();
         let shared = Shared {
             core,
             call_timeout: self.call_timeout,

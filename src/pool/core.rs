@@ -6,7 +6,7 @@
 use super::builder::Callbacks;
 use super::child::{ChildExit, ChildWatch};
 use super::memory::{Look, Memory};
-use super::records::{Kept, Record, Records, Rest};
+use super::records::{Kept, Record, Records};
 use super::scheduler::{Action, ChildId, End, Scheduler, Ticket, Want};
 use super::stats::Waits;
 use super::waiting::{Fate, Place, Repeat, Waiting, begun_before, was_killed};
@@ -46,8 +46,10 @@ pub(super) struct Core {
     pub(super) options: ChildOptions,
     /// A child that has so much more memory than at its start is replaced.
     pub(super) max_memory: Option<u64>,
-    /// The program's. Locked while they run, on the reactor's thread.
+    /// The program's. Not locked while they run.
     pub(super) callbacks: Mutex<Callbacks>,
+    /// The thread that starts children, or has last. Who locks this waits for no other.
+    pub(super) starter: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// What the lock guards.
@@ -63,13 +65,16 @@ pub(super) struct State {
     for_new: Vec<(ChildId, Waiting)>,
     /// Children to be started, and where they come from.
     pub(super) starts: VecDeque<(ChildId, usize)>,
-    pub(super) starter: Option<JoinHandle<()>>,
     /// Whether the starter works, and looks for more.
     pub(super) is_starting: bool,
     /// When the timer fires.
     pub(super) timer_at: Option<Instant>,
     /// How many threads wait for room.
     blocked: usize,
+    /// How many threads wait for the answer of a child by themselves: they send what is lost again.
+    visitors: usize,
+    /// How much was decided that the reactor's thread has not done yet.
+    pub(super) jobs: usize,
     /// Why everything ends at once, if so.
     killed: Option<Error>,
     over: bool,
@@ -136,7 +141,7 @@ struct Tasks {
     /// Children that are to exit.
     stopped: Vec<Handle>,
     /// To be dropped, which may run the program's code.
-    aside: (Vec<Waiting>, Vec<Rest>),
+    aside: Vec<Waiting>,
 }
 
 impl Tasks {
@@ -162,10 +167,11 @@ impl Core {
             functions: vec![first],
             for_new: Vec::new(),
             starts: VecDeque::new(),
-            starter: None,
             is_starting: false,
             timer_at: None,
             blocked: 0,
+            visitors: 0,
+            jobs: 0,
             killed: None,
             over: false,
             waits: Waits::default(),
@@ -182,6 +188,7 @@ impl Core {
             options,
             max_memory,
             callbacks: Mutex::new(callbacks),
+            starter: Mutex::new(None),
         })
     }
 
@@ -258,36 +265,55 @@ impl Core {
                 return answer.expect("each call ends");
             };
             state.waits.add_none();
+            state.visitors += 1;
             let (link, number) = state.link(child, call.function);
             drop(state);
-            let answer = self.wait_in(child, &link, number, &want, &call);
-            let lost = match answer {
-                Answer::Ended(Ended::Lost(error, phase)) => Ok((error, phase)),
-                Answer::Ended(Ended::Refused(Refusal::Closed)) => Ok((gone(), Phase::Queued)),
-                answer => Err(answer),
-            };
-            let (error, phase) = match lost {
-                Ok(lost) => lost,
-                Err(answer) => return answer,
-            };
+            let answer = self.wait_in(&link, number, &want, &call);
             state = self.lock();
+            state.visitors -= 1;
+            let (error, phase) = match answer {
+                Ok(Answer::Ended(Ended::Lost(error, phase))) => (error, phase),
+                Ok(answer) => {
+                    self.count_freed(state, child, link.freed());
+                    return repeat.ends(answer);
+                }
+                Err(ended) => {
+                    state.scheduler.unsent(child, Instant::now());
+                    match ended {
+                        Ended::Lost(error, phase) => (error, phase),
+                        Ended::Refused(Refusal::Closed) => (gone(), Phase::Queued),
+                        ended => {
+                            drop(state);
+                            self.pump();
+                            return Answer::Ended(ended);
+                        }
+                    }
+                }
+            };
             state.scheduler.retires(child);
             match state.fate(&mut repeat, error, phase) {
                 Ok(alone) => want.alone |= alone,
-                Err(ended) => return Answer::Ended(ended),
+                Err(ended) => {
+                    drop(state);
+                    self.pump();
+                    return repeat.ends(Answer::Ended(ended));
+                }
             }
         }
     }
 
     /// Makes a call that counts as sent to a child, and waits for its answer.
+    ///
+    /// # Errors
+    ///
+    /// Why it was not sent.
     fn wait_in(
-        self: &Arc<Self>,
-        child: ChildId,
+        &self,
         link: &Arc<Link>,
         function: usize,
         want: &Want,
         call: &NewCall<'_>,
-    ) -> Answer {
+    ) -> Result<Answer, Ended> {
         let slot = Slot::own();
         let mut completion = Some(Completion::new(Fill(Arc::clone(&slot))));
         let mut progress = call.progress.clone();
@@ -300,24 +326,15 @@ impl Core {
             waits: true,
             is_held: false,
         };
-        match link.call(function, &mut request, options, &mut completion) {
-            Err(ended) => {
-                self.lock().scheduler.unsent(child, Instant::now());
-                self.pump();
-                Answer::Ended(ended)
-            }
-            Ok(made) => {
-                let wait = AnswerWait {
-                    slot: &slot,
-                    id: made.id,
-                    timeout: want.deadline,
-                    until: None,
-                };
-                let answer = link.wait_for(&wait, made.reader, made.alone);
-                self.freed(child, link.freed());
-                answer.expect("it is waited for without end")
-            }
-        }
+        let made = link.call(function, &mut request, options, &mut completion)?;
+        let wait = AnswerWait {
+            slot: &slot,
+            id: made.id,
+            timeout: want.deadline,
+            until: None,
+        };
+        let answer = link.wait_for(&wait, made.reader, made.alone);
+        Ok(answer.expect("it is waited for without end"))
     }
 
     /// Makes a call that ends by its completion. Returns where it is, if that is asked for.
@@ -450,7 +467,7 @@ impl Core {
         match was {
             Place::Waiting(ticket) => {
                 let withdrawn = self.lock().scheduler.withdraw(ticket);
-                drop(withdrawn);
+                guard(|| drop(withdrawn));
             }
             Place::Sent(child, link, id) => {
                 link.cancel(id);
@@ -488,6 +505,7 @@ impl Core {
         }
         drop(state);
         self.run(tasks);
+        self.pump();
     }
 
     // ---- what happens ----
@@ -525,13 +543,20 @@ impl Core {
 
     /// So many calls of a child have ended.
     pub(super) fn freed(self: &Arc<Self>, child: ChildId, total: u64) {
-        let mut tasks = Tasks::default();
-        let mut state = self.lock();
+        self.count_freed(self.lock(), child, total);
+    }
+
+    fn count_freed(self: &Arc<Self>, mut state: MutexGuard<'_, State>, child: ChildId, total: u64) {
         let now = Instant::now();
         if !state.scheduler.freed(child, total, now) {
+            let is_over = state.is_over();
+            drop(state);
+            if is_over {
+                self.reactor.attend(self.key);
+            }
             return;
         }
-        state.sweep(child, &mut tasks);
+        state.sweep(child);
         let look = self.max_memory.and_then(|_| {
             let serving = state.serving.iter_mut().find(|it| it.id == child)?;
             serving.memory.as_mut()?.look(now)
@@ -540,12 +565,9 @@ impl Core {
         let is_timed = idle.is_none_or(|idle| state.timer_at.is_some_and(|at| at <= idle));
         let is_calm = state.scheduler.waiting() == 0 && is_timed;
         if look.is_none() && is_calm && !state.scheduler.is_closing() && !state.is_worn(child) {
-            self.notify_of_room(&state);
-            drop(state);
-            return self.run(tasks);
+            return self.notify_of_room(&state);
         }
         drop(state);
-        self.run(tasks);
         if look.is_some_and(Look::is_exceeded) {
             self.lock().scheduler.outgrown(child);
         }
@@ -603,6 +625,7 @@ impl Core {
     /// A child could not be started.
     pub(super) fn start_failed(self: &Arc<Self>, child: ChildId, error: Error) {
         let core = Arc::clone(self);
+        self.lock().jobs += 1;
         self.on_reactor(move || core.ended(child, None, Err(error), 0));
     }
 
@@ -622,9 +645,12 @@ impl Core {
     }
 
     fn report(&self, exit: &ChildExit) {
-        let mut callbacks = unwind::lock(&self.callbacks);
-        match (&mut callbacks.on_exit, &exit.end) {
-            (Some(on_exit), _) => guard(|| on_exit(exit)),
+        let on_exit = unwind::lock(&self.callbacks).on_exit.take();
+        match (on_exit, &exit.end) {
+            (Some(mut on_exit), _) => {
+                guard(|| on_exit(exit));
+                unwind::lock(&self.callbacks).on_exit = Some(on_exit);
+            }
             // Those that had served have ended calls, which tell.
             (None, Err(error)) if exit.calls == 0 && exit.begun.is_empty() => log_error(error),
             (None, _) => {}
@@ -638,9 +664,9 @@ impl Core {
             let mut state = self.lock();
             state.decide(Instant::now(), &mut tasks);
             let start = !state.starts.is_empty() && !mem::replace(&mut state.is_starting, true);
-            let timer_at = state.scheduler.deadline();
+            let timer_at = state.deadline();
             let is_sooner = timer_at.is_some_and(|at| state.timer_at.is_none_or(|old| at < old));
-            let is_over = state.scheduler.is_over() && !state.over;
+            let is_over = state.is_over() && !state.over;
             if is_sooner || timer_at.is_none() {
                 state.timer_at = timer_at;
             }
@@ -661,7 +687,7 @@ impl Core {
     }
 
     /// Does what was decided.
-    fn run(&self, tasks: Tasks) {
+    fn run(self: &Arc<Self>, tasks: Tasks) {
         let Tasks {
             ended,
             full,
@@ -675,8 +701,8 @@ impl Core {
         for (waiting, ended) in ended {
             self.on_reactor(move || waiting.end(Answer::Ended(ended)));
         }
-        if !aside.0.is_empty() || !aside.1.is_empty() {
-            guard(|| drop(aside));
+        for waiting in aside {
+            guard(|| drop(waiting));
         }
     }
 
@@ -686,17 +712,28 @@ impl Core {
         }
     }
 
-    /// Runs something of the program's, on the reactor's thread.
-    fn on_reactor(&self, callback: impl FnOnce() + Send + 'static) {
-        match in_callback() {
-            true => guard(callback),
-            false => self.reactor.run(callback),
-        }
+    /// Runs something on the reactor's thread, but not within a callback. It counts as a job by now: the pool is
+    /// not over before.
+    fn on_reactor(self: &Arc<Self>, job: impl FnOnce() + Send + 'static) {
+        let core = Arc::clone(self);
+        self.reactor.run(move || {
+            guard(job);
+            let mut state = core.lock();
+            state.jobs -= 1;
+            let is_over = state.is_over();
+            drop(state);
+            if is_over {
+                core.reactor.attend(core.key);
+            }
+        });
     }
 
     // ---- the end ----
 
     pub(super) fn restart(self: &Arc<Self>) {
+        if self.is_elsewhere() {
+            return;
+        }
         self.lock().scheduler.restart();
         self.pump();
     }
@@ -704,10 +741,20 @@ impl Core {
     /// No more calls are made. Children exit when they have answered all.
     pub(super) fn close(self: &Arc<Self>) {
         if self.is_elsewhere() {
-            return;
+            return self.give_up();
         }
         self.lock().scheduler.close();
         self.pump();
+    }
+
+    /// Gives up what this copy of the process shares with the original: children are to learn of that one's end.
+    fn give_up(&self) {
+        // If a thread that the copy does not have held the lock, they learn of it when the copy ends.
+        if let Ok(state) = self.state.try_lock() {
+            for (_, handle) in &state.handles {
+                handle.link.close(None);
+            }
+        }
     }
 
     /// Ends everything with this error.
@@ -721,11 +768,11 @@ impl Core {
         while let Some(entry) = state.scheduler.drain() {
             ended.push(*entry.call);
         }
-        ended.extend(
-            mem::take(&mut state.for_new)
-                .into_iter()
-                .map(|(_, waiting)| waiting),
-        );
+        for (child, waiting) in mem::take(&mut state.for_new) {
+            state.scheduler.unsent(child, Instant::now());
+            ended.push(waiting);
+        }
+        state.jobs += ended.len();
         let unstarted = mem::take(&mut state.starts);
         for (_, handle) in &state.handles {
             handle.link.kill();
@@ -766,8 +813,8 @@ impl Core {
                 }
             };
         }
-        let starter = state.starter.take();
         drop(state);
+        let starter = unwind::lock(&self.starter).take();
         if let Some(starter) = starter {
             crate::threads::join(starter);
         }
@@ -779,8 +826,8 @@ impl Core {
     pub(super) fn attend(self: &Arc<Self>) -> (Option<Instant>, bool) {
         self.pump();
         let mut state = self.lock();
-        state.timer_at = state.scheduler.deadline();
-        let is_over = state.scheduler.is_over() && !state.is_starting;
+        state.timer_at = state.deadline();
+        let is_over = state.is_over() && !state.is_starting;
         let at = state.timer_at;
         drop(state);
         if is_over {
@@ -794,8 +841,16 @@ impl Core {
         if let Some(on_destroy) = on_destroy {
             guard(on_destroy);
         }
-        let callbacks = mem::take(&mut *unwind::lock(&self.callbacks));
-        guard(|| drop(callbacks));
+        let Callbacks {
+            on_event,
+            on_ask,
+            on_exit,
+            on_destroy: _,
+        } = mem::take(&mut *unwind::lock(&self.callbacks));
+        // Each on its own: if two destructors panicked in one guard, the process would be aborted.
+        guard(|| drop(on_event));
+        guard(|| drop(on_ask));
+        guard(|| drop(on_exit));
         // First: a thread that is woken here checks whether the reactor's thread is about to end.
         self.reactor.handler_over();
         self.lock().over = true;
@@ -847,7 +902,7 @@ impl State {
             .is_some_and(|place| matches!(place, Place::Cancelled))
         {
             self.scheduler.unsent(child, now);
-            return tasks.aside.0.push(waiting);
+            return tasks.aside.push(waiting);
         }
         let mut progress = waiting.progress.clone();
         let options = CallOptions {
@@ -870,7 +925,7 @@ impl State {
                 if let Some(serving) = self.serving(child) {
                     serving.records.push(Record::new(made.id, kept, waiting));
                 }
-                self.sweep(child, tasks);
+                self.sweep(child);
                 if made.is_full {
                     tasks.full.push(link);
                 }
@@ -884,7 +939,7 @@ impl State {
                     Ended::Refused(Refusal::Closed) => {
                         self.lose(child, waiting, gone(), Phase::Queued, tasks);
                     }
-                    ended => tasks.ended.push((waiting, ended)),
+                    ended => self.end(waiting, ended, tasks),
                 }
             }
         }
@@ -906,10 +961,10 @@ impl State {
                 waiting.want.alone |= alone;
                 match waiting.set_place() {
                     true => self.enqueue(waiting),
-                    false => tasks.aside.0.push(waiting),
+                    false => tasks.aside.push(waiting),
                 }
             }
-            Err(ended) => tasks.ended.push((waiting, ended)),
+            Err(ended) => self.end(waiting, ended, tasks),
         }
     }
 
@@ -932,22 +987,47 @@ impl State {
     }
 
     /// Forgets the calls of a child that have ended, if they are many.
-    fn sweep(&mut self, child: ChildId, tasks: &mut Tasks) {
+    fn sweep(&mut self, child: ChildId) {
         let in_flight = self.scheduler.in_flight(child);
         if let Some(serving) = self.serving(child)
             && (serving.records.is_crowded(in_flight) || in_flight == 0)
             && !serving.records.is_empty()
         {
             let Serving { link, records, .. } = serving;
-            link.with_outstanding(|is_outstanding| {
-                records.sweep(is_outstanding, &mut tasks.aside.1)
-            });
+            link.with_outstanding(|is_outstanding| records.sweep(is_outstanding));
         }
+    }
+
+    /// A call ends, on the reactor's thread.
+    fn end(&mut self, waiting: Waiting, ended: Ended, tasks: &mut Tasks) {
+        self.jobs += 1;
+        tasks.ended.push((waiting, ended));
+    }
+
+    /// Whether all is over: nobody has a call in hand, either.
+    pub(super) fn is_over(&self) -> bool {
+        self.scheduler.is_over() && self.visitors == 0 && self.jobs == 0
+    }
+
+    /// When something is due next.
+    fn deadline(&self) -> Option<Instant> {
+        let new = self.for_new.iter();
+        let expires = new.filter_map(|(_, waiting)| waiting.want.deadline);
+        expires.chain(self.scheduler.deadline()).min()
     }
 
     /// Whether a call whose child is lost is sent again, and whether alone; or how it ends.
     fn fate(&self, repeat: &mut Repeat, error: Error, phase: Phase) -> Result<bool, Ended> {
-        if self.killed.is_some() {
+        if let Some(why) = &self.killed {
+            repeat.has_begun |= !phase.is_safe_to_repeat();
+            // What it did to its child is told nevertheless.
+            let is_crash = phase == Phase::Begun && !was_killed(&error);
+            let is_same = error.kind() == why.kind();
+            let error = if is_crash || is_same {
+                error
+            } else {
+                why.clone()
+            };
             return Err(Ended::Lost(error, phase));
         }
         match repeat.lost(error, phase) {
@@ -959,10 +1039,16 @@ impl State {
 
     /// Decides what is to be done.
     fn decide(&mut self, now: Instant, tasks: &mut Tasks) {
+        let is_late = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
+        let late = self
+            .for_new
+            .extract_if(.., |(_, it)| is_late(it.want.deadline));
+        for (child, waiting) in late.collect::<Vec<_>>() {
+            self.scheduler.unsent(child, now);
+            self.end(waiting, Ended::TimedOut(Phase::Queued), tasks);
+        }
         while let Some(entry) = self.scheduler.expire(now) {
-            tasks
-                .ended
-                .push((*entry.call, Ended::TimedOut(Phase::Queued)));
+            self.end(*entry.call, Ended::TimedOut(Phase::Queued), tasks);
         }
         while let Some((child, entry)) = self.scheduler.next(now) {
             self.waits.add(now.saturating_duration_since(entry.since));
@@ -980,8 +1066,7 @@ impl State {
                     tasks.stopped.extend(handle.map(|(_, handle)| handle));
                 }
                 Action::Fail(entry, error) => {
-                    let ended = Ended::Lost(error, Phase::Queued);
-                    tasks.ended.push((*entry.call, ended));
+                    self.end(*entry.call, Ended::Lost(error, Phase::Queued), tasks);
                 }
             }
         }
@@ -1014,6 +1099,10 @@ impl Waiting {
             if !matches!(*place, Place::Cancelled) {
                 *place = Place::Ended;
             }
+        }
+        // Before the callback, which may panic, too: two panics would abort the process.
+        if let Some(progress) = self.progress.take() {
+            guard(|| drop(progress));
         }
         let answer = self.repeat.ends(answer);
         if let Some(completion) = &mut self.completion {

@@ -1,12 +1,15 @@
 //! A call for each of many inputs.
 
 use super::call::{PoolCall, Started};
+use crate::error::{CallError, Refusal};
+use crate::id_map::IdMap;
 use crate::outcome::Outcome;
-use crate::rpc::{Pending, PooledCall};
+use crate::rpc::{Pending, PooledCall, in_callback};
 use crate::service::Signature;
 use std::collections::VecDeque;
 use std::fmt;
 use std::iter::Fuse;
+use std::mem;
 use std::sync::mpsc::{self, Receiver, Sender};
 
 /// The calls for inputs that have not been taken yet.
@@ -62,18 +65,19 @@ impl<S: Signature> Iterator for Map<'_, S> {
 #[must_use = "calls are made as outcomes are taken"]
 pub struct MapUnordered<'a, S: Signature, T> {
     calls: Calls<'a, (T, PoolCall<'a, S>)>,
-    /// The inputs of the calls that have not ended, by their places.
-    pending: Vec<Option<(T, Started)>>,
-    free: Vec<usize>,
+    /// The inputs of the calls whose outcomes were not returned, by their numbers.
+    pending: IdMap<(T, Started)>,
+    /// How many calls were made.
+    made: u64,
     ahead: usize,
-    sender: Sender<(usize, Outcome<S>)>,
-    outcomes: Receiver<(usize, Outcome<S>)>,
+    sender: Sender<(u64, Outcome<S>)>,
+    outcomes: Receiver<(u64, Outcome<S>)>,
 }
 
 impl<S: Signature, T> fmt::Debug for MapUnordered<'_, S, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MapUnordered")
-            .field("pending", &self.pending())
+            .field("pending", &self.pending.len())
             .finish_non_exhaustive()
     }
 }
@@ -88,16 +92,25 @@ impl<'a, S: Signature, T> MapUnordered<'a, S, T> {
         let calls: Box<dyn Iterator<Item = _>> = Box::new(calls);
         MapUnordered {
             calls: calls.fuse(),
-            pending: Vec::new(),
-            free: Vec::new(),
+            pending: IdMap::default(),
+            made: 0,
             ahead,
             sender,
             outcomes,
         }
     }
 
-    fn pending(&self) -> usize {
-        self.pending.len() - self.free.len()
+    /// Ends one of the calls, if their outcomes cannot be waited for here.
+    fn refuse(&mut self) -> Option<(T, Refusal)> {
+        let (number, (_, call)) = self.pending.iter().next()?;
+        let refusal = match call.is_elsewhere() {
+            true => Refusal::Forked,
+            false if in_callback() => Refusal::InCallback,
+            false => return None,
+        };
+        let (input, call) = self.pending.remove(number)?;
+        call.cancel();
+        Some((input, refusal))
     }
 }
 
@@ -108,35 +121,37 @@ where
     type Item = (T, Outcome<S>);
 
     fn next(&mut self) -> Option<(T, Outcome<S>)> {
-        while self.pending() < self.ahead
+        while self.pending.len() < self.ahead
             && let Some((input, call)) = self.calls.next()
         {
-            let at = self.free.pop().unwrap_or_else(|| {
-                self.pending.push(None);
-                self.pending.len() - 1
-            });
+            self.made += 1;
+            let number = self.made;
             let sender = self.sender.clone();
             // If nobody takes it any more, it is not wanted.
-            let started = call.then_started(move |outcome| drop(sender.send((at, outcome))));
-            self.pending[at] = Some((input, started));
+            let started = call.then_started(move |outcome| drop(sender.send((number, outcome))));
+            self.pending.insert(number, (input, started));
         }
-        if self.pending() == 0 {
-            return None;
+        if let Some((input, refusal)) = self.refuse() {
+            return Some((input, Err(CallError::Refused(refusal))));
         }
-        let (at, outcome) = self.outcomes.recv().expect("there is a sender here");
-        self.free.push(at);
-        let (input, _) = self.pending[at].take().expect("each call ends once");
-        Some((input, outcome))
+        while !self.pending.is_empty() {
+            let (number, outcome) = self.outcomes.recv().expect("there is a sender here");
+            // Unless it was refused.
+            if let Some((input, _)) = self.pending.remove(number) {
+                return Some((input, outcome));
+            }
+        }
+        None
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        with_pending(self.calls.size_hint(), self.pending())
+        with_pending(self.calls.size_hint(), self.pending.len())
     }
 }
 
 impl<S: Signature, T> Drop for MapUnordered<'_, S, T> {
     fn drop(&mut self) {
-        for (_, call) in self.pending.drain(..).flatten() {
+        for (_, call) in mem::take(&mut self.pending).into_values() {
             call.cancel();
         }
     }

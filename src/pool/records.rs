@@ -5,10 +5,11 @@
 
 use super::scheduler::{Ticket, Want};
 use super::waiting::{Place, Repeat, Waiting};
-use crate::rpc::{Completion, ProgressCallback};
+use crate::codec::Input;
+use crate::rpc::Completion;
 use crate::wire::{Body, SmallBytes};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Instant;
 
 /// Of a longer request, a copy is kept that takes an allocation.
@@ -17,6 +18,8 @@ const SHORT: usize = 16 << 10;
 const FEW: usize = 64;
 /// unless their requests have so many bytes.
 const FEW_BYTES: usize = 1 << 20;
+
+type WeakProgress = Weak<Mutex<dyn FnMut(Input<'_>) + Send>>;
 
 /// See the module's documentation. In the order in which the calls were sent.
 #[derive(Default)]
@@ -40,8 +43,9 @@ pub(super) struct Record {
 }
 
 /// What few calls have.
-pub(super) struct Rest {
-    progress: Option<ProgressCallback>,
+struct Rest {
+    /// The link's: its owner may wait until it is dropped when the call has ended.
+    progress: Option<WeakProgress>,
     place: Option<Arc<Mutex<Place>>>,
     repeat: Repeat,
 }
@@ -82,6 +86,7 @@ impl Record {
             ..
         } = waiting;
         let is_plain = progress.is_none() && place.is_none() && repeat.is_plain();
+        let progress = progress.map(|progress| Arc::downgrade(&progress));
         let rest = (!is_plain).then(|| {
             Box::new(Rest {
                 progress,
@@ -112,7 +117,7 @@ impl Record {
             since: self.since,
             function: self.function,
             request: self.request.into_body(),
-            progress,
+            progress: progress.and_then(|progress| progress.upgrade()),
             completion: Some(completion),
             place,
             repeat,
@@ -141,18 +146,13 @@ impl Records {
         ended > in_flight + FEW || ended > 0 && self.bytes > FEW_BYTES
     }
 
-    /// Removes those of calls that have ended. What must not be dropped under a lock is put aside.
-    pub(super) fn sweep(
-        &mut self,
-        is_outstanding: &mut dyn FnMut(u32) -> bool,
-        aside: &mut Vec<Rest>,
-    ) {
+    /// Removes those of calls that have ended.
+    pub(super) fn sweep(&mut self, is_outstanding: &mut dyn FnMut(u32) -> bool) {
         let bytes = &mut self.bytes;
-        self.all.retain_mut(|record| {
+        self.all.retain(|record| {
             let stays = is_outstanding(record.id);
             if !stays {
                 *bytes -= record.want.bytes;
-                aside.extend(record.rest.take().map(|rest| *rest));
             }
             stays
         });

@@ -19,21 +19,23 @@ impl Core {
     pub(super) fn start_starter(self: &Arc<Self>) {
         let core = Arc::clone(self);
         let work = move || core.start_all();
+        let mut starter = unwind::lock(&self.starter);
+        if let Some(before) = starter.take() {
+            // It has ended, or is about to.
+            threads::join(before);
+        }
         let thread = threads::start(
             Builder::new().name("offspring start".into()),
             Box::new(work),
         );
         match thread {
-            Ok(thread) => {
-                let before = self.lock().starter.replace(thread);
-                // It has ended, or is about to.
-                if let Some(before) = before {
-                    threads::join(before);
-                }
-            }
+            Ok(thread) => *starter = Some(thread),
             Err(error) => {
-                let starts = mem::take(&mut self.lock().starts);
-                self.lock().is_starting = false;
+                drop(starter);
+                let mut state = self.lock();
+                let starts = mem::take(&mut state.starts);
+                state.is_starting = false;
+                drop(state);
                 let message = format!("cannot start a thread that starts children: {error}");
                 for (child, _) in starts {
                     self.start_failed(child, Error::new(ErrorKind::Io, message.clone()));
@@ -47,7 +49,7 @@ impl Core {
             let mut state = self.lock();
             let Some((child, source)) = state.starts.pop_front() else {
                 state.is_starting = false;
-                let is_over = state.scheduler.is_over();
+                let is_over = state.is_over();
                 drop(state);
                 if is_over {
                     self.reactor.attend(self.key);
@@ -55,7 +57,9 @@ impl Core {
                 return;
             };
             drop(state);
-            match self.start_child(child, source) {
+            // What it drops may be the program's.
+            let started = unwind::catch(|| self.start_child(child, source));
+            match started.unwrap_or_else(|| Err(panicked())) {
                 Ok(handle) => self.started(child, handle),
                 Err(error) => self.start_failed(child, error),
             }
@@ -82,6 +86,13 @@ impl Core {
         };
         self.with_first_function(|function| options.start(function))
     }
+}
+
+fn panicked() -> Error {
+    Error::new(
+        ErrorKind::Spawn,
+        "the start has panicked: see the panic's message",
+    )
 }
 
 /// One of the program's for the events of all children.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 /// A pool at one moment: what [`Pool::stats`](crate::Pool::stats) returns. Displayed, it is a line for the pool
 /// and one for each child.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct PoolStats {
     /// How many calls wait for a child.
@@ -107,6 +107,9 @@ impl fmt::Display for ChildStats {
 impl Core {
     /// The pool at this moment.
     pub(super) fn stats(&self) -> PoolStats {
+        if self.is_elsewhere() {
+            return PoolStats::default();
+        }
         let state = self.lock();
         let now = Instant::now();
         let since = |at: Instant| now.saturating_duration_since(at);

@@ -124,7 +124,7 @@ impl<E> Default for Past<E> {
 }
 
 /// How many slots a source has at most: some programs ask for as many as possible.
-const MOST_SLOTS: usize = 1 << 16;
+pub(crate) const MOST_SLOTS: usize = 1 << 16;
 
 /// How a child has ended.
 #[derive(Debug, PartialEq, Eq)]

@@ -583,11 +583,6 @@ impl<T, P: Clone> Connection<T, P> {
         self.made - self.lost - self.calls.len() as u64
     }
 
-    /// How many calls were ever made.
-    pub(crate) fn made(&self) -> u64 {
-        self.made
-    }
-
     /// The first frame of a worker, apart from log records.
     fn receive_start(&mut self, id: u32, payload: &[u8]) -> Result<Delivery<T, P>, ChildViolation> {
         if id != wire::CONTROL_TO_PARENT {
