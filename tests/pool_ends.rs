@@ -662,3 +662,63 @@ fn limit_processes(processes: libc::rlim_t) -> libc::rlim_t {
     assert_eq!((got, set), (0, 0));
     before
 }
+
+/// Calls something when it is dropped.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
+#[test]
+fn destructors_of_callbacks_use_the_pool() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let pool = me.pool("do").max(1).start().unwrap();
+        for _ in 0..10 {
+            let inner = pool.clone();
+            let uses = OnDrop(move || drop(inner.stats()));
+            let answered = pool.call("pid").on_progress(move |_| {
+                let _ = &uses;
+            });
+            let answered = answered.start();
+            let gate = Gate::new();
+            let lost = pool.call(["gate", gate.name()]).start();
+            let _entered = gate.entered();
+            answered.wait().unwrap();
+            signal(pool.stats().children[0].pid.unwrap(), "KILL");
+            assert!(lost.wait().is_err());
+        }
+        pool.finish().unwrap();
+    });
+}
+
+#[test]
+fn destructors_of_several_callbacks_panic_and_abort_nothing() {
+    let me = worker().run_in_test();
+    alone(move || {
+        let pool = me.pool("do").max(1).load(100).start().unwrap();
+        for _ in 0..3 {
+            let calls: Vec<_> = (0..20)
+                .map(|_| {
+                    let mine = OnDrop(|| panic!("a destructor panics"));
+                    let call = pool.call("pid").on_progress(move |_| {
+                        let _ = &mine;
+                    });
+                    call.start()
+                })
+                .collect();
+            let gate = Gate::new();
+            let last = pool.call(["gate", gate.name()]).start();
+            let entered = gate.entered();
+            for call in calls {
+                call.wait().unwrap();
+            }
+            entered.open();
+            last.wait().unwrap();
+        }
+        pool.finish().unwrap();
+    });
+}
