@@ -1,5 +1,5 @@
-//! Thumbnails of image files, some of them hostile: decoded and resized in children, with types for the
-//! request, the reply, the error and the progress.
+//! Thumbnails of image files, some of them hostile: decoded and resized by a pool of children, with types for the
+//! request, the reply, the error, and what children tell meanwhile.
 //!
 //! ```text
 //! cargo run --features compact --example thumbnails             # makes some files, good and bad ones
@@ -12,12 +12,13 @@
 use image::imageops::overlay;
 use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits};
 use image::{Rgb, RgbImage, Rgba, RgbaImage};
-use indicatif::{ProgressBar, ProgressStyle};
-use offspring::{BoxError, CallError, Caller, Compact, Lend, Lent, Phase};
-use offspring::{Pending, Rpc, Service, Worker};
+use indicatif::{ProgressBar, ProgressIterator, ProgressStyle};
+use offspring::{BoxError, Caller, Compact, Lend, Lent, Limit, Service, Worker};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 use std::{env, fmt, fs, io};
 
 /// How many pixels a thumbnail has, at most, in each direction.
@@ -26,12 +27,15 @@ const SIZE: u32 = 128;
 /// How many bytes an image may have in memory.
 const MAX_BYTES: u64 = 256 << 20;
 
+/// In `Json`, pixels would take several times as many bytes.
+type Thumbnail = Service<Compact, Lent<Job<'static>>, Thumb, Bad>;
+
 const THUMBNAIL: Thumbnail = Service::new("thumbnail");
 
-/// In `Json`, pixels would take several times as many bytes.
-type Thumbnail = Service<Compact, Lent<Job<'static>>, Thumb, Bad, Step>;
+/// What a child is doing, and with which file.
+const STEP: Service<Compact, (PathBuf, Step), ()> = Service::new("step");
 
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, Clone, Copy)]
 struct Job<'a> {
     #[serde(borrow)]
     path: &'a Path,
@@ -99,6 +103,7 @@ impl fmt::Display for Step {
 
 /// Runs in a child.
 fn thumbnail(job: Job<'_>, caller: &Caller<Thumbnail>) -> Result<Thumb, Bad> {
+    let tell = |step| caller.tell(STEP, (job.path.to_owned(), step));
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_BYTES);
     let mut reader = ImageReader::open(job.path)?.with_guessed_format()?;
@@ -106,7 +111,7 @@ fn thumbnail(job: Job<'_>, caller: &Caller<Thumbnail>) -> Result<Thumb, Bad> {
     let mut decoder = reader.into_decoder()?;
 
     let (width, height) = decoder.dimensions();
-    caller.progress(Step::Decoding { width, height });
+    tell(Step::Decoding { width, height });
     let image = limits
         .reserve(decoder.total_bytes())
         .and_then(|()| decoder.set_limits(limits))
@@ -116,7 +121,7 @@ fn thumbnail(job: Job<'_>, caller: &Caller<Thumbnail>) -> Result<Thumb, Bad> {
             error => error.into(),
         })?;
 
-    caller.progress(Step::Resizing);
+    tell(Step::Resizing);
     let rgba = image
         .thumbnail(width.min(job.size), height.min(job.size))
         .into_rgba8();
@@ -136,67 +141,63 @@ fn main() -> Result<ExitCode, BoxError> {
         paths = album.files().to_vec();
     }
 
-    // The calls get the error of a child that dies.
-    let start_child = || me.rpc(THUMBNAIL).on_error(drop).start();
-    let children = offspring::cores().get().min(paths.len());
-    let children: Vec<_> = (0..children)
-        .map(|_| start_child())
-        .collect::<Result<_, _>>()?;
     let bar = ProgressBar::new(paths.len() as u64).with_style(ProgressStyle::with_template(
         "{bar:40} {pos}/{len} {wide_msg}",
     )?);
-    let calls: Vec<_> = paths
-        .iter()
-        .zip(children.iter().cycle())
-        .map(|(path, child)| call(child, path, &bar))
-        .collect();
+    let steps = bar.clone();
+    let pool = me
+        .limit(Limit::Memory(4 * MAX_BYTES)) // a decoder may take more than it is allowed
+        .pool(THUMBNAIL)
+        .max(offspring::cores().get())
+        .grow_after(Duration::ZERO)
+        .load(1) // some files take much longer than others
+        .call_timeout(Duration::from_secs(60))
+        .kill_stuck(Duration::from_secs(1))
+        .on_ask(STEP, move |(path, step)| {
+            show(&steps, &path, step);
+            Ok(())
+        })
+        .start()?;
 
-    let mut thumbs = Vec::new();
-    for (path, pending) in paths.iter().zip(calls) {
-        let mut outcome = pending.wait();
-        if let Err(CallError::Lost(_, Phase::Queued | Phase::Sent)) = outcome {
-            // Its child has died of another file.
-            outcome = call(&start_child()?, path, &bar).wait();
-        }
+    let jobs = paths.iter().map(|path| Job { path, size: SIZE });
+    let mut thumbs = HashMap::new();
+    for (job, outcome) in pool.map_unordered(jobs).progress_with(bar.clone()) {
         let line = match &outcome {
             Ok(thumb) => format!("{} x {} pixels", thumb.width, thumb.height),
             Err(error) => error.to_string(),
         };
-        bar.suspend(|| println!("{}: {line}", path.display()));
-        bar.inc(1);
-        thumbs.push(outcome.ok());
+        bar.suspend(|| println!("{}: {line}", job.path.display()));
+        if let Ok(thumb) = outcome {
+            thumbs.insert(job.path, thumb);
+        }
     }
     bar.finish_and_clear();
-    for child in children {
-        let _ = child.finish(); // a crash is in the lines above
-    }
+    pool.finish()?;
 
+    let thumbs: Vec<_> = paths
+        .iter()
+        .map(|path| thumbs.get(path.as_path()))
+        .collect();
     let sheet = env::temp_dir().join("offspring-thumbnails.png");
+    contact_sheet(&thumbs).save(&sheet)?;
     let good = thumbs.iter().flatten().count();
     let all = thumbs.len();
-    contact_sheet(thumbs).save(&sheet)?;
     println!("{}: {good} of {all} thumbnails", sheet.display());
     Ok(ExitCode::from(u8::from(good < all)))
 }
 
-/// Shows the progress in the bar, or as lines if there is no terminal for a bar.
-fn call(child: &Rpc<Thumbnail>, path: &Path, bar: &ProgressBar) -> Pending<Thumbnail> {
-    let (bar, name) = (bar.clone(), path.display().to_string());
-    child
-        .call(Job { path, size: SIZE })
-        .on_progress(move |step| {
-            let line = format!("{name}: {step}");
-            if bar.is_hidden() {
-                println!("{line}");
-            } else {
-                bar.set_message(line);
-            }
-        })
-        .start()
+/// Shows it in the bar, or as a line if there is no terminal for a bar.
+fn show(bar: &ProgressBar, path: &Path, step: Step) {
+    let line = format!("{}: {step}", path.display());
+    if bar.is_hidden() {
+        println!("{line}");
+    } else {
+        bar.set_message(line);
+    }
 }
 
 /// Thumbnails in rows.
-fn contact_sheet(thumbs: Vec<Option<Thumb>>) -> RgbaImage {
+fn contact_sheet(thumbs: &[Option<&Thumb>]) -> RgbaImage {
     const CELL: u32 = SIZE + 16;
     let count = thumbs.len() as u32;
     let columns = (count - 1).isqrt() + 1;
@@ -204,7 +205,7 @@ fn contact_sheet(thumbs: Vec<Option<Thumb>>) -> RgbaImage {
     let mut sheet = RgbaImage::from_pixel(width, height, Rgba([48, 48, 48, 255]));
     for (i, thumb) in (0..).zip(thumbs) {
         let thumb = thumb
-            .and_then(|thumb| RgbaImage::from_raw(thumb.width, thumb.height, thumb.rgba))
+            .and_then(|thumb| RgbaImage::from_raw(thumb.width, thumb.height, thumb.rgba.clone()))
             .filter(|thumb| thumb.width() <= SIZE && thumb.height() <= SIZE) // do not trust a child
             .unwrap_or_else(|| RgbaImage::from_pixel(SIZE, SIZE, Rgba([112, 32, 32, 255])));
         let left = i % columns * CELL + (CELL - thumb.width()) / 2;
