@@ -166,7 +166,7 @@ impl Error {
 
 impl Error {
     /// Writes everything but the lines of standard error.
-    fn write_summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    pub(crate) fn write_summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ErrorDetails {
             message,
             pid,

@@ -96,11 +96,13 @@ impl fmt::Display for ChildStats {
         if let Some(oldest) = self.oldest {
             write!(f, " for {oldest:.1?}")?;
         }
-        write!(f, ", {} restarts", self.restarts)?;
-        match &self.last_error {
-            Some(error) => write!(f, ", last {error}"),
-            None => Ok(()),
+        write!(f, ", {} before it", self.restarts)?;
+        if let Some(error) = &self.last_error {
+            // One line a child.
+            f.write_str(", last: ")?;
+            error.write_summary(f)?;
         }
+        Ok(())
     }
 }
 
