@@ -11,6 +11,7 @@ mod frames;
 mod ledger;
 mod octets;
 mod parent;
+mod pool;
 mod timers;
 
 pub use child::child;
@@ -20,6 +21,7 @@ pub use frames::frames;
 pub use ledger::ledger;
 pub use octets::octets;
 pub use parent::parent;
+pub use pool::pool;
 pub use timers::timers;
 
 use crate::wire::Plain;
@@ -143,7 +145,7 @@ mod tests {
 
     type Target = (&'static str, fn(&[u8]));
 
-    const TARGETS: [Target; 8] = [
+    const TARGETS: [Target; 9] = [
         ("frames", super::frames),
         ("octets", super::octets),
         ("parent", super::parent),
@@ -152,6 +154,7 @@ mod tests {
         ("ledger", super::ledger),
         ("timers", super::timers),
         ("descriptors", super::descriptors),
+        ("pool", super::pool),
     ];
 
     /// The seeds of a target. None outside the repository: the package does not include `fuzz/`.

@@ -561,7 +561,7 @@ impl Core {
             let serving = state.serving.iter_mut().find(|it| it.id == child)?;
             serving.memory.as_mut()?.look(now)
         });
-        let idle = state.scheduler.idle_deadline(now);
+        let idle = state.scheduler.idle_deadline();
         let is_timed = idle.is_none_or(|idle| state.timer_at.is_some_and(|at| at <= idle));
         let is_calm = state.scheduler.waiting() == 0 && is_timed;
         if look.is_none() && is_calm && !state.scheduler.is_closing() && !state.is_worn(child) {

@@ -32,3 +32,6 @@ pub use child::ChildExit;
 pub use handle::Pool;
 pub use map::{Map, MapUnordered};
 pub use stats::{ChildStats, PoolStats};
+
+#[cfg(any(fuzzing, test))]
+pub(crate) use scheduler::{Action, Child, ChildId, End, Scheduler, Sizing, Stage, Ticket, Want};

@@ -485,15 +485,13 @@ impl<C, E: Clone> Scheduler<C, E> {
             let at = child.renews_at(self.generation)?;
             self.starts_at(child.slot, at)
         });
-        let shrinks = self.longest_idle().and_then(|at| self.shrinks_at(at));
-        let moments = [expires, grows, shrinks].into_iter().flatten();
+        let moments = [expires, grows, self.idle_deadline()].into_iter().flatten();
         moments.chain(keyed).chain(renewals).min()
     }
 
-    /// When to act at the latest because a child has become idle now.
-    pub(crate) fn idle_deadline(&self, now: Instant) -> Option<Instant> {
-        let is_spare = self.children.len() > self.sizing.idle;
-        after(now, self.sizing.shrink_after).filter(|_| is_spare)
+    /// When to act because children are idle.
+    pub(crate) fn idle_deadline(&self) -> Option<Instant> {
+        self.shrinks_at(self.longest_idle()?)
     }
 
     // ---- what is there ----
@@ -546,7 +544,7 @@ impl<C, E: Clone> Scheduler<C, E> {
     // ---- decisions ----
 
     /// The slot that calls with this key are for.
-    fn slot_of(&self, key: u64) -> usize {
+    pub(crate) fn slot_of(&self, key: u64) -> usize {
         // Rendezvous hashing: of the same slots, each key always has the same one.
         let weight = |slot: usize| {
             let mixed = (key ^ (slot as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))

@@ -118,16 +118,15 @@ impl Pool {
     fn call_with(&mut self, name: char, want: Want) -> String {
         let ticket = self.scheduler.ticket();
         self.calls.insert(name, (ticket, want));
-        let placed = self.scheduler.place(&want, self.now);
-        let sent = placed.map(|child| format!("{name}:{}", child.0));
-        if sent.is_none() {
-            self.scheduler.enqueue(ticket, want, name, self.now);
+        let deadline = self.scheduler.deadline();
+        if let Some(child) = self.scheduler.place(&want, self.now) {
+            assert_eq!(self.run(), "", "nobody looks after that");
+            let due = self.scheduler.deadline();
+            assert!(due.is_none_or(|due| deadline.is_some_and(|at| at <= due)));
+            return format!("{name}:{}", child.0);
         }
-        let more = self.run();
-        let all = sent
-            .into_iter()
-            .chain(Some(more).filter(|it| !it.is_empty()));
-        all.collect::<Vec<_>>().join(" ")
+        self.scheduler.enqueue(ticket, want, name, self.now);
+        self.run()
     }
 
     /// A call that was sent waits again.

@@ -235,7 +235,9 @@ fn older_call_of_a_key_is_not_overtaken_in_its_child() {
     assert_eq!(pool.call('c'), "b:1");
     pool.scheduler.freed(ChildId(1), 2, pool.now);
     assert_eq!(pool.keyed('d', key), "c:1");
-    assert_eq!(pool.answer(1), "d:1");
+    pool.scheduler.freed(ChildId(1), 3, pool.now);
+    assert_eq!(pool.keyed('e', key), "d:1");
+    assert_eq!(pool.answer(1), "e:1");
 }
 
 #[test]

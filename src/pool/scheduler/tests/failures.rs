@@ -184,9 +184,25 @@ fn death_after_a_healthy_minute_is_the_first_failure() {
     pool.run();
     fail_in_a_row(&mut pool, 5);
     pool.ready(6);
-    pool.pass(61 * SEC);
+    // Nothing happens before.
+    pool.now += 61 * SEC;
     assert_eq!(pool.fail(6), "");
     assert_eq!(pool.scheduler.sources[0].failures(), 1);
+}
+
+#[test]
+fn child_is_started_where_nothing_has_failed() {
+    let mut pool = pool_of(&[2, 1], |_| {});
+    assert_eq!(pool.call('a'), "+1@0");
+    assert_eq!(pool.fail(1), "+2@1");
+    assert_eq!(pool.ready(2), "a:2");
+    let bad = pool.key_of(0);
+    assert_eq!(pool.keyed('b', bad), "+3@0");
+    assert_eq!(pool.fail(3), "");
+    assert_eq!(pool.pass(125 * MS), "+4@0");
+    assert_eq!(pool.fail(4), "b!no");
+    assert_eq!(pool.crash(2), "");
+    assert_eq!(pool.call('c'), "+5@1", "it is not broken");
 }
 
 #[test]

@@ -184,6 +184,19 @@ fn children_that_do_not_end_their_calls_do_not_become_more_and_more() {
 }
 
 #[test]
+fn slot_whose_children_do_not_end_their_calls_does_not_keep_others_from_being_used() {
+    let mut pool = pool_with(2, |it| it.grow_after = Duration::ZERO).serving(1);
+    assert_eq!(pool.call('a'), "a:1");
+    assert_eq!(pool.retire(1), "");
+    assert_eq!(pool.call('b'), "+2");
+    assert_eq!(pool.ready(2), "b:2");
+    assert_eq!(pool.retire(2), "");
+    assert_eq!(pool.call('c'), "+3");
+    let slots = pool.scheduler.children().iter().map(|child| child.slot);
+    assert_eq!(slots.collect::<Vec<_>>(), [0, 0, 1]);
+}
+
+#[test]
 fn only_one_child_is_renewed_at_a_time_but_a_broken_source_does_not_hold_up_others() {
     let mut pool = pool_of(&[1, 1], |_| {}).serving(2);
     assert_eq!(pool.restart(), "+3@0");

@@ -159,6 +159,16 @@ fn idle_children_are_stopped_from_the_one_that_was_used_least_recently_one_per_i
 }
 
 #[test]
+fn child_is_idle_since_it_is_ready() {
+    let mut pool = pool(1);
+    pool.call('a');
+    pool.cancel('a');
+    pool.pass(HOUR);
+    assert_eq!(pool.ready(1), "");
+    assert_eq!(pool.due_in(), Some(10 * SEC));
+}
+
+#[test]
 fn children_that_are_to_be_idle_stay() {
     let mut pool = pool_with(4, |it| it.idle = 2).serving(4);
     assert_eq!(pool.pass(15 * SEC), "-1");
@@ -200,15 +210,17 @@ fn another_child_is_started_when_too_few_are_idle() {
 }
 
 #[test]
-fn child_that_becomes_idle_sets_a_deadline_only_if_it_may_be_stopped() {
+fn child_that_becomes_idle_may_let_another_go_that_was_idle_for_long() {
     let mut pool = pool_with(2, |it| it.idle = 1).serving(2);
-    assert_eq!(
-        pool.scheduler.idle_deadline(pool.now),
-        Some(pool.now + 10 * SEC)
-    );
-    assert_eq!(pool.pass(10 * SEC), "-1");
-    pool.exit(1);
-    assert_eq!(pool.scheduler.idle_deadline(pool.now), None);
+    pool.call('a');
+    assert_eq!(pool.scheduler.idle_deadline(), None);
+    assert_eq!(pool.pass(6 * SEC), "");
+    pool.scheduler.freed(ChildId(1), 1, pool.now);
+    assert_eq!(pool.scheduler.idle_deadline(), Some(pool.now + 4 * SEC));
+    assert_eq!(pool.pass(4 * SEC), "-2");
+    pool.call('b');
+    assert_eq!(pool.answer(1), "");
+    assert_eq!(pool.due_in(), None);
 }
 
 #[test]
