@@ -1,7 +1,8 @@
 //! What all handles to a pool share: its calls and its children, under one lock.
 //!
-//! The lock is never held while something is sent, started or stopped, nor while the program's code runs.
-//! Whoever changes something decides under it what is to be done, and does that without it.
+//! Calls are queued in the link of a child under it, so that those of one caller stay in their order. Nothing is
+//! written, started or stopped under it, nor does the program's code run: whoever changes something decides what is
+//! to be done, and does that without it.
 
 use super::builder::Callbacks;
 use super::child::{ChildExit, ChildWatch};
@@ -14,9 +15,9 @@ use crate::codec::{Codec, CodecError};
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Process;
 use crate::rpc::{
-    Answer, AnswerFamily, AnswerWait, BorrowedAnswer, CallOptions, ChildOptions, Completion, Ended,
-    Exit, Fill, Handle, Link, ProgressCallback, ReactorCore, Slot, guard, in_callback, log_error,
-    refuse_in_callback,
+    Answer, AnswerFamily, AnswerWait, BorrowedAnswer, CallOptions, Caller, ChildOptions,
+    Completion, Ended, Exit, Fill, Handle, Link, ProgressCallback, ReactorCore, Slot, guard,
+    in_callback, log_error, refuse_in_callback,
 };
 use crate::service::{Signature, id_of};
 use crate::sys::{self, CoarseTime, Consume, Origin};
@@ -136,8 +137,8 @@ pub(super) struct NewCall<'a> {
 struct Tasks {
     /// Calls that end.
     ended: Vec<(Waiting, Ended)>,
-    /// What has queued so much that it is to be written.
-    full: Vec<Arc<Link>>,
+    /// Where calls were queued that are to be written, or read for.
+    unsettled: Vec<Arc<Link>>,
     /// Children that are to exit.
     stopped: Vec<Handle>,
     /// To be dropped, which may run the program's code.
@@ -323,8 +324,7 @@ impl Core {
             deadline: want.deadline,
             progress: &mut progress,
             may_wait: false,
-            waits: true,
-            is_held: false,
+            caller: Caller::Waits,
         };
         let made = link.call(function, &mut request, options, &mut completion)?;
         let wait = AnswerWait {
@@ -632,15 +632,14 @@ impl Core {
     /// A child was started. If it is not wanted any more, it is ended.
     pub(super) fn started(self: &Arc<Self>, child: ChildId, handle: Handle) {
         let mut state = self.lock();
-        if state.killed.is_some() {
-            handle.link.kill();
-        }
+        let is_killed = state.killed.is_some();
         let mut children = state.scheduler.children().iter();
-        if children.any(|it| it.id == child && !it.is_told()) {
-            state.handles.push((child, handle));
-        } else {
-            drop(state);
-            drop(handle);
+        if !is_killed && children.any(|it| it.id == child && !it.is_told()) {
+            return state.handles.push((child, handle));
+        }
+        drop(state);
+        if is_killed {
+            handle.link.kill();
         }
     }
 
@@ -690,12 +689,12 @@ impl Core {
     fn run(self: &Arc<Self>, tasks: Tasks) {
         let Tasks {
             ended,
-            full,
+            unsettled,
             stopped,
             aside,
         } = tasks;
-        for link in full {
-            link.write();
+        for link in unsettled {
+            link.settle();
         }
         drop(stopped);
         for (waiting, ended) in ended {
@@ -774,12 +773,11 @@ impl Core {
         }
         state.jobs += ended.len();
         let unstarted = mem::take(&mut state.starts);
-        for (_, handle) in &state.handles {
-            handle.link.kill();
-        }
         let handles = mem::take(&mut state.handles);
         drop(state);
-        drop(handles);
+        for (_, handle) in handles {
+            handle.link.kill();
+        }
         for (child, _) in unstarted {
             self.start_failed(child, error.clone());
         }
@@ -909,8 +907,7 @@ impl State {
             deadline: waiting.want.deadline,
             progress: &mut progress,
             may_wait: false,
-            waits: false,
-            is_held: true,
+            caller: Caller::Holds,
         };
         if waiting.repeat.has_begun {
             let completion = waiting.completion.take();
@@ -926,8 +923,8 @@ impl State {
                     serving.records.push(Record::new(made.id, kept, waiting));
                 }
                 self.sweep(child);
-                if made.is_full {
-                    tasks.full.push(link);
+                if made.is_unsettled {
+                    tasks.unsettled.push(link);
                 }
             }
             Err(ended) => {

@@ -3,7 +3,7 @@
 use super::callback::{guard, in_callback};
 use super::handle::Handle;
 use super::link::{
-    Answer, AnswerWait, CallOptions, Completion, Ended, Fill, Link, ProgressCallback, Slot,
+    Answer, AnswerWait, CallOptions, Caller, Completion, Ended, Fill, Link, ProgressCallback, Slot,
     SubmittedCall, Then,
 };
 use crate::codec::{Argument, CodecError, Decode, Input, Scratch};
@@ -119,7 +119,7 @@ impl<'a, S: Signature> Call<'a, S> {
     pub fn then(mut self, callback: impl FnOnce(Outcome<S>) + Send + 'static) {
         let mut completion = Some(Completion::new(Then::<S, _>::new(callback)));
         let deadline = self.deadline();
-        if let Err(ended) = self.submit(deadline, false, &mut completion) {
+        if let Err(ended) = self.submit(deadline, Caller::Leaves, &mut completion) {
             // No progress is reported after the outcome, so nobody should be able to wait for it then.
             // A panic of its destructor must not keep the callback from being called.
             let progress = self.progress.take();
@@ -150,7 +150,7 @@ impl<'a, S: Signature> Call<'a, S> {
         let link = &*self.handle.link;
         let timeout = self.deadline();
         let mut completion = Some(Completion::new(Fill(Arc::clone(&slot))));
-        let answer = match self.submit(timeout, true, &mut completion) {
+        let answer = match self.submit(timeout, Caller::Waits, &mut completion) {
             Err(ended) => Some(Answer::Ended(ended)),
             Ok(SubmittedCall {
                 id, reader, alone, ..
@@ -174,7 +174,7 @@ impl<'a, S: Signature> Call<'a, S> {
         let (link, cancel_on_drop) = (Arc::clone(&self.handle.link), self.cancel_on_drop);
         let timeout = self.deadline();
         let mut completion = Some(Completion::new(Fill(Arc::clone(&slot))));
-        let id = match self.submit(timeout, false, &mut completion) {
+        let id = match self.submit(timeout, Caller::Leaves, &mut completion) {
             Ok(made) => made.id,
             Err(ended) => {
                 refused(completion).complete(Answer::Ended(ended));
@@ -195,7 +195,7 @@ impl<'a, S: Signature> Call<'a, S> {
     fn submit(
         &mut self,
         deadline: Option<Instant>,
-        waits: bool,
+        caller: Caller,
         completion: &mut Option<Completion>,
     ) -> Result<SubmittedCall, Ended> {
         if let Some(error) = self.malformed.take() {
@@ -209,8 +209,7 @@ impl<'a, S: Signature> Call<'a, S> {
             deadline,
             progress: &mut self.progress,
             may_wait: self.may_wait,
-            waits,
-            is_held: false,
+            caller,
         };
         self.handle
             .link

@@ -47,8 +47,8 @@ pub(crate) use callback::{guard, in_callback, refuse_in_callback};
 pub(crate) use driver::{EventCallback, Handlers, Supervise};
 pub(crate) use handle::Handle;
 pub(crate) use link::{
-    Answer, AnswerFamily, AnswerWait, BorrowedAnswer, CallOptions, Completion, Ended, Fill, Link,
-    ProgressCallback, Slot, Then,
+    Answer, AnswerFamily, AnswerWait, BorrowedAnswer, CallOptions, Caller, Completion, Ended, Fill,
+    Link, ProgressCallback, Slot, Then,
 };
 pub(crate) use log::error as log_error;
 pub(crate) use reactor::{Core as ReactorCore, EventHandler, Source};

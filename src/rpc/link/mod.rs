@@ -27,5 +27,5 @@ pub(crate) use reader::{Reader, input};
 pub(crate) use shared::{Link, Peer};
 pub(crate) use slot::{Fill, Slot};
 pub(crate) use state::ProgressCallback;
-pub(crate) use submit::{CallOptions, SubmittedCall};
+pub(crate) use submit::{CallOptions, Caller, SubmittedCall};
 pub(crate) use wait::AnswerWait;

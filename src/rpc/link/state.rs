@@ -8,7 +8,7 @@ use crate::codec::Input;
 use crate::error::{Error, Phase, Refusal};
 use crate::rpc::state::{Connection, Delivery, Exit, Kill, Role};
 use crate::sys::Registration;
-use crate::wire::Decoder;
+use crate::wire::{Decoder, FULL_BATCH};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -237,6 +237,24 @@ impl LinkState {
     pub(super) fn is_due_at(&self, now: Instant) -> bool {
         let deadlines = [self.connection.deadline(), self.stop_by];
         deadlines.into_iter().flatten().any(|at| at <= now)
+    }
+
+    /// As [`concerns_the_reactor`](LinkState::concerns_the_reactor), of what a call can cause.
+    pub(super) fn is_for_the_reactor(&self, is_timed: bool) -> bool {
+        // While the request was sent, others may have closed the handle and waited for that.
+        let is_due = is_timed && self.is_due();
+        is_due || self.connection.is_closed() || self.has_unattended_output()
+    }
+
+    /// Whether calls that nobody waits for are to be written, or the reactor is to read or be notified.
+    pub(super) fn is_unsettled(&self, is_timed: bool) -> bool {
+        let is_news = !self.attention && self.is_for_the_reactor(is_timed);
+        is_news || self.has_batch() || self.role.is_unattended()
+    }
+
+    /// Whether so much is queued that it should be written at once.
+    pub(super) fn has_batch(&self) -> bool {
+        self.connection.queued() >= FULL_BATCH as u64
     }
 
     /// Whether there is something to write, and nobody writes or waits for room.
@@ -470,6 +488,38 @@ mod tests {
         write(&mut state, Some(io::ErrorKind::BrokenPipe));
         assert!(!state.has_unattended_output(), "nobody can write");
         assert!(attend(&mut state, Instant::now()).broken);
+    }
+
+    #[test]
+    fn calls_are_settled_once_by_their_callers_and_then_by_the_reactor() {
+        let (mut state, slot, now) = (serving(), Arc::default(), Instant::now());
+        state.role.set_watched(true);
+        assert!(!state.is_unsettled(true), "there are none");
+        call(&mut state, None, &slot);
+        assert!(state.is_unsettled(false), "the reactor is to write");
+        state.attention = true;
+        assert!(!state.is_unsettled(false), "it knows");
+        attend(&mut state, now);
+        send(&mut state);
+        call(&mut state, Some(now + SECOND), &slot);
+        send(&mut state);
+        assert!(state.is_unsettled(true), "the reactor is to end it in time");
+        assert!(!state.is_unsettled(false), "it is not for this call");
+        attend(&mut state, now);
+        state.role.set_watched(false);
+        assert!(state.is_unsettled(false), "nobody reads the answer");
+        state.role.set_watched(true);
+        state.attention = true;
+        while !state.has_batch() {
+            assert!(!state.is_unsettled(true));
+            call(&mut state, None, &slot);
+        }
+        assert!(state.is_unsettled(false), "the caller is to write so much");
+        state.attention = false;
+        send(&mut state);
+        assert!(!state.is_unsettled(false));
+        state.connection.close();
+        assert!(state.is_unsettled(false), "the reactor is to end the child");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use crate::process::Child;
 use crate::rpc::callback::{in_callback, refuse_in_callback};
 use crate::rpc::state::Exit;
 use crate::sys::{self, Interest};
-use crate::wire::{Body, FULL_BATCH, FunctionId};
+use crate::wire::{Body, FunctionId};
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
@@ -24,12 +24,20 @@ pub(crate) struct CallOptions<'a> {
     pub(crate) progress: &'a mut Option<ProgressCallback>,
     /// Whether it waits for room in the queue.
     pub(crate) may_wait: bool,
-    /// Whether the caller is going to wait for the answer. It then sends the request itself, and
-    /// reads the answer itself if no other thread does.
-    pub(crate) waits: bool,
-    /// Whether the caller holds a lock, so that nothing is written here: see
-    /// [`is_full`](SubmittedCall::is_full).
-    pub(crate) is_held: bool,
+    pub(crate) caller: Caller,
+}
+
+/// What the caller does once the call is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// It waits for the answer. It sends the request itself, and reads the answer itself if no other
+    /// thread does.
+    Waits,
+    /// It goes on.
+    Leaves,
+    /// It goes on, and holds a lock, so that no system call is made here. Without the lock it is to
+    /// [settle](Link::settle) what [is left](SubmittedCall::is_unsettled).
+    Holds,
 }
 
 /// A call that was made.
@@ -39,8 +47,8 @@ pub(crate) struct SubmittedCall {
     pub(crate) reader: Option<Box<Reader>>,
     /// Whether this is the only call, if nothing can have come for it yet.
     pub(crate) alone: Option<bool>,
-    /// Whether so much is queued that it is to be [written](Link::write).
-    pub(crate) is_full: bool,
+    /// Whether there is something to [settle](Link::settle), if the caller holds a lock.
+    pub(crate) is_unsettled: bool,
 }
 
 impl Link {
@@ -57,8 +65,7 @@ impl Link {
             deadline,
             progress,
             may_wait,
-            waits,
-            is_held,
+            caller,
         } = options;
         if self.is_elsewhere() {
             return Err(Ended::Refused(Refusal::Forked));
@@ -74,44 +81,51 @@ impl Link {
                 Err(refusal) => return Err(state.refused(refusal)),
             }
         };
-        // Before the request is written: otherwise the reactor could read the answer while this caller
-        // begins to wait for it on the socket.
-        let reader = if waits {
-            self.take_role(&mut state)
-        } else {
-            None
+        let mut made = SubmittedCall {
+            id,
+            reader: None,
+            alone: None,
+            is_unsettled: false,
         };
+        let is_timed = deadline.is_some();
+        match caller {
+            Caller::Holds => made.is_unsettled = state.is_unsettled(is_timed),
+            Caller::Leaves => self.settle_in(state, is_timed),
+            Caller::Waits => {
+                // Before the request is written: otherwise the reactor could read the answer while this
+                // caller begins to wait for it on the socket.
+                made.reader = self.take_role(&mut state);
+                state = self.transmit(state);
+                let nothing_read = made.reader.as_ref().is_some_and(|it| it.is_empty());
+                made.alone = nothing_read.then(|| state.is_alone());
+                self.notify_of_call(state, is_timed);
+            }
+        }
+        Ok(made)
+    }
+
+    /// Has calls written and their answers read that were made by who [holds](Caller::Holds) a lock.
+    pub(crate) fn settle(&self) {
+        self.settle_in(self.lock(), true);
+    }
+
+    fn settle_in<'a>(&'a self, mut state: MutexGuard<'a, LinkState>, is_timed: bool) {
         // A caller that does not wait writes, too, once a comfortable batch has gathered: that keeps the
         // queue in the processor's cache, and the caller from running far ahead of the child.
-        let is_full = state.connection.queued() >= FULL_BATCH as u64;
-        if waits || is_full && !is_held {
+        if state.has_batch() {
             state = self.transmit(state);
         }
-        if !waits && state.role.is_unattended() {
+        if state.role.is_unattended() {
             // Callers that read have left the socket unwatched. The reactor is to read this answer, and
             // without delay.
             self.watch(&mut state, true);
         }
-        let nothing_read = reader.as_ref().is_some_and(|it| it.is_empty());
-        let alone = nothing_read.then(|| state.is_alone());
-        // A call can cause no more than this of what concerns the reactor. While the request was sent,
-        // others may have closed the handle and waited for that.
-        let is_due = deadline.is_some() && state.is_due();
-        if is_due || state.connection.is_closed() || state.has_unattended_output() {
-            self.notify_reactor(state);
-        }
-        Ok(SubmittedCall {
-            id,
-            reader,
-            alone,
-            is_full,
-        })
+        self.notify_of_call(state, is_timed);
     }
 
-    /// Writes what is queued.
-    pub(crate) fn write(&self) {
-        let state = self.transmit(self.lock());
-        if state.has_unattended_output() {
+    /// Notifies the reactor of what a call can cause that concerns it.
+    fn notify_of_call(&self, state: MutexGuard<'_, LinkState>, is_timed: bool) {
+        if state.is_for_the_reactor(is_timed) {
             self.notify_reactor(state);
         }
     }
