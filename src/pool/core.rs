@@ -145,12 +145,6 @@ struct Tasks {
     aside: Vec<Waiting>,
 }
 
-impl Tasks {
-    fn is_empty(&self) -> bool {
-        self.ended.is_empty() && self.stopped.is_empty()
-    }
-}
-
 impl Core {
     pub(super) fn new(
         scheduler: Scheduler<Box<Waiting>, Error>,
@@ -658,31 +652,25 @@ impl Core {
 
     /// Does what there is to do.
     pub(super) fn pump(self: &Arc<Self>) {
-        loop {
-            let mut tasks = Tasks::default();
-            let mut state = self.lock();
-            state.decide(Instant::now(), &mut tasks);
-            let start = !state.starts.is_empty() && !mem::replace(&mut state.is_starting, true);
-            let timer_at = state.deadline();
-            let is_sooner = timer_at.is_some_and(|at| state.timer_at.is_none_or(|old| at < old));
-            let is_over = state.is_over() && !state.over;
-            if is_sooner || timer_at.is_none() {
-                state.timer_at = timer_at;
-            }
-            self.notify_of_room(&state);
-            drop(state);
-            if is_sooner || is_over {
-                self.reactor.attend(self.key);
-            }
-            if start {
-                self.start_starter();
-            }
-            let is_done = tasks.is_empty();
-            self.run(tasks);
-            if is_done {
-                return;
-            }
+        let mut tasks = Tasks::default();
+        let mut state = self.lock();
+        state.decide(Instant::now(), &mut tasks);
+        let start = !state.starts.is_empty() && !mem::replace(&mut state.is_starting, true);
+        let timer_at = state.deadline();
+        let is_sooner = timer_at.is_some_and(|at| state.timer_at.is_none_or(|old| at < old));
+        let is_over = state.is_over() && !state.over;
+        if is_sooner || timer_at.is_none() {
+            state.timer_at = timer_at;
         }
+        self.notify_of_room(&state);
+        drop(state);
+        if is_sooner || is_over {
+            self.reactor.attend(self.key);
+        }
+        if start {
+            self.start_starter();
+        }
+        self.run(tasks);
     }
 
     /// Does what was decided.
