@@ -4,7 +4,8 @@ use crate::copies;
 use std::any::Any;
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// Runs the program's code. Returns `None` after a panic, which the panic hook has reported.
 pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Option<T> {
@@ -43,6 +44,26 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// As [`lock`], where nobody else has the lock.
 pub(crate) fn get_mut<T>(mutex: &mut Mutex<T>) -> &mut T {
     mutex.get_mut().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Waits on `changed` while `condition` holds and `deadline` has not passed, under a [`lock`].
+pub(crate) fn wait_until<'a, T>(
+    changed: &Condvar,
+    guard: MutexGuard<'a, T>,
+    deadline: Option<Instant>,
+    condition: impl FnMut(&mut T) -> bool,
+) -> MutexGuard<'a, T> {
+    match deadline {
+        None => {
+            let woken = changed.wait_while(guard, condition);
+            woken.unwrap_or_else(PoisonError::into_inner)
+        }
+        Some(deadline) => {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let woken = changed.wait_timeout_while(guard, left, condition);
+            woken.unwrap_or_else(PoisonError::into_inner).0
+        }
+    }
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ use crate::unwind;
 use crate::wire::{Body, FunctionId};
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -390,17 +390,10 @@ impl Core {
         if len > limit {
             return Err(Ended::Refused(Refusal::TooLarge { len, limit }));
         }
+        let is_full =
+            |state: &mut State| !state.scheduler.is_closing() && !state.scheduler.has_room(len);
         let mut state = self.lock();
-        loop {
-            if state.scheduler.is_closing() {
-                return Err(match &state.killed {
-                    Some(error) => Ended::Lost(error.clone(), Phase::Queued),
-                    None => Ended::Refused(Refusal::Closed),
-                });
-            }
-            if state.scheduler.has_room(len) {
-                return Ok(state);
-            }
+        if is_full(&mut state) {
             if !call.may_wait {
                 return Err(Ended::Refused(Refusal::Full));
             }
@@ -408,23 +401,19 @@ impl Core {
                 return Err(Ended::Refused(Refusal::InCallback));
             }
             state.blocked += 1;
-            state = match call.want.deadline {
-                None => self
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        state.blocked -= 1;
-                        return Err(Ended::TimedOut(Phase::Queued));
-                    }
-                    let waited = self.changed.wait_timeout(state, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
+            state = unwind::wait_until(&self.changed, state, call.want.deadline, is_full);
             state.blocked -= 1;
+            if is_full(&mut state) {
+                return Err(Ended::TimedOut(Phase::Queued));
+            }
         }
+        if state.scheduler.is_closing() {
+            return Err(match &state.killed {
+                Some(error) => Ended::Lost(error.clone(), Phase::Queued),
+                None => Ended::Refused(Refusal::Closed),
+            });
+        }
+        Ok(state)
     }
 
     fn enqueue(self: &Arc<Self>, mut state: MutexGuard<'_, State>, waiting: Waiting) {
@@ -783,21 +772,9 @@ impl Core {
         if !state.over {
             refuse_in_callback("finish()")?;
         }
-        while !state.over {
-            state = match deadline {
-                None => self
-                    .changed
-                    .wait(state)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Ok(false);
-                    }
-                    let waited = self.changed.wait_timeout(state, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
+        state = unwind::wait_until(&self.changed, state, deadline, |state| !state.over);
+        if !state.over {
+            return Ok(false);
         }
         drop(state);
         let starter = unwind::lock(&self.starter).take();

@@ -9,7 +9,7 @@ use crate::outcome::{self, Outcome};
 use crate::service::{Signature, id_of};
 use crate::unwind;
 use crate::wire::{Body, Failure, FunctionId};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 /// Asks, and waits for the answer.
@@ -64,24 +64,8 @@ impl AskSlot {
 
     /// Waits for the end until `deadline`.
     fn wait(&self, deadline: Option<Instant>) -> Option<AskEnd> {
-        let mut end = unwind::lock(&self.end);
-        while end.is_none() {
-            end = match deadline {
-                None => self
-                    .filled
-                    .wait(end)
-                    .unwrap_or_else(PoisonError::into_inner),
-                Some(deadline) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return None;
-                    }
-                    let waited = self.filled.wait_timeout(end, left);
-                    waited.unwrap_or_else(PoisonError::into_inner).0
-                }
-            };
-        }
-        end.take()
+        let end = unwind::lock(&self.end);
+        unwind::wait_until(&self.filled, end, deadline, |end| end.is_none()).take()
     }
 }
 

@@ -6,7 +6,6 @@
 
 use super::completion::Completion;
 use super::reader::{Reader, Unprocessed};
-use super::slot::wait_until;
 use super::state::{LinkState, ProgressCallback};
 use crate::codec::CodecError;
 use crate::fd::may_send;
@@ -139,7 +138,7 @@ impl Link {
         condition: impl FnMut(&mut LinkState) -> bool,
     ) -> MutexGuard<'a, LinkState> {
         state.waiting += 1;
-        let mut state = wait_until(&self.changed, state, deadline, condition);
+        let mut state = unwind::wait_until(&self.changed, state, deadline, condition);
         state.waiting -= 1;
         state
     }

@@ -5,7 +5,7 @@ use super::reader::Reader;
 use crate::sys::Consume;
 use crate::unwind;
 use std::cell::RefCell;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Instant;
 
 /// Where the thread that reads puts an answer, and a caller waits for it. The caller may find the
@@ -72,7 +72,7 @@ impl Slot {
         let empty = |state: &mut SlotState| state.answer.is_none() && state.reader.is_none();
         let mut state = self.lock();
         state.awaited = true;
-        state = wait_until(&self.filled, state, deadline, empty);
+        state = unwind::wait_until(&self.filled, state, deadline, empty);
         state.awaited = false;
         (state.answer.take(), state.reader.take())
     }
@@ -94,26 +94,6 @@ pub(crate) struct Fill(pub(crate) Arc<Slot>);
 impl Consume<AnswerFamily> for Fill {
     fn consume(self, answer: &BorrowedAnswer<'_>) {
         self.0.fill(answer.take());
-    }
-}
-
-/// Waits on `changed` while `condition` holds and `deadline` has not passed.
-pub(super) fn wait_until<'a, T>(
-    changed: &Condvar,
-    guard: MutexGuard<'a, T>,
-    deadline: Option<Instant>,
-    condition: impl FnMut(&mut T) -> bool,
-) -> MutexGuard<'a, T> {
-    match deadline {
-        None => {
-            let woken = changed.wait_while(guard, condition);
-            woken.unwrap_or_else(PoisonError::into_inner)
-        }
-        Some(deadline) => {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let woken = changed.wait_timeout_while(guard, left, condition);
-            woken.unwrap_or_else(PoisonError::into_inner).0
-        }
     }
 }
 
