@@ -447,19 +447,20 @@ impl Core {
     /// Nobody waits for a call any more.
     pub(super) fn cancel(self: &Arc<Self>, place: &Mutex<Place>) {
         let was = mem::replace(&mut *unwind::lock(place), Place::Cancelled);
+        // It may have ended there.
         match was {
             Place::Waiting(ticket) => {
                 let withdrawn = self.lock().scheduler.withdraw(ticket);
                 guard(|| drop(withdrawn));
+                self.pump();
             }
             Place::Sent(child, link, id) => {
                 link.cancel(id);
                 // If it was not written yet, there is room for another.
-                return self.freed(child, link.freed());
+                self.freed(child, link.freed());
             }
-            Place::Ended | Place::Cancelled => {}
+            Place::Cancelled => {}
         }
-        self.pump();
     }
 
     /// A call to each child there is.
@@ -1056,12 +1057,6 @@ impl Waiting {
 
     /// It ends.
     pub(super) fn end(mut self, answer: Answer) {
-        if let Some(place) = &self.place {
-            let mut place = unwind::lock(place);
-            if !matches!(*place, Place::Cancelled) {
-                *place = Place::Ended;
-            }
-        }
         // Before the callback, which may panic, too: two panics would abort the process.
         if let Some(progress) = self.progress.take() {
             guard(|| drop(progress));

@@ -33,13 +33,11 @@ impl fmt::Debug for Waiting {
     }
 }
 
-/// Where a call is.
+/// Where a call is, or where it has ended.
 pub(super) enum Place {
     Waiting(Ticket),
     /// In a child, with this id there.
     Sent(ChildId, Arc<Link>, u32),
-    /// It has ended.
-    Ended,
     /// Nobody waits for it any more.
     Cancelled,
 }
