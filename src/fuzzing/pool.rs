@@ -43,6 +43,7 @@ struct Kid {
     slot: usize,
     stage: Stage,
     told: bool,
+    lost: bool,
     generation: u32,
     since: Instant,
     ready_at: Option<Instant>,
@@ -331,7 +332,9 @@ impl Model {
         // As if they had ended, as long as it is there.
         self.kids[kid].ended += calls.len() as u64;
         if self.kids[kid].stage != Stage::Starting {
-            self.retire(kid);
+            self.scheduler.lost(self.kids[kid].id);
+            self.kids[kid].stage = Stage::Leaving;
+            self.kids[kid].lost = true;
         }
         for (n, call) in calls.into_iter().enumerate() {
             let Some(call) = call else { continue };
@@ -548,6 +551,7 @@ impl Model {
             slot,
             stage: Stage::Starting,
             told: false,
+            lost: false,
             generation: self.generation,
             since: self.now,
             ready_at: None,
@@ -563,7 +567,8 @@ impl Model {
 
     fn stopped(&mut self, child: ChildId) {
         let at = self.find(child);
-        assert!(self.kids[at].is_idle() && !self.kids[at].told);
+        let kid = &self.kids[at];
+        assert!(kid.is_idle() && !kid.told && !kid.lost);
         let is_closed = self.closing && self.waiting.is_empty();
         if self.kids[at].stage != Stage::Leaving && !is_closed {
             let last = self.spare().expect("there is one too many");
@@ -615,7 +620,8 @@ impl Model {
         assert!(self.next().is_none());
         for kid in &self.kids {
             let is_over = kid.stage == Stage::Leaving || self.closing && self.waiting.is_empty();
-            assert!(!is_over || !kid.is_idle() || kid.told, "it stays for ever");
+            let is_asked = kid.told || kid.lost;
+            assert!(!is_over || !kid.is_idle() || is_asked, "it stays for ever");
         }
         if let Some(last) = self.spare() {
             assert!(self.shrinks_at(last).is_none_or(|at| at > self.now));

@@ -285,7 +285,7 @@ impl Core {
                     }
                 }
             };
-            state.scheduler.retires(child);
+            state.scheduler.lost(child);
             match state.fate(&mut repeat, error, phase) {
                 Ok(alone) => want.alone |= alone,
                 Err(ended) => {
@@ -918,7 +918,7 @@ impl State {
         tasks: &mut Tasks,
     ) {
         // Until its end is reported, it would take further calls, and lose them.
-        self.scheduler.retires(child);
+        self.scheduler.lost(child);
         match self.fate(&mut waiting.repeat, error, phase) {
             Ok(alone) => {
                 waiting.want.alone |= alone;

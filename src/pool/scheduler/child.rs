@@ -33,6 +33,8 @@ pub(crate) struct Child {
     pub(super) outgrown: bool,
     /// Whether it was told to exit.
     pub(super) is_told: bool,
+    /// Whether it has ended, and that is to be reported.
+    pub(super) is_lost: bool,
 }
 
 /// What a child is doing.
@@ -63,6 +65,7 @@ impl Child {
             max_age: None,
             outgrown: false,
             is_told: false,
+            is_lost: false,
         }
     }
 

@@ -7,7 +7,7 @@
 //! ```text
 //!   place() ──▶ a child with room                  enqueue() ──▶ lanes
 //!                                                                  │ next(), whenever
-//!   freed(), ready(), died(), retires() ──────────────────────────▶│ something has changed
+//!   freed(), ready(), retires(), lost(), died() ──────────────────▶│ something has changed
 //!                                                                  ▼
 //!                                                     a call and its child, one at a time
 //!   act() ──▶ children to start and to stop, calls to fail; again at deadline()
@@ -371,6 +371,15 @@ impl<C, E: Clone> Scheduler<C, E> {
         }
     }
 
+    /// A child has lost a call: it has ended, which is reported when all its calls are lost. Until then it is
+    /// told nothing, as it would seem to have ended of that.
+    pub(crate) fn lost(&mut self, child: ChildId) {
+        if let Some(at) = self.find(child) {
+            let child = &mut self.children[at];
+            (child.stage, child.is_lost) = (Stage::Leaving, true);
+        }
+    }
+
     /// A child has become too large.
     pub(crate) fn outgrown(&mut self, child: ChildId) {
         if let Some(at) = self.find(child) {
@@ -458,7 +467,7 @@ impl<C, E: Clone> Scheduler<C, E> {
         let closing = self.closing && self.waiting == 0;
         let is_over = |child: &Child| {
             let leaves = closing || child.stage == Stage::Leaving;
-            leaves && !child.is_told && child.in_flight() == 0
+            leaves && !child.is_told && !child.is_lost && child.in_flight() == 0
         };
         let over = self.children.iter().position(is_over);
         let at = over.or_else(|| self.too_many(now))?;

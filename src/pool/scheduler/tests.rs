@@ -159,6 +159,11 @@ impl Pool {
         self.run()
     }
 
+    fn lose(&mut self, child: u64) -> String {
+        self.scheduler.lost(ChildId(child));
+        self.run()
+    }
+
     fn outgrown(&mut self, child: u64) -> String {
         self.scheduler.outgrown(ChildId(child));
         self.run()

@@ -33,6 +33,28 @@ fn starts_that_fail_are_put_off_for_longer_and_longer() {
 }
 
 #[test]
+fn child_that_has_lost_its_calls_is_not_told_to_exit_and_its_death_counts() {
+    let mut pool = pool_with(1, |it| it.grow_after = Duration::ZERO);
+    assert_eq!(pool.call('a'), "+1");
+    assert_eq!(pool.fail(1), "+2");
+    assert_eq!(pool.ready(2), "a:2");
+    pool.scheduler.unsent(ChildId(2), pool.now);
+    assert_eq!(pool.lose(2), "", "not -2");
+    assert_eq!(pool.fail(2), "");
+    assert_eq!(pool.scheduler.sources[0].failures(), 2);
+    assert_eq!(pool.call('b'), "", "the next start is put off");
+
+    let mut pool = pool_with(1, |it| it.idle = 1);
+    assert_eq!(pool.run(), "+1");
+    pool.ready(1);
+    pool.lose(1);
+    assert_eq!(pool.close(), "", "not even by the end of all");
+    assert!(!pool.scheduler.is_over());
+    assert_eq!(pool.fail(1), "");
+    assert!(pool.scheduler.is_over());
+}
+
+#[test]
 fn waits_are_not_the_same_for_different_pools() {
     let waits = |seed| {
         let mut pool = pool_with(1, |it| it.idle = 1);
