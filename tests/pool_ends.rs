@@ -83,6 +83,29 @@ fn call_that_has_begun_is_not_called_unbegun_when_it_was_to_begin_again() {
 }
 
 #[test]
+fn child_that_dies_in_a_call_that_nobody_waits_for_has_not_failed_to_start() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let (sender, exits) = mpsc::channel();
+        let on_exit = move |_: &_| sender.send(()).unwrap();
+        let pool = me.pool("do").max(1).on_exit(on_exit).start().unwrap();
+        // After three failed starts, the error would be that of the start.
+        for _ in 0..5 {
+            let gate = Gate::new();
+            let call = pool.call(["gate", gate.name()]).cancel_on_drop();
+            let call = call.start();
+            let _entered = gate.entered();
+            let pid = pool.stats().children[0].pid.unwrap();
+            drop(call);
+            signal(pid, "KILL");
+            exits.recv().unwrap();
+        }
+        assert!(pool.call("pid").wait().is_ok());
+        pool.finish().unwrap();
+    });
+}
+
+#[test]
 fn pool_is_killed_in_a_callback_while_children_are_to_be_started() {
     let me = worker().run_in_test();
     bounded(move || {

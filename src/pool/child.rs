@@ -4,7 +4,7 @@ use super::core::Core;
 use super::memory::Memory;
 use super::scheduler::{Child, ChildId};
 use crate::error::{Error, Phase};
-use crate::process;
+use crate::process::{self, Noted};
 use crate::rpc::{Completion, Exit, Link, Supervise};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -83,6 +83,11 @@ impl Supervise for ChildWatch {
     }
 
     fn ended(&self, link: &Arc<Link>, end: &Result<Exit, Error>, begun: usize) {
-        self.core.ended(self.child, pid(link), end.clone(), begun);
+        // That which it has begun may have been cancelled, and is not lost then.
+        let noted = link.child().map(process::Child::noted);
+        let has_begun = begun > 0 || matches!(noted, Some(Noted::LastCall(1..)));
+        let end = end.clone();
+        self.core
+            .ended(self.child, pid(link), end, begun, has_begun);
     }
 }

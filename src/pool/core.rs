@@ -564,13 +564,14 @@ impl Core {
         self.pump();
     }
 
-    /// A child has ended. So many of the calls that are lost had begun.
+    /// A child has ended. So many of the calls that are lost had begun, if it has begun any.
     pub(super) fn ended(
         self: &Arc<Self>,
         child: ChildId,
         pid: Option<u32>,
         end: Result<Exit, Error>,
         begun: usize,
+        has_begun: bool,
     ) {
         let now = Instant::now();
         let mut state = self.lock();
@@ -580,7 +581,7 @@ impl Core {
             Ok(_) => End::Wanted,
             Err(error) => End::Died {
                 // What this process kills has not failed to start.
-                blamed: begun > 0 || was_killed(&error),
+                blamed: has_begun || was_killed(&error),
                 error,
             },
         };
@@ -610,7 +611,7 @@ impl Core {
     pub(super) fn start_failed(self: &Arc<Self>, child: ChildId, error: Error) {
         let core = Arc::clone(self);
         self.lock().jobs += 1;
-        self.on_reactor(move || core.ended(child, None, Err(error), 0));
+        self.on_reactor(move || core.ended(child, None, Err(error), 0, false));
     }
 
     /// A child was started. If it is not wanted any more, it is ended.
