@@ -238,11 +238,12 @@ impl Core {
             Err(ended) => return Answer::Ended(ended),
         };
         let since = Instant::now();
+        let mut now = since;
         let ticket = state.scheduler.ticket();
         let mut want = call.want;
         let mut repeat = Repeat::up_to(call.repeatable);
         loop {
-            let Some(child) = state.scheduler.place(&want, Instant::now()) else {
+            let Some(child) = state.scheduler.place(&want, now) else {
                 let slot = Slot::own();
                 let waiting = Waiting {
                     ticket,
@@ -273,7 +274,7 @@ impl Core {
                     return repeat.ends(answer);
                 }
                 Err(ended) => {
-                    state.scheduler.unsent(child, Instant::now());
+                    state.scheduler.unsent(child, now);
                     match ended {
                         Ended::Lost(error, phase) => (error, phase),
                         Ended::Refused(Refusal::Closed) => (gone(), Phase::Queued),
@@ -286,6 +287,7 @@ impl Core {
                 }
             };
             state.scheduler.lost(child);
+            now = Instant::now();
             match state.fate(&mut repeat, error, phase) {
                 Ok(alone) => want.alone |= alone,
                 Err(ended) => {
@@ -368,6 +370,8 @@ impl Core {
             }
             None => {
                 waiting.request = mem::take(call.request);
+                // How long it waits is told more precisely.
+                waiting.since = Instant::now();
                 waiting.set_place();
                 self.enqueue(state, waiting);
             }

@@ -207,8 +207,8 @@ impl<S: Signature> Pool<S> {
 
     /// The pool at this moment: its queue and its children.
     ///
-    /// What is counted for it costs a call a few nanoseconds. In a copy of the process, made by fork(2), there is
-    /// nothing.
+    /// What is counted for it is counted under the lock that each call takes anyway. In a copy of the process, made
+    /// by fork(2), there is nothing.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         self.shared.core.stats()
