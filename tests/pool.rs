@@ -117,6 +117,37 @@ fn map_returns_outcomes_in_order_and_unordered_with_their_inputs() {
     });
 }
 
+/// Drops a map of calls that wait at the gate, of which each of the two children has one.
+fn drop_at_the_gate<T>(pool: &Pool, gate: &Gate, map: T) {
+    let entered = [gate.entered(), gate.entered()];
+    assert_eq!(pool.stats().queued, 1, "a third call is made by now");
+    drop(map);
+    assert_eq!(pool.stats().queued, 0);
+    drop(entered);
+    assert!(pool.call("pid").wait().is_ok());
+}
+
+#[test]
+fn map_that_is_dropped_cancels_the_calls_whose_outcomes_it_has_not_returned() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let pool = me.pool("do").max(2).load(1).grow_after(Duration::ZERO);
+        let pool = pool.start().unwrap();
+        let gate = Gate::new();
+        let gates = std::iter::repeat_n(["gate", gate.name()], 100);
+        let inputs = std::iter::once(["echo", "first"]).chain(gates);
+
+        let mut map = pool.map(inputs.clone());
+        assert_eq!(map.next().unwrap().unwrap(), ["first"]);
+        drop_at_the_gate(&pool, &gate, map);
+
+        let mut map = pool.map_unordered(inputs);
+        assert_eq!(map.next().unwrap().1.unwrap(), ["first"]);
+        drop_at_the_gate(&pool, &gate, map);
+        pool.finish().unwrap();
+    });
+}
+
 #[test]
 fn poison_is_told_from_other_calls_and_ends_with_both_errors() {
     let me = worker().run_in_test();
