@@ -1,10 +1,11 @@
 //! Options of a pool, and its start.
 
 use super::child::ChildExit;
-use super::core::{Core, Function};
+use super::core::Core;
 use super::handle::{Pool, Shared};
 use super::scheduler::{MOST_SLOTS, Scheduler, Sizing};
 use super::starter::SharedEventCallback;
+use super::state::Function;
 use super::timer::Timer;
 use crate::codec::{Replies, Strings};
 use crate::error::{Error, ErrorKind};

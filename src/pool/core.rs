@@ -7,23 +7,20 @@
 use super::builder::Callbacks;
 use super::child::{ChildExit, ChildWatch};
 use super::memory::{Look, Memory};
-use super::records::{Kept, Record, Records};
-use super::scheduler::{Action, ChildId, End, Scheduler, Ticket, Want};
-use super::stats::Waits;
-use super::waiting::{Fate, Place, Repeat, Waiting, begun_before, was_killed};
-use crate::codec::{Codec, CodecError};
+use super::records::Records;
+use super::scheduler::{ChildId, End, Scheduler, Ticket, Want};
+use super::state::{Function, Serving, State, Tasks, gone};
+use super::waiting::{Place, Repeat, Waiting, was_killed};
+use crate::codec::CodecError;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Process;
 use crate::rpc::{
-    Answer, AnswerFamily, AnswerWait, BorrowedAnswer, CallOptions, Caller, ChildOptions,
-    Completion, Ended, Exit, Fill, Handle, Link, ProgressCallback, ReactorCore, Slot, guard,
-    in_callback, log_error, refuse_in_callback,
+    Answer, AnswerWait, CallOptions, Caller, ChildOptions, Completion, Ended, Exit, Fill, Handle,
+    Link, ProgressCallback, ReactorCore, Slot, guard, in_callback, log_error, refuse_in_callback,
 };
-use crate::service::{Signature, id_of};
-use crate::sys::{self, CoarseTime, Consume, Origin};
+use crate::sys::{self, CoarseTime, Origin};
 use crate::unwind;
 use crate::wire::{Body, FunctionId};
-use std::collections::VecDeque;
 use std::mem;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
@@ -53,74 +50,6 @@ pub(super) struct Core {
     pub(super) starter: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What the lock guards.
-pub(super) struct State {
-    pub(super) scheduler: Scheduler<Box<Waiting>, Error>,
-    /// Children that serve, by their ids.
-    pub(super) serving: Vec<Serving>,
-    /// All children that were started. Whoever drops one has it exit.
-    handles: Vec<(ChildId, Handle)>,
-    /// The functions that calls are for. The first is that which children are started with.
-    functions: Vec<Function>,
-    /// Calls for children that do not serve yet.
-    for_new: Vec<(ChildId, Waiting)>,
-    /// Children to be started, and where they come from.
-    pub(super) starts: VecDeque<(ChildId, usize)>,
-    /// Whether the starter works, and looks for more.
-    pub(super) is_starting: bool,
-    /// When the timer fires.
-    pub(super) timer_at: Option<Instant>,
-    /// How many threads wait for room.
-    blocked: usize,
-    /// How many threads wait for the answer of a child by themselves: they send what is lost again.
-    visitors: usize,
-    /// How much was decided that the reactor's thread has not done yet.
-    pub(super) jobs: usize,
-    /// Why everything ends at once, if so.
-    killed: Option<Error>,
-    over: bool,
-    pub(super) waits: Waits,
-}
-
-/// A child that serves.
-pub(super) struct Serving {
-    pub(super) id: ChildId,
-    pub(super) link: Arc<Link>,
-    /// The numbers that the pool's functions have at this link.
-    functions: Vec<usize>,
-    /// Its calls, but for those whose callers wait in it.
-    records: Records,
-    /// If there is a limit for it.
-    memory: Option<Memory>,
-}
-
-/// What a function must be, in the tables of children.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Function {
-    name: String,
-    version: u32,
-    codec: &'static str,
-}
-
-impl Function {
-    pub(super) fn of<S: Signature>(service: &S) -> Self {
-        let id = id_of(service);
-        Function {
-            name: id.name.to_owned(),
-            version: id.version,
-            codec: S::Codec::NAME,
-        }
-    }
-
-    fn id(&self) -> FunctionId<'_> {
-        FunctionId {
-            name: &self.name,
-            version: self.version,
-            codec: self.codec,
-        }
-    }
-}
-
 /// A call that is made.
 pub(super) struct NewCall<'a> {
     pub(super) function: usize,
@@ -130,19 +59,6 @@ pub(super) struct NewCall<'a> {
     pub(super) repeatable: u32,
     /// Whether it may wait for room.
     pub(super) may_wait: bool,
-}
-
-/// What is to be done without the lock.
-#[derive(Default)]
-struct Tasks {
-    /// Calls that end.
-    ended: Vec<(Waiting, Ended)>,
-    /// Where calls were queued that are to be written, or read for.
-    unsettled: Vec<Arc<Link>>,
-    /// Children that are to exit.
-    stopped: Vec<Handle>,
-    /// To be dropped, which may run the program's code.
-    aside: Vec<Waiting>,
 }
 
 impl Core {
@@ -155,24 +71,8 @@ impl Core {
         callbacks: Callbacks,
         reactor: Arc<ReactorCore>,
     ) -> Arc<Self> {
-        let state = State {
-            scheduler,
-            serving: Vec::new(),
-            handles: Vec::new(),
-            functions: vec![first],
-            for_new: Vec::new(),
-            starts: VecDeque::new(),
-            is_starting: false,
-            timer_at: None,
-            blocked: 0,
-            visitors: 0,
-            jobs: 0,
-            killed: None,
-            over: false,
-            waits: Waits::default(),
-        };
         Arc::new(Core {
-            state: Mutex::new(state),
+            state: Mutex::new(State::new(scheduler, first)),
             changed: Condvar::new(),
             key: reactor.new_key(),
             reactor,
@@ -838,263 +738,8 @@ impl Core {
     }
 }
 
-impl State {
-    /// The link of a child that serves, and the number that a function has there.
-    fn link(&mut self, child: ChildId, function: usize) -> (Arc<Link>, usize) {
-        let at = self
-            .serving
-            .binary_search_by_key(&child, |serving| serving.id);
-        let serving = &mut self.serving[at.expect("calls are sent to children that serve")];
-        while serving.functions.len() <= function {
-            let next = &self.functions[serving.functions.len()];
-            serving.functions.push(serving.link.function(next.id()));
-        }
-        (Arc::clone(&serving.link), serving.functions[function])
-    }
-
-    /// Sends a call that counts as sent to a child.
-    fn send(
-        &mut self,
-        child: ChildId,
-        mut waiting: Waiting,
-        request: &mut Body,
-        now: Instant,
-        tasks: &mut Tasks,
-    ) {
-        let (link, number) = self.link(child, waiting.function);
-        let kept = Kept::new(request);
-        let place = waiting.place.clone();
-        // So that who cancels it finds it either here or there.
-        let mut place = place.as_ref().map(|place| unwind::lock(place));
-        if place
-            .as_deref()
-            .is_some_and(|place| matches!(place, Place::Cancelled))
-        {
-            self.scheduler.unsent(child, now);
-            return tasks.aside.push(waiting);
-        }
-        let mut progress = waiting.progress.clone();
-        let options = CallOptions {
-            deadline: waiting.want.deadline,
-            progress: &mut progress,
-            may_wait: false,
-            caller: Caller::Holds,
-        };
-        if waiting.repeat.has_begun {
-            let completion = waiting.completion.take();
-            waiting.completion = completion.map(|it| Completion::new(BegunBefore(it)));
-        }
-        match link.call(number, request, options, &mut waiting.completion) {
-            Ok(made) => {
-                if let Some(place) = &mut place {
-                    **place = Place::Sent(child, Arc::clone(&link), made.id);
-                }
-                drop(place);
-                if let Some(serving) = self.serving(child) {
-                    serving.records.push(Record::new(made.id, kept, waiting));
-                }
-                self.sweep(child);
-                if made.is_unsettled {
-                    tasks.unsettled.push(link);
-                }
-            }
-            Err(ended) => {
-                drop(place);
-                self.scheduler.unsent(child, now);
-                waiting.request = kept.into_body();
-                match ended {
-                    Ended::Lost(error, phase) => self.lose(child, waiting, error, phase, tasks),
-                    Ended::Refused(Refusal::Closed) => {
-                        self.lose(child, waiting, gone(), Phase::Queued, tasks);
-                    }
-                    ended => self.end(waiting, ended, tasks),
-                }
-            }
-        }
-    }
-
-    /// The child that a call was sent to is lost.
-    fn lose(
-        &mut self,
-        child: ChildId,
-        mut waiting: Waiting,
-        error: Error,
-        phase: Phase,
-        tasks: &mut Tasks,
-    ) {
-        // Until its end is reported, it would take further calls, and lose them.
-        self.scheduler.lost(child);
-        match self.fate(&mut waiting.repeat, error, phase) {
-            Ok(alone) => {
-                waiting.want.alone |= alone;
-                match waiting.set_place() {
-                    true => self.enqueue(waiting),
-                    false => tasks.aside.push(waiting),
-                }
-            }
-            Err(ended) => self.end(waiting, ended, tasks),
-        }
-    }
-
-    fn enqueue(&mut self, waiting: Waiting) {
-        let Waiting {
-            ticket,
-            want,
-            since,
-            ..
-        } = waiting;
-        let waiting = Box::new(waiting);
-        self.scheduler.enqueue(ticket, want, waiting, since);
-    }
-
-    fn serving(&mut self, child: ChildId) -> Option<&mut Serving> {
-        let at = self
-            .serving
-            .binary_search_by_key(&child, |serving| serving.id);
-        self.serving.get_mut(at.ok()?)
-    }
-
-    /// Forgets the calls of a child that have ended, if they are many.
-    fn sweep(&mut self, child: ChildId) {
-        let in_flight = self.scheduler.in_flight(child);
-        if let Some(serving) = self.serving(child)
-            && (serving.records.is_crowded(in_flight) || in_flight == 0)
-            && !serving.records.is_empty()
-        {
-            let Serving { link, records, .. } = serving;
-            link.with_outstanding(|is_outstanding| records.sweep(is_outstanding));
-        }
-    }
-
-    /// A call ends, on the reactor's thread.
-    fn end(&mut self, waiting: Waiting, ended: Ended, tasks: &mut Tasks) {
-        self.jobs += 1;
-        tasks.ended.push((waiting, ended));
-    }
-
-    /// Whether all is over: nobody has a call in hand, either.
-    pub(super) fn is_over(&self) -> bool {
-        self.scheduler.is_over() && self.visitors == 0 && self.jobs == 0
-    }
-
-    /// When something is due next.
-    fn deadline(&self) -> Option<Instant> {
-        let new = self.for_new.iter();
-        let expires = new.filter_map(|(_, waiting)| waiting.want.deadline);
-        expires.chain(self.scheduler.deadline()).min()
-    }
-
-    /// Whether a call whose child is lost is sent again, and whether alone; or how it ends.
-    fn fate(&self, repeat: &mut Repeat, error: Error, phase: Phase) -> Result<bool, Ended> {
-        if let Some(why) = &self.killed {
-            repeat.has_begun |= !phase.is_safe_to_repeat();
-            // What it did to its child is told nevertheless.
-            let is_crash = phase == Phase::Begun && !was_killed(&error);
-            let is_same = error.kind() == why.kind();
-            let error = if is_crash || is_same {
-                error
-            } else {
-                why.clone()
-            };
-            return Err(Ended::Lost(error, phase));
-        }
-        match repeat.lost(error, phase) {
-            Fate::Again { alone } => Ok(alone),
-            Fate::End(error) => Err(Ended::Lost(error, phase)),
-            Fate::Poison(errors) => Err(Ended::Poison(errors)),
-        }
-    }
-
-    /// Decides what is to be done.
-    fn decide(&mut self, now: Instant, tasks: &mut Tasks) {
-        let is_late = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
-        let late = self
-            .for_new
-            .extract_if(.., |(_, it)| is_late(it.want.deadline));
-        for (child, waiting) in late.collect::<Vec<_>>() {
-            self.scheduler.unsent(child, now);
-            self.end(waiting, Ended::TimedOut(Phase::Queued), tasks);
-        }
-        while let Some(entry) = self.scheduler.expire(now) {
-            self.end(*entry.call, Ended::TimedOut(Phase::Queued), tasks);
-        }
-        while let Some((child, entry)) = self.scheduler.next(now) {
-            self.waits.add(now.saturating_duration_since(entry.since));
-            let mut waiting = *entry.call;
-            // What came back may have to be alone.
-            waiting.want = entry.want;
-            let mut request = mem::take(&mut waiting.request);
-            self.send(child, waiting, &mut request, now, tasks);
-        }
-        while let Some(action) = self.scheduler.act(now) {
-            match action {
-                Action::Start { child, source } => self.starts.push_back((child, source)),
-                Action::Stop(child) => {
-                    let handle = self.handles.extract_if(.., |(id, _)| *id == child).next();
-                    tasks.stopped.extend(handle.map(|(_, handle)| handle));
-                }
-                Action::Fail(entry, error) => {
-                    self.end(*entry.call, Ended::Lost(error, Phase::Queued), tasks);
-                }
-            }
-        }
-    }
-
-    /// Whether a child is to be replaced soon.
-    fn is_worn(&self, child: ChildId) -> bool {
-        self.scheduler.is_due(child)
-    }
-}
-
-impl Waiting {
-    /// It waits in the pool. Returns false if nobody waits for it any more.
-    fn set_place(&self) -> bool {
-        let Some(place) = &self.place else {
-            return true;
-        };
-        let mut place = unwind::lock(place);
-        let wanted = !matches!(*place, Place::Cancelled);
-        if wanted {
-            *place = Place::Waiting(self.ticket);
-        }
-        wanted
-    }
-
-    /// It ends.
-    pub(super) fn end(mut self, answer: Answer) {
-        // Before the callback, which may panic, too: two panics would abort the process.
-        if let Some(progress) = self.progress.take() {
-            guard(|| drop(progress));
-        }
-        let answer = self.repeat.ends(answer);
-        if let Some(completion) = &mut self.completion {
-            completion.complete(answer);
-        }
-    }
-}
-
-/// The completion of a call that has begun in an earlier child: it is not unbegun when its link ends it.
-struct BegunBefore(Completion);
-
-impl Consume<AnswerFamily> for BegunBefore {
-    fn consume(mut self, answer: &BorrowedAnswer<'_>) {
-        match answer {
-            BorrowedAnswer::Reply(_) => self.0.consume(answer),
-            BorrowedAnswer::Owned(owned) => {
-                let answer = owned.take().expect("a call is completed once");
-                self.0.complete(begun_before(answer));
-            }
-        }
-    }
-}
-
 fn refused(refusal: Refusal) -> Answer {
     Answer::Ended(Ended::Refused(refusal))
-}
-
-/// The error of a child that was gone before a call could be sent.
-fn gone() -> Error {
-    Error::new(ErrorKind::Died, "the child has ended")
 }
 
 /// Why a request cannot be sent to a pool's children.

@@ -2,8 +2,9 @@
 
 use super::builder::PoolBuilder;
 use super::call::PoolCall;
-use super::core::{Core, Function};
+use super::core::Core;
 use super::map::{Map, MapUnordered};
+use super::state::Function;
 use super::stats::PoolStats;
 use crate::codec::Argument;
 use crate::deadlines::after;

@@ -3,11 +3,14 @@
 //! ```text
 //!   builder  handle  call  map     what a program holds; types and codec end here
 //!        ╲     │      │   ╱
-//!             core                 what all handles share: calls and children, under one lock
+//!             core                 what all handles share, and does what is decided
 //!         ╱    │    ╲   ╲
 //!   starter   child  timer  stats  starts children; told of one; when something is due; a snapshot
 //!              │
-//!          scheduler               which call goes where, who is started and stopped: pure
+//!            state                 what the lock guards: children, and calls that wait or are sent
+//!           ╱     ╲
+//!   scheduler   waiting  records   which call goes where, who is started and stopped: pure;
+//!                                  a call on its way; what is needed to make it again
 //! ```
 //!
 //! A pool knows its children only as handles of `rpc`, and descriptions of `process`.
@@ -22,6 +25,7 @@ mod memory;
 mod records;
 mod scheduler;
 mod starter;
+mod state;
 mod stats;
 mod timer;
 mod waiting;

@@ -2,7 +2,11 @@
 
 use super::scheduler::{ChildId, Ticket, Want};
 use crate::error::{Error, ErrorKind, Phase};
-use crate::rpc::{Answer, Completion, Ended, Link, ProgressCallback};
+use crate::rpc::{
+    Answer, AnswerFamily, BorrowedAnswer, Completion, Ended, Link, ProgressCallback, guard,
+};
+use crate::sys::Consume;
+use crate::unwind;
 use crate::wire::Body;
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -30,6 +34,33 @@ impl fmt::Debug for Waiting {
         f.debug_struct("Waiting")
             .field("ticket", &self.ticket)
             .finish_non_exhaustive()
+    }
+}
+
+impl Waiting {
+    /// It waits in the pool. Returns false if nobody waits for it any more.
+    pub(super) fn set_place(&self) -> bool {
+        let Some(place) = &self.place else {
+            return true;
+        };
+        let mut place = unwind::lock(place);
+        let wanted = !matches!(*place, Place::Cancelled);
+        if wanted {
+            *place = Place::Waiting(self.ticket);
+        }
+        wanted
+    }
+
+    /// It ends.
+    pub(super) fn end(mut self, answer: Answer) {
+        // Before the callback, which may panic, too: two panics would abort the process.
+        if let Some(progress) = self.progress.take() {
+            guard(|| drop(progress));
+        }
+        let answer = self.repeat.ends(answer);
+        if let Some(completion) = &mut self.completion {
+            completion.complete(answer);
+        }
     }
 }
 
@@ -141,6 +172,21 @@ pub(super) fn begun_before(answer: Answer) -> Answer {
         Answer::Ended(Ended::TimedOut(_)) => Answer::Ended(Ended::TimedOut(Phase::Begun)),
         Answer::Ended(Ended::Lost(error, _)) => Answer::Ended(Ended::Lost(error, Phase::Begun)),
         answer => answer,
+    }
+}
+
+/// The completion of a call that has begun in an earlier child: it is not unbegun when its link ends it.
+pub(super) struct BegunBefore(pub(super) Completion);
+
+impl Consume<AnswerFamily> for BegunBefore {
+    fn consume(mut self, answer: &BorrowedAnswer<'_>) {
+        match answer {
+            BorrowedAnswer::Reply(_) => self.0.consume(answer),
+            BorrowedAnswer::Owned(owned) => {
+                let answer = owned.take().expect("a call is completed once");
+                self.0.complete(begun_before(answer));
+            }
+        }
     }
 }
 
