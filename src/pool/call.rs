@@ -7,13 +7,12 @@ use super::waiting::{Place, Repeat, Waiting};
 use crate::codec::{Argument, CodecError, Decode, Scratch};
 use crate::deadlines::after;
 use crate::error::CallError;
-use crate::outcome::{Outcome, codec_panicked};
+use crate::outcome::Outcome;
 use crate::rpc::{
     Answer, Completion, Ended, Fill, Pending, PendingPlace, PooledCall, ProgressCallback, Slot,
-    Then, guard, progress_callback,
+    Then, encode_request, guard, progress_callback,
 };
 use crate::service::{Name, Signature};
-use crate::unwind;
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::marker::PhantomData;
@@ -53,10 +52,7 @@ impl<'a, S: Signature> PoolCall<'a, S> {
         request: impl Argument<S::Request<'r>, S::Codec>,
         may_wait: bool,
     ) -> Self {
-        let mut output = Scratch::take();
-        // The program's code: if it panics, the hook shows it.
-        let encoded = unwind::catch(|| request.encode_to(&mut output));
-        let encoded = encoded.unwrap_or_else(|| Err(codec_panicked()));
+        let (mut output, encoded) = encode_request(request);
         let encoded = encoded.and_then(|()| may_send(output.body(), shared.is_plain));
         PoolCall {
             shared,

@@ -49,15 +49,12 @@ impl<'a, S: Signature> Call<'a, S> {
         request: impl Argument<S::Request<'r>, S::Codec>,
         may_wait: bool,
     ) -> Self {
-        let mut output = Scratch::take();
-        // The program's code: if it panics, the hook shows it.
-        let encoded = unwind::catch(|| request.encode_to(&mut output));
-        let malformed = encoded.unwrap_or_else(|| Err(codec_panicked())).err();
+        let (output, encoded) = encode_request(request);
         Call {
             handle,
             function,
             request: output,
-            malformed,
+            malformed: encoded.err(),
             timeout: handle.call_timeout,
             progress: None,
             cancel_on_drop: false,
@@ -234,6 +231,17 @@ pub struct Pending<S: Signature = Name> {
     cancel_on_drop: bool,
     taken: bool,
     service: PhantomData<fn() -> S>,
+}
+
+/// Encodes a request. Fails if it cannot be encoded, or its codec panics.
+#[inline]
+pub(crate) fn encode_request<T, C>(
+    request: impl Argument<T, C>,
+) -> (Scratch, Result<(), CodecError>) {
+    let mut output = Scratch::take();
+    // The program's code: if it panics, the hook shows it.
+    let encoded = unwind::catch(|| request.encode_to(&mut output));
+    (output, encoded.unwrap_or_else(|| Err(codec_panicked())))
 }
 
 /// Decodes reports of progress.

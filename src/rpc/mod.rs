@@ -42,7 +42,7 @@ pub use state::{Exit, StopStage};
 pub(crate) use ask::{
     AskHandler, AskHandlers, ServeAsk, deferred as ask_deferred, returning as ask_returning,
 };
-pub(crate) use call::{PendingPlace, PooledCall, progress_callback};
+pub(crate) use call::{PendingPlace, PooledCall, encode_request, progress_callback};
 pub(crate) use callback::{guard, in_callback, refuse_in_callback};
 pub(crate) use driver::{EventCallback, Handlers, Supervise};
 pub(crate) use handle::Handle;
