@@ -540,3 +540,36 @@ fn first_event_without_a_handler_goes_to_the_log_and_all_are_dropped() {
         assert_eq!((record.level, &*record.target), (Level::Error, "offspring"));
     });
 }
+
+#[test]
+fn pools_children_that_fail_to_start_are_logged_unless_the_program_is_told() {
+    let _ = worker().run_in_test();
+    let logger = logger();
+    let count = |path: &str| {
+        let got = logger.got.lock().unwrap();
+        let of_it = got.iter().filter(|got| got.message.contains(path));
+        let levels = of_it.map(|got| (got.target.as_str(), got.level));
+        levels
+            .filter(|it| *it == ("offspring", Level::Error))
+            .count()
+    };
+    bounded(move || {
+        let call = |path: &str, is_told: bool| {
+            let pool = Process::exe(path).pool("do");
+            let pool = match is_told {
+                true => pool.on_exit(|_| ()),
+                false => pool,
+            };
+            let pool = pool.start().unwrap();
+            let outcome: Result<Strings, _> = pool.call("x").wait();
+            assert!(matches!(outcome, Err(CallError::Lost(..))));
+            let started = pool.stats().started;
+            pool.finish().unwrap();
+            started as usize
+        };
+        let started = call("/no/such/program/1", false);
+        assert_eq!(count("/no/such/program/1"), started);
+        call("/no/such/program/2", true);
+        assert_eq!(count("/no/such/program/2"), 0);
+    });
+}
