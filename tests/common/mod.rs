@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test file uses a part of this")]
 #![expect(unreachable_pub, reason = "each test file is a crate")]
 
+pub mod far;
+
 use offspring::{
     BoxError, Call, CallError, Caller, Error, ErrorKind, Loop, Phase, Process, Rpc, RpcBuilder,
     Strings, Watch, Worker,
