@@ -82,6 +82,10 @@ pub enum ErrorKind {
     Setup,
     /// The child exited, crashed or was killed, or closed its connection, while in use.
     Died,
+    /// The connection to the child's machine was lost: its command ended, or nothing came for too long
+    /// ([`Process::ping`](crate::Process::ping)). Whether the child lives is not known; it ends when its side
+    /// notices.
+    Disconnected,
     /// [`Rpc::kill`](crate::Rpc::kill) was called.
     Killed,
     /// The child had not answered a call long after its timeout, and was killed: see
@@ -103,6 +107,42 @@ pub enum ErrorKind {
     /// An operation in the parent failed. Also if the [`Reactor`](crate::Reactor) that served the
     /// child can serve no longer: the child is killed then.
     Io,
+}
+
+impl ErrorKind {
+    /// What they are called between machines.
+    const WORDS: [(ErrorKind, &str); 19] = [
+        (ErrorKind::Spawn, "spawn"),
+        (ErrorKind::Unsupported, "unsupported"),
+        (ErrorKind::NotServing, "not serving"),
+        (ErrorKind::StartTimeout, "start timeout"),
+        (ErrorKind::Exited, "exited"),
+        (ErrorKind::NotWorker, "not worker"),
+        (ErrorKind::Version, "version"),
+        (ErrorKind::NoFunction, "no function"),
+        (ErrorKind::Mismatch, "mismatch"),
+        (ErrorKind::Setup, "setup"),
+        (ErrorKind::Died, "died"),
+        (ErrorKind::Disconnected, "disconnected"),
+        (ErrorKind::Killed, "killed"),
+        (ErrorKind::Stuck, "stuck"),
+        (ErrorKind::Stopped, "stopped"),
+        (ErrorKind::Unstoppable, "unstoppable"),
+        (ErrorKind::Protocol, "protocol"),
+        (ErrorKind::Forked, "forked"),
+        (ErrorKind::Io, "io"),
+    ];
+
+    pub(crate) fn word(self) -> &'static str {
+        let word = ErrorKind::WORDS.iter().find(|(kind, _)| *kind == self);
+        word.map_or("io", |(_, word)| word)
+    }
+
+    /// The kind that is called so. What is not known is [`Io`](ErrorKind::Io).
+    pub(crate) fn from_word(word: &str) -> Self {
+        let kind = ErrorKind::WORDS.iter().find(|(_, it)| *it == word);
+        kind.map_or(ErrorKind::Io, |(kind, _)| *kind)
+    }
 }
 
 impl Error {
@@ -165,6 +205,17 @@ impl Error {
 }
 
 impl Error {
+    /// Everything but the lines of standard error.
+    pub(crate) fn summary(&self) -> String {
+        struct Summary<'a>(&'a Error);
+        impl fmt::Display for Summary<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.write_summary(f)
+            }
+        }
+        Summary(self).to_string()
+    }
+
     /// Writes everything but the lines of standard error.
     pub(crate) fn write_summary(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ErrorDetails {

@@ -126,10 +126,24 @@ impl fmt::Debug for Fd {
     }
 }
 
+/// Where a peer is, as far as that matters for descriptors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Reach {
+    /// It can be sent some.
+    Near,
+    /// It knows nothing of them.
+    Plain,
+    /// It is on another machine.
+    Far,
+}
+
 /// Whether so many descriptors can be sent in one message.
-pub(crate) fn may_send(count: usize, plain: bool) -> Result<(), String> {
-    if plain && count > 0 {
+pub(crate) fn may_send(count: usize, to: Reach) -> Result<(), String> {
+    if count > 0 && to == Reach::Plain {
         return Err("descriptors cannot be sent to a plain peer".to_owned());
+    }
+    if count > 0 && to == Reach::Far {
+        return Err("descriptors cannot be sent to another machine".to_owned());
     }
     if count > MOST_FDS {
         return Err(format!(

@@ -276,6 +276,7 @@
 #![cfg_attr(not(test), deny(clippy::print_stdout, clippy::print_stderr))]
 
 mod busy_poll;
+mod carrier;
 mod chain;
 mod codec;
 mod copies;
@@ -283,6 +284,7 @@ mod cores;
 mod deadlines;
 mod directory;
 mod error;
+mod far;
 mod fd;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
@@ -291,6 +293,8 @@ mod outcome;
 mod pool;
 mod process;
 mod receive;
+mod relay;
+mod revival;
 mod rpc;
 mod service;
 mod stderr;

@@ -8,6 +8,7 @@ use crate::worker::{Known, ParentViolation, Session, Step};
 enum OwnedStep {
     Template(u64),
     Lifeline,
+    Far,
     Settings(Vec<u8>),
     Setup(String, Vec<u8>),
     Run(String, u32, u32),
@@ -129,6 +130,7 @@ fn bad_header(plain: Option<Plain>, stream: &[u8]) -> Option<(ParentViolation, u
                 (
                     ToChild::Template { .. }
                     | ToChild::Lifeline
+                    | ToChild::Far
                     | ToChild::Settings(_)
                     | ToChild::Setup { .. },
                     None,
@@ -164,6 +166,7 @@ fn session(plain: Option<Plain>, buflen: usize, stream: &Stream, short: bool) ->
                 let step = match step {
                     Step::Template { huge_pages } => OwnedStep::Template(huge_pages),
                     Step::Lifeline(_) => OwnedStep::Lifeline,
+                    Step::Far => OwnedStep::Far,
                     Step::Settings(settings) => OwnedStep::Settings(settings.to_vec()),
                     Step::Setup { setup, request } => {
                         OwnedStep::Setup(setup.name.into(), request.to_vec())
@@ -197,6 +200,7 @@ fn check(plain: Option<Plain>, steps: &[OwnedStep]) {
         match step {
             OwnedStep::Template(_)
             | OwnedStep::Lifeline
+            | OwnedStep::Far
             | OwnedStep::Settings(_)
             | OwnedStep::Setup(..) => {
                 assert_eq!(limit, None, "too late");

@@ -25,6 +25,7 @@ pub fn control(data: &[u8]) {
     for message in [
         ToChild::Template { huge_pages: 9 },
         ToChild::Lifeline,
+        ToChild::Far,
         ToChild::Settings(&strings),
         ToChild::Setup {
             setup: FunctionId {

@@ -9,6 +9,7 @@ use super::state::Function;
 use super::timer::Timer;
 use crate::codec::{Replies, Strings};
 use crate::error::{Error, ErrorKind};
+use crate::fd::Reach;
 use crate::process::Process;
 use crate::rpc::{
     AskHandlers, Asker, ChildOptions, ReactorCore, ServeAsk, ask_deferred, ask_returning,
@@ -292,10 +293,8 @@ impl<S: Signature> PoolBuilder<S> {
             }
             process.preparations()?;
         }
-        let is_plain = self
-            .sources
-            .iter()
-            .any(|(process, _)| process.plain_mode().is_some());
+        let reach = self.sources.iter().map(|(process, _)| process.reach());
+        let reach = reach.max().unwrap_or(Reach::Near);
         let io_error =
             |error| Error::new(ErrorKind::Io, format!("cannot start a reactor: {error}"));
         let reactor = ReactorCore::new(false).map_err(io_error)?;
@@ -320,7 +319,7 @@ impl<S: Signature> PoolBuilder<S> {
         let shared = Shared {
             core,
             call_timeout: self.call_timeout,
-            is_plain,
+            reach,
             // Each child has its load, and the next one is there.
             ahead: all.saturating_mul(load.saturating_add(1)).clamp(2, 1 << 16),
         };

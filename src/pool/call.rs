@@ -53,7 +53,7 @@ impl<'a, S: Signature> PoolCall<'a, S> {
         may_wait: bool,
     ) -> Self {
         let (mut output, encoded) = encode_request(request);
-        let encoded = encoded.and_then(|()| may_send(output.body(), shared.is_plain));
+        let encoded = encoded.and_then(|()| may_send(output.body(), shared.reach));
         PoolCall {
             shared,
             function,

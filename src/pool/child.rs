@@ -54,12 +54,13 @@ impl ChildWatch {
 }
 
 fn pid(link: &Link) -> Option<u32> {
-    link.child().map(process::Child::pid)
+    link.child().and_then(process::Child::pid)
 }
 
 impl Supervise for ChildWatch {
     fn ready(&self, link: &Arc<Link>) {
-        let growth = self.core.max_memory.zip(pid(link));
+        let pid = link.child().and_then(process::Child::local_pid);
+        let growth = self.core.max_memory.zip(pid);
         let memory = growth.and_then(|(growth, pid)| Memory::of(pid, growth));
         self.core.ready(self.child, link, memory);
     }

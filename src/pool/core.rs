@@ -13,6 +13,7 @@ use super::state::{Function, Serving, State, Tasks, gone};
 use super::waiting::{Place, Repeat, Waiting, was_killed};
 use crate::codec::CodecError;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
+use crate::fd::Reach;
 use crate::process::Process;
 use crate::rpc::{
     Answer, AnswerWait, CallOptions, Caller, ChildOptions, Completion, Ended, Exit, Fill, Handle,
@@ -743,9 +744,9 @@ fn refused(refusal: Refusal) -> Answer {
 }
 
 /// Why a request cannot be sent to a pool's children.
-pub(super) fn may_send(request: &Body, is_plain: bool) -> Result<(), CodecError> {
+pub(super) fn may_send(request: &Body, reach: Reach) -> Result<(), CodecError> {
     match request.fds().len() {
         0 => Ok(()),
-        count => crate::fd::may_send(count, is_plain).map_err(CodecError::new),
+        count => crate::fd::may_send(count, reach).map_err(CodecError::new),
     }
 }

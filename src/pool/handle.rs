@@ -9,6 +9,7 @@ use super::stats::PoolStats;
 use crate::codec::Argument;
 use crate::deadlines::after;
 use crate::error::{Error, ErrorKind};
+use crate::fd::Reach;
 use crate::rpc::Pending;
 use crate::service::{IntoService, Name, Signature};
 use std::fmt;
@@ -59,8 +60,8 @@ pub struct Pool<S: Signature = Name> {
 pub(super) struct Shared {
     pub(super) core: Arc<Core>,
     pub(super) call_timeout: Option<Duration>,
-    /// Whether some children are plain peers.
-    pub(super) is_plain: bool,
+    /// Where its descriptors must reach.
+    pub(super) reach: Reach,
     /// How many calls are made ahead for a map.
     pub(super) ahead: usize,
 }

@@ -3,7 +3,6 @@
 use super::core::Core;
 use super::scheduler::Stage;
 use crate::error::Error;
-use crate::process::Child;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -118,7 +117,7 @@ impl Core {
         let children = state.scheduler.children().iter().map(|child| {
             let serving = state.serving.iter().find(|it| it.id == child.id);
             ChildStats {
-                pid: serving.and_then(|it| it.link.child()).map(Child::pid),
+                pid: serving.and_then(|it| it.link.child()?.pid()),
                 state: match child.stage {
                     Stage::Starting => "starting",
                     Stage::Serving if child.in_flight() == 0 => "idle",

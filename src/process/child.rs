@@ -1,6 +1,7 @@
 //! A child process, from its start until it is reaped.
 
 use super::Settings;
+use super::remote::{Ended, Remote};
 use crate::sys::{self, Interest, ProcessHandle, SharedNote};
 use crate::threads;
 use std::any::Any;
@@ -26,6 +27,8 @@ pub(crate) struct Child {
     settings: Arc<Settings>,
     /// What it was forked from, which reaps it.
     template: Option<Arc<dyn Any + Send + Sync>>,
+    /// If it is on the other side of a connection: nothing of the above then.
+    remote: Option<Arc<dyn Remote>>,
     /// Whether it was reaped. Locked while it is signalled, so that its pid cannot be reused
     /// meanwhile.
     reaped: Mutex<bool>,
@@ -78,6 +81,7 @@ impl Child {
             note,
             settings,
             template: None,
+            remote: None,
             reaped: Mutex::new(false),
         })
     }
@@ -104,17 +108,47 @@ impl Child {
             note,
             settings,
             template: Some(template),
+            remote: None,
             reaped: Mutex::new(false),
         }
     }
 
-    pub(crate) fn pid(&self) -> u32 {
-        self.pid
+    /// A process on the other side of a connection.
+    pub(crate) fn remote(remote: Arc<dyn Remote>, settings: Arc<Settings>) -> Self {
+        Child {
+            pid: 0,
+            leads_group: false,
+            handle: None,
+            lifeline: Mutex::default(),
+            note: None,
+            settings,
+            template: None,
+            remote: Some(remote),
+            reaped: Mutex::new(false),
+        }
+    }
+
+    /// Its process id, where it runs. That of a remote one may not be known yet.
+    pub(crate) fn pid(&self) -> Option<u32> {
+        match &self.remote {
+            Some(remote) => remote.pid(),
+            None => Some(self.pid),
+        }
+    }
+
+    /// Its process id, if it runs on this machine.
+    pub(crate) fn local_pid(&self) -> Option<u32> {
+        self.remote.is_none().then_some(self.pid)
+    }
+
+    /// The process, if it is on the other side of a connection.
+    pub(crate) fn as_remote(&self) -> Option<&dyn Remote> {
+        self.remote.as_deref()
     }
 
     /// Whether the process may still be running.
     pub(crate) fn is_there(&self) -> bool {
-        self.handle.is_some()
+        self.handle.is_some() || self.remote.is_some()
     }
 
     /// A descriptor that becomes readable when the process can be [reaped](Child::reap), or if another one is
@@ -124,8 +158,8 @@ impl Child {
     }
 
     /// Whether it is the child of another process.
-    pub(crate) fn is_forked(&self) -> bool {
-        self.template.is_some()
+    pub(crate) fn is_anothers(&self) -> bool {
+        self.template.is_some() || self.remote.is_some()
     }
 
     /// Signals the process, and its group if that is its own. Does nothing once the process has ended.
@@ -135,6 +169,9 @@ impl Child {
     /// If the process may not be signalled: it is another user's by now.
     pub(crate) fn signal(&self, number: i32) -> Result<()> {
         let reaped = self.lock();
+        if let (false, Some(remote)) = (*reaped, &self.remote) {
+            return remote.signal(number);
+        }
         if let (false, Some(handle)) = (*reaped, &self.handle) {
             return match handle.signal(number, self.leads_group) {
                 // Other code has reaped it, which is noticed as any other end is.
@@ -158,16 +195,23 @@ impl Child {
     /// process.
     pub(crate) fn try_signal(&self, number: i32) -> Result<()> {
         let reaped = self.lock();
+        if let (false, Some(remote)) = (*reaped, &self.remote) {
+            return remote.signal(number);
+        }
         match &self.handle {
             Some(handle) if !*reaped => handle.signal(number, self.leads_group),
             _ => Err(sys::no_process()),
         }
     }
 
-    /// Takes the exit status once the process has ended: `None` if it has not. The inner `None`
-    /// means that other code took the status.
-    pub(crate) fn reap(&self) -> Option<Option<ExitStatus>> {
+    /// Takes the exit status once the process has ended: `None` if it has not.
+    pub(crate) fn reap(&self) -> Option<Ended> {
         let mut reaped = self.lock();
+        if let Some(remote) = &self.remote {
+            let end = remote.end()?;
+            *reaped = true;
+            return Some(end.ended);
+        }
         let status = match &self.handle {
             Some(handle) => match handle.reap() {
                 Ok(None) => return None,
@@ -187,7 +231,7 @@ impl Child {
             .lifeline
             .lock()
             .expect("nothing panics under this lock") = None;
-        Some(status)
+        Some(Ended::Exited(status))
     }
 
     /// Kills the process, and its group if that is its own, and waits for its end, which is imminent.
@@ -195,7 +239,12 @@ impl Child {
     /// it ends.
     pub(crate) fn abandon(&self) -> bool {
         let mut reaped = self.lock();
-        if let (false, true, Some(handle)) = (*reaped, self.is_forked(), &self.handle) {
+        if let Some(remote) = &self.remote {
+            // Without a connection it is gone, or will be.
+            let _ = remote.signal(sys::SIGKILL);
+            *reaped = true;
+        }
+        if let (false, true, Some(handle)) = (*reaped, self.is_anothers(), &self.handle) {
             // If it is another user's by now, it ends when its connection does.
             let _ = handle.signal(sys::SIGKILL, self.leads_group);
             handle.let_go();
@@ -217,6 +266,9 @@ impl Child {
 
     /// What it has noted by now.
     pub(crate) fn noted(&self) -> Noted {
+        if let Some(remote) = &self.remote {
+            return remote.end().map_or(Noted::Unknown, |end| end.noted);
+        }
         let Some(note) = &self.note else {
             return Noted::Unknown;
         };
@@ -235,6 +287,9 @@ impl Child {
 
     /// Gives up what this copy of the process that started it shares with that one.
     pub(crate) fn give_up(&self) {
+        if let Some(remote) = &self.remote {
+            remote.give_up();
+        }
         if let Some(handle) = &self.handle {
             handle.give_up();
         }

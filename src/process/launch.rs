@@ -3,12 +3,13 @@
 use super::diagnosis::{Attempt, pause, retry_while_busy};
 use super::stdio::{Stdio, StdioKind};
 use super::{
-    Child, CopyGroup, ForkError, ForkOrder, Forker, Group, Process, Target, apply_settings,
+    Child, CopyGroup, ForkError, ForkOrder, ForkedChild, Group, Process, Target, apply_settings,
 };
 use crate::error::{Error, ErrorKind};
 use crate::fd::Fd;
 use crate::sys::{self, ExtraFd, Marker, SharedNote};
 use std::ffi::{CString, OsStr, OsString};
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
@@ -46,9 +47,7 @@ impl Process {
     /// Starts the child. Setups and functions are sent to it later.
     /// A copy of a template is waited for, at most for `timeout`.
     pub(crate) fn launch(&self, timeout: Duration) -> Result<Launched, Error> {
-        if let Some(why) = self.refusal() {
-            return Err(Error::new(ErrorKind::Unsupported, why));
-        }
+        self.check()?;
         if let Target::Stream(socket) = &self.target {
             let socket = socket
                 .lock()
@@ -56,6 +55,23 @@ impl Process {
                 .take();
             return self.adopt(socket);
         }
+        self.check_start()?;
+        match self.forker() {
+            Some(forker) => forker.launch(self, timeout),
+            None => self.spawn().map_err(|error| self.cannot_start(&error)),
+        }
+    }
+
+    /// Whether it can be started as it is described.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        match self.refusal() {
+            Some(why) => Err(Error::new(ErrorKind::Unsupported, why)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether this process may start children, and this one's settings are sound.
+    pub(crate) fn check_start(&self) -> Result<(), Error> {
         if sys::unserved().is_some() {
             let message = "this process was started as a child and has not called Worker::run(), \
                            so it must not start children; call run() first in main()";
@@ -67,26 +83,27 @@ impl Process {
                            children; whatever started it must not clear its environment";
             return Err(Error::new(ErrorKind::NotServing, message));
         }
-        let error = |error| Error::new(ErrorKind::Spawn, format!("cannot start {self}: {error}"));
-        if let Some(fault) = self.settings.fault() {
-            return Err(error(io::Error::new(io::ErrorKind::InvalidInput, fault)));
+        match self.settings.fault() {
+            Some(fault) => Err(self.cannot_start(&fault)),
+            None => Ok(()),
         }
-        match self.forker() {
-            Some(forker) => self.fork(forker, timeout),
-            None => self.spawn().map_err(error),
-        }
+    }
+
+    pub(crate) fn cannot_start(&self, why: &dyn Display) -> Error {
+        Error::new(ErrorKind::Spawn, format!("cannot start {self}: {why}"))
     }
 
     /// Has a template copied. If that dies, and is started again, the descriptors are others: there may be a
     /// copy that has these.
-    fn fork(&self, forker: &dyn Forker, timeout: Duration) -> Result<Launched, Error> {
+    pub(crate) fn copy_by(
+        &self,
+        mut fork: impl FnMut(ForkOrder<Fd>) -> Result<ForkedChild, ForkError>,
+    ) -> Result<Launched, Error> {
         let mut has_died = false;
         loop {
             let order = self.order_copy();
-            let (order, ends) = order.map_err(|error| {
-                Error::new(ErrorKind::Spawn, format!("cannot start {self}: {error}"))
-            })?;
-            match forker.fork(order, timeout) {
+            let (order, ends) = order.map_err(|error| self.cannot_start(&error))?;
+            match fork(order) {
                 Ok(forked) => {
                     let leads_group = self.group != Group::Parents;
                     let settings = Arc::clone(&self.settings);
@@ -166,9 +183,7 @@ impl Process {
             return Err(error(message));
         }
         let lifeline = (!is_plain && !self.outlive).then(lifeline).transpose();
-        let lifeline = lifeline.map_err(|error| {
-            Error::new(ErrorKind::Spawn, format!("cannot start {self}: {error}"))
-        })?;
+        let lifeline = lifeline.map_err(|error| self.cannot_start(&error))?;
         Ok(Launched {
             socket,
             child: None,
@@ -227,6 +242,33 @@ impl Process {
         }
         let (writer, stderr) = self.stderr.open()?;
         fds.extend(writer.map(|writer| (writer, 2)));
+        let pid = self.execute(&fds, marker)?;
+        let leads_group = self.group != Group::Parents;
+        let settings = Arc::clone(&self.settings);
+        let child = Child::new(pid, leads_group, lifeline, note, settings)?;
+        if self.plain.is_some()
+            && let Some(settings) = self.settings.encode()
+            && let Err(error) = apply_settings(&settings, Some(pid))
+            && !child.is_ending()
+        {
+            child.abandon();
+            return Err(error);
+        }
+        Ok(Launched {
+            socket: near,
+            child: Some(child),
+            lifeline: None,
+            stdout,
+            stderr,
+        })
+    }
+
+    /// Executes the program with these descriptors. Returns its process id.
+    pub(super) fn execute(
+        &self,
+        fds: &[(OwnedFd, RawFd)],
+        marker: Option<String>,
+    ) -> io::Result<u32> {
         let fds: Vec<(BorrowedFd<'_>, RawFd)> = fds
             .iter()
             .map(|(fd, number)| (fd.as_fd(), *number))
@@ -252,25 +294,7 @@ impl Process {
             is_own: matches!(self.target, Target::ThisProgram(..) | Target::Test(..)),
         };
         let pid = retry_while_busy(|| sys::spawn(&spawn), pause);
-        let pid = pid.map_err(|error| attempt.explain(error))?;
-        let leads_group = self.group != Group::Parents;
-        let settings = Arc::clone(&self.settings);
-        let child = Child::new(pid, leads_group, lifeline, note, settings)?;
-        if self.plain.is_some()
-            && let Some(settings) = self.settings.encode()
-            && let Err(error) = apply_settings(&settings, Some(pid))
-            && !child.is_ending()
-        {
-            child.abandon();
-            return Err(error);
-        }
-        Ok(Launched {
-            socket: near,
-            child: Some(child),
-            lifeline: None,
-            stdout,
-            stderr,
-        })
+        pid.map_err(|error| attempt.explain(error))
     }
 
     /// The program to execute. It contains a slash, unless `PATH` is to be searched.
@@ -284,11 +308,13 @@ impl Process {
             // Not its path, where there may be another program by now.
             Target::ThisProgram(_) | Target::Test(..) => Ok("/proc/self/exe".into()),
             Target::Exe(path) => absolute(path),
-            Target::Command(program) if program.as_bytes().contains(&b'/') => {
+            Target::Command(program, _) if program.as_bytes().contains(&b'/') => {
                 absolute(Path::new(program))
             }
-            Target::Command(program) => Ok(program.clone()),
-            Target::Stream(_) | Target::Template(_) => unreachable!("it is not executed"),
+            Target::Command(program, _) => Ok(program.clone()),
+            Target::Stream(_) | Target::Connect(..) | Target::Template(_) => {
+                unreachable!("it is not executed")
+            }
         }
     }
 
@@ -299,8 +325,8 @@ impl Process {
                 std::env::args_os().next().unwrap_or_default()
             }
             Target::Exe(path) => path.clone().into(),
-            Target::Command(program) => program.clone(),
-            Target::Stream(_) | Target::Template(_) => OsString::new(),
+            Target::Command(program, _) => program.clone(),
+            Target::Stream(_) | Target::Connect(..) | Target::Template(_) => OsString::new(),
         };
         let mut all = vec![c_string(&name)?];
         if let Target::Test(test, _) = &self.target {
@@ -369,7 +395,7 @@ fn lifeline() -> io::Result<(PipeReader, PipeWriter)> {
 }
 
 /// A duplicate whose number is above those that a child's descriptors get.
-fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
+pub(super) fn duplicate(fd: impl AsFd) -> io::Result<OwnedFd> {
     sys::duplicate_above(fd, ExtraFd::LIMIT)
 }
 

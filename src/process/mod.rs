@@ -1,20 +1,24 @@
 //! Ways to get a child, as a description that can be started any number of times.
 
+mod carried;
 mod child;
 mod diagnosis;
 mod group;
 mod launch;
 mod limit;
+mod remote;
 mod settings;
 mod setup;
 mod stdio;
 mod template_order;
 
+pub(crate) use carried::Transport;
 pub(crate) use child::{Child, ForkedChild, Noted};
 pub(crate) use diagnosis::lack_of_processes;
 pub use group::Group;
 pub(crate) use launch::Launched;
 pub use limit::Limit;
+pub(crate) use remote::{Ended, Remote, RemoteEnd};
 pub(crate) use settings::{Settings, apply_settings};
 pub(crate) use setup::Setup;
 pub use stdio::Stdio;
@@ -23,12 +27,14 @@ pub(crate) use template_order::{CopyGroup, ForkOrder, TemplateOrder};
 
 use crate::codec::Argument;
 use crate::error::Error;
-use crate::fd::Fd;
+use crate::fd::Reach;
 use crate::service::{IntoService, Signature};
 use crate::wire::{Body, Plain, ToChild};
 use settings::Setting;
+use std::any::Any;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
@@ -95,6 +101,10 @@ pub struct Process {
     /// See [`Process::huge_pages`].
     huge_pages: Option<u64>,
     setups: Vec<Setup>,
+    /// What else it is sent before it serves, as messages.
+    prepared: Vec<Vec<u8>>,
+    patience: Option<Duration>,
+    ping: Option<(Duration, Duration)>,
 }
 
 /// See [`Process::huge_pages`].
@@ -113,18 +123,57 @@ enum Target {
     Test(String, Place),
     /// A program that serves a [`Worker`](crate::Worker).
     Exe(PathBuf),
-    /// A command that speaks a plain mode.
-    Command(OsString),
+    /// A command that speaks a plain mode, or reaches a worker.
+    Command(OsString, Carry),
+    /// What makes a connection to a worker.
+    Connect(Connector, Carry),
     /// No program: the peer is at the other end of this socket. `None` once started.
     Stream(Arc<Mutex<Option<OwnedFd>>>),
     /// A process that is to be copied.
     Template(Arc<dyn Forker>),
 }
 
+/// What starts children behind a command or connection that reaches a worker. A program that has none does
+/// not have the code.
+pub(crate) type Carry = &'static dyn Carrier;
+
+/// See [`Carry`].
+pub(crate) trait Carrier: fmt::Debug + Sync {
+    /// Starts a child, with a connection of its own.
+    fn launch(&self, process: &Process, timeout: Duration) -> Result<Launched, Error>;
+
+    /// Children that are copies of this process, all of them behind one connection.
+    fn template(&self, process: Process) -> Process;
+}
+
+/// What makes a connection.
+#[derive(Clone)]
+pub(crate) struct Connector(pub(crate) Arc<dyn Fn() -> io::Result<OwnedFd> + Send + Sync>);
+
+impl Connector {
+    pub(crate) fn connect(&self) -> io::Result<OwnedFd> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connector(..)")
+    }
+}
+
 /// What starts a template, and has it make copies.
 pub(crate) trait Forker: fmt::Debug + Send + Sync {
     /// Makes a copy of the template, which is started if it is not there. Waits at most so long.
-    fn fork(&self, order: ForkOrder<Fd>, timeout: Duration) -> Result<ForkedChild, ForkError>;
+    fn launch(&self, copy: &Process, timeout: Duration) -> Result<Launched, Error>;
+
+    /// Whether descriptors can be sent to its copies.
+    fn reach(&self) -> Reach;
+
+    /// What makes a template of a copy that is on another machine.
+    fn carry(&self) -> Option<Carry>;
+
+    fn as_any(&self) -> &dyn Any;
 
     /// Starts the template, if it is not there, and waits until it has run its setups.
     fn warm(&self) -> Result<(), Error>;
@@ -154,6 +203,9 @@ impl Process {
             is_template: false,
             huge_pages: None,
             setups: Vec::new(),
+            prepared: Vec::new(),
+            patience: None,
+            ping: None,
         }
     }
 
@@ -172,15 +224,6 @@ impl Process {
     /// against the parent's current directory; `PATH` is not searched.
     pub fn exe(path: impl AsRef<Path>) -> Self {
         Process::new(Target::Exe(path.as_ref().to_owned()))
-    }
-
-    /// Any command that speaks a [plain mode](Process::plain) on its standard input and output, which are
-    /// one socket. If `program` contains no slash, it is searched for in the parent's `PATH`.
-    ///
-    /// Such a child does not support setups, and is not killed when the parent ends: it reads the
-    /// end of its input, as if it could [outlive](Process::outlive_parent) the parent.
-    pub fn command(program: impl AsRef<OsStr>) -> Self {
-        Process::new(Target::Command(program.as_ref().to_owned()))
     }
 
     /// The peer at the other end of a connected stream socket: a child that another description has turned
@@ -450,12 +493,43 @@ impl Process {
         self
     }
 
+    /// A command.
+    pub(crate) fn of_command(program: &OsStr, carry: Carry) -> Self {
+        Process::new(Target::Command(program.to_owned(), carry))
+    }
+
+    /// What makes a connection.
+    pub(crate) fn of_connector(connector: Connector, carry: Carry) -> Self {
+        Process::new(Target::Connect(connector, carry))
+    }
+
+    /// What starts it, if it connects to another machine, or may.
+    pub(crate) fn carry(&self) -> Option<Carry> {
+        match &self.target {
+            Target::Command(_, carry) if self.plain.is_none() => Some(*carry),
+            Target::Connect(_, carry) => Some(*carry),
+            _ => None,
+        }
+    }
+
+    /// What makes a template of it, if it is on another machine.
+    pub(crate) fn carry_of_templates(&self) -> Option<Carry> {
+        self.carry().or_else(|| self.forker()?.carry())
+    }
+
+    pub(crate) fn is_carrier(&self) -> bool {
+        self.carry().is_some()
+    }
+
     /// Why it cannot be started as it is described. What a kind of child cannot have must not be ignored:
     /// the program may rely on it.
     pub(crate) fn refusal(&self) -> Option<String> {
-        if let (Target::Command(_), None) = (&self.target, self.plain) {
+        if let Some((after, dead)) = self.ping
+            && self.is_carrier()
+            && dead <= after
+        {
             return Some(format!(
-                "{self} cannot be started without Process::plain(): a command speaks a plain mode"
+                "{self} cannot have Process::ping({after:?}, {dead:?}): the second must be longer"
             ));
         }
         let (option, why) = self.unsupported()?;
@@ -480,6 +554,16 @@ impl Process {
         if self.huge_pages.is_some() && !self.is_template {
             return Some(("huge_pages()", "only a template can, before template()"));
         }
+        if !self.is_carrier() {
+            let of_connections = [
+                (self.patience.is_some(), "patience()"),
+                (self.ping.is_some(), "ping()"),
+            ];
+            if let Some(option) = first(&of_connections) {
+                let why = "only what connects to another machine can, before template()";
+                return Some((option, why));
+            }
+        }
         let no_setups = || {
             let is_set = !self.setups.is_empty();
             is_set.then_some(("setup()", "a plain peer has no setups"))
@@ -498,16 +582,35 @@ impl Process {
                     "it has those of its template, where they are to be set before template()";
                 Some((first(&of_programs)?, why))
             }
-            Target::Command(_) | Target::Stream(_) if is_plain && self.is_template => {
+            Target::Connect(..) => {
+                let of_programs = [
+                    (!self.args.is_empty(), "arg()"),
+                    (has_env, "env()"),
+                    (self.dir.is_some(), "current_dir()"),
+                    (self.group != Group::Own, "group()"),
+                ];
+                let why = match is_plain {
+                    true => {
+                        return Some((
+                            "plain()",
+                            "it connects to a worker; plain peers are streams",
+                        ));
+                    }
+                    false => "it only makes a connection, and starts no program",
+                };
+                Some((first(&of_programs)?, why))
+            }
+            Target::Command(..) if !is_plain => None,
+            Target::Command(..) | Target::Stream(_) if is_plain && self.is_template => {
                 Some(("template()", "a plain peer cannot be copied"))
             }
-            Target::Command(_) if !self.stdout.is_inherit() => {
+            Target::Command(..) if !self.stdout.is_inherit() => {
                 Some(("stdout()", "its standard output is the connection"))
             }
-            Target::Command(_) if self.settings.has_umask() => {
+            Target::Command(..) if self.settings.has_umask() => {
                 Some(("umask()", "only a process itself can set it"))
             }
-            Target::Command(_) => no_setups(),
+            Target::Command(..) => no_setups(),
             Target::Stream(_) => {
                 let of_processes = || self.settings.method().filter(|_| is_plain);
                 match first(&of_programs).or_else(of_processes) {
@@ -535,10 +638,13 @@ impl Process {
         let huge_pages = self.huge_pages.unwrap_or(HUGE_PAGES);
         let template = ToChild::Template { huge_pages };
         let template = self.is_template.then(|| template.encode());
-        let messages = template.into_iter().chain(settings);
+        let is_far = self.reach() == Reach::Far && !self.is_template;
+        let far = is_far.then(|| ToChild::Far.encode());
+        let messages = template.into_iter().chain(far).chain(settings);
+        let messages = messages.chain(self.prepared.iter().cloned());
         let mut messages: Vec<_> = messages.map(Body::from).collect();
         for setup in &self.setups {
-            messages.push(setup.message()?);
+            messages.push(setup.message(self.reach())?);
         }
         Ok(messages)
     }
@@ -568,7 +674,21 @@ impl Process {
     fn place(&self) -> Option<Place> {
         match self.target {
             Target::ThisProgram(place) | Target::Test(_, place) => Some(place),
-            Target::Command(_) | Target::Stream(_) | Target::Exe(_) | Target::Template(_) => None,
+            Target::Command(..)
+            | Target::Connect(..)
+            | Target::Stream(_)
+            | Target::Exe(_)
+            | Target::Template(_) => None,
+        }
+    }
+
+    /// Whether descriptors can be sent to it.
+    pub(crate) fn reach(&self) -> Reach {
+        match &self.target {
+            _ if self.plain.is_some() => Reach::Plain,
+            Target::Command(..) | Target::Connect(..) => Reach::Far,
+            Target::Template(forker) => forker.reach(),
+            _ => Reach::Near,
         }
     }
 
@@ -604,8 +724,9 @@ impl fmt::Display for Process {
             Target::ThisProgram(_) => f.write_str("this program"),
             Target::Test(name, _) => write!(f, "this test binary's `{name}`"),
             Target::Exe(path) => write!(f, "`{}`", path.display()),
-            Target::Command(program) => write!(f, "`{}`", program.display()),
+            Target::Command(program, _) => write!(f, "`{}`", program.display()),
             Target::Stream(_) => f.write_str("the stream"),
+            Target::Connect(..) => f.write_str("the connection"),
             Target::Template(_) => f.write_str("a copy of the template"),
         }
     }

@@ -3,7 +3,7 @@
 use crate::chain::chain;
 use crate::codec::{Argument, Output};
 use crate::error::{Error, ErrorKind};
-use crate::fd::{Fd, may_send};
+use crate::fd::{Fd, Reach, may_send};
 use crate::service::{Signature, id_of};
 use crate::wire::{Body, LONGEST_SETUP, ToChild, truncate};
 
@@ -40,8 +40,8 @@ impl Setup {
     /// # Errors
     ///
     /// Why a child cannot be asked for it.
-    pub(crate) fn message(&self) -> Result<Body, Error> {
-        let why = match (&self.message, may_send(self.fds.len(), false)) {
+    pub(crate) fn message(&self, to: Reach) -> Result<Body, Error> {
+        let why = match (&self.message, may_send(self.fds.len(), to)) {
             (Ok(message), Ok(())) if message.len() <= LONGEST_SETUP => {
                 let mut body = Body::from(message.clone());
                 self.fds.iter().for_each(|fd| body.attach(fd.clone()));

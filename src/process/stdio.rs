@@ -137,6 +137,10 @@ impl Stdio {
         matches!(self.0, StdioKind::Inherit)
     }
 
+    pub(super) fn is_capture(&self) -> bool {
+        matches!(self.0, StdioKind::Capture(_))
+    }
+
     pub(super) fn callback(&self) -> Option<OutputCallback> {
         match &self.0 {
             StdioKind::Capture(callback) => callback.clone(),

@@ -235,9 +235,9 @@ impl<S: Signature> Asker<S> {
         }
     }
 
-    /// The process id of the child that asks. `None` if it is only a stream.
+    /// The process id of the child that asks, on its machine. `None` if it is only a stream.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.reply.link.child().map(Child::pid)
+        self.reply.link.child().and_then(Child::pid)
     }
 }

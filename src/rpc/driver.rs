@@ -17,9 +17,10 @@ use super::state::{Begun, ChildViolation, Delivery, Exit, Life, Signal, Verdict}
 use crate::chain::chain;
 use crate::codec::{Input, Strings};
 use crate::copies;
+use crate::deadlines::after;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::outcome::refusal_kind;
-use crate::process::{Child, Noted, OutputCallback};
+use crate::process::{Child, Ended as ProcessEnd, Noted, OutputCallback};
 use crate::sys::{self, Registration};
 use crate::wire::{self, Check, Decoder, FrameHead, Payload, ToParent};
 use breach::Breach;
@@ -72,6 +73,12 @@ pub(super) struct Driver {
     reported: (bool, u64),
     /// How many calls had begun that were lost.
     begun: usize,
+    /// How long a process has to get ready whose start has not begun yet.
+    start_timeout: Option<Duration>,
+    /// What the command has said that carried a lost connection.
+    carrier_said: String,
+    /// How it ended, once that is known.
+    verdict: Option<Verdict>,
     over: bool,
 }
 
@@ -109,7 +116,8 @@ impl EventHandler for Driver {
     }
 
     fn attend(&mut self, now: Instant) {
-        if let ProcessWatch::Thread(_) = self.process {
+        if let ProcessWatch::Thread(_) | ProcessWatch::Remote = self.process {
+            self.check_start(now);
             self.reap(now);
         }
         self.attend_to_link(now, false);
@@ -169,6 +177,7 @@ impl Driver {
         link: Arc<Link>,
         handlers: Handlers,
         life: Life,
+        start_timeout: Duration,
         stdout: Option<CapturedOutput>,
         stderr: Option<CapturedOutput>,
     ) -> io::Result<Self> {
@@ -178,20 +187,21 @@ impl Driver {
         };
         link.register()?;
         let process = match link.child().filter(|child| child.is_there()) {
+            Some(child) if child.as_remote().is_some() => ProcessWatch::Remote,
             Some(_) => match ProcessWatch::by_poller(&link)? {
                 Some(watch) => watch,
                 None => ProcessWatch::by_thread(&link)?,
             },
             None => ProcessWatch::None,
         };
-        let pid = link.child().map_or(0, Child::pid);
+        let pid = || link.child().and_then(Child::pid);
         let capture = |output: Option<CapturedOutput>, source| {
             let Some((pipe, callback)) = output else {
                 return Ok(Capture::default());
             };
             sys::set_nonblocking(&pipe)?;
             let pipe = register(&Arc::new(pipe), source)?;
-            io::Result::Ok(Capture::new(pid, pipe, callback))
+            io::Result::Ok(Capture::new(pid(), pipe, callback))
         };
         let mut driver = Driver {
             handlers: Some(handlers),
@@ -206,11 +216,24 @@ impl Driver {
             deadline: None,
             reported: (false, 0),
             begun: 0,
+            start_timeout: None,
+            carrier_said: String::new(),
+            verdict: None,
             over: false,
             link,
         };
-        if let (Some(child), ProcessWatch::None) = (driver.link.child(), &driver.process) {
-            driver.life.exited(child.reap().flatten());
+        let child = driver.link.child();
+        if let Some(remote) = child.and_then(Child::as_remote) {
+            let (reactor, key) = (Arc::clone(driver.link.reactor()), driver.link.key());
+            remote.watch(Box::new(move || reactor.attend(key)));
+            driver.start_timeout = Some(start_timeout);
+            // What has happened before is looked at as soon as the reactor has this.
+            driver.deadline = Some(Instant::now());
+        } else if let (Some(child), ProcessWatch::None) = (child, &driver.process) {
+            driver.life.exited(match child.reap() {
+                Some(ProcessEnd::Exited(status)) => status,
+                Some(ProcessEnd::Lost(_)) | None => None,
+            });
         }
         Ok(driver)
     }
@@ -231,11 +254,13 @@ impl Driver {
         if self.process.is_none() {
             return false;
         }
-        let Some(status) = self.link.child().and_then(Child::reap) else {
+        let Some(end) = self.link.child().and_then(Child::reap) else {
             return false;
         };
         self.process.end();
-        self.life.exited(status);
+        if let ProcessEnd::Exited(status) = end {
+            self.life.exited(status);
+        }
         // All that it wrote is there now. Its own children may still have the other ends open, and are
         // not waited for: this is the end of the stream, for a caller that reads, too.
         let _ = sys::shutdown(self.link.socket(), Shutdown::Read);
@@ -244,7 +269,26 @@ impl Driver {
             output.read(capture::LAST_READS);
             output.close();
         }
+        if let ProcessEnd::Lost(error) = end {
+            self.life.lost(error.kind(), error.summary(), now);
+            self.carrier_said = error.stderr().to_owned();
+        }
         true
+    }
+
+    /// A process on another machine may be being started, which could not be expected before.
+    fn check_start(&mut self, now: Instant) {
+        let Some(remote) = self.link.child().and_then(Child::as_remote) else {
+            return;
+        };
+        if remote.is_begun()
+            && let Some(timeout) = self.start_timeout.take()
+        {
+            self.life.begun(after(now, timeout));
+        }
+        let pid = remote.pid();
+        self.stdout.learn_pid(pid);
+        self.stderr.learn_pid(pid);
     }
 
     /// Takes in what has come by now if something is due: what came in time counts, however late this
@@ -321,15 +365,28 @@ impl Driver {
         if !all_read {
             self.deadline = self.deadline.max(Some(now + CATCH_UP_AGAIN));
         }
-        if let Some(verdict) = self.life.verdict(unanswered) {
-            self.conclude(verdict);
+        if self.verdict.is_none() {
+            self.verdict = self.life.verdict(unanswered);
+            if let Some(verdict) = &self.verdict {
+                self.link.disconnect();
+                self.stdout.close();
+                self.stderr.close();
+                let end = self.end_by(verdict);
+                self.end_calls(&end);
+            }
+        }
+        let remote = self.link.child().and_then(Child::as_remote);
+        if remote.is_none_or(|remote| remote.is_settled())
+            && let Some(verdict) = self.verdict.take()
+        {
+            self.conclude(&verdict);
         }
     }
 
     /// Ends the calls that are left, and all that are made from now on.
     fn end_calls(&mut self, end: &Result<Exit, Error>) {
         let noted = || self.link.child().map_or(Noted::Unknown, Child::noted);
-        let begun = self.life.begun(noted);
+        let begun = self.life.begun_calls(noted);
         for (id, mut completion, phase) in self.link.end(end.clone(), begun) {
             let ended = match &end {
                 Err(error) => match self.lose(id, completion, error, phase) {
@@ -362,7 +419,7 @@ impl Driver {
     }
 
     fn pid(&self) -> Option<u32> {
-        self.link.child().map(Child::pid)
+        self.link.child().and_then(Child::pid)
     }
 
     /// An error, with what is known of the process.
@@ -372,26 +429,28 @@ impl Driver {
         let died = matches!(error.kind(), ErrorKind::Died | ErrorKind::Exited);
         let ended = child.zip(status).filter(|_| died);
         let cause = ended.and_then(|(child, status)| child.cause_of(status));
-        error.with_process(self.pid(), status, cause, self.stderr.tail())
+        let mut stderr = self.stderr.tail();
+        stderr += &self.carrier_said;
+        error.with_process(self.pid(), status, cause, stderr)
     }
 
-    /// It is over: ends the calls that are left, and reports the end after everything else.
-    fn conclude(&mut self, verdict: Verdict) {
-        self.link.disconnect();
+    /// It is over: reports the end after everything else.
+    fn conclude(&mut self, verdict: &Verdict) {
         self.process.reap_when_it_ends(&self.link);
-        self.stdout.close();
-        self.stderr.close();
+        let end = self.end_by(verdict);
+        self.end(&end);
+    }
+
+    fn end_by(&self, verdict: &Verdict) -> Result<Exit, Error> {
         let Verdict {
             error,
             status,
             stage,
         } = verdict;
-        let end = match error {
-            None => Ok(Exit::new(status, stage)),
-            Some((kind, text)) => Err(self.with_process(Error::new(kind, text), status)),
-        };
-        self.end_calls(&end);
-        self.end(&end);
+        match error {
+            None => Ok(Exit::new(*status, *stage)),
+            Some((kind, text)) => Err(self.with_process(Error::new(*kind, text), *status)),
+        }
     }
 
     /// Reports the end, after everything else.

@@ -175,10 +175,11 @@ impl<S: Signature> Rpc<S> {
         self.handle.link.is_ready()
     }
 
-    /// The child's process id. `None` if the peer is only a stream.
+    /// The child's process id, on its machine. `None` if the peer is only a stream, or a child on another
+    /// machine has not been started yet.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
-        self.handle.link.child().map(Child::pid)
+        self.handle.link.child().and_then(Child::pid)
     }
 
     /// Kills the child and its process group, if that [is its own](crate::Group), with SIGKILL; a

@@ -96,7 +96,10 @@ impl StartOptions {
             lifeline,
             stdout,
             stderr,
-        } = self.process.launch(self.child.start_timeout)?;
+        } = match self.process.carry() {
+            Some(carry) => carry.launch(&self.process, self.child.start_timeout)?,
+            None => self.process.launch(self.child.start_timeout)?,
+        };
         let lifeline = lifeline.map(|(reader, writer)| {
             let mut message = Body::from(ToChild::Lifeline.encode());
             message.attach(reader);
@@ -115,9 +118,14 @@ impl StartOptions {
                 .then_some(self.child.max_asks),
             stuck_after: self.child.kill_stuck,
         };
-        let start_by = plain
-            .is_none()
-            .then(|| StartBy(after(Instant::now(), self.child.start_timeout)));
+        let is_remote = child
+            .as_ref()
+            .is_some_and(|child| child.as_remote().is_some());
+        let start_by = match plain {
+            None if is_remote => Some(StartBy(None)),
+            None => Some(StartBy(after(Instant::now(), self.child.start_timeout))),
+            Some(_) => None,
+        };
         let life = Life::new(child.is_some(), start_by, self.child.grace);
         let connection = Connection::new(plain, limits);
         let mut decoder = Decoder::new(Framing::Tagged, self.child.buflen_res, max_frame);
@@ -125,7 +133,7 @@ impl StartOptions {
             // Control frames have the id of a failed reply, and no call.
             decoder = decoder.with_control(|id| id & wire::FAILED != 0);
         }
-        if plain.is_none() {
+        if plain.is_none() && !is_remote {
             decoder = decoder.with_fds(wire::CONTROL_TO_PARENT);
         }
         let (reader, rewatch_delay) = (Reader::new(decoder), self.child.event_delay);
@@ -150,8 +158,16 @@ impl StartOptions {
             let sent = link.start(preparations, run);
             sent.map_err(|error| Error::new(ErrorKind::Setup, error.to_string()))?;
         }
-        let added = Driver::new(Arc::clone(&link), self.handlers, life, stdout, stderr)
-            .and_then(|driver| core.add(Box::new(driver)));
+        let timeout = self.child.start_timeout;
+        let driver = Driver::new(
+            Arc::clone(&link),
+            self.handlers,
+            life,
+            timeout,
+            stdout,
+            stderr,
+        );
+        let added = driver.and_then(|driver| core.add(Box::new(driver)));
         added.map_err(io_error)?;
         mem::forget(abandon);
         Ok(Handle::new(link, self.call_timeout, has_callbacks))

@@ -1,15 +1,18 @@
 //! Templates: children that are copied instead of being executed.
 
-use super::callback::in_callback;
+use super::callback::{in_callback, refuse_in_callback};
 use super::handle::Rpc;
-use super::state::Revival;
 use crate::codec::Strings;
 use crate::deadlines::after;
 use crate::error::{CallError, Error, ErrorKind};
-use crate::fd::Fd;
-use crate::process::{ForkError, ForkOrder, ForkedChild, Forker, Process, TemplateOrder};
+use crate::fd::{Fd, Reach};
+use crate::process::{
+    Carry, ForkError, ForkOrder, ForkedChild, Forker, Launched, Process, TemplateOrder,
+};
+use crate::revival::Revival;
 use crate::sys;
 use crate::unwind;
+use std::any::Any;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -89,6 +92,9 @@ impl Process {
     /// }
     /// ```
     pub fn template(self) -> Self {
+        if let Some(carry) = self.carry_of_templates() {
+            return carry.template(self);
+        }
         Process::copy_of(Arc::new(Template {
             process: self.into_template(),
             state: Mutex::default(),
@@ -117,6 +123,10 @@ impl Process {
     /// ```
     pub fn warm(&self) -> Result<(), Error> {
         match self.forker() {
+            Some(forker) if forker.reach() == Reach::Far => {
+                refuse_in_callback("warm()")?;
+                forker.warm()
+            }
             Some(forker) => forker.warm(),
             None => {
                 let message =
@@ -147,6 +157,35 @@ struct LiveTemplate {
 }
 
 impl Forker for Template {
+    fn launch(&self, copy: &Process, timeout: Duration) -> Result<Launched, Error> {
+        copy.copy_by(|order| self.fork(order, timeout))
+    }
+
+    fn reach(&self) -> Reach {
+        Reach::Near
+    }
+
+    fn carry(&self) -> Option<Carry> {
+        None
+    }
+
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn warm(&self) -> Result<(), Error> {
+        let live = self.live()?;
+        let ready = live.rpc.wait_ready();
+        if let Err(error) = &ready
+            && error.kind() != ErrorKind::InCallback
+        {
+            self.has_ended(&live, error);
+        }
+        ready
+    }
+}
+
+impl Template {
     fn fork(&self, order: ForkOrder<Fd>, timeout: Duration) -> Result<ForkedChild, ForkError> {
         let live = self.live().map_err(ForkError::Other)?;
         let was_ready = live.rpc.is_ready();
@@ -187,19 +226,6 @@ impl Forker for Template {
         }
     }
 
-    fn warm(&self) -> Result<(), Error> {
-        let live = self.live()?;
-        let ready = live.rpc.wait_ready();
-        if let Err(error) = &ready
-            && error.kind() != ErrorKind::InCallback
-        {
-            self.has_ended(&live, error);
-        }
-        ready
-    }
-}
-
-impl Template {
     /// The template, which is started if it is not there.
     fn live(&self) -> Result<Arc<LiveTemplate>, Error> {
         let mut state = self.lock();

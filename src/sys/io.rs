@@ -1,9 +1,11 @@
 //! Descriptors and streams.
 
 use super::{check, check_size, retry};
+use std::fs::File;
 use std::io::{IoSlice, Result};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 /// How to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -242,6 +244,39 @@ pub(crate) fn standard(number: RawFd) -> BorrowedFd<'static> {
     // SAFETY: the standard library makes sure that these are open from the start, and they have no
     // owner that could close them. Its own functions lend them the same way.
     unsafe { BorrowedFd::borrow_raw(number) }
+}
+
+/// Whether a descriptor is an end of a pipe, or a socket.
+pub(crate) fn is_pipe_or_socket(fd: BorrowedFd<'_>) -> bool {
+    let kind = mode(fd).map_or(0, |mode| mode & libc::S_IFMT);
+    matches!(kind, libc::S_IFIFO | libc::S_IFSOCK)
+}
+
+fn mode(fd: BorrowedFd<'_>) -> Result<libc::mode_t> {
+    // SAFETY: all-zero is a valid stat64.
+    let mut stat: libc::stat64 = unsafe { std::mem::zeroed() };
+    // SAFETY: points to a stat64.
+    check(unsafe { libc::fstat64(fd.as_raw_fd(), &raw mut stat) })?;
+    Ok(stat.st_mode)
+}
+
+/// An end of a connection that this process has inherited as its standard input or output, and that does not
+/// block it. Whether an end blocks is a property of the open file, which others may share, so that a pipe is
+/// opened once more, where that is permitted. A socket may still block, but can be used with flags for that.
+pub(crate) fn own_end(number: RawFd) -> Result<OwnedFd> {
+    let fd = standard(number);
+    if socket_option(fd, libc::SO_TYPE).is_some() {
+        return duplicate_above(fd, ABOVE_STANDARD);
+    }
+    let mut options = File::options();
+    options.read(number == 0).write(number != 0);
+    options.custom_flags(libc::O_NONBLOCK);
+    if let Ok(file) = options.open(format!("/proc/self/fd/{number}")) {
+        return above_standard(file);
+    }
+    let fd = duplicate_above(fd, ABOVE_STANDARD)?;
+    set_nonblocking(&fd)?;
+    Ok(fd)
 }
 
 /// The inode of a file, socket or pipe.

@@ -33,9 +33,9 @@ pub(crate) use inherited::{
 };
 pub(crate) use inline::{Consume, Family, Once};
 pub(crate) use io::{
-    ABOVE_STANDARD, ReadMode, above_standard, do_not_linger, duplicate_above, is_stream_socket,
-    is_unix_socket, receive, replace, send, set_nonblocking, shutdown, standard, unread, widen,
-    write,
+    ABOVE_STANDARD, ReadMode, above_standard, do_not_linger, duplicate_above, is_pipe_or_socket,
+    is_stream_socket, is_unix_socket, own_end, receive, replace, send, set_nonblocking, shutdown,
+    standard, unread, widen, write,
 };
 pub(crate) use lent::Lent;
 pub(crate) use lifeline::Lifeline;
@@ -44,8 +44,8 @@ pub(crate) use lifeline::is_armed;
 pub(crate) use origin::{Origin, exit_immediately, give_up};
 pub(crate) use poll::{Interest, PollSet, Registration, SharedPoller, wait_at_most, wait_for};
 pub(crate) use process::{
-    ProcessHandle, SIGKILL, SIGTERM, at_exit, exit_code, is_no_child, is_no_process, kill_and_reap,
-    no_process, open_pidfd, reap, rename_process,
+    ProcessHandle, SIGKILL, SIGTERM, at_exit, exit_code, is_no_child, is_no_process,
+    is_secure_execution, kill_and_reap, no_process, open_pidfd, reap, rename_process,
 };
 pub(crate) use rights::{MOST_FDS, is_crowded, receive_with_fds, send_with_fds};
 pub(crate) use settings::{

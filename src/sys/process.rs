@@ -327,6 +327,12 @@ pub(crate) fn no_process() -> Error {
     Error::from_raw_os_error(libc::ESRCH)
 }
 
+/// Whether the program has more rights than whoever has started it: see `AT_SECURE` in getauxval(3).
+pub(crate) fn is_secure_execution() -> bool {
+    // SAFETY: takes no pointers.
+    unsafe { libc::getauxval(libc::AT_SECURE) != 0 }
+}
+
 /// Registers a function to be called when the process exits by exit(3); see atexit(3).
 pub(crate) fn at_exit(function: extern "C" fn()) {
     // SAFETY: any function may be registered. This fails if there is no memory, and then the

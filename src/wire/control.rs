@@ -48,6 +48,8 @@ pub(crate) enum ToChild<'a> {
     /// The process that adopts this connection is alive as long as the pipe does not hang up whose reading end
     /// comes with this.
     Lifeline,
+    /// The parent is on another machine, where no descriptors can be sent.
+    Far,
     /// Apply these settings to the process: three octet strings for each.
     Settings(&'a [u8]),
     /// Run a setup with this request, which its codec has encoded.
@@ -121,10 +123,9 @@ impl<'a> ToChild<'a> {
     /// The payload of the control frame.
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            ToChild::Template { huge_pages } => {
-                Message::new("template").text(&huge_pages.to_string()).0
-            }
+            ToChild::Template { huge_pages } => Message::new("template").number(huge_pages).0,
             ToChild::Lifeline => Message::new("lifeline").0,
+            ToChild::Far => Message::new("far").0,
             ToChild::Settings(settings) => Message::new("settings").raw(settings),
             ToChild::Setup { setup, request } => Message::new("setup").function(setup).raw(request),
             ToChild::Run(run) => {
@@ -136,7 +137,7 @@ impl<'a> ToChild<'a> {
                     .0
             }
             ToChild::Function(function) => Message::new("function").function(function).0,
-            ToChild::Cancel { id } => Message::new("cancel").number(*id).0,
+            ToChild::Cancel { id } => Message::new("cancel").number(id).0,
             ToChild::Answer(answer) => {
                 let begun = ToChild::begin_answer(answer.id, answer.failed);
                 Message(begun).raw(answer.payload)
@@ -159,12 +160,13 @@ impl<'a> ToChild<'a> {
 
     /// Reads the payload of a control frame.
     pub(crate) fn decode(payload: &'a [u8]) -> Result<Self, ControlError> {
-        let mut fields = Fields(octets::iter(payload));
+        let mut fields = Fields::new(payload);
         match fields.text("verb")? {
             "template" => Ok(ToChild::Template {
                 huge_pages: fields.number("size")?,
             }),
             "lifeline" => Ok(ToChild::Lifeline),
+            "far" => Ok(ToChild::Far),
             "settings" => Ok(ToChild::Settings(fields.rest(payload))),
             "setup" => {
                 let setup = FunctionId::decode(&mut fields)?;
@@ -271,7 +273,7 @@ impl<'a> ToParent<'a> {
     /// The payload of the control frame.
     pub(crate) fn encode(&self) -> Vec<u8> {
         match self {
-            ToParent::Ready { protocol } => Message::new("ready").number(*protocol).0,
+            ToParent::Ready { protocol } => Message::new("ready").number(protocol).0,
             ToParent::Refused { kind, message } => {
                 Message::new("refused").text(kind).text(message).0
             }
@@ -284,7 +286,7 @@ impl<'a> ToParent<'a> {
             ToParent::Tell(asked) => {
                 Message(ToParent::begin_ask(None, asked.service)).raw(asked.request)
             }
-            ToParent::Forget { id } => Message::new("forget").number(*id).0,
+            ToParent::Forget { id } => Message::new("forget").number(id).0,
             ToParent::Retire => Message::new("retire").0,
             #[cfg(feature = "log")]
             ToParent::Log(record) => {
@@ -331,7 +333,7 @@ impl<'a> ToParent<'a> {
 
     /// Reads the payload of a control frame.
     pub(crate) fn decode(payload: &'a [u8]) -> Result<Self, ControlError> {
-        let mut fields = Fields(octets::iter(payload));
+        let mut fields = Fields::new(payload);
         match fields.text("verb")? {
             "ready" => Ok(ToParent::Ready {
                 protocol: fields.number("protocol version")?,
@@ -428,12 +430,12 @@ impl Failure {
 
     /// Reads the payload of a failed reply.
     pub(crate) fn decode(payload: &[u8]) -> Result<Self, ControlError> {
-        let mut fields = Fields(octets::iter(payload));
+        let mut fields = Fields::new(payload);
         let kind = fields.text("kind")?;
         let message = fields.lossy("message")?;
         match kind {
             "error" => {
-                let encoded = match fields.0.next().transpose()? {
+                let encoded = match fields.next()? {
                     Some(encoded) => encoded.to_vec(),
                     None => message.clone().into_bytes(),
                 };
@@ -512,23 +514,23 @@ impl fmt::Display for ControlError {
 }
 
 /// A message that is being written, string by string.
-struct Message(Vec<u8>);
+pub(super) struct Message(pub(super) Vec<u8>);
 
 impl Message {
-    fn new(verb: &str) -> Self {
+    pub(super) fn new(verb: &str) -> Self {
         Message(Vec::new()).text(verb)
     }
 
-    fn bytes(mut self, bytes: &[u8]) -> Self {
+    pub(super) fn bytes(mut self, bytes: &[u8]) -> Self {
         octets::push(&mut self.0, bytes);
         self
     }
 
-    fn text(self, text: &str) -> Self {
+    pub(super) fn text(self, text: &str) -> Self {
         self.bytes(text.as_bytes())
     }
 
-    fn number(self, number: u32) -> Self {
+    pub(super) fn number(self, number: impl fmt::Display) -> Self {
         self.text(&number.to_string())
     }
 
@@ -547,7 +549,7 @@ impl Message {
     }
 
     /// The message with a payload behind it, which is no string of it.
-    fn raw(mut self, payload: &[u8]) -> Vec<u8> {
+    pub(super) fn raw(mut self, payload: &[u8]) -> Vec<u8> {
         self.0.extend_from_slice(payload);
         self.0
     }
@@ -557,15 +559,23 @@ impl Message {
 const ASK: &str = "number of the ask";
 
 /// The strings of a message, taken one by one; each is named for error messages.
-struct Fields<'a>(octets::OctetsIter<'a>);
+pub(super) struct Fields<'a>(octets::OctetsIter<'a>);
 
 impl<'a> Fields<'a> {
-    fn bytes(&mut self, name: &'static str) -> Result<&'a [u8], ControlError> {
-        let string = self.0.next().transpose()?;
-        string.ok_or(ControlError::Missing(name))
+    pub(super) fn new(payload: &'a [u8]) -> Self {
+        Fields(octets::iter(payload))
     }
 
-    fn text(&mut self, name: &'static str) -> Result<&'a str, ControlError> {
+    pub(super) fn bytes(&mut self, name: &'static str) -> Result<&'a [u8], ControlError> {
+        self.next()?.ok_or(ControlError::Missing(name))
+    }
+
+    /// The next string, if there is one.
+    pub(super) fn next(&mut self) -> Result<Option<&'a [u8]>, ControlError> {
+        Ok(self.0.next().transpose()?)
+    }
+
+    pub(super) fn text(&mut self, name: &'static str) -> Result<&'a str, ControlError> {
         str::from_utf8(self.bytes(name)?).map_err(|_| ControlError::Invalid(name))
     }
 
@@ -573,14 +583,14 @@ impl<'a> Fields<'a> {
         Ok(String::from_utf8_lossy(self.bytes(name)?).into_owned())
     }
 
-    fn number<N: FromStr>(&mut self, name: &'static str) -> Result<N, ControlError> {
+    pub(super) fn number<N: FromStr>(&mut self, name: &'static str) -> Result<N, ControlError> {
         self.text(name)?
             .parse()
             .map_err(|_| ControlError::Invalid(name))
     }
 
     /// The untaken part of `payload`, still encoded.
-    fn rest(&self, payload: &'a [u8]) -> &'a [u8] {
+    pub(super) fn rest(&self, payload: &'a [u8]) -> &'a [u8] {
         &payload[self.0.offset()..]
     }
 }
@@ -609,6 +619,7 @@ mod tests {
             ToChild::Settings(b"\x04nice\x011"),
             ToChild::Settings(b""),
             ToChild::Lifeline,
+            ToChild::Far,
             ToChild::Template { huge_pages: 0 },
             ToChild::Template {
                 huge_pages: u64::MAX,

@@ -436,6 +436,21 @@ impl Decoder {
         at..at + len
     }
 
+    /// Takes everything that was read, none of which was looked at: it is no frame, or may be none.
+    pub(crate) fn take_all(&mut self) -> Vec<u8> {
+        let bytes = self.buf.split_off(self.start);
+        self.offset += bytes.len() as u64;
+        bytes
+    }
+
+    /// Puts bytes into the buffer as if they had been read, of which nothing else is left there.
+    pub(crate) fn put(&mut self, bytes: &[u8]) {
+        debug_assert!(self.is_empty());
+        self.buf.truncate(self.start);
+        self.buf.extend_from_slice(bytes);
+        self.offset -= bytes.len() as u64;
+    }
+
     /// Puts the last frame taken back, as if it had not been taken.
     pub(crate) fn put_back(&mut self, id: u32, payload: Payload) {
         let header = self.framing.header_len();

@@ -14,6 +14,7 @@
 //! | to the parent | [`CONTROL_TO_PARENT`] | control: [`ToParent`] |
 
 mod body;
+mod carrier;
 mod control;
 mod fds;
 mod frame;
@@ -24,6 +25,10 @@ mod small;
 mod writer;
 
 pub(crate) use body::Body;
+pub(crate) use carrier::{
+    CARRIER_CONTROL, CARRIER_VERSION, FarGroup, FarNote, Flow, FromRelay, GREETING, Outlet,
+    StartOrder, ToRelay,
+};
 #[cfg(any(fuzzing, test))]
 pub(crate) use control::Asked;
 #[cfg(feature = "log")]

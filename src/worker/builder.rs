@@ -7,6 +7,7 @@ use super::server::Options;
 use super::table::Table;
 use crate::codec::Replies;
 use crate::process::{Place, Process};
+use crate::relay;
 use crate::service::{IntoService, Signature, id_of};
 use crate::stderr;
 use crate::sys::{self, OtherThreads};
@@ -484,7 +485,10 @@ impl Worker {
     /// prints a message on standard error and exits with status 2.
     #[track_caller]
     pub fn serve(self) -> ! {
-        let _ = self.run();
+        let me = self.run();
+        if relay::may_be_wanted() && !sys::has_childs_socket() {
+            relay::serve(me);
+        }
         stderr::print(format_args!(
             "{}",
             if sys::has_childs_socket() {
@@ -517,9 +521,19 @@ impl Worker {
         others: OtherThreads,
         parent: impl FnOnce(Place) -> Process,
     ) -> Process {
-        match sys::unserved() {
-            Some(unserved) => serve::serve(self.table, self.options, unserved, place, others),
-            None => parent(serve::place().unwrap_or(place)),
+        if let Some(unserved) = sys::unserved() {
+            serve::serve(self.table, self.options, unserved, place, others)
+        }
+        match relay::is_asked_for() {
+            Ok(false) => parent(serve::place().unwrap_or(place)),
+            Ok(true) => {
+                drop(self);
+                relay::serve(parent(place))
+            }
+            Err(why) => {
+                stderr::print(format_args!("{why}"));
+                std::process::exit(2)
+            }
         }
     }
 }

@@ -202,6 +202,7 @@ impl Server {
             }
             Step::Template { .. }
             | Step::Lifeline(_)
+            | Step::Far
             | Step::Settings(_)
             | Step::Setup { .. }
             | Step::Run(_) => {

@@ -215,6 +215,7 @@ fn start(
                     return Ok(());
                 }
             }
+            Some(Step::Far) => server.hub.set_far(),
             Some(Step::Settings(settings)) => {
                 let applied = apply_settings(settings, None);
                 applied.map_err(|error| {

@@ -45,6 +45,8 @@ pub(crate) enum Step<'a> {
     Template { huge_pages: u64 },
     /// Take this as the lifeline.
     Lifeline(Fds),
+    /// The parent is on another machine.
+    Far,
     /// Apply these settings, which are still encoded.
     Settings(&'a [u8]),
     /// Run a setup.
@@ -290,6 +292,7 @@ impl Session {
         match message {
             ToChild::Template { huge_pages } if !self.serving => Ok(Step::Template { huge_pages }),
             ToChild::Lifeline if !self.serving => Ok(Step::Lifeline(fds)),
+            ToChild::Far if !self.serving => Ok(Step::Far),
             ToChild::Settings(settings) if !self.serving => Ok(Step::Settings(settings)),
             ToChild::Setup { setup, request } if !self.serving => {
                 let request = Input::carrying(request, fds);
@@ -298,6 +301,7 @@ impl Session {
             ToChild::Run(run) if !self.serving => Ok(Step::Run(run)),
             ToChild::Template { .. }
             | ToChild::Lifeline
+            | ToChild::Far
             | ToChild::Settings(_)
             | ToChild::Setup { .. }
             | ToChild::Run(_) => Err(ParentViolation::TooLate { offset }),
@@ -419,6 +423,10 @@ mod tests {
                     None => break,
                     Some(Step::Template { huge_pages }) => {
                         steps.push(format!("template {huge_pages}"));
+                        None
+                    }
+                    Some(Step::Far) => {
+                        steps.push("far".to_owned());
                         None
                     }
                     Some(Step::Lifeline(fds)) => {

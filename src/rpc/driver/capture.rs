@@ -25,13 +25,22 @@ pub(super) struct Capture {
 
 impl Capture {
     /// Captures what comes from a pipe that does not block.
-    pub(super) fn new(pid: u32, pipe: Registration, callback: Option<OutputCallback>) -> Self {
+    pub(super) fn new(
+        pid: Option<u32>,
+        pipe: Registration,
+        callback: Option<OutputCallback>,
+    ) -> Self {
         Capture {
-            pid,
+            pid: pid.unwrap_or(0),
             pipe: Some(pipe),
             callback,
             ..Capture::default()
         }
+    }
+
+    /// Whose output it is, if that is known now.
+    pub(super) fn learn_pid(&mut self, pid: Option<u32>) {
+        self.pid = pid.unwrap_or(self.pid);
     }
 
     /// Reads at most so many times, and hands out what has come, or whole lines of it.

@@ -90,7 +90,7 @@ impl Handlers {
             None => Some(SERVES_NOTHING.to_owned()),
         };
         if let Some(why) = why {
-            let pid = link.child().map(Child::pid);
+            let pid = link.child().and_then(Child::pid);
             self.report_dropped(pid, &format_args!("what the child tells: {why}"));
         }
     }

@@ -19,6 +19,8 @@ pub(super) enum ProcessWatch {
     Polled { _end: Registration },
     /// A thread waits for it.
     Thread(JoinHandle<()>),
+    /// It is on another machine, and whoever hears of it reports it.
+    Remote,
 }
 
 impl ProcessWatch {
@@ -52,10 +54,10 @@ impl ProcessWatch {
     /// of another process is to be waited for in another way if that process is gone. One of this process is
     /// traced: its tracer is to let go of it first.
     pub(super) fn wait_on(&mut self, link: &Arc<Link>) {
-        if let ProcessWatch::Thread(_) | ProcessWatch::None = self {
+        if let ProcessWatch::Thread(_) | ProcessWatch::Remote | ProcessWatch::None = self {
             return;
         }
-        let watch = match link.child().is_some_and(Child::is_forked) {
+        let watch = match link.child().is_some_and(Child::is_anothers) {
             true => ProcessWatch::by_poller(link),
             false => ProcessWatch::by_thread(link).map(Some),
         };
@@ -75,7 +77,7 @@ impl ProcessWatch {
     /// left a zombie when it ends, whenever that is.
     pub(super) fn reap_when_it_ends(&mut self, link: &Arc<Link>) {
         // Another process reaps its own children.
-        if !self.is_none() && !link.child().is_some_and(Child::is_forked) {
+        if !self.is_none() && !link.child().is_some_and(Child::is_anothers) {
             let link = Arc::clone(link);
             // Without a thread, it is left a zombie.
             let _ = threads::start_reaper(Box::new(move || {

@@ -8,7 +8,7 @@ use super::completion::Completion;
 use super::reader::{Reader, Unprocessed};
 use super::state::{LinkState, ProgressCallback};
 use crate::codec::CodecError;
-use crate::fd::may_send;
+use crate::fd::{Reach, may_send};
 use crate::process::Child;
 use crate::rpc::reactor::{Core, Source, poll_key};
 use crate::rpc::state::{AfterRelease, Connection};
@@ -190,8 +190,15 @@ impl Link {
         if count == 0 || self.is_elsewhere() {
             return Ok(());
         }
-        let plain = self.lock().connection.is_plain();
-        may_send(count, plain).map_err(CodecError::new)
+        let is_far = self
+            .child()
+            .is_some_and(|child| child.as_remote().is_some());
+        let reach = match self.lock().connection.is_plain() {
+            true => Reach::Plain,
+            false if is_far => Reach::Far,
+            false => Reach::Near,
+        };
+        may_send(count, reach).map_err(CodecError::new)
     }
 
     /// Sends what is queued, unless another thread writes or the socket is full.

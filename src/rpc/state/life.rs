@@ -193,6 +193,21 @@ impl Life {
         self.disconnected(None, now);
     }
 
+    /// It is being started, which was waited for: from here on it must get ready.
+    pub(crate) fn begun(&mut self, start_by: Option<Instant>) {
+        if !self.ready {
+            self.start_by = start_by;
+        }
+    }
+
+    /// Nothing more is heard of the process, because of this, unless something else went wrong before.
+    pub(crate) fn lost(&mut self, kind: ErrorKind, message: String, now: Instant) {
+        self.given_up = true;
+        self.end_stream(now);
+        self.fail_with(kind, || message);
+        self.exited(None);
+    }
+
     /// The process has ended.
     pub(crate) fn exited(&mut self, status: Option<ExitStatus>) {
         self.process = ProcessState::Exited(status);
@@ -257,7 +272,7 @@ impl Life {
     }
 
     /// Which calls the child has begun. What it has `noted` is final once the process has ended.
-    pub(crate) fn begun(&self, noted: impl FnOnce() -> Noted) -> Begun {
+    pub(crate) fn begun_calls(&self, noted: impl FnOnce() -> Noted) -> Begun {
         let noted = match self.process {
             ProcessState::Exited(_) => noted(),
             ProcessState::Running | ProcessState::None => Noted::Unknown,
@@ -426,7 +441,7 @@ mod tests {
             Noted::LastCall(7),
             Noted::Unknown,
         ];
-        let begun = |life: &Life| all.map(|noted| life.begun(|| noted));
+        let begun = |life: &Life| all.map(|noted| life.begun_calls(|| noted));
         let (mut life, now) = serving();
         assert_eq!(begun(&life), [Begun::Unknown; 4]);
         life.disconnected(None, now);
@@ -443,34 +458,34 @@ mod tests {
         let starting = || Life::new(true, Some(StartBy(Some(now))), GRACE);
         let mut life = starting();
         assert_eq!(
-            life.begun(|| Noted::Nothing),
+            life.begun_calls(|| Noted::Nothing),
             Begun::Unknown,
             "more may come"
         );
         life.disconnected(None, now);
-        assert_eq!(life.begun(|| Noted::Unknown), Begun::None);
+        assert_eq!(life.begun_calls(|| Noted::Unknown), Begun::None);
         life.exited(OK);
-        assert_eq!(life.begun(|| Noted::Unknown), Begun::None);
+        assert_eq!(life.begun_calls(|| Noted::Unknown), Begun::None);
 
         // One that takes too long may get ready while it is killed.
         let mut life = starting();
         assert_eq!(life.poll(now), Some(Signal::Kill));
-        assert_eq!(life.begun(|| Noted::Unknown), Begun::Unknown);
+        assert_eq!(life.begun_calls(|| Noted::Unknown), Begun::Unknown);
         life.exited(OK);
-        assert_eq!(life.begun(|| Noted::Unknown), Begun::Unknown);
-        assert_eq!(life.begun(|| Noted::Nothing), Begun::None);
-        assert_eq!(life.begun(|| Noted::LastCall(7)), Begun::UpTo(7));
+        assert_eq!(life.begun_calls(|| Noted::Unknown), Begun::Unknown);
+        assert_eq!(life.begun_calls(|| Noted::Nothing), Begun::None);
+        assert_eq!(life.begun_calls(|| Noted::LastCall(7)), Begun::UpTo(7));
 
         // What it has sent cannot be read.
         let mut life = starting();
         life.disconnected(Some(std::io::Error::from_raw_os_error(12)), now);
-        assert_eq!(life.begun(|| Noted::Unknown), Begun::Unknown);
+        assert_eq!(life.begun_calls(|| Noted::Unknown), Begun::Unknown);
 
         // Whatever is found wrong with it after its end.
         let mut life = starting();
         life.disconnected(None, now);
         life.fail(ErrorKind::Protocol, "a late discovery", now);
-        assert_eq!(life.begun(|| Noted::Unknown), Begun::None);
+        assert_eq!(life.begun_calls(|| Noted::Unknown), Begun::None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::state::HubState;
 use super::write_policy::{AfterSend, Urgency, WritePolicy};
 use crate::chain::chain;
 use crate::codec::{Argument, CodecError, Octets, Output, Scratch, Strings};
-use crate::fd::may_send;
+use crate::fd::{Reach, may_send};
 use crate::service::Signature;
 use crate::stderr;
 use crate::wire::Plain;
@@ -167,8 +167,12 @@ impl Hub {
     ///
     /// Why they cannot.
     pub(super) fn may_carry(&self, payload: &Body) -> Result<(), CodecError> {
-        let (count, plain) = (payload.fds().len(), self.plain().is_some());
-        may_send(count, plain).map_err(CodecError::new)
+        let reach = match self.plain() {
+            Some(_) => Reach::Plain,
+            None if self.is_far() => Reach::Far,
+            None => Reach::Near,
+        };
+        may_send(payload.fds().len(), reach).map_err(CodecError::new)
     }
 
     /// Sends a frame, which may answer a call. The large parts of the payload are moved out of it.

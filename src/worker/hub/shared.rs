@@ -31,6 +31,8 @@ pub(crate) struct Hub {
     /// Where it is noted for the parent which calls have begun, if it can read that.
     note: Option<SharedNote>,
     threads_begin: AtomicBool,
+    /// Whether the parent is on another machine.
+    is_far: AtomicBool,
     /// The process that is the child.
     origin: Origin,
 }
@@ -54,6 +56,7 @@ impl Hub {
             max_frame: AtomicUsize::new(u32::MAX as usize),
             note,
             threads_begin: AtomicBool::new(false),
+            is_far: AtomicBool::new(false),
             origin: Origin::here(),
         }
     }
@@ -88,6 +91,17 @@ impl Hub {
     /// Whether this is the thread that reads requests.
     pub(in crate::worker) fn is_main_thread(&self) -> bool {
         thread::current().id() == self.main_thread
+    }
+
+    /// The parent is on another machine.
+    pub(in crate::worker) fn set_far(&self) {
+        // ORDERING: see `set_max_frame`.
+        self.is_far.store(true, Ordering::Relaxed);
+    }
+
+    pub(in crate::worker) fn is_far(&self) -> bool {
+        // ORDERING: see `set_max_frame`.
+        self.is_far.load(Ordering::Relaxed)
     }
 
     pub(in crate::worker) fn set_max_frame(&self, max_frame: usize) {

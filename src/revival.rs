@@ -9,7 +9,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
 /// See the module's documentation. `E` is why it has failed.
 #[derive(Debug)]
-pub(in crate::rpc) struct Revival<E> {
+pub(crate) struct Revival<E> {
     /// How often it has failed in a row.
     failures: u32,
     /// Why it has failed last, and when it may be started again.
@@ -28,14 +28,14 @@ impl<E> Default for Revival<E> {
 impl<E> Revival<E> {
     /// Whether it must not be started yet: why it has failed last, how long it is to wait, and how often it has
     /// failed.
-    pub(in crate::rpc) fn must_wait(&self, now: Instant) -> Option<(&E, Duration, u32)> {
+    pub(crate) fn must_wait(&self, now: Instant) -> Option<(&E, Duration, u32)> {
         let (why, at) = self.last.as_ref()?;
         let wait = at.saturating_duration_since(now);
         (!wait.is_zero()).then_some((why, wait, self.failures))
     }
 
     /// It could not be started, or has died.
-    pub(in crate::rpc) fn failed(&mut self, now: Instant, why: E) {
+    pub(crate) fn failed(&mut self, now: Instant, why: E) {
         let wait = match self.failures {
             0 => Duration::ZERO,
             before => FIRST_WAIT
@@ -47,7 +47,7 @@ impl<E> Revival<E> {
     }
 
     /// It works.
-    pub(in crate::rpc) fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         *self = Revival::default();
     }
 }

@@ -1,0 +1,383 @@
+//! What one end does: copies between local streams and the connection.
+
+use super::channels::CHUNK;
+use super::greeting::{Greeted, Greeting};
+use super::streams::{Direction, LocalStream, Streams};
+use crate::sys::{self, ReadMode, Registration, SharedPoller};
+use crate::wire::{CARRIER_CONTROL, Check, DecodeError, Decoder, Flow, FrameHead, Framing, MAX_ID};
+use polling::{Event, Events};
+use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The keys of the poller's events: both directions of the connection, and two for each channel.
+const INPUT: usize = 0;
+const OUTPUT: usize = 1;
+const FIRST_CHANNEL: usize = 2;
+
+/// The initial size of the read buffer.
+const BUFLEN: usize = 16 << 10;
+/// How often the connection is read before local streams have their turn.
+const READS: usize = 4;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(crate) struct Bridge {
+    poller: Arc<SharedPoller>,
+    events: Events,
+    /// The connection, until it is lost.
+    link: Option<Link>,
+    /// Whether room for output is waited for.
+    is_blocked: bool,
+    /// Why nothing can be written any more.
+    write_error: Option<io::Error>,
+    /// Until the far end has greeted.
+    greeting: Option<Greeting>,
+    decoder: Decoder,
+    /// The longest control frame that may come.
+    longest_control: usize,
+    is_readable: bool,
+    streams: Streams,
+}
+
+/// The ends of a connection.
+#[derive(Debug)]
+struct Link {
+    input: Registration,
+    output: Registration,
+    /// Whether they are sockets. What is not does not block.
+    is_socket: [bool; 2],
+}
+
+/// What a read of the connection has brought.
+#[derive(Debug)]
+pub(crate) enum LinkRead {
+    Nothing,
+    Something,
+    /// The other end has greeted, with this version of the messages.
+    Greeted(u32),
+    /// It has greeted, but a terminal has changed that.
+    Terminal,
+    /// It has not greeted, and said too much else.
+    TooMuchNoise,
+    End(Option<io::Error>),
+}
+
+impl Bridge {
+    /// An end of a connection. With `greeting`, the other end greets before it speaks, and nothing is written
+    /// until then.
+    pub(crate) fn new(
+        poller: &Arc<SharedPoller>,
+        input: OwnedFd,
+        output: OwnedFd,
+        greeting: bool,
+        longest_control: usize,
+    ) -> io::Result<Self> {
+        let is_socket = [&input, &output].map(|fd| sys::is_stream_socket(fd.as_fd()));
+        let register = |fd, event| Registration::new(poller, &Arc::new(fd), event);
+        Ok(Bridge {
+            poller: Arc::clone(poller),
+            events: Events::new(),
+            link: Some(Link {
+                input: register(input, Event::readable(INPUT))?,
+                output: register(output, Event::none(OUTPUT))?,
+                is_socket,
+            }),
+            is_blocked: false,
+            write_error: None,
+            greeting: greeting.then(Greeting::default),
+            decoder: Decoder::new(Framing::Tagged, BUFLEN, longest_control.max(CHUNK)),
+            longest_control,
+            is_readable: false,
+            streams: Streams::new(poller),
+        })
+    }
+
+    /// Waits until something can be done, at most until `deadline`. Passes the channels for which something
+    /// has happened that the owner has [registered](owner_key) to `others`.
+    pub(crate) fn wait(
+        &mut self,
+        deadline: Option<Instant>,
+        mut others: impl FnMut(u32),
+    ) -> io::Result<()> {
+        self.streams.watch(key)?;
+        let is_blocked = !self.streams.unsent().is_empty() && self.may_write();
+        if is_blocked != self.is_blocked {
+            self.is_blocked = is_blocked;
+            if let Some(link) = &self.link {
+                link.output.modify(Event::new(OUTPUT, false, is_blocked))?;
+            }
+        }
+        let timeout = match self.is_readable {
+            true => Some(Duration::ZERO),
+            false => deadline.map(|at| at.saturating_duration_since(Instant::now())),
+        };
+        self.events.clear();
+        match self.poller.wait(&mut self.events, timeout) {
+            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        for event in self.events.iter() {
+            match event.key {
+                INPUT => self.is_readable = true,
+                OUTPUT => {}
+                of_channel => {
+                    let (channel, which) = ((of_channel - FIRST_CHANNEL) / 2, of_channel % 2);
+                    match which {
+                        0 => self.streams.ready(channel as u32),
+                        _ => others(channel as u32),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what has come on the connection, if something may have. What that means is to be asked for by
+    /// [`next_message`](Bridge::next_message).
+    pub(crate) fn read(&mut self) -> LinkRead {
+        let mut read = LinkRead::Nothing;
+        for _ in 0..READS {
+            if !self.is_readable {
+                break;
+            }
+            read = match self.read_once() {
+                Ok(0) => return self.end(None),
+                Ok(_) => LinkRead::Something,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.is_readable = false;
+                    break;
+                }
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => return self.end(None),
+                Err(error) => return self.end(Some(error)),
+            };
+            if let Some(greeted) = self.look_for_greeting() {
+                return greeted;
+            }
+            if self.decoder.has_whole() {
+                break;
+            }
+        }
+        read
+    }
+
+    fn end(&mut self, error: Option<io::Error>) -> LinkRead {
+        self.is_readable = false;
+        LinkRead::End(error)
+    }
+
+    fn read_once(&mut self) -> io::Result<usize> {
+        let space = self.decoder.space();
+        let room = space.room();
+        let to = (space.buf, space.limit);
+        let Some(link) = &self.link else {
+            return Ok(0);
+        };
+        let mode = match link.is_socket[0] {
+            true => ReadMode::SocketNow,
+            false => ReadMode::Any,
+        };
+        let n = sys::receive(&**link.input.fd(), to, space.behind, mode)?;
+        // If that was all, the poller reports what comes next.
+        self.is_readable = n == room;
+        Ok(n)
+    }
+
+    /// Looks at what was read for the greeting.
+    fn look_for_greeting(&mut self) -> Option<LinkRead> {
+        let greeting = self.greeting.as_mut()?;
+        let bytes = self.decoder.take_all();
+        match greeting.push(&bytes) {
+            Greeted::No => None,
+            Greeted::With { version, rest } => {
+                self.greeting = None;
+                self.decoder.put(&rest);
+                Some(LinkRead::Greeted(version))
+            }
+            Greeted::Terminal => Some(LinkRead::Terminal),
+            Greeted::TooMuch => Some(LinkRead::TooMuchNoise),
+        }
+    }
+
+    /// What has come before the greeting, if that has not.
+    pub(crate) fn noise(&self) -> Option<&[u8]> {
+        self.greeting.as_ref().map(Greeting::noise)
+    }
+
+    /// The next message that is not about the flow of bytes. What precedes it is done with.
+    ///
+    /// # Errors
+    ///
+    /// How the other end has broken the rules.
+    pub(crate) fn next_message(&mut self) -> Result<Option<Vec<u8>>, String> {
+        if self.greeting.is_some() {
+            return Ok(None);
+        }
+        let longest_control = self.longest_control;
+        let judge = |id: u32, claimed: usize| match id {
+            CARRIER_CONTROL if claimed > longest_control => {
+                Err(format!("a message of {claimed} bytes is too long"))
+            }
+            1..=MAX_ID if claimed > CHUNK => Err(format!(
+                "{claimed} bytes at once on channel {id} are too many"
+            )),
+            CARRIER_CONTROL | 1..=MAX_ID => Ok(Check::Pass),
+            _ => Err(format!("there can be no channel {id}")),
+        };
+        loop {
+            let next = self
+                .decoder
+                .next(|head: FrameHead<'_>| judge(head.id, head.claimed as usize).map_err(Broken));
+            let Some((id, payload)) = next.map_err(|Broken(why)| why)? else {
+                return Ok(None);
+            };
+            let bytes = self.decoder.payload(&payload);
+            judge(id, bytes.len())?;
+            if id != CARRIER_CONTROL {
+                let taken = self.streams.data(id, bytes);
+                taken.map_err(|violation| violation.to_string())?;
+                continue;
+            }
+            match Flow::decode(bytes).map_err(|error| error.to_string())? {
+                None => return Ok(Some(bytes.to_vec())),
+                Some(Flow::Ping) => self.streams.push_flow(Flow::Pong),
+                Some(flow) => {
+                    let done = self.streams.flow(flow);
+                    done.map_err(|violation| violation.to_string())?;
+                }
+            }
+        }
+    }
+
+    /// Whether the last bytes that came are a part of a frame.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.greeting.is_none() && !self.decoder.is_empty()
+    }
+
+    /// Writes what can be written.
+    pub(crate) fn flush(&mut self) {
+        while self.may_write() {
+            self.streams.fill();
+            let unsent = self.streams.unsent();
+            if unsent.is_empty() {
+                break;
+            }
+            let Some(link) = &self.link else { return };
+            let output = &**link.output.fd();
+            let written = match link.is_socket[1] {
+                true => sys::send(output, &[IoSlice::new(unsent)], false),
+                false => sys::write(output, unsent),
+            };
+            match written {
+                Ok(n) => self.streams.sent(n),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                // That the connection has ended is found when it is read.
+                Err(error) => self.write_error = Some(error),
+            }
+        }
+    }
+
+    fn may_write(&self) -> bool {
+        self.link.is_some() && self.greeting.is_none() && self.write_error.is_none()
+    }
+
+    /// Whether something may have come on the connection that was not read.
+    pub(crate) fn may_have_more(&self) -> bool {
+        self.is_readable
+    }
+
+    /// The descriptors of the connection.
+    pub(crate) fn link(&self) -> [Arc<OwnedFd>; 2] {
+        let link = self.link.as_ref().expect("it is not lost");
+        [&link.input, &link.output].map(|end| Arc::clone(end.fd()))
+    }
+
+    /// The connection is lost. What has come is still written to local streams, and then they end.
+    pub(crate) fn disconnect(&mut self) {
+        self.link = None;
+        self.is_readable = false;
+        self.streams.disconnect();
+    }
+
+    // ---- channels ----
+
+    /// Opens a channel, whose number this end chooses, and [tells](Bridge::announced) the other. `None` when
+    /// there are no more numbers.
+    pub(crate) fn open_next(&mut self, direction: Direction) -> Option<u32> {
+        let channel = self.streams.channels.open_next()?;
+        self.streams.add(channel, direction);
+        Some(channel)
+    }
+
+    /// Opens a channel to which the other end has given this number.
+    pub(crate) fn open(&mut self, channel: u32, direction: Direction) -> Result<(), String> {
+        let opened = self.streams.channels.open(channel);
+        opened.map_err(|violation| violation.to_string())?;
+        self.streams.add(channel, direction);
+        Ok(())
+    }
+
+    /// A message that opens a channel at the other end was queued.
+    pub(crate) fn announced(&mut self, channel: u32) {
+        self.streams.announced(channel);
+    }
+
+    /// Connects a channel with a local stream.
+    pub(crate) fn attach(&mut self, channel: u32, stream: LocalStream) -> io::Result<()> {
+        self.streams.attach(channel, stream, key(channel))
+    }
+
+    /// A channel has no local stream, and gets none.
+    pub(crate) fn abandon(&mut self, channel: u32) {
+        self.streams.abandon(channel);
+    }
+
+    /// What can be read from the local stream of a channel now is all that it ever has.
+    pub(crate) fn complete(&mut self, channel: u32) {
+        self.streams.complete(channel);
+    }
+
+    /// Whether everything was sent that comes out of the local stream of a channel.
+    pub(crate) fn has_ended(&self, channel: u32) -> bool {
+        self.streams.channels.has_ended(channel)
+    }
+
+    /// Whether everything that comes for the local stream of a channel was written to it.
+    pub(crate) fn is_delivered(&self, channel: u32) -> bool {
+        self.streams.is_delivered(channel)
+    }
+
+    /// Queues what precedes all frames.
+    pub(crate) fn greet(&mut self, greeting: &[u8]) {
+        self.streams.push_raw(greeting);
+    }
+
+    /// Queues a message.
+    pub(crate) fn send(&mut self, message: &[u8]) {
+        self.streams.push_control(message);
+    }
+
+    pub(crate) fn ping(&mut self) {
+        self.streams.push_flow(Flow::Ping);
+    }
+}
+
+/// How the other end has broken the rules.
+struct Broken(String);
+
+impl From<DecodeError> for Broken {
+    fn from(error: DecodeError) -> Self {
+        Broken(error.to_string())
+    }
+}
+
+/// The key of a channel's local stream.
+fn key(channel: u32) -> usize {
+    FIRST_CHANNEL + 2 * channel as usize
+}
+
+/// The key under which the owner can register something else that is about a channel.
+pub(crate) fn owner_key(channel: u32) -> usize {
+    key(channel) + 1
+}

@@ -1,0 +1,25 @@
+//! A connection that carries the streams of many children: what both of its ends have in common.
+//!
+//! ```text
+//!   far/ (this side)                                              relay/ (the other side)
+//!   ┌──────────────────────────────┐                  ┌──────────────────────────────┐
+//!   │ Rpc ── socket ─┐             │   ssh, srun, ..  │             ┌─ socket ─ child │
+//!   │ Rpc ── socket ─┼─ Bridge ────┼──────────────────┼──── Bridge ─┼─ socket ─ child │
+//!   │ lines of stderr┘             │   one stream     │             └─ pipe of stderr │
+//!   └──────────────────────────────┘                  └──────────────────────────────┘
+//! ```
+//!
+//! A [`Bridge`] copies between local streams and the channels of the connection, and hands the messages that
+//! are about children to whoever owns it. Whose turn it is, and how much may be kept, is decided by
+//! [`channels`]; whether the other end is still there, by [`liveness`]; where its bytes begin, by
+//! [`greeting`]. Those three are pure.
+
+mod bridge;
+mod channels;
+mod greeting;
+mod liveness;
+mod streams;
+
+pub(crate) use bridge::{Bridge, LinkRead, owner_key};
+pub(crate) use liveness::{Due, Liveness};
+pub(crate) use streams::{Direction, LocalStream};

@@ -1,0 +1,442 @@
+//! The local ends of channels: sockets and pipes, and what waits to be written to them or to the connection.
+
+use super::channels::{ChannelViolation, Channels, Effect};
+use crate::id_map::IdMap;
+use crate::sys::{self, ReadMode, Registration, SharedPoller};
+use crate::wire::{CARRIER_CONTROL, Flow, Framing, header};
+use polling::Event;
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+/// Above so many bytes that the connection has not taken, no more are read for it: what is urgent does not
+/// wait behind more.
+const ENOUGH: usize = 64 << 10;
+/// The longest header.
+const HEADER: usize = Framing::Tagged.header_len();
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Streams {
+    poller: Arc<SharedPoller>,
+    pub(super) channels: Channels,
+    locals: IdMap<Local>,
+    /// Channels for which what is waited for may have changed.
+    touched: Vec<u32>,
+    /// Frames for the connection, and how much of them it has taken.
+    out: Vec<u8>,
+    written: usize,
+}
+
+/// Which way bytes go between a local stream and its channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Both,
+    /// Only out of the local stream.
+    Out,
+    /// Only into it.
+    In,
+}
+
+/// A local stream that is to be connected with a channel.
+#[derive(Debug)]
+pub(crate) struct LocalStream {
+    pub(crate) fd: OwnedFd,
+    pub(crate) is_socket: bool,
+}
+
+#[derive(Debug)]
+struct Local {
+    direction: Direction,
+    /// `None` as long as it is not there.
+    stream: Option<Stream>,
+    /// What has come for it that it has not taken, and how much of that is done with.
+    backlog: Vec<u8>,
+    done: usize,
+    /// Whether nothing comes for it after that.
+    ends: bool,
+    /// Whether what can be read now is all that it ever has, although its other end may be open.
+    is_complete: bool,
+}
+
+#[derive(Debug)]
+struct Stream {
+    registration: Registration,
+    is_socket: bool,
+    /// What is waited for.
+    readable: bool,
+    writable: bool,
+}
+
+impl Local {
+    fn has_backlog(&self) -> bool {
+        self.done < self.backlog.len()
+    }
+}
+
+impl Streams {
+    pub(super) fn new(poller: &Arc<SharedPoller>) -> Self {
+        Streams {
+            poller: Arc::clone(poller),
+            channels: Channels::default(),
+            locals: IdMap::default(),
+            touched: Vec::new(),
+            out: Vec::new(),
+            written: 0,
+        }
+    }
+
+    // ---- local streams ----
+
+    /// A channel was opened. Its local stream may come later.
+    pub(super) fn add(&mut self, channel: u32, direction: Direction) {
+        let local = Local {
+            direction,
+            stream: None,
+            backlog: Vec::new(),
+            done: 0,
+            ends: false,
+            is_complete: false,
+        };
+        self.locals.insert(channel, local);
+    }
+
+    /// The other end knows a channel: it can be told if nothing is sent there.
+    pub(super) fn announced(&mut self, channel: u32) {
+        let local = self.locals.get(channel);
+        if local.is_some_and(|local| local.direction == Direction::In) {
+            self.end(channel);
+        }
+    }
+
+    /// The local stream of a channel is there. It is closed if it is not wanted any more.
+    pub(super) fn attach(
+        &mut self,
+        channel: u32,
+        stream: LocalStream,
+        key: usize,
+    ) -> io::Result<()> {
+        let Some(local) = self.locals.get_mut(channel) else {
+            return Ok(());
+        };
+        let LocalStream { fd, is_socket } = stream;
+        sys::set_nonblocking(&fd)?;
+        let registration = Registration::new(&self.poller, &Arc::new(fd), Event::none(key))?;
+        local.stream = Some(Stream {
+            registration,
+            is_socket,
+            readable: false,
+            writable: false,
+        });
+        self.drain(channel);
+        Ok(())
+    }
+
+    /// There is none, and nothing will be heard of it.
+    pub(super) fn abandon(&mut self, channel: u32) {
+        self.shut(channel);
+        self.end(channel);
+        self.remove_if_done(channel);
+    }
+
+    /// What can be read from a local stream now is all.
+    pub(super) fn complete(&mut self, channel: u32) {
+        if let Some(local) = self.locals.get_mut(channel) {
+            local.is_complete = true;
+            self.offer(channel);
+        }
+    }
+
+    /// Whether everything that comes for a local stream has been written to it.
+    pub(super) fn is_delivered(&self, channel: u32) -> bool {
+        let Some(local) = self.locals.get(channel) else {
+            return true;
+        };
+        local.ends && !local.has_backlog()
+    }
+
+    /// A local stream is ready for something.
+    pub(super) fn ready(&mut self, channel: u32) {
+        self.offer(channel);
+        self.drain(channel);
+        self.touched.push(channel);
+    }
+
+    fn offer(&mut self, channel: u32) {
+        let is_there = |local: &Local| local.stream.is_some() && local.direction != Direction::In;
+        if self.locals.get(channel).is_some_and(is_there) {
+            self.channels.offer(channel);
+            self.touched.push(channel);
+        }
+    }
+
+    /// Has the poller watch for what is waited for now.
+    pub(super) fn watch(&mut self, key: impl Fn(u32) -> usize) -> io::Result<()> {
+        let touched = std::mem::take(&mut self.touched);
+        for &channel in &touched {
+            let Some(local) = self.locals.get_mut(channel) else {
+                continue;
+            };
+            let has_backlog = local.has_backlog();
+            let reads = local.direction != Direction::In
+                && !self.channels.has_ended(channel)
+                && !self.channels.is_offered(channel);
+            let Some(stream) = &mut local.stream else {
+                continue;
+            };
+            let interest = (reads, has_backlog);
+            if interest != (stream.readable, stream.writable) {
+                (stream.readable, stream.writable) = interest;
+                let event = Event::new(key(channel), reads, has_backlog);
+                stream.registration.modify(event)?;
+            }
+        }
+        self.touched = touched;
+        self.touched.clear();
+        Ok(())
+    }
+
+    // ---- from the connection ----
+
+    /// Data has come on a channel.
+    pub(super) fn data(&mut self, channel: u32, bytes: &[u8]) -> Result<(), ChannelViolation> {
+        if !self.channels.data(channel, bytes.len())? {
+            return Ok(());
+        }
+        self.put(channel, bytes);
+        Ok(())
+    }
+
+    /// Writes to a local stream, or keeps what that does not take.
+    fn put(&mut self, channel: u32, bytes: &[u8]) {
+        let Some(local) = self.locals.get_mut(channel) else {
+            return;
+        };
+        let written = match &local.stream {
+            Some(stream) if !local.has_backlog() => stream.write(bytes),
+            _ => Ok(0),
+        };
+        match written {
+            Ok(n) => {
+                if n < bytes.len() {
+                    if !local.has_backlog() {
+                        (local.done, _) = (0, local.backlog.clear());
+                    }
+                    local.backlog.extend_from_slice(&bytes[n..]);
+                    self.touched.push(channel);
+                }
+                self.taken(channel, n);
+            }
+            Err(_) => self.shut(channel),
+        }
+    }
+
+    /// Writes what was kept for a local stream, as far as that takes it.
+    fn drain(&mut self, channel: u32) {
+        let Some(local) = self.locals.get_mut(channel) else {
+            return;
+        };
+        let Some(stream) = &local.stream else {
+            return;
+        };
+        if local.has_backlog() {
+            match stream.write(&local.backlog[local.done..]) {
+                Ok(n) => {
+                    local.done += n;
+                    if !local.has_backlog() {
+                        (local.backlog, local.done) = (Vec::new(), 0);
+                    }
+                    self.taken(channel, n);
+                }
+                Err(_) => self.shut(channel),
+            }
+        }
+        self.touched.push(channel);
+        self.end_local(channel);
+    }
+
+    fn taken(&mut self, channel: u32, bytes: usize) {
+        if let Some(bytes) = self.channels.taken(channel, bytes) {
+            self.push_flow(Flow::Credit { channel, bytes });
+        }
+    }
+
+    /// Nothing can be written to a local stream, or it wants nothing.
+    fn shut(&mut self, channel: u32) {
+        if let Some(local) = self.locals.get_mut(channel) {
+            (local.backlog, local.done, local.ends) = (Vec::new(), 0, true);
+        }
+        if self.channels.shut(channel) {
+            self.push_flow(Flow::Shut { channel });
+        }
+    }
+
+    /// A message about the flow of a channel has come.
+    pub(super) fn flow(&mut self, flow: Flow) -> Result<(), ChannelViolation> {
+        let (Flow::Credit { channel, .. } | Flow::Eof { channel } | Flow::Shut { channel }) = flow
+        else {
+            return Ok(());
+        };
+        match self.channels.flow(flow)? {
+            Effect::Nothing => {}
+            Effect::Resumed => self.touched.push(channel),
+            Effect::Eof => {
+                if let Some(local) = self.locals.get_mut(channel) {
+                    local.ends = true;
+                }
+                self.end_local(channel);
+            }
+            Effect::Unwanted => self.end(channel),
+        }
+        Ok(())
+    }
+
+    /// The connection is lost: nothing more comes.
+    pub(super) fn disconnect(&mut self) {
+        let all: Vec<u32> = self
+            .locals
+            .iter()
+            .map(|(channel, _)| channel as u32)
+            .collect();
+        for channel in all {
+            if let Some(local) = self.locals.get_mut(channel) {
+                local.ends = true;
+            }
+            self.end(channel);
+            self.end_local(channel);
+        }
+    }
+
+    /// Ends a local stream, if nothing more comes for it.
+    fn end_local(&mut self, channel: u32) {
+        if let Some(local) = self.locals.get(channel)
+            && local.ends
+            && !local.has_backlog()
+            && local.direction != Direction::Out
+            && let Some(stream) = &local.stream
+        {
+            // It may have been closed.
+            let _ = sys::shutdown(stream.registration.fd(), Shutdown::Write);
+        }
+        self.remove_if_done(channel);
+    }
+
+    fn remove_if_done(&mut self, channel: u32) {
+        let is_done = |local: &Local| !local.has_backlog();
+        if self.channels.is_gone(channel) && self.locals.get(channel).is_some_and(is_done) {
+            self.locals.remove(channel);
+        }
+    }
+
+    // ---- to the connection ----
+
+    /// Queues a control frame.
+    pub(super) fn push_control(&mut self, payload: &[u8]) {
+        let (header, len) = header(Framing::Tagged, CARRIER_CONTROL, payload.len() as u32);
+        self.out.extend_from_slice(&header[..len]);
+        self.out.extend_from_slice(payload);
+    }
+
+    pub(super) fn push_raw(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    pub(super) fn push_flow(&mut self, flow: Flow) {
+        self.push_control(&flow.encode());
+    }
+
+    /// What the connection has not taken.
+    pub(super) fn unsent(&self) -> &[u8] {
+        &self.out[self.written..]
+    }
+
+    /// The connection has taken some more.
+    pub(super) fn sent(&mut self, bytes: usize) {
+        self.written += bytes;
+        if self.written == self.out.len() {
+            self.out.clear();
+            self.written = 0;
+        } else if self.written > ENOUGH {
+            self.out.drain(..self.written);
+            self.written = 0;
+        }
+    }
+
+    /// Reads from local streams in turns, until enough waits for the connection.
+    pub(super) fn fill(&mut self) {
+        while self.unsent().len() < ENOUGH
+            && let Some((channel, room)) = self.channels.next_turn()
+        {
+            let read = self.read(channel, room);
+            match read {
+                Ok(Some(n)) => self.channels.sent(channel, n, n == room),
+                Ok(None) => self.channels.sent(channel, 0, false),
+                // The other end may have closed it with something unread.
+                Err(_) => {
+                    self.channels.sent(channel, 0, false);
+                    self.end(channel);
+                }
+            }
+            self.touched.push(channel);
+        }
+    }
+
+    /// Reads once from a local stream, into a frame. `None` if there is nothing; an error is its end.
+    fn read(&mut self, channel: u32, room: usize) -> io::Result<Option<usize>> {
+        let local = self.locals.get(channel);
+        let stream = local.and_then(|local| Some((local, local.stream.as_ref()?)));
+        let Some((local, stream)) = stream else {
+            return Ok(None);
+        };
+        let begin = self.out.len();
+        self.out.reserve(HEADER + room);
+        self.out.extend_from_slice(&[0; HEADER]);
+        let mode = match stream.is_socket {
+            true => ReadMode::SocketNow,
+            false => ReadMode::Any,
+        };
+        let read = sys::receive(
+            &**stream.registration.fd(),
+            (&mut self.out, room),
+            None,
+            mode,
+        );
+        match read {
+            Ok(n @ 1..) => {
+                let (header, _) = header(Framing::Tagged, channel, n as u32);
+                self.out[begin..begin + HEADER].copy_from_slice(&header);
+                Ok(Some(n))
+            }
+            other => {
+                self.out.truncate(begin);
+                match other {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock && !local.is_complete => {
+                        Ok(None)
+                    }
+                    Err(error) => Err(error),
+                    Ok(_) => Err(ErrorKind::UnexpectedEof.into()),
+                }
+            }
+        }
+    }
+
+    /// Nothing more comes out of a local stream.
+    fn end(&mut self, channel: u32) {
+        if self.channels.end(channel) {
+            self.push_flow(Flow::Eof { channel });
+        }
+        self.remove_if_done(channel);
+    }
+}
+
+impl Stream {
+    /// Writes what is taken at once.
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        // All that something comes for are sockets.
+        match sys::send(&**self.registration.fd(), &[IoSlice::new(bytes)], false) {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            result => result,
+        }
+    }
+}

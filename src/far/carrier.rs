@@ -1,0 +1,592 @@
+//! The thread that serves a connection to another machine: what becomes of the connection, its command, and
+//! the children behind it.
+//!
+//! ```text
+//!   Waiting ── it has greeted ──▶ Open ── closed, and all children have ended ──▶ the command is waited for
+//!      └── no greeting ─────────────┴──── it ends, is silent, breaks the rules ──▶ all children are lost
+//! ```
+
+use super::child::ChildState;
+use super::connection::{Inbox, Open, Order};
+use super::words::{To, Words, escape};
+use crate::carrier::{Bridge, Direction, Due, LinkRead, Liveness, LocalStream};
+use crate::deadlines::after;
+use crate::error::{Error, ErrorKind, describe_status};
+use crate::id_map::IdMap;
+use crate::process::{Child, Ended, Noted, Process, RemoteEnd, Transport};
+use crate::sys::{self, Interest, SharedPoller};
+use crate::wire::{CARRIER_VERSION, FarNote, FromRelay, LONGEST_CONTROL, ToRelay};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the exit of a command is waited for, for its status, once its output has ended.
+const EXIT_WAIT: Duration = Duration::from_millis(500);
+/// How long a command may take to end before it gets SIGTERM, and then the same time again before it gets
+/// SIGKILL.
+const GRACE: Duration = Duration::from_secs(5);
+/// The same if the connection is lost.
+const SHORT_GRACE: Duration = Duration::from_secs(1);
+/// How much of what came before a greeting is shown, from its beginning and from its end.
+const SHOWN_NOISE: usize = 200;
+
+/// See the module's documentation.
+pub(super) struct Carrier {
+    bridge: Bridge,
+    /// What it is called in messages.
+    name: String,
+    command: Option<(Child, Words)>,
+    /// Until it has greeted: when it is given up, and how long it was waited for.
+    patience: Option<(Option<Instant>, Duration)>,
+    liveness: Liveness,
+    children: IdMap<Behind>,
+    /// The numbers of children, by their channels.
+    by_channel: IdMap<u64>,
+    /// Whether it is for one child, and ends with that.
+    only_one: bool,
+    /// Whether nothing more is wanted.
+    closing: bool,
+    /// The child that has ended, whose connection has not.
+    unsettled: Option<Arc<ChildState>>,
+}
+
+/// A child behind the connection.
+struct Behind {
+    state: Arc<ChildState>,
+    /// The channel of its connection.
+    channel: u32,
+    /// The channels of its output.
+    output: [Option<u32>; 2],
+    /// How it has ended, which is told when everything that came before was delivered.
+    end: Option<RemoteEnd>,
+}
+
+/// Why a connection is lost.
+struct Lost {
+    kind: ErrorKind,
+    why: String,
+    /// Whether the command is expected to end by itself.
+    ends: bool,
+}
+
+impl Lost {
+    fn new(kind: ErrorKind, why: impl Into<String>) -> Self {
+        Lost {
+            kind,
+            why: why.into(),
+            ends: false,
+        }
+    }
+
+    fn protocol(why: &dyn std::fmt::Display) -> Self {
+        Lost::new(
+            ErrorKind::Protocol,
+            format!("the other side broke the protocol: {why}"),
+        )
+    }
+}
+
+/// The end of a child that was never started.
+pub(super) fn never_begun(why: &Error) -> RemoteEnd {
+    RemoteEnd {
+        ended: Ended::Lost(why.clone()),
+        noted: Noted::LastCall(0),
+    }
+}
+
+impl Carrier {
+    /// Takes over a connection. Returns what a copy of this process is to give up, too.
+    pub(super) fn new(
+        process: &Process,
+        transport: Transport,
+        poller: &Arc<SharedPoller>,
+        only_one: bool,
+    ) -> io::Result<(Self, [Arc<OwnedFd>; 2])> {
+        let Transport {
+            input,
+            output,
+            command,
+        } = transport;
+        let bridge = Bridge::new(poller, input, output, true, LONGEST_CONTROL)?;
+        let shared = bridge.link();
+        let command = match command {
+            None => None,
+            Some(command) => {
+                let to = match process.stderr_callback() {
+                    Some(callback) => To::Callback(callback),
+                    None if process.inherits_stderr() => To::Here,
+                    None => To::Nobody,
+                };
+                let pid = command.child.pid().unwrap_or(0);
+                match Words::listen(command.stderr, pid, to) {
+                    Ok(words) => Some((command.child, words)),
+                    Err(error) => {
+                        command.child.abandon();
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        let now = Instant::now();
+        let patience = process.patience_or_default();
+        let (ping, dead) = process.ping_or_default();
+        let carrier = Carrier {
+            bridge,
+            name: process.to_string(),
+            command,
+            patience: Some((after(now, patience), patience)),
+            liveness: Liveness::new(ping, dead, now),
+            children: IdMap::default(),
+            by_channel: IdMap::default(),
+            only_one,
+            closing: false,
+            unsettled: None,
+        };
+        Ok((carrier, shared))
+    }
+
+    /// Serves the connection until it is lost, or not needed any more.
+    pub(super) fn run(mut self, inbox: &Inbox) {
+        let lost = loop {
+            if let Err(lost) = self.turn(inbox) {
+                break Some(lost);
+            }
+            if self.is_done() {
+                break None;
+            }
+        };
+        match lost {
+            Some(lost) => self.lose(inbox, lost),
+            None => self.finish(inbox),
+        }
+        inbox.over();
+    }
+
+    fn is_done(&self) -> bool {
+        self.closing && self.children.is_empty()
+    }
+
+    fn turn(&mut self, inbox: &Inbox) -> Result<(), Lost> {
+        let deadline = match self.patience {
+            Some((by, _)) => by,
+            None => self.liveness.deadline(),
+        };
+        let io_error = |error: io::Error| Lost::new(ErrorKind::Io, format!("cannot wait: {error}"));
+        self.bridge.wait(deadline, drop).map_err(io_error)?;
+        for order in inbox.take() {
+            self.follow(order)?;
+        }
+        let read = self.bridge.read();
+        let now = Instant::now();
+        if let LinkRead::Something | LinkRead::Greeted(_) = read {
+            self.liveness.heard(now);
+        }
+        if let LinkRead::Greeted(version) = read {
+            self.greeted(version)?;
+            inbox.greeted();
+        }
+        while let Some(message) = self
+            .bridge
+            .next_message()
+            .map_err(|why| Lost::protocol(&why))?
+        {
+            self.message(inbox, &message)?;
+        }
+        self.tell_ends();
+        match read {
+            LinkRead::Nothing | LinkRead::Something | LinkRead::Greeted(_) => {}
+            LinkRead::Terminal => {
+                return Err(Lost::new(
+                    ErrorKind::NotWorker,
+                    "there is a terminal in between, which changes what is sent: let there be none, as with `ssh -T`",
+                ));
+            }
+            LinkRead::TooMuchNoise => {
+                let why = "it has printed 64 KiB and not greeted: is its program a worker?";
+                return Err(Lost::new(ErrorKind::NotWorker, why));
+            }
+            LinkRead::End(error) => return Err(self.ended(error)),
+        }
+        if !self.bridge.may_have_more() {
+            self.judge(now)?;
+        }
+        self.bridge.flush();
+        Ok(())
+    }
+
+    /// What is due, now that what has come was read.
+    fn judge(&mut self, now: Instant) -> Result<(), Lost> {
+        if let Some((by, patience)) = self.patience {
+            return match by.is_some_and(|by| by <= now) {
+                true => Err(Lost::new(
+                    ErrorKind::StartTimeout,
+                    format!("no worker has greeted within {patience:?} (patience)"),
+                )),
+                false => Ok(()),
+            };
+        }
+        match self.liveness.due(now) {
+            Due::Nothing => Ok(()),
+            Due::Ping => {
+                self.bridge.ping();
+                Ok(())
+            }
+            Due::Dead => Err(Lost::new(
+                ErrorKind::Disconnected,
+                "nothing comes from the other side any more, and a ping was not answered",
+            )),
+        }
+    }
+
+    /// The connection has ended.
+    fn ended(&self, error: Option<io::Error>) -> Lost {
+        let (kind, what) = match self.patience {
+            Some(_) => (ErrorKind::Exited, "it ended before a worker greeted"),
+            None => (ErrorKind::Disconnected, "it ended"),
+        };
+        let why = match error {
+            Some(error) => format!("{what}: {error}"),
+            None if self.bridge.is_cut() => format!("{what} in the middle of a message"),
+            None => what.to_owned(),
+        };
+        Lost {
+            ends: true,
+            ..Lost::new(kind, why)
+        }
+    }
+
+    fn greeted(&mut self, version: u32) -> Result<(), Lost> {
+        if version != CARRIER_VERSION {
+            let why = format!(
+                "the other side speaks version {version} of the connection's protocol, and this one \
+                 version {CARRIER_VERSION}"
+            );
+            return Err(Lost::new(ErrorKind::Version, why));
+        }
+        self.patience = None;
+        for (_, child) in self.children.iter() {
+            child.state.begun();
+        }
+        Ok(())
+    }
+
+    // ---- what is asked for ----
+
+    fn follow(&mut self, order: Order) -> Result<(), Lost> {
+        match order {
+            Order::Open(open) => self.open(*open)?,
+            Order::Signal { child, signal } => self.signal(child, signal),
+            Order::Leave { child } => {
+                if let Some(behind) = self.children.get(child) {
+                    let is_over = behind.end.is_some();
+                    let channel = behind.channel;
+                    let output = behind.output;
+                    if !is_over {
+                        self.signal(child, sys::SIGKILL);
+                    }
+                    for channel in [Some(channel)].into_iter().chain(output).flatten() {
+                        self.bridge.abandon(channel);
+                    }
+                }
+            }
+            Order::Send(messages) => messages.iter().for_each(|it| self.bridge.send(it)),
+            Order::Close => self.closing = true,
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, open: Open) -> Result<(), Lost> {
+        let Open {
+            child,
+            state,
+            timeout,
+            base,
+            process,
+            socket,
+            stdout,
+            stderr,
+        } = open;
+        let bridge = &mut self.bridge;
+        let mut next = |direction| {
+            let channel = bridge.open_next(direction);
+            channel.ok_or_else(|| Lost::new(ErrorKind::Io, "it has no more channels"))
+        };
+        let channel = next(Direction::Both)?;
+        let output = [
+            stdout.is_some().then(|| next(Direction::In)).transpose()?,
+            stderr.is_some().then(|| next(Direction::In)).transpose()?,
+        ];
+        let order = process.start_order(base, output);
+        let timeout = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let message = ToRelay::Open {
+            channel,
+            timeout,
+            order,
+        };
+        bridge.send(&message.encode());
+        let mut ends = vec![(channel, socket)];
+        ends.extend(output[0].zip(stdout));
+        ends.extend(output[1].zip(stderr));
+        for (channel, fd) in ends {
+            bridge.announced(channel);
+            let is_socket = true;
+            let attached = bridge.attach(channel, LocalStream { fd, is_socket });
+            attached.map_err(|error| Lost::new(ErrorKind::Io, error.to_string()))?;
+        }
+        if self.patience.is_none() {
+            state.begun();
+        }
+        self.by_channel.insert(channel, child);
+        self.children.insert(
+            child,
+            Behind {
+                state,
+                channel,
+                output,
+                end: None,
+            },
+        );
+        Ok(())
+    }
+
+    fn signal(&mut self, child: u64, number: i32) {
+        let Some(behind) = self.children.get_mut(child) else {
+            return;
+        };
+        let channel = behind.channel;
+        // What is not there need not be waited for, nor what it is behind.
+        if self.patience.is_some() && number == sys::SIGKILL {
+            let noted = Noted::LastCall(0);
+            let ended = Ended::Exited(None);
+            behind.end = Some(RemoteEnd { ended, noted });
+            for channel in [Some(channel)].into_iter().chain(behind.output).flatten() {
+                self.bridge.abandon(channel);
+            }
+        }
+        self.bridge
+            .send(&ToRelay::Signal { channel, number }.encode());
+    }
+
+    // ---- what comes from the other side ----
+
+    fn message(&mut self, inbox: &Inbox, message: &[u8]) -> Result<(), Lost> {
+        let message = FromRelay::decode(message).map_err(|error| Lost::protocol(&error))?;
+        match message {
+            FromRelay::Opened { channel, pid } => self.behind(channel)?.state.started(pid),
+            FromRelay::Refused {
+                channel,
+                kind,
+                message,
+            } => {
+                let message = format!("on the other side of {}: {}", self.name, escape(message));
+                let why = Error::new(ErrorKind::from_word(kind), message);
+                self.behind(channel)?.end.get_or_insert(never_begun(&why));
+                self.bridge.abandon(channel);
+            }
+            FromRelay::Exited {
+                channel,
+                status,
+                noted,
+            } => {
+                let noted = match noted {
+                    FarNote::Nothing => Noted::Nothing,
+                    FarNote::LastCall(id) => Noted::LastCall(id),
+                    FarNote::Unknown => Noted::Unknown,
+                };
+                let ended = Ended::Exited(status.map(ExitStatus::from_raw));
+                let end = RemoteEnd { ended, noted };
+                self.behind(channel)?.end.get_or_insert(end);
+            }
+            FromRelay::Warmed { id, refused } => inbox.warmed(
+                id,
+                match refused {
+                    None => Ok(()),
+                    Some((kind, message)) => {
+                        let message =
+                            format!("on the other side of {}: {}", self.name, escape(message));
+                        Err(Error::new(ErrorKind::from_word(kind), message))
+                    }
+                },
+            ),
+        }
+        Ok(())
+    }
+
+    /// The child whose channel the other side means.
+    fn behind(&mut self, channel: u32) -> Result<&mut Behind, Lost> {
+        let child = self.by_channel.get(channel).copied();
+        let behind = child.and_then(|child| self.children.get_mut(child));
+        behind.ok_or_else(|| Lost::protocol(&format_args!("channel {channel} is no child's")))
+    }
+
+    /// Tells of children that have ended, and whose output was delivered.
+    fn tell_ends(&mut self) {
+        let ended: Vec<u64> = self
+            .children
+            .iter()
+            .filter(|(_, child)| child.is_told(&self.bridge))
+            .map(|(number, _)| number)
+            .collect();
+        for number in ended {
+            self.take_out(number);
+        }
+    }
+
+    fn take_out(&mut self, number: u64) {
+        let Some(behind) = self.children.remove(number) else {
+            return;
+        };
+        self.by_channel.remove(behind.channel);
+        if let Some(end) = behind.end {
+            behind.state.ended(end);
+        }
+        match self.only_one {
+            // What is left is the connection.
+            true => {
+                self.closing = true;
+                self.unsettled = Some(behind.state);
+            }
+            false => behind.state.settled(),
+        }
+    }
+
+    // ---- the end ----
+
+    /// All is done: the other side is told by the end of its input.
+    fn finish(self, inbox: &Inbox) {
+        let orders = inbox.close(Error::new(ErrorKind::Disconnected, "it is closed"));
+        let Carrier {
+            bridge,
+            command,
+            unsettled,
+            ..
+        } = self;
+        drop(bridge);
+        if let Some((child, words)) = command {
+            end_command(&child, GRACE);
+            words.end();
+        }
+        if let Some(child) = unsettled {
+            child.settled();
+        }
+        debug_assert!(orders.is_empty(), "nobody is there to ask for something");
+    }
+
+    /// The connection is lost, and with it all its children.
+    fn lose(mut self, inbox: &Inbox, lost: Lost) {
+        let has_greeted = self.patience.is_none();
+        let noise = self
+            .bridge
+            .noise()
+            .map(shown)
+            .filter(|noise| !noise.is_empty());
+        // Before local streams end: those at their other ends want to know why.
+        let error = self.error(&lost, noise.as_deref());
+        self.bridge.disconnect();
+        for order in inbox.close(error.clone()) {
+            if let Order::Open(open) = order {
+                open.state.ended(never_begun(&error));
+                open.state.settled();
+            }
+        }
+        for number in self
+            .children
+            .iter()
+            .map(|(number, _)| number)
+            .collect::<Vec<_>>()
+        {
+            let behind = self.children.get_mut(number).expect("it is there");
+            behind.end.get_or_insert_with(|| RemoteEnd {
+                ended: Ended::Lost(error.clone()),
+                noted: match has_greeted {
+                    true => Noted::Unknown,
+                    false => Noted::LastCall(0),
+                },
+            });
+        }
+        // What has come from them is still delivered, however long that takes.
+        loop {
+            self.tell_ends();
+            if self.children.is_empty() || self.bridge.wait(None, drop).is_err() {
+                break;
+            }
+            for order in inbox.take() {
+                let followed = self.follow(order);
+                debug_assert!(followed.is_ok(), "nothing can be opened any more");
+            }
+        }
+        if let Some((child, words)) = self.command.take() {
+            end_command(&child, SHORT_GRACE);
+            words.end();
+        }
+        if let Some(child) = self.unsettled.take() {
+            child.settled();
+        }
+    }
+
+    /// The error with which all children end.
+    fn error(&mut self, lost: &Lost, noise: Option<&str>) -> Error {
+        let name = &self.name;
+        let mut text = format!("the connection through {name} is lost: {}", lost.why);
+        let mut said = String::new();
+        if let Some((child, words)) = self.command.take() {
+            if let Some(end) = child.end().filter(|_| lost.ends) {
+                // If it cannot be waited for, its status is not known.
+                let _ = sys::wait_at_most(&*end, Interest::Readable, EXIT_WAIT);
+            }
+            if let Some(Ended::Exited(Some(status))) = child.reap() {
+                text += &format!(" ({})", describe_status(status));
+                said = words.end();
+            } else {
+                said = words.so_far();
+                self.command = Some((child, words));
+            }
+        }
+        if let Some(noise) = noise {
+            text += &format!("; before that, it printed \"{noise}\"");
+        }
+        Error::new(lost.kind, text).with_process(None, None, None, said)
+    }
+}
+
+impl Behind {
+    /// Whether it can be told that it has ended.
+    fn is_told(&self, bridge: &Bridge) -> bool {
+        let channels = [Some(self.channel)].into_iter().chain(self.output);
+        self.end.is_some()
+            && channels
+                .flatten()
+                .all(|channel| bridge.is_delivered(channel))
+    }
+}
+
+/// Waits for the end of a command, and ends it if it takes too long.
+fn end_command(command: &Child, grace: Duration) {
+    for signal in [None, Some(sys::SIGTERM), Some(sys::SIGKILL)] {
+        if let Some(signal) = signal {
+            // One that has become another user's is waited for.
+            let _ = command.signal(signal);
+        }
+        match command.end().filter(|_| signal != Some(sys::SIGKILL)) {
+            Some(end) => drop(sys::wait_at_most(&*end, Interest::Readable, grace)),
+            None => command.wait_for_exit(),
+        }
+        if command.reap().is_some() {
+            return;
+        }
+    }
+}
+
+/// What came before a greeting, for an error.
+fn shown(noise: &[u8]) -> String {
+    match noise.len() > 2 * SHOWN_NOISE {
+        false => noise.escape_ascii().to_string(),
+        true => {
+            let (first, last) = (&noise[..SHOWN_NOISE], &noise[noise.len() - SHOWN_NOISE..]);
+            format!("{} [..] {}", first.escape_ascii(), last.escape_ascii())
+        }
+    }
+}

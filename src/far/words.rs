@@ -1,0 +1,148 @@
+//! What a command that carries a connection says on its standard error.
+
+use crate::process::{Lines, OutputCallback, Tail};
+use crate::sys::{self, Interest, PollSet, ReadMode, Waker};
+use crate::{threads, unwind};
+use std::io::{self, PipeReader, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::{Arc, Mutex};
+use std::thread::{Builder, JoinHandle};
+
+/// How many bytes are read at a time.
+const READ: usize = 4 << 10;
+
+/// Where the words go, beside the errors.
+pub(super) enum To {
+    Nobody,
+    /// This process's standard error.
+    Here,
+    Callback(OutputCallback),
+}
+
+/// Keeps the first and last lines for errors, and passes on all of them. It has a thread, as whoever they are
+/// passed on to may block.
+pub(super) struct Words {
+    tail: Arc<Mutex<Tail>>,
+    stop: Arc<Waker>,
+    thread: JoinHandle<()>,
+}
+
+impl Words {
+    pub(super) fn listen(pipe: PipeReader, pid: u32, to: To) -> io::Result<Self> {
+        let tail = Arc::new(Mutex::new(Tail::default()));
+        let stop = Arc::new(Waker::new()?);
+        let reader = Reader {
+            pipe,
+            pid,
+            to,
+            lines: Lines::default(),
+            tail: Arc::clone(&tail),
+        };
+        let stopped = Arc::clone(&stop);
+        let thread = Builder::new().name("offspring words".into());
+        let thread = threads::start(thread, Box::new(move || reader.run(&stopped)))?;
+        Ok(Words { tail, stop, thread })
+    }
+
+    /// The command has ended: what it has said is read, and nothing that others say who have its standard
+    /// error, too.
+    pub(super) fn end(self) -> String {
+        self.stop.wake();
+        threads::join(self.thread);
+        unwind::lock(&self.tail).text()
+    }
+
+    /// What was said so far.
+    pub(super) fn so_far(&self) -> String {
+        unwind::lock(&self.tail).text()
+    }
+}
+
+struct Reader {
+    pipe: PipeReader,
+    pid: u32,
+    to: To,
+    lines: Lines,
+    tail: Arc<Mutex<Tail>>,
+}
+
+impl Reader {
+    fn run(mut self, stop: &Waker) {
+        let mut bytes = Vec::with_capacity(READ);
+        let mut set = PollSet::default();
+        loop {
+            set.clear();
+            let stopped = set.add(stop.as_fd().as_raw_fd(), Interest::Readable);
+            let pipe = set.add(self.pipe.as_raw_fd(), Interest::Readable);
+            if set.wait(None).is_err() || (set.is_ready(stopped) && !set.is_ready(pipe)) {
+                break;
+            }
+            if !set.is_ready(pipe) {
+                continue;
+            }
+            bytes.clear();
+            match sys::receive(&self.pipe, (&mut bytes, READ), None, ReadMode::Any) {
+                Ok(1..) => self.take(&bytes),
+                Ok(0) | Err(_) => break,
+            }
+        }
+        let Reader {
+            pid,
+            to,
+            mut lines,
+            tail,
+            ..
+        } = self;
+        lines.finish(|line| say(&tail, &to, pid, line));
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        match &self.to {
+            To::Nobody | To::Callback(OutputCallback::Lines(_)) => {}
+            // Nobody hears what cannot be written there.
+            To::Here => drop(io::stderr().write_all(bytes)),
+            To::Callback(OutputCallback::Chunks(callback)) => {
+                let _ = unwind::catch(|| callback(self.pid, bytes));
+            }
+        }
+        let Reader {
+            pid,
+            to,
+            lines,
+            tail,
+            ..
+        } = self;
+        lines.push(bytes, |line| say(tail, to, *pid, line));
+    }
+}
+
+fn say(tail: &Mutex<Tail>, to: &To, pid: u32, line: &str) {
+    unwind::lock(tail).push(&escape(line));
+    if let To::Callback(OutputCallback::Lines(callback)) = to {
+        let _ = unwind::catch(|| callback(pid, line));
+    }
+}
+
+/// What another machine says must not command the terminal on which it is shown.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\t' | '\n' => escaped.push(c),
+            c if c.is_control() => escaped.extend(c.escape_default()),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_shown_and_not_obeyed() {
+        assert_eq!(escape("a\tbé\n"), "a\tbé\n");
+        assert_eq!(escape("\u{1b}[2J\u{9b}\r\0"), "\\u{1b}[2J\\u{9b}\\r\\u{0}");
+    }
+}

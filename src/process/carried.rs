@@ -1,0 +1,205 @@
+//! Children on other machines: what carries the connection to them, and how they are described there.
+
+use super::{Child, Group, Process, Stdio, Target};
+use crate::error::Error;
+use crate::sys;
+use crate::wire::{FarGroup, Outlet, StartOrder};
+use std::io::{self, PipeReader, PipeWriter};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a far side may take to greet by default.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may be silent before it is pinged, and after which it is given up, by default.
+const PING: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(45));
+
+/// What carries a connection.
+pub(crate) struct Transport {
+    /// What comes from the other side, and what goes there.
+    pub(crate) input: OwnedFd,
+    pub(crate) output: OwnedFd,
+    pub(crate) command: Option<CarrierCommand>,
+}
+
+/// A command that was started to carry a connection.
+pub(crate) struct CarrierCommand {
+    pub(crate) child: Child,
+    /// Its standard error.
+    pub(crate) stderr: PipeReader,
+}
+
+impl Process {
+    /// How long the other side may take to greet, from when on the connection is made: a login, a queue of jobs.
+    /// From then on the [start timeout](crate::RpcBuilder::start_timeout) counts. Default: one minute;
+    /// [`Duration::MAX`] is no limit.
+    ///
+    /// For what connects to [other machines](crate::machines) only.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
+        self
+    }
+
+    /// How long the other side may be silent before it is pinged, and after which the connection is given up:
+    /// all its children end with [`Disconnected`](crate::ErrorKind::Disconnected). `dead` counts from when on
+    /// nothing has come, and is to be longer than `after`. Default: 15 and 45 seconds; [`Duration::MAX`] is never.
+    ///
+    /// The other side itself waits ten minutes before it ends its children, so that a parent that is stopped, in a
+    /// debugger perhaps, keeps them.
+    ///
+    /// For what connects to [other machines](crate::machines) only.
+    pub fn ping(mut self, after: Duration, dead: Duration) -> Self {
+        self.ping = Some((after, dead));
+        self
+    }
+
+    /// Starts what carries a connection.
+    pub(crate) fn start_carrier(&self) -> Result<Transport, Error> {
+        self.check()?;
+        self.check_start()?;
+        let transport = match &self.target {
+            Target::Connect(connector, _) => connector.connect().and_then(|fd| {
+                let input = sys::above_standard(fd)?;
+                let output = input.try_clone()?;
+                Ok(Transport {
+                    input,
+                    output,
+                    command: None,
+                })
+            }),
+            _ => self.start_command(),
+        };
+        transport.map_err(|error| self.cannot_start(&error))
+    }
+
+    fn start_command(&self) -> io::Result<Transport> {
+        let (stdin, output) = pipe()?;
+        let (input, stdout) = pipe()?;
+        let (stderr, writer) = io::pipe()?;
+        let fds = [
+            (super::launch::duplicate(stdin)?, 0),
+            (super::launch::duplicate(stdout)?, 1),
+            (super::launch::duplicate(writer)?, 2),
+        ];
+        let stderr = sys::above_standard(stderr)?.into();
+        let pid = self.execute(&fds, None)?;
+        let leads_group = self.group != Group::Parents;
+        let child = Child::new(pid, leads_group, None, None, Arc::default())?;
+        Ok(Transport {
+            input,
+            output,
+            command: Some(CarrierCommand { child, stderr }),
+        })
+    }
+
+    /// How long the other side may take to greet.
+    pub(crate) fn patience_or_default(&self) -> Duration {
+        self.patience.unwrap_or(PATIENCE)
+    }
+
+    /// See [`Process::ping`].
+    pub(crate) fn ping_or_default(&self) -> (Duration, Duration) {
+        self.ping.unwrap_or(PING)
+    }
+
+    /// What it is held to.
+    pub(crate) fn settings(&self) -> Arc<super::Settings> {
+        Arc::clone(&self.settings)
+    }
+
+    /// Whether its standard error is this process's.
+    pub(crate) fn inherits_stderr(&self) -> bool {
+        self.stderr.is_inherit()
+    }
+
+    /// Whether this process is to read its standard output.
+    pub(crate) fn captures_stdout(&self) -> bool {
+        self.stdout.is_capture()
+    }
+
+    /// Whether this process is to read its standard error.
+    pub(crate) fn captures_stderr(&self) -> bool {
+        self.stderr.is_capture()
+    }
+
+    /// What the other side is told about how to start it. `captured` are the channels of its output.
+    pub(crate) fn start_order(&self, base: u32, captured: [Option<u32>; 2]) -> StartOrder<'_> {
+        // Those of a command are its own.
+        let is_carrier = self.is_carrier();
+        StartOrder {
+            base,
+            stdout: self.stdout.outlet(captured[0]),
+            stderr: self.stderr.outlet(captured[1]),
+            group: match self.group {
+                _ if is_carrier => FarGroup::Own,
+                Group::Own => FarGroup::Own,
+                Group::Parents => FarGroup::Relays,
+                Group::Session => FarGroup::Session,
+            },
+            outlives: self.outlive,
+            dir: self.dir.as_deref().filter(|_| !is_carrier),
+        }
+    }
+
+    /// This process as another side wants it started.
+    pub(crate) fn as_ordered(&self, order: &StartOrder<'_>) -> Self {
+        let stdio = |outlet| match outlet {
+            Outlet::Inherit => Stdio::inherit(),
+            Outlet::Null => Stdio::null(),
+            Outlet::Channel(_) => Stdio::capture(),
+        };
+        let mut process = self.clone();
+        process.stdout = stdio(order.stdout);
+        process.stderr = stdio(order.stderr);
+        process.group = match order.group {
+            FarGroup::Own => Group::Own,
+            FarGroup::Relays => Group::Parents,
+            FarGroup::Session => Group::Session,
+        };
+        process.outlive = order.outlives;
+        if let Some(dir) = order.dir {
+            process.dir = Some(dir.to_owned());
+        }
+        process
+    }
+
+    /// The running program, with the arguments that this process has got.
+    pub(crate) fn with_own_args(self) -> Self {
+        match self.target {
+            Target::ThisProgram(_) => self.args(std::env::args_os().skip(1)),
+            _ => self,
+        }
+    }
+
+    /// Adds messages that it is sent before it serves.
+    pub(crate) fn prepared_by(mut self, messages: Vec<Vec<u8>>) -> Self {
+        self.prepared = messages;
+        self
+    }
+
+    /// What it is sent as a template on another machine: how much memory is put into huge pages, and the messages.
+    pub(crate) fn far_preparations(&self) -> Result<(u64, Vec<Vec<u8>>), Error> {
+        let mut process = self.clone();
+        process.is_template = true;
+        // The message that makes it one is the other side's.
+        let messages = process.preparations()?.into_iter().skip(1);
+        let messages = messages.map(|body| body.into_vec()).collect();
+        Ok((self.huge_pages.unwrap_or(super::HUGE_PAGES), messages))
+    }
+}
+
+impl Stdio {
+    fn outlet(&self, captured: Option<u32>) -> Outlet {
+        match captured {
+            Some(channel) => Outlet::Channel(channel),
+            None if self.is_inherit() => Outlet::Inherit,
+            None => Outlet::Null,
+        }
+    }
+}
+
+/// A pipe, none of whose ends has the number of a standard descriptor.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (reader, writer): (PipeReader, PipeWriter) = io::pipe()?;
+    Ok((sys::above_standard(reader)?, sys::above_standard(writer)?))
+}
