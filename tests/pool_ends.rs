@@ -2,7 +2,9 @@
 
 mod common;
 
-use common::{Gate, alone, bounded, children, eventually, obey, script, signal, unprivileged};
+use common::{
+    Gate, alone, bounded, children, eventually, obey, script, signal, stop, unprivileged,
+};
 use offspring::{CallError, ErrorKind, Phase, Pool, Process, Refusal, Strings, Worker};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
@@ -367,6 +369,41 @@ fn exit_tells_what_a_child_had_begun_for_callers_that_wait() {
         }
         pool.finish().unwrap();
     });
+}
+
+/// Has children crash in the last of four calls that they read together.
+fn crash_behind_three_calls(me: &Process) {
+    for others in [["do"; 3], ["first", "do", "first"]] {
+        let pool = me.pool("do").max(1).load(4).on_exit(|_| {});
+        let pool = pool.start().unwrap();
+        for _ in 0..20 {
+            pool.call("pid").wait().unwrap();
+            let pid = pool.stats().children[0].pid.unwrap();
+            stop(pid);
+            let calls = others.map(|name| pool.function(name).call("pid").start());
+            let aborts = pool.call("abort").start();
+            assert_eq!(pool.stats().children[0].in_flight, 4);
+            signal(pid, "CONT");
+            let aborted = aborts.wait();
+            assert!(matches!(aborted, Err(CallError::Lost(_, Phase::Begun))));
+            for call in calls {
+                call.wait().unwrap();
+            }
+        }
+        pool.finish().unwrap();
+    }
+}
+
+#[test]
+fn crash_takes_along_no_reply_of_the_few_calls_before_it() {
+    let me = worker().run_in_test();
+    bounded(move || crash_behind_three_calls(&me));
+}
+
+#[test]
+fn nor_does_it_in_a_child_with_functions_of_several_kinds() {
+    let me = worker().threaded("other", |_, _| Ok(())).run_in_test();
+    bounded(move || crash_behind_three_calls(&me));
 }
 
 #[test]

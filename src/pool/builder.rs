@@ -112,7 +112,9 @@ impl<S: Signature> PoolBuilder<S> {
     /// How many calls a child has at a time, at most; others wait in the pool. With more than one, the next call
     /// is there when one is answered. Default: 2. At least one.
     ///
-    /// Calls of long and of different lengths are best sent one at a time; many short ones by the hundred.
+    /// Calls of long and of different lengths are best sent one at a time; many short ones by the hundred. Up to
+    /// four, a crash takes along no reply that a [returning](crate::Worker::function) function has finished: it is
+    /// written before the next call begins.
     pub fn load(mut self, calls: usize) -> Self {
         self.sizing.load = calls.max(1);
         self

@@ -417,14 +417,36 @@ impl Decoder {
         self.whole().is_some()
     }
 
+    /// Whether so many frames with `wanted` ids are complete and in the buffer, among the next twice as many.
+    pub(crate) fn has_many(&self, many: usize, wanted: impl Fn(u32) -> bool) -> bool {
+        let (mut at, mut count) = (self.start, 0);
+        for _ in 0..2 * many {
+            let Some((id, len)) = self.whole_at(at) else {
+                return false;
+            };
+            at += self.framing.header_len() + len;
+            count += usize::from(wanted(id));
+            if count >= many {
+                return true;
+            }
+        }
+        false
+    }
+
     /// The next frame's id and length, if it is complete and in the buffer.
     fn whole(&self) -> Option<(u32, usize)> {
+        self.whole_at(self.start)
+    }
+
+    /// As [`whole`](Decoder::whole), of the frame that begins here in the buffer.
+    #[inline]
+    fn whole_at(&self, at: usize) -> Option<(u32, usize)> {
         if self.large.is_some() || self.pending {
             return None;
         }
-        let (id, len) = self.peek()?;
+        let (id, len) = parse_header(self.framing, &self.buf[at..])?;
         // Not added to the length: with 32 bits, what is claimed may be all that a usize holds.
-        let have = self.buf.len() - self.start - self.framing.header_len();
+        let have = self.buf.len() - at - self.framing.header_len();
         (have >= len as usize).then_some((id, len as usize))
     }
 
@@ -902,6 +924,25 @@ mod tests {
             decoder.space().buf.extend_from_slice(&whole[..cut]);
             assert_eq!(decoder.has_whole(), cut == whole.len(), "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn has_many_counts_complete_frames_that_are_wanted() {
+        let [wanted, other] = [1, 0].map(|id| frame(Framing::Tagged, id, b"payload"));
+        let [wanted, other] = [&wanted[..], &other];
+        let has_three = |frames: &[&[u8]], cut: usize| {
+            let mut decoder = Decoder::new(Framing::Tagged, 1000, usize::MAX);
+            let mut bytes = frames.concat();
+            bytes.truncate(bytes.len() - cut);
+            decoder.space().fill(&bytes);
+            decoder.has_many(3, |id| id == 1)
+        };
+        assert!(!has_three(&[], 0) && !has_three(&[wanted; 2], 0));
+        assert!(has_three(&[wanted; 3], 0) && has_three(&[wanted; 4], 1));
+        assert!(!has_three(&[wanted; 3], 1), "the third is not complete");
+        assert!(has_three(&[other, wanted].repeat(3), 0));
+        let late = [other, other, wanted, other, wanted, other, wanted];
+        assert!(!has_three(&late, 0), "no more than six are looked at");
     }
 
     #[test]

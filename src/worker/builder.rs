@@ -156,10 +156,10 @@ impl Worker {
     /// Adds a returning function. Returning functions run one call at a time, of all of them together, in
     /// the order in which they were made. What one returns is the call's reply, or its error; a panic is an error, too, and the child continues.
     ///
-    /// No reply waits for another call to finish. It is written before the next call begins; if more
-    /// requests have come already, while the next call runs, at most a fraction of a millisecond later
-    /// and together with others. If the process crashes or is killed within that time, such replies and
-    /// their calls are lost; if it exits, they are not.
+    /// No reply waits for another call to finish. It is written before the next call begins; if four more
+    /// requests or more have come already, while the next call runs, at most a fraction of a millisecond
+    /// later and together with others. If the process crashes or is killed within that time, such replies
+    /// and their calls are lost; if it exits, they are not.
     ///
     /// # Panics
     ///

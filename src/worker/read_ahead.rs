@@ -349,8 +349,8 @@ pub(super) mod tests {
         assert!(child.is_read_due(), "or nothing would take what waits");
         let hub = child.hub;
         assert!(!hub.is_cancelled(1));
-        let (lane, next, more) = hub.next_request().unwrap();
-        assert_eq!((lane, more), (Lane::Returning, false));
+        let (lane, next, behind) = hub.next_request().unwrap();
+        assert_eq!((lane, behind), (Lane::Returning, 0));
         assert_eq!((next.id, &*next.request), (2, &b"two"[..]));
         assert!(child.check().is_ok());
     }

@@ -1,4 +1,4 @@
-//! Serves returning functions, one call at a time: read, call, write. If more whole requests have
+//! Serves returning functions, one call at a time: read, call, write. If [many](MANY) more whole requests have
 //! been read, a call's answer is left to the flusher, and the next call begins.
 
 use super::calls::{CallLimits, Lane, Started};
@@ -9,6 +9,11 @@ use super::read_ahead::{Incoming, RequestPayload};
 use super::server::{Options, Server, Stop};
 use super::table::{Bodies, Body};
 use crate::sys::coarse_clock;
+
+/// With so many requests in hand behind a call, its answer may be written while the next call runs: a system call
+/// for each would cost more than short calls do. With fewer, it is written first: a crash in the next call takes
+/// along only its own answer. That is a promise to pools, whose children have few calls at a time.
+pub(super) const MANY: usize = 4;
 
 /// Runs the function with a request, and answers the call of this id.
 pub(super) type ReturningFn = dyn FnMut(Incoming<'_>, u32);
@@ -60,10 +65,10 @@ fn answer_small(server: &mut Server, bodies: &mut Bodies) -> Result<(), Stop> {
     };
     let function = returning(bodies, index);
     while let Some((id, at)) = server.session.request_at() {
-        let more = server.session.has_more();
+        let many = server.session.has_many(MANY);
         begin(hub, id);
-        call(function, server, RequestPayload::At(at), id, more);
-        check_parent(hub, more)?;
+        call(function, server, RequestPayload::At(at), id, many);
+        check_parent(hub, many)?;
         if server.is_read_due() {
             return read_ahead_if_due(server, bodies);
         }
@@ -110,7 +115,7 @@ fn read_ahead(server: &mut Server, bodies: &mut Bodies) -> Result<(), Stop> {
         may_read = true;
         let started = coarse_clock();
         loop {
-            let Some((_, next, more)) = hub.next_request() else {
+            let Some((_, next, behind)) = hub.next_request() else {
                 return Ok(());
             };
             let Started {
@@ -119,7 +124,7 @@ fn read_ahead(server: &mut Server, bodies: &mut Bodies) -> Result<(), Stop> {
                 request,
             } = next;
             let payload = RequestPayload::Owned(request);
-            call_guarded(server, bodies, function, payload, id, more)?;
+            call_guarded(server, bodies, function, payload, id, behind >= MANY)?;
             server.check()?;
             if started != coarse_clock() {
                 break;
@@ -135,24 +140,24 @@ fn call_guarded(
     function: u32,
     payload: RequestPayload,
     id: u32,
-    more: bool,
+    many: bool,
 ) -> Result<(), Stop> {
     let hub = server.hub;
     let function = returning(bodies, function);
     // After a panic the call has failed, as its caller was dropped.
-    let _ = panics::catch(|| call(function, server, payload, id, more));
-    check_parent(hub, more)
+    let _ = panics::catch(|| call(function, server, payload, id, many));
+    check_parent(hub, many)
 }
 
-/// Runs one call. With `more`, the next one begins as soon as it is answered.
+/// Runs one call, with many others behind it or not.
 pub(super) fn call(
     function: &mut ReturningFn,
     server: &mut Server,
     payload: RequestPayload,
     id: u32,
-    more: bool,
+    many: bool,
 ) {
-    let policy = if more {
+    let policy = if many {
         WritePolicy::Call
     } else {
         WritePolicy::LastCall
@@ -162,9 +167,9 @@ pub(super) fn call(
 }
 
 /// After a call: stops if the parent is gone.
-fn check_parent(hub: &Hub, more: bool) -> Result<(), Stop> {
-    // With more to do it is found a little later, and costs less.
-    if !more && hub.is_broken() {
+fn check_parent(hub: &Hub, many: bool) -> Result<(), Stop> {
+    // With many to come it is found a little later, and costs less.
+    if !many && hub.is_broken() {
         return Err(Stop::cannot_write(hub));
     }
     Ok(())

@@ -27,6 +27,8 @@ pub(crate) struct Session {
     decoder: Decoder,
     /// A control message that was too large for the decoder's buffer.
     held: Vec<u8>,
+    /// Whether [many](Session::has_many) requests came together, of which some are left.
+    many: bool,
 }
 
 /// What a child may know by its id.
@@ -171,6 +173,7 @@ impl Session {
             count: 0,
             decoder,
             held: Vec::new(),
+            many: false,
         }
     }
 
@@ -203,9 +206,18 @@ impl Session {
         self.decoder.bytes(at)
     }
 
-    /// Whether another step can be taken without reading.
-    pub(crate) fn has_more(&self) -> bool {
-        self.decoder.has_whole()
+    /// Whether there is a step that can be taken without reading, and there were so many requests to be taken, now
+    /// or since [requests were taken](Session::request_at) that have come with them.
+    #[inline]
+    pub(crate) fn has_many(&mut self, many: usize) -> bool {
+        if !self.decoder.has_whole() {
+            self.many = false;
+        } else if !self.many {
+            let is_plain = self.plain.is_some();
+            let is_request = |id| is_plain || id != wire::CONTROL_TO_CHILD;
+            self.many = self.decoder.has_many(many, is_request);
+        }
+        self.many
     }
 
     /// The next step, if it has come whole. What `is_open` says of them decides early, however long they
@@ -217,6 +229,7 @@ impl Session {
     ) -> Result<Option<Step<'_>>, ParentViolation> {
         // It may be as large as an answer.
         self.held = Vec::new();
+        self.many = false;
         let rules = Rules {
             plain: self.plain,
             serving: self.serving,
@@ -523,6 +536,32 @@ mod tests {
             );
             assert_eq!(session.finish(), Ok(()));
         }
+    }
+
+    #[test]
+    fn many_requests_are_many_until_none_is_left() {
+        let other = frame(wire::CONTROL_TO_CHILD, &ToChild::Cancel { id: 9 }.encode());
+        let mut session = Session::new(None, 4096);
+        steps(&mut session, &run(), usize::MAX).unwrap();
+        let mut take = |frames: &[Vec<u8>]| {
+            session.decoder().space().fill(&frames.concat());
+            let mut all = Vec::new();
+            while session.request_at().is_some() {
+                all.push(session.has_many(2));
+            }
+            while session.next(|_| false).unwrap().is_some() {}
+            all
+        };
+        let request = |id| frame(id, b"");
+        assert_eq!(take(&[1, 2].map(request)), [false, false]);
+        assert_eq!(take(&[1, 2, 3, 4].map(request)), [true, true, true, false]);
+        // What else was taken meanwhile does not count.
+        let [one, two] = [1, 2].map(request);
+        let mixed = [one.clone(), other.clone(), two.clone(), other.clone()];
+        assert_eq!(take(&mixed), [false]);
+        let many = [&[one, two][..], &mixed].concat();
+        assert_eq!(take(&many), [true, true, true]);
+        assert_eq!(take(&[1, 2].map(request)), [false, false]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::worker::hub::{Hub, WritePolicy};
 use crate::worker::panics;
 use crate::worker::read_ahead::RequestPayload;
 use crate::worker::request_reader::LINGER;
-use crate::worker::returning;
+use crate::worker::returning::{self, MANY};
 use crate::worker::server::{Done, Options, Server, StartThreads, Stop};
 use crate::worker::table::{Bodies, Body};
 use std::num::NonZero;
@@ -202,7 +202,7 @@ impl ConcurrentChild {
         let ConcurrentChild { server, events, .. } = self;
         server.start_threads()?;
         let hub = server.hub;
-        while let Some((lane, next, more)) = hub.next_request() {
+        while let Some((lane, next, behind)) = hub.next_request() {
             let Started {
                 id,
                 function,
@@ -211,7 +211,8 @@ impl ConcurrentChild {
             events.run_guarded(|events| match lane {
                 Lane::Returning => {
                     let payload = RequestPayload::Owned(request);
-                    call_returning(bodies, function, server, payload, id, more);
+                    let many = behind >= MANY;
+                    call_returning(bodies, function, server, payload, id, many);
                 }
                 Lane::Deferred | Lane::Threaded => {
                     deferred(bodies, function)(Input::from(request), hub, id, events);
@@ -346,8 +347,8 @@ fn take(
                     hub.returned(id);
                 } else {
                     panics::begin_once();
-                    let more = server.session.has_more();
-                    call_returning(bodies, index, server, RequestPayload::At(at), id, more);
+                    let many = server.session.has_many(MANY);
+                    call_returning(bodies, index, server, RequestPayload::At(at), id, many);
                     WritePolicy::Batch.set();
                     server.check()?;
                 }
@@ -381,7 +382,7 @@ fn call_returning(
     server: &mut Server,
     payload: RequestPayload,
     id: u32,
-    more: bool,
+    many: bool,
 ) {
     server.hub.leave_to_flusher();
     returning::call(
@@ -389,7 +390,7 @@ fn call_returning(
         server,
         payload,
         id,
-        more,
+        many,
     );
 }
 

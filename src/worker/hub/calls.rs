@@ -104,13 +104,13 @@ impl Hub {
         self.lock().wants_requests()
     }
 
-    /// Takes the request for the main thread that has waited longest, if it may start, and whether others
+    /// Takes the request for the main thread that has waited longest, if it may start, and how many others
     /// wait behind it. It counts as running.
-    pub(in crate::worker) fn next_request(&self) -> Option<(Lane, Started, bool)> {
+    pub(in crate::worker) fn next_request(&self) -> Option<(Lane, Started, usize)> {
         let mut state = self.lock();
         let (lane, started) = state.ledger.next_for_main()?;
         self.note_begun(started.id);
-        Some((lane, started, state.ledger.waiting_for_main() > 0))
+        Some((lane, started, state.ledger.waiting_for_main()))
     }
 
     /// Makes room for a thread that takes requests with [`wait_for_request`](Hub::wait_for_request).

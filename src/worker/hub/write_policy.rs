@@ -7,11 +7,11 @@ use std::cell::Cell;
 pub(in crate::worker) enum WritePolicy {
     /// By a thread that has not set a policy: immediately.
     Now,
-    /// In a call after which the thread waits for more: immediately.
+    /// In a call after which the thread waits for more, or has few others to begin: immediately.
     LastCall,
     /// The same, after an event was sent: further events soon, as there may be many.
     LastCallWithEvents,
-    /// In a call after which the thread begins the next one: soon.
+    /// In a call with many others behind it: soon.
     Call,
     /// In a batch of calls, none of which takes long: later.
     Batch,
