@@ -117,6 +117,28 @@ fn map_returns_outcomes_in_order_and_unordered_with_their_inputs() {
     });
 }
 
+#[test]
+fn options_of_a_map_are_those_of_all_its_calls() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let pool = me.pool("do").max(1).start().unwrap();
+        let input = ["abort"];
+        for times in [0, 1] {
+            let ordered = pool.map([input; 3]).with(|call| call.repeatable(times));
+            let unordered = pool.map_unordered([input; 3]);
+            let unordered = unordered.with(|call| call.repeatable(times));
+            for outcome in ordered.chain(unordered.map(|(_, outcome)| outcome)) {
+                match outcome {
+                    Err(CallError::Lost(_, Phase::Begun)) if times == 0 => {}
+                    Err(CallError::Poison(_)) if times == 1 => {}
+                    other => panic!("{times}: {other:?}"),
+                }
+            }
+        }
+        pool.finish().unwrap();
+    });
+}
+
 /// Drops a map of calls that wait at the gate, of which each of the two children has one.
 fn drop_at_the_gate<T>(pool: &Pool, gate: &Gate, map: T) {
     let entered = [gate.entered(), gate.entered()];

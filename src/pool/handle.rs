@@ -136,7 +136,7 @@ impl<S: Signature> Pool<S> {
 
     /// Calls the function with each of the inputs, and returns the outcomes in their order. Inputs are taken as
     /// there is room, some more than the children have at a time. What is not answered is cancelled when the
-    /// iterator is dropped.
+    /// iterator is dropped. [`Map::with`] sets options of the calls.
     ///
     /// # Examples
     ///

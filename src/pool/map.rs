@@ -15,10 +15,14 @@ use std::sync::mpsc::{self, Receiver, Sender};
 /// The calls for inputs that have not been taken yet.
 type Calls<'a, T> = Fuse<Box<dyn Iterator<Item = T> + 'a>>;
 
+/// The options of the calls that are made, if any were set.
+type Options<'a, S> = Option<Box<dyn FnMut(PoolCall<'a, S>) -> PoolCall<'a, S> + 'a>>;
+
 /// The outcomes of calls in the order of their inputs: what [`Pool::map`](crate::Pool::map) returns.
 #[must_use = "calls are made as outcomes are taken"]
 pub struct Map<'a, S: Signature> {
     calls: Calls<'a, PoolCall<'a, S>>,
+    options: Options<'a, S>,
     pending: VecDeque<Pending<S>>,
     ahead: usize,
 }
@@ -37,9 +41,40 @@ impl<'a, S: Signature> Map<'a, S> {
         let calls: Box<dyn Iterator<Item = _>> = Box::new(calls);
         Map {
             calls: calls.fuse(),
+            options: None,
             pending: VecDeque::new(),
             ahead,
         }
+    }
+
+    /// Sets the options of the calls that are made from now on: `options` gets each of them before it is made. A
+    /// timeout counts from then on, not from when its outcome is asked for.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// # let me = offspring::Worker::new()
+    /// #     .function("square", |request, _caller| {
+    /// #         let [n] = request.texts()?;
+    /// #         Ok(n.parse::<u64>()?.pow(2).to_string())
+    /// #     })
+    /// #     .run();
+    /// use std::time::Duration;
+    ///
+    /// let pool = me.pool("square").max(2).start()?;
+    /// let squares: Result<Vec<_>, _> = pool
+    ///     .map(["1", "2", "3"])
+    ///     .with(|call| call.repeatable(1).timeout(Duration::from_secs(60)))
+    ///     .collect();
+    /// assert_eq!(squares?, [["1"], ["4"], ["9"]]);
+    /// # pool.finish()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with(mut self, options: impl FnMut(PoolCall<'a, S>) -> PoolCall<'a, S> + 'a) -> Self {
+        self.options = Some(Box::new(options));
+        self
     }
 }
 
@@ -50,6 +85,7 @@ impl<S: Signature> Iterator for Map<'_, S> {
         while self.pending.len() < self.ahead
             && let Some(call) = self.calls.next()
         {
+            let call = set(&mut self.options, call);
             self.pending.push_back(call.cancel_on_drop().start());
         }
         self.pending.pop_front().map(Pending::wait)
@@ -65,6 +101,7 @@ impl<S: Signature> Iterator for Map<'_, S> {
 #[must_use = "calls are made as outcomes are taken"]
 pub struct MapUnordered<'a, S: Signature, T> {
     calls: Calls<'a, (T, PoolCall<'a, S>)>,
+    options: Options<'a, S>,
     /// The inputs of the calls whose outcomes were not returned, by their numbers.
     pending: IdMap<(T, Started)>,
     /// How many calls were made.
@@ -92,12 +129,35 @@ impl<'a, S: Signature, T> MapUnordered<'a, S, T> {
         let calls: Box<dyn Iterator<Item = _>> = Box::new(calls);
         MapUnordered {
             calls: calls.fuse(),
+            options: None,
             pending: IdMap::default(),
             made: 0,
             ahead,
             sender,
             outcomes,
         }
+    }
+
+    /// Sets the options of the calls that are made from now on, as [`Map::with`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// # let me = offspring::Worker::new()
+    /// #     .function("length", |request, _caller| Ok(request[0].len().to_string()))
+    /// #     .run();
+    /// let pool = me.pool("length").max(2).start()?;
+    /// for (word, length) in pool.map_unordered(["a", "bc"]).with(|call| call.urgent()) {
+    ///     assert_eq!(length?, [word.len().to_string()]);
+    /// }
+    /// # pool.finish()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with(mut self, options: impl FnMut(PoolCall<'a, S>) -> PoolCall<'a, S> + 'a) -> Self {
+        self.options = Some(Box::new(options));
+        self
     }
 
     /// Ends one of the calls, if their outcomes cannot be waited for here.
@@ -124,6 +184,7 @@ where
         while self.pending.len() < self.ahead
             && let Some((input, call)) = self.calls.next()
         {
+            let call = set(&mut self.options, call);
             self.made += 1;
             let number = self.made;
             let sender = self.sender.clone();
@@ -154,6 +215,14 @@ impl<S: Signature, T> Drop for MapUnordered<'_, S, T> {
         for (_, call) in mem::take(&mut self.pending).into_values() {
             call.cancel();
         }
+    }
+}
+
+/// A call with these options.
+fn set<'a, S: Signature>(options: &mut Options<'a, S>, call: PoolCall<'a, S>) -> PoolCall<'a, S> {
+    match options {
+        Some(options) => options(call),
+        None => call,
     }
 }
 
