@@ -108,6 +108,31 @@ fn child_that_dies_in_a_call_that_nobody_waits_for_has_not_failed_to_start() {
 }
 
 #[test]
+fn idle_children_that_are_killed_have_not_failed_to_start_if_others_have_answered() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let (sender, exits) = mpsc::channel();
+        let on_exit = move |_: &_| sender.send(()).unwrap();
+        let pool = me.pool("do").max(1).idle(1).on_exit(on_exit);
+        let pool = pool.start().unwrap();
+        let kill = || {
+            eventually("it is idle", || {
+                pool.stats().children.iter().any(|it| it.state == "idle")
+            });
+            signal(pool.stats().children[0].pid.unwrap(), "KILL");
+            exits.recv().unwrap();
+        };
+        // After three failed starts, the error would be that of the start.
+        for _ in 0..5 {
+            assert!(pool.call("pid").wait().is_ok());
+            kill();
+            kill();
+        }
+        pool.finish().unwrap();
+    });
+}
+
+#[test]
 fn pool_is_killed_in_a_callback_while_children_are_to_be_started() {
     let me = worker().run_in_test();
     bounded(move || {

@@ -25,6 +25,8 @@ const NS: Duration = Duration::from_nanos(1);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Who has served for so long is well.
 const HEALTHY: Duration = Duration::from_secs(60);
+/// ... and for so long has not failed to start.
+const SETTLED: Duration = Duration::from_secs(10);
 /// No jump goes further, so that the clock does not overflow.
 const END: Duration = Duration::from_secs(3000 * 365 * 24 * 3600);
 
@@ -81,6 +83,10 @@ struct Failures {
     most: u32,
     since: Option<Instant>,
     retry: (Instant, Instant),
+    /// When the youngest child was started that has ended calls, and is gone,
+    worked: Option<Instant>,
+    /// and the youngest that died idle before it did.
+    wasted: Option<Instant>,
 }
 
 /// A call, wherever it is.
@@ -139,6 +145,8 @@ impl Model {
             most: 0,
             since: None,
             retry: (now, now),
+            worked: None,
+            wasted: None,
         };
         Model {
             scheduler: Scheduler::new(sizing.clone(), &counts, script.byte().into()),
@@ -380,13 +388,43 @@ impl Model {
         let is_crash = matches!(end, End::Died { .. }) && !kid.told;
         let blamed = matches!(end, End::Died { blamed: true, .. });
         self.scheduler.died(kid.id, end, self.now);
+        let source = self.slots[kid.slot];
+        if kid.reported > 0 {
+            let failures = &mut self.failures[source];
+            failures.worked = failures.worked.max(Some(kid.since));
+        }
         if !is_crash {
             return;
         }
-        if kid.ready_at.is_none() || (kid.reported == 0 && !blamed) {
-            self.failures[self.slots[kid.slot]].failed(kid.since, self.now);
+        let has_failed = match kid.ready_at {
+            None => true,
+            Some(ready_at) if kid.reported == 0 && !blamed => {
+                self.is_start_in_vain(source, kid.since, ready_at)
+            }
+            Some(_) => false,
+        };
+        if has_failed {
+            self.failures[source].failed(kid.since, self.now);
         }
         self.missed |= !self.waiting.is_empty() && self.is_free(kid.slot);
+    }
+
+    /// Whether the idle death of a child that has ended no call is a failed start.
+    fn is_start_in_vain(&mut self, source: usize, since: Instant, ready_at: Instant) -> bool {
+        let kids = self.kids.iter();
+        let kids = kids.filter(|kid| kid.reported > 0 && self.slots[kid.slot] == source);
+        let working = kids.map(|kid| Some(kid.since)).max().flatten();
+        let failures = &mut self.failures[source];
+        let Some(before) = failures.wasted.replace(since) else {
+            let has_worked = working.is_some() || failures.worked.is_some();
+            return !has_worked && self.now < ready_at + SETTLED;
+        };
+        if since <= before {
+            failures.wasted = Some(before);
+            return false;
+        }
+        let worked = working.max(failures.worked);
+        worked.is_none_or(|at| at <= before) && self.now < ready_at + SETTLED
     }
 
     fn retire(&mut self, kid: usize) {

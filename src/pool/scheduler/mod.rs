@@ -401,6 +401,11 @@ impl<C, E: Clone> Scheduler<C, E> {
         if let (End::Died { error, .. }, false) = (&end, child.is_told) {
             past.last_error = Some(error.clone());
         }
+        let working = self.working(self.slots[child.slot]);
+        let source = &mut self.sources[self.slots[child.slot]];
+        if child.ended > 0 {
+            source.has_worked(child.since);
+        }
         let End::Died { error, blamed } = end else {
             return;
         };
@@ -408,8 +413,12 @@ impl<C, E: Clone> Scheduler<C, E> {
             return;
         }
         // One that dies before it does anything may do so again and again.
-        if !child.has_served() || (child.ended == 0 && !blamed) {
-            let source = &mut self.sources[self.slots[child.slot]];
+        let has_failed = match child.serves_since() {
+            None => true,
+            Some(_) if child.ended > 0 || blamed => false,
+            Some(ready_at) => source.is_start_in_vain(child.since, ready_at, working, now),
+        };
+        if has_failed {
             source.failed(error, child.since, &mut self.random, now);
         }
         if self.waiting > 0 && self.is_free(child.slot) {
@@ -749,6 +758,13 @@ impl<C, E: Clone> Scheduler<C, E> {
                 self.sources[self.slots[child.slot]].has_served(since, now);
             }
         }
+    }
+
+    /// When the last child of a source was to be started that has ended calls, of those that are there.
+    fn working(&self, source: usize) -> Option<Instant> {
+        let children = self.children.iter();
+        let works = |child: &&Child| child.ended > 0 && self.slots[child.slot] == source;
+        children.filter(works).map(|child| child.since).max()
     }
 
     fn crew(&self) -> Crew {

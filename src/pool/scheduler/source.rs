@@ -12,6 +12,8 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Who has served for so long, while no start has failed, is well.
 const HEALTHY: Duration = Duration::from_secs(60);
+/// Who dies idle after it has served for so long has not failed to start.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// A description of children, with the slots that it fills. `E` is why one could not be started.
 #[derive(Debug)]
@@ -20,6 +22,10 @@ pub(super) struct Source<E> {
     /// How often starts have failed since a child was well.
     failures: u32,
     last: Option<Failure<E>>,
+    /// When the youngest child was to be started that has ended calls, of those that are gone,
+    worked: Option<Instant>,
+    /// and the youngest of those that have died idle, without having ended any.
+    wasted: Option<Instant>,
 }
 
 /// A failed start.
@@ -38,6 +44,8 @@ impl<E: Clone> Source<E> {
             slots,
             failures: 0,
             last: None,
+            worked: None,
+            wasted: None,
         }
     }
 
@@ -84,6 +92,30 @@ impl<E: Clone> Source<E> {
             since,
             retry: now + wait,
         });
+    }
+
+    /// A child that was to be started `since` then is gone, and has ended calls.
+    pub(super) fn has_worked(&mut self, since: Instant) {
+        self.worked = self.worked.max(Some(since));
+    }
+
+    /// A child that was to be started `since` then, and has served from `ready_at` on, has died without having ended
+    /// a call, and of none. The youngest that is there, and has ended some, was to be started at `working`. Returns
+    /// whether that is a failed start: not if a child has worked that is younger than the last one of this kind.
+    pub(super) fn is_start_in_vain(
+        &mut self,
+        since: Instant,
+        ready_at: Instant,
+        working: Option<Instant>,
+        now: Instant,
+    ) -> bool {
+        let wasted = self.wasted;
+        self.wasted = wasted.max(Some(since));
+        // Those that were started together die together.
+        let is_known = wasted.is_some_and(|wasted| since <= wasted);
+        let has_worked = self.worked.max(working) > wasted;
+        let is_settled = now.saturating_duration_since(ready_at) >= SETTLED;
+        !(is_known || has_worked || is_settled)
     }
 
     /// A child has served since this moment.

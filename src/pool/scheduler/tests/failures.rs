@@ -201,15 +201,77 @@ fn minute_before_the_last_failure_does_not_count() {
 }
 
 #[test]
-fn death_after_a_healthy_minute_is_the_first_failure() {
-    let mut pool = pool_with(1, |it| it.idle = 1);
+fn failure_after_a_healthy_minute_is_the_first() {
+    let mut pool = pool_with(2, |it| it.idle = 1);
     pool.run();
     fail_in_a_row(&mut pool, 5);
     pool.ready(6);
+    let key = pool.key_of(1);
+    assert_eq!(pool.keyed('a', key), "+7");
     // Nothing happens before.
     pool.now += 61 * SEC;
-    assert_eq!(pool.fail(6), "");
+    assert_eq!(pool.fail(7), "+8");
     assert_eq!(pool.scheduler.sources[0].failures(), 1);
+}
+
+#[test]
+fn idle_death_is_no_failed_start_if_a_younger_child_than_the_last_has_worked() {
+    let mut pool = pool_with(1, |it| (it.idle, it.shrink_after) = (1, HOUR));
+    pool.run();
+    for child in [1, 4, 7] {
+        pool.ready(child);
+        pool.call('a');
+        pool.answer(child);
+        assert_eq!(pool.fail(child), "");
+        assert_eq!(pool.pass(100 * MS), format!("+{}", child + 1));
+        pool.ready(child + 1);
+        assert_eq!(pool.fail(child + 1), "");
+        assert_eq!(pool.scheduler.sources[0].failures(), 0);
+        assert_eq!(pool.pass(100 * MS), format!("+{}", child + 2));
+        // It is the next that is to work. That this one was stopped changes nothing.
+        pool.ready(child + 2);
+        pool.retire(child + 2);
+        assert_eq!(pool.exit(child + 2), "");
+        assert_eq!(pool.pass(100 * MS), format!("+{}", child + 3));
+    }
+}
+
+#[test]
+fn idle_deaths_at_once_are_failed_starts_though_an_old_child_works() {
+    let mut pool = pool_with(2, |it| (it.idle, it.grow_after) = (1, Duration::ZERO));
+    pool.run();
+    pool.ready(1);
+    assert_eq!(pool.call('a'), "a:1 +2");
+    pool.answer(1);
+    assert_eq!(pool.call('b'), "b:1");
+    for (child, failures, next) in [(2, 0, "+3"), (3, 1, "+4"), (4, 2, "")] {
+        pool.ready(child);
+        assert_eq!(pool.fail(child), next);
+        assert_eq!(pool.scheduler.sources[0].failures(), failures);
+    }
+}
+
+#[test]
+fn idle_deaths_of_children_that_were_started_together_are_one() {
+    let mut pool = pool_with(3, |it| it.idle = 3).serving(3);
+    assert_eq!(pool.call('a'), "a:1");
+    pool.answer(1);
+    pool.fail(2);
+    pool.fail(3);
+    assert_eq!(pool.scheduler.sources[0].failures(), 0);
+}
+
+#[test]
+fn idle_death_after_ten_seconds_is_no_failed_start() {
+    let mut pool = pool_with(1, |it| (it.idle, it.shrink_after) = (1, HOUR));
+    pool.run();
+    for (child, lives, failures) in [(1, 10 * SEC, 0), (2, 10 * SEC, 0), (3, 9 * SEC, 1)] {
+        pool.ready(child);
+        pool.pass(lives);
+        assert_eq!(pool.fail(child), "");
+        assert_eq!(pool.scheduler.sources[0].failures(), failures);
+        pool.pass(100 * MS);
+    }
 }
 
 #[test]
