@@ -133,6 +133,21 @@ fn idle_children_that_are_killed_have_not_failed_to_start_if_others_have_answere
 }
 
 #[test]
+fn child_that_retires_before_its_first_call_has_failed_to_start() {
+    bounded(|| {
+        // What it is sent kills it.
+        let retires = r"ready; send '\0200\0000\0000\0000\0000\0000\0000\0007\0006retire'; head -c 1 <&0 >/dev/null";
+        let pool = script(retires).pool("do").max(1).idle(1).on_exit(|_| {});
+        let pool = pool.grow_after(Duration::ZERO).start().unwrap();
+        eventually("calls get the error", || {
+            let error = common::lost(pool.call("x").wait());
+            error.to_string() == "the child has retired before its first call"
+        });
+        pool.finish().unwrap();
+    });
+}
+
+#[test]
 fn pool_is_killed_in_a_callback_while_children_are_to_be_started() {
     let me = worker().run_in_test();
     bounded(move || {

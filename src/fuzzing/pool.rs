@@ -85,7 +85,7 @@ struct Failures {
     retry: (Instant, Instant),
     /// When the youngest child was started that has ended calls, and is gone,
     worked: Option<Instant>,
-    /// and the youngest that died idle before it did.
+    /// and the youngest that was gone before it had ended any, and not because of one.
     wasted: Option<Instant>,
 }
 
@@ -409,7 +409,7 @@ impl Model {
         self.missed |= !self.waiting.is_empty() && self.is_free(kid.slot);
     }
 
-    /// Whether the idle death of a child that has ended no call is a failed start.
+    /// Whether the idle end of a child that has ended no call is a failed start.
     fn is_start_in_vain(&mut self, source: usize, since: Instant, ready_at: Instant) -> bool {
         let kids = self.kids.iter();
         let kids = kids.filter(|kid| kid.reported > 0 && self.slots[kid.slot] == source);
@@ -428,8 +428,20 @@ impl Model {
     }
 
     fn retire(&mut self, kid: usize) {
-        self.scheduler.retires(self.kids[kid].id);
-        self.kids[kid].stage = Stage::Leaving;
+        self.forgive();
+        let id = self.kids[kid].id;
+        self.scheduler.retires(id, id.0, self.now);
+        let kid = &mut self.kids[kid];
+        let serves = std::mem::replace(&mut kid.stage, Stage::Leaving) == Stage::Serving;
+        let (source, since) = (self.slots[kid.slot], kid.since);
+        if let Some(ready_at) = kid.ready_at
+            && serves
+            && kid.reported == 0
+            && kid.in_flight() == 0
+            && self.is_start_in_vain(source, since, ready_at)
+        {
+            self.failures[source].failed(since, self.now);
+        }
     }
 
     /// The last call that was sent was not taken.

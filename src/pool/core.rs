@@ -465,7 +465,11 @@ impl Core {
 
     /// A child wants no more calls.
     pub(super) fn retires(self: &Arc<Self>, child: ChildId) {
-        self.lock().scheduler.retires(child);
+        let error = Error::new(
+            ErrorKind::Died,
+            "the child has retired before its first call",
+        );
+        self.lock().scheduler.retires(child, error, Instant::now());
         self.pump();
     }
 

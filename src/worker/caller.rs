@@ -401,7 +401,8 @@ impl Parent {
     }
 
     /// Asks not to be sent further calls, as this child has grown too large, say. A pool of children acts on
-    /// it: such a child answers what it was sent, and is replaced. An [`Rpc`](crate::Rpc) has no other child,
+    /// it: such a child answers what it was sent, and is replaced, after each call if it asks for that in each.
+    /// One that does so before its first call counts as a start that has failed. An [`Rpc`](crate::Rpc) has no other child,
     /// and does nothing. More than once is the same as once. A plain peer is not told.
     ///
     /// # Examples

@@ -120,6 +120,10 @@ impl Child {
         }
     }
 
+    pub(super) fn has_served(&self) -> bool {
+        self.ready_at.is_some()
+    }
+
     pub(super) fn serves_since(&self) -> Option<Instant> {
         self.ready_at
     }

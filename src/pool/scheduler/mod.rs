@@ -364,10 +364,19 @@ impl<C, E: Clone> Scheduler<C, E> {
         }
     }
 
-    /// A child is to get no more calls.
-    pub(crate) fn retires(&mut self, child: ChildId) {
-        if let Some(at) = self.find(child) {
-            self.children[at].stage = Stage::Leaving;
+    /// A child wants no more calls. If it has had none, this is the error of a start in vain.
+    pub(crate) fn retires(&mut self, child: ChildId, error: E, now: Instant) {
+        let Some(at) = self.find(child) else {
+            return;
+        };
+        self.forgive(now);
+        let child = &mut self.children[at];
+        let serves = child.stage == Stage::Serving;
+        child.stage = Stage::Leaving;
+        // It does so before it is of any use, perhaps again and again.
+        if serves && child.ended == 0 && child.in_flight() == 0 {
+            let (slot, since, ready_at) = (child.slot, child.since, child.serves_since());
+            self.started_in_vain(slot, since, ready_at, error, now);
         }
     }
 
@@ -401,10 +410,8 @@ impl<C, E: Clone> Scheduler<C, E> {
         if let (End::Died { error, .. }, false) = (&end, child.is_told) {
             past.last_error = Some(error.clone());
         }
-        let working = self.working(self.slots[child.slot]);
-        let source = &mut self.sources[self.slots[child.slot]];
         if child.ended > 0 {
-            source.has_worked(child.since);
+            self.sources[self.slots[child.slot]].has_worked(child.since);
         }
         let End::Died { error, blamed } = end else {
             return;
@@ -413,13 +420,8 @@ impl<C, E: Clone> Scheduler<C, E> {
             return;
         }
         // One that dies before it does anything may do so again and again.
-        let has_failed = match child.serves_since() {
-            None => true,
-            Some(_) if child.ended > 0 || blamed => false,
-            Some(ready_at) => source.is_start_in_vain(child.since, ready_at, working, now),
-        };
-        if has_failed {
-            source.failed(error, child.since, &mut self.random, now);
+        if !child.has_served() || (child.ended == 0 && !blamed) {
+            self.started_in_vain(child.slot, child.since, child.serves_since(), error, now);
         }
         if self.waiting > 0 && self.is_free(child.slot) {
             // It is missed.
@@ -760,11 +762,26 @@ impl<C, E: Clone> Scheduler<C, E> {
         }
     }
 
-    /// When the last child of a source was to be started that has ended calls, of those that are there.
-    fn working(&self, source: usize) -> Option<Instant> {
+    /// A child that was to be started `since` then, and has served from `ready_at` on, if it has, is gone before it
+    /// has ended a call.
+    fn started_in_vain(
+        &mut self,
+        slot: usize,
+        since: Instant,
+        ready_at: Option<Instant>,
+        error: E,
+        now: Instant,
+    ) {
+        let source = self.slots[slot];
         let children = self.children.iter();
         let works = |child: &&Child| child.ended > 0 && self.slots[child.slot] == source;
-        children.filter(works).map(|child| child.since).max()
+        let working = children.filter(works).map(|child| child.since).max();
+        let source = &mut self.sources[source];
+        let has_failed =
+            ready_at.is_none_or(|at| source.has_failed_to_serve(since, at, working, now));
+        if has_failed {
+            source.failed(error, since, &mut self.random, now);
+        }
     }
 
     fn crew(&self) -> Crew {

@@ -12,7 +12,7 @@ const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Who has served for so long, while no start has failed, is well.
 const HEALTHY: Duration = Duration::from_secs(60);
-/// Who dies idle after it has served for so long has not failed to start.
+/// Who has served for so long has not failed to start.
 const SETTLED: Duration = Duration::from_secs(10);
 
 /// A description of children, with the slots that it fills. `E` is why one could not be started.
@@ -24,7 +24,7 @@ pub(super) struct Source<E> {
     last: Option<Failure<E>>,
     /// When the youngest child was to be started that has ended calls, of those that are gone,
     worked: Option<Instant>,
-    /// and the youngest of those that have died idle, without having ended any.
+    /// and the youngest of those that have ended none, and not died of one.
     wasted: Option<Instant>,
 }
 
@@ -99,10 +99,10 @@ impl<E: Clone> Source<E> {
         self.worked = self.worked.max(Some(since));
     }
 
-    /// A child that was to be started `since` then, and has served from `ready_at` on, has died without having ended
-    /// a call, and of none. The youngest that is there, and has ended some, was to be started at `working`. Returns
-    /// whether that is a failed start: not if a child has worked that is younger than the last one of this kind.
-    pub(super) fn is_start_in_vain(
+    /// A child that was to be started `since` then, and has served from `ready_at` on, is gone before it has ended a
+    /// call, and not because of one. The youngest that is there, and has ended some, was to be started at `working`.
+    /// Returns whether that is a failed start: not if a child has worked that is younger than the last of this kind.
+    pub(super) fn has_failed_to_serve(
         &mut self,
         since: Instant,
         ready_at: Instant,

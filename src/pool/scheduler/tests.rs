@@ -155,7 +155,7 @@ impl Pool {
     }
 
     fn retire(&mut self, child: u64) -> String {
-        self.scheduler.retires(ChildId(child));
+        self.scheduler.retires(ChildId(child), "no", self.now);
         self.run()
     }
 
