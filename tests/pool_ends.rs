@@ -9,7 +9,7 @@ use offspring::{CallError, ErrorKind, Phase, Pool, Process, Refusal, Strings, Wo
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const LONG: Duration = Duration::from_secs(1000);
 const SHORT: Duration = Duration::from_millis(20);
@@ -127,6 +127,24 @@ fn idle_children_that_are_killed_have_not_failed_to_start_if_others_have_answere
             assert!(pool.call("pid").wait().is_ok());
             kill();
             kill();
+        }
+        pool.finish().unwrap();
+    });
+}
+
+#[test]
+fn children_of_no_age_are_not_replaced_without_end() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let (sender, exits) = mpsc::channel();
+        // Nobody listens in the end.
+        let on_exit = move |_: &_| sender.send(()).unwrap_or_default();
+        let pool = me.pool("do").max(1).idle(1).max_age(Duration::ZERO);
+        let start = Instant::now();
+        let pool = pool.on_exit(on_exit).start().unwrap();
+        for n in 1..=3 {
+            exits.recv().unwrap();
+            assert!(start.elapsed() >= n * Duration::from_millis(75));
         }
         pool.finish().unwrap();
     });

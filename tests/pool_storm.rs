@@ -96,7 +96,7 @@ fn start(me: &Process, random: &mut Random, calls: &Arc<Calls>) -> Pool {
         builder = builder.max_calls(1 + random.below(20) as u64);
     }
     if random.below(3) == 0 {
-        builder = builder.max_age(Duration::from_millis(random.below(20) as u64));
+        builder = builder.max_age(Duration::from_millis(random.below(200) as u64));
     }
     if random.below(4) == 0 {
         builder = builder.max_queue(10, 1000);

@@ -22,6 +22,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+/// No child is replaced for its age sooner than after this, about.
+const LEAST_AGE: Duration = Duration::from_millis(100);
+
 type ExitCallback = Box<dyn FnMut(&ChildExit) + Send>;
 
 /// The program's callbacks for all children of a pool.
@@ -141,9 +144,10 @@ impl<S: Signature> PoolBuilder<S> {
         self
     }
 
-    /// At which age a child is replaced, as by [`max_calls`](PoolBuilder::max_calls). Default: never.
+    /// At which age a child is replaced, as by [`max_calls`](PoolBuilder::max_calls). Default: never. At least 100
+    /// milliseconds: with less, children would do nothing but replace each other.
     pub fn max_age(mut self, age: Duration) -> Self {
-        self.sizing.max_age = Some(age);
+        self.sizing.max_age = Some(age.max(LEAST_AGE));
         self
     }
 
