@@ -412,6 +412,47 @@ fn calls_of_a_pool_that_takes_too_long_to_finish_end_with_its_error() {
 }
 
 #[test]
+fn pool_is_killed_while_a_start_waits_for_a_template() {
+    let me = worker()
+        .setup("gate", |request| {
+            Gate::enter(&request.to_string());
+            Ok(())
+        })
+        .run_in_test();
+    bounded(move || {
+        for is_nested in [false, true] {
+            let gate = Gate::new();
+            let mut template = me.clone().setup("gate", gate.name()).template();
+            if is_nested {
+                template = template.template();
+            }
+            let mut entered = None;
+            for is_killed in [false, true, false] {
+                let pool = template.pool("do").max(2).idle(2).start_timeout(LONG);
+                let pool = pool.on_exit(|_| {}).start().unwrap();
+                let call = pool.call("pid").start();
+                entered.get_or_insert_with(|| gate.entered());
+                let kind = if is_killed {
+                    pool.kill();
+                    pool.finish().unwrap();
+                    ErrorKind::Killed
+                } else {
+                    let error = pool.finish_timeout(SHORT).unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::Stopped);
+                    ErrorKind::Stopped
+                };
+                assert_eq!(common::lost_kind(call.wait()), kind);
+            }
+            drop(entered);
+            // Nothing of this was its fault.
+            let rpc = template.rpc("do").start().unwrap();
+            assert_eq!(rpc.call(["echo", "x"]).wait().unwrap(), ["x"]);
+            rpc.finish().unwrap();
+        }
+    });
+}
+
+#[test]
 fn exit_tells_what_a_child_had_begun_for_callers_that_wait() {
     let me = worker().run_in_test();
     bounded(move || {

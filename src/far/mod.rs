@@ -13,22 +13,21 @@ mod words;
 pub(crate) use template::LONGEST_TO_RELAY;
 
 use crate::error::Error;
-use crate::process::{Carrier, Connector, Launched, Process};
+use crate::process::{Carrier, Connector, CopyWait, Launched, Process};
 use connection::Connection;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// What starts children on other machines.
 #[derive(Debug)]
 struct Far;
 
 impl Carrier for Far {
-    fn launch(&self, process: &Process, timeout: Duration) -> Result<Launched, Error> {
+    fn launch(&self, process: &Process, wait: &CopyWait) -> Result<Launched, Error> {
         let connection = Connection::start(process, true)?;
-        connection.launch(process, 0, timeout)
+        connection.launch(process, 0, wait.timeout)
     }
 
     fn template(&self, process: Process) -> Process {

@@ -3,13 +3,13 @@
 use super::connection::{Connection, Order};
 use crate::error::{Error, ErrorKind};
 use crate::fd::Reach;
-use crate::process::{Carry, Forker, Launched, Process};
+use crate::process::{Carry, CopyWait, Forker, Launched, Process};
 use crate::revival::Revival;
 use crate::unwind;
 use crate::wire::{LONGEST_CONTROL, LONGEST_SETUP, ToRelay};
 use std::any::Any;
 use std::sync::{Arc, Mutex, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// The longest message to a relay, which may have one for a template in it.
 pub(crate) const LONGEST_TO_RELAY: usize = LONGEST_SETUP + LONGEST_CONTROL;
@@ -62,10 +62,10 @@ fn far(forker: &dyn Forker) -> Option<&FarTemplate> {
 }
 
 impl Forker for FarTemplate {
-    fn launch(&self, copy: &Process, timeout: Duration) -> Result<Launched, Error> {
+    fn launch(&self, copy: &Process, wait: &CopyWait) -> Result<Launched, Error> {
         let connection = self.host.connection()?;
         let base = self.declare(&connection)?;
-        connection.launch(copy, base, timeout)
+        connection.launch(copy, base, wait.timeout)
     }
 
     fn reach(&self) -> Reach {

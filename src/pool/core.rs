@@ -662,7 +662,9 @@ impl Core {
         state.jobs += ended.len();
         let unstarted = mem::take(&mut state.starts);
         let handles = mem::take(&mut state.handles);
+        let interrupt = Arc::clone(&state.interrupt);
         drop(state);
+        interrupt.interrupt(error.clone());
         for (_, handle) in handles {
             handle.link.kill();
         }

@@ -82,6 +82,7 @@ impl Core {
             handlers,
             child: self.options,
             reactor: Some(Arc::clone(&self.reactor)),
+            interrupt: Some(Arc::clone(&self.lock().interrupt)),
             ..StartOptions::new(self.sources[source].clone())
         };
         self.with_first_function(|function| options.start(function))

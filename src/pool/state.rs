@@ -7,6 +7,7 @@ use super::stats::Waits;
 use super::waiting::{BegunBefore, Fate, Place, Repeat, Waiting, was_killed};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
+use crate::process::Interrupt;
 use crate::rpc::{CallOptions, Caller, Completion, Ended, Handle, Link};
 use crate::service::{Signature, id_of};
 use crate::unwind;
@@ -31,6 +32,8 @@ pub(super) struct State {
     pub(super) starts: VecDeque<(ChildId, usize)>,
     /// Whether the starter works, and looks for more.
     pub(super) is_starting: bool,
+    /// Ends its wait for a template.
+    pub(super) interrupt: Arc<Interrupt>,
     /// When the timer fires.
     pub(super) timer_at: Option<Instant>,
     /// How many threads wait for room.
@@ -108,6 +111,7 @@ impl State {
             for_new: Vec::new(),
             starts: VecDeque::new(),
             is_starting: false,
+            interrupt: Arc::default(),
             timer_at: None,
             blocked: 0,
             visitors: 0,

@@ -3,7 +3,8 @@
 use super::diagnosis::{Attempt, pause, retry_while_busy};
 use super::stdio::{Stdio, StdioKind};
 use super::{
-    Child, CopyGroup, ForkError, ForkOrder, ForkedChild, Group, Process, Target, apply_settings,
+    Child, CopyGroup, CopyWait, ForkError, ForkOrder, ForkedChild, Group, Process, Target,
+    apply_settings,
 };
 use crate::error::{Error, ErrorKind};
 use crate::fd::Fd;
@@ -18,7 +19,6 @@ use std::os::unix::net::UnixStream;
 use std::panic::Location;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A child that was started, and the parent's ends of its descriptors.
 pub(crate) struct Launched {
@@ -45,8 +45,8 @@ struct CopyEnds {
 
 impl Process {
     /// Starts the child. Setups and functions are sent to it later.
-    /// A copy of a template is waited for, at most for `timeout`.
-    pub(crate) fn launch(&self, timeout: Duration) -> Result<Launched, Error> {
+    /// A copy of a template is waited for.
+    pub(crate) fn launch(&self, wait: &CopyWait) -> Result<Launched, Error> {
         self.check()?;
         if let Target::Stream(socket) = &self.target {
             let socket = socket
@@ -57,7 +57,7 @@ impl Process {
         }
         self.check_start()?;
         match self.forker() {
-            Some(forker) => forker.launch(self, timeout),
+            Some(forker) => forker.launch(self, wait),
             None => self.spawn().map_err(|error| self.cannot_start(&error)),
         }
     }

@@ -4,6 +4,7 @@ mod carried;
 mod child;
 mod diagnosis;
 mod group;
+mod interrupt;
 mod launch;
 mod limit;
 mod remote;
@@ -16,6 +17,7 @@ pub(crate) use carried::Transport;
 pub(crate) use child::{Child, ForkedChild, Noted};
 pub(crate) use diagnosis::lack_of_processes;
 pub use group::Group;
+pub(crate) use interrupt::{CopyWait, Interrupt};
 pub(crate) use launch::Launched;
 pub use limit::Limit;
 pub(crate) use remote::{Ended, Remote, RemoteEnd};
@@ -140,7 +142,7 @@ pub(crate) type Carry = &'static dyn Carrier;
 /// See [`Carry`].
 pub(crate) trait Carrier: fmt::Debug + Sync {
     /// Starts a child, with a connection of its own.
-    fn launch(&self, process: &Process, timeout: Duration) -> Result<Launched, Error>;
+    fn launch(&self, process: &Process, wait: &CopyWait) -> Result<Launched, Error>;
 
     /// Children that are copies of this process, all of them behind one connection.
     fn template(&self, process: Process) -> Process;
@@ -164,8 +166,8 @@ impl fmt::Debug for Connector {
 
 /// What starts a template, and has it make copies.
 pub(crate) trait Forker: fmt::Debug + Send + Sync {
-    /// Makes a copy of the template, which is started if it is not there. Waits at most so long.
-    fn launch(&self, copy: &Process, timeout: Duration) -> Result<Launched, Error>;
+    /// Makes a copy of the template, which is started if it is not there. Waits for it as long as this says.
+    fn launch(&self, copy: &Process, wait: &CopyWait) -> Result<Launched, Error>;
 
     /// Whether descriptors can be sent to its copies.
     fn reach(&self) -> Reach;

@@ -1,7 +1,7 @@
 //! Threads that start processes: for each template one, which makes one copy after the other.
 
 use crate::error::Error;
-use crate::process::{Launched, Process};
+use crate::process::{CopyWait, Launched, Process};
 use crate::sys::SharedPoller;
 use crate::{threads, unwind};
 use std::collections::VecDeque;
@@ -83,7 +83,8 @@ impl Job {
                 process,
                 timeout,
             } => {
-                let launched = process.launch(timeout);
+                let interrupt = None;
+                let launched = process.launch(&CopyWait { timeout, interrupt });
                 (channel, Outcome::Started(launched.map(Box::new)))
             }
             Job::Warm { id, process } => (id, Outcome::Warmed(process.warm())),

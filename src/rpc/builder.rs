@@ -6,7 +6,7 @@ use super::reactor::Reactor;
 use super::start::StartOptions;
 use crate::codec::{Replies, Strings};
 use crate::error::Error;
-use crate::process::Process;
+use crate::process::{Interrupt, Process};
 use crate::service::{IntoService, Name, Signature, id_of};
 use crate::wire::LONGEST_PAYLOAD;
 use std::fmt;
@@ -315,5 +315,11 @@ impl<S: Signature> RpcBuilder<S> {
         let RpcBuilder { service, options } = self;
         let handle = options.start(id_of(&service))?;
         Ok(Rpc::new(handle, service))
+    }
+
+    /// Has this end the wait for a template.
+    pub(super) fn interrupt(mut self, interrupt: Option<Arc<Interrupt>>) -> Self {
+        self.options.interrupt = interrupt;
+        self
     }
 }

@@ -7,7 +7,7 @@ use super::reactor::Core;
 use super::state::{Connection, Life, QueueLimits, StartBy};
 use crate::deadlines::after;
 use crate::error::{Error, ErrorKind};
-use crate::process::{Launched, Process};
+use crate::process::{CopyWait, Interrupt, Launched, Process};
 use crate::wire::{self, Body, Decoder, Framing, FunctionId, Plain, ToChild};
 use std::mem;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ pub(crate) struct StartOptions {
     pub(crate) call_timeout: Option<Duration>,
     pub(crate) max_queue: (usize, usize),
     pub(crate) reactor: Option<Arc<Core>>,
+    /// What ends the wait for a template.
+    pub(crate) interrupt: Option<Arc<Interrupt>>,
 }
 
 /// Those that a pool has for each of its children, too.
@@ -61,6 +63,7 @@ impl StartOptions {
             call_timeout: None,
             max_queue: (usize::MAX, usize::MAX),
             reactor: None,
+            interrupt: None,
         }
     }
 
@@ -90,6 +93,10 @@ impl StartOptions {
             None => self.process.preparations()?,
             Some(_) => Vec::new(),
         };
+        let wait = CopyWait {
+            timeout: self.child.start_timeout,
+            interrupt: self.interrupt,
+        };
         let Launched {
             socket,
             child,
@@ -97,8 +104,8 @@ impl StartOptions {
             stdout,
             stderr,
         } = match self.process.carry() {
-            Some(carry) => carry.launch(&self.process, self.child.start_timeout)?,
-            None => self.process.launch(self.child.start_timeout)?,
+            Some(carry) => carry.launch(&self.process, &wait)?,
+            None => self.process.launch(&wait)?,
         };
         let lifeline = lifeline.map(|(reader, writer)| {
             let mut message = Body::from(ToChild::Lifeline.encode());

@@ -7,7 +7,8 @@ use crate::deadlines::after;
 use crate::error::{CallError, Error, ErrorKind};
 use crate::fd::{Fd, Reach};
 use crate::process::{
-    Carry, ForkError, ForkOrder, ForkedChild, Forker, Launched, Process, TemplateOrder,
+    Carry, CopyWait, ForkError, ForkOrder, ForkedChild, Forker, Interrupt, Launched, Process,
+    TemplateOrder,
 };
 use crate::revival::Revival;
 use crate::sys;
@@ -157,8 +158,8 @@ struct LiveTemplate {
 }
 
 impl Forker for Template {
-    fn launch(&self, copy: &Process, timeout: Duration) -> Result<Launched, Error> {
-        copy.copy_by(|order| self.fork(order, timeout))
+    fn launch(&self, copy: &Process, wait: &CopyWait) -> Result<Launched, Error> {
+        copy.copy_by(|order| self.fork(order, wait))
     }
 
     fn reach(&self) -> Reach {
@@ -174,7 +175,7 @@ impl Forker for Template {
     }
 
     fn warm(&self) -> Result<(), Error> {
-        let live = self.live()?;
+        let live = self.live(None)?;
         let ready = live.rpc.wait_ready();
         if let Err(error) = &ready
             && error.kind() != ErrorKind::InCallback
@@ -186,18 +187,24 @@ impl Forker for Template {
 }
 
 impl Template {
-    fn fork(&self, order: ForkOrder<Fd>, timeout: Duration) -> Result<ForkedChild, ForkError> {
-        let live = self.live().map_err(ForkError::Other)?;
+    fn fork(&self, order: ForkOrder<Fd>, wait: &CopyWait) -> Result<ForkedChild, ForkError> {
+        let CopyWait { timeout, interrupt } = wait;
+        let live = self.live(interrupt.as_ref()).map_err(ForkError::Other)?;
         let was_ready = live.rpc.is_ready();
         let call = live.rpc.call(TemplateOrder::Copy(order).encode());
-        let outcome = match in_callback() {
+        let outcome = match interrupt {
             // Not by a timeout of the call, of which the template's reactor would have to know.
-            false => call.wait_until(after(Instant::now(), timeout)),
-            // This is bounded, even if it is in one of the template's own, as output may be passed to.
-            true => {
+            None if !in_callback() => call.wait_until(after(Instant::now(), *timeout)),
+            // In a callback this is bounded, even if it is one of the template's own, as output may be passed to.
+            _ => {
                 let (sender, outcome) = mpsc::channel();
-                call.then(move |outcome| drop(sender.send(outcome)));
-                outcome.recv_timeout(timeout).ok()
+                if let Some(interrupt) = interrupt {
+                    let sender = sender.clone();
+                    interrupt.wait(move |error| drop(sender.send(Err(error))));
+                }
+                call.then(move |outcome| drop(sender.send(Ok(outcome))));
+                let outcome = outcome.recv_timeout(*timeout).ok().transpose();
+                outcome.map_err(ForkError::Other)?
             }
         };
         match outcome {
@@ -226,8 +233,8 @@ impl Template {
         }
     }
 
-    /// The template, which is started if it is not there.
-    fn live(&self) -> Result<Arc<LiveTemplate>, Error> {
+    /// The template, which is started if it is not there, as a copy of another one, perhaps.
+    fn live(&self, interrupt: Option<&Arc<Interrupt>>) -> Result<Arc<LiveTemplate>, Error> {
         let mut state = self.lock();
         if let Some(live) = &state.live {
             match live.rpc.try_exit() {
@@ -245,14 +252,16 @@ impl Template {
         }
         let builder = self.process.rpc(FORK).start_timeout(Duration::MAX);
         // Whoever wants a copy is told.
-        match builder.on_error(drop).start() {
+        match builder.on_error(drop).interrupt(interrupt.cloned()).start() {
             Ok(rpc) => {
                 let live = Arc::new(LiveTemplate { rpc });
                 state.live = Some(Arc::clone(&live));
                 Ok(live)
             }
             Err(error) => {
-                state.revival.failed(now, error.clone());
+                if !interrupt.is_some_and(|it| it.is_interrupted()) {
+                    state.revival.failed(now, error.clone());
+                }
                 Err(error)
             }
         }
