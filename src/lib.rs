@@ -77,6 +77,7 @@
 //! | [`Call`] | a call being made: use [`then`](Call::then), [`wait`](Call::wait) or [`start`](Call::start) |
 //! | [`Pending`] | a started call, to be waited for later or [cancelled](Pending::cancel) |
 //! | [`Pool`], [`PoolBuilder`], [`PoolCall`] | replaceable children behind one call, its options, and a call to it |
+//! | [`RpcStats`], [`PoolStats`] | a child, or a pool, at one moment, to be printed |
 //! | [`Asker`] | what a child asks, to be answered later |
 //! | [`Exit`] | how a child exited, and which [`StopStage`] was needed to stop it |
 //! | [`Reactor`] | a thread that serves several handles |
@@ -321,7 +322,7 @@ pub use fd::Fd;
 pub use outcome::Outcome;
 pub use pool::{ChildExit, ChildStats, Map, MapUnordered, Pool, PoolBuilder, PoolCall, PoolStats};
 pub use process::{Group, Limit, Process, Stdio};
-pub use rpc::{Asker, Call, Exit, Pending, Reactor, Rpc, RpcBuilder, StopStage};
+pub use rpc::{Asker, Call, Exit, Pending, Reactor, Rpc, RpcBuilder, RpcStats, StopStage};
 pub use service::{Errors, IntoService, Lend, Lent, Name, Request, Service, Signature, Text};
 pub use wire::Plain;
 pub use worker::{Caller, Cancellation, Loop, Parent, Poster, Watch, Worker};

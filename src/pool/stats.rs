@@ -3,6 +3,7 @@
 use super::core::Core;
 use super::scheduler::Stage;
 use crate::error::Error;
+use crate::rpc::{write_calls, write_last_error, write_state};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -83,25 +84,12 @@ impl fmt::Display for PoolStats {
 
 impl fmt::Display for ChildStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.pid {
-            Some(pid) => write!(f, "pid {pid}")?,
-            None => f.write_str("no pid yet")?,
-        }
-        write!(
-            f,
-            " {}, generation {}, {:.1?} old, {} calls done, {} in flight",
-            self.state, self.generation, self.age, self.calls, self.in_flight
-        )?;
-        if let Some(oldest) = self.oldest {
-            write!(f, " for {oldest:.1?}")?;
-        }
+        write_state(f, self.pid, self.state)?;
+        let (generation, age) = (self.generation, self.age);
+        write!(f, ", generation {generation}, {age:.1?} old, ")?;
+        write_calls(f, self.calls, self.in_flight, self.oldest)?;
         write!(f, ", {} before it", self.restarts)?;
-        if let Some(error) = &self.last_error {
-            // One line a child.
-            f.write_str(", last: ")?;
-            error.write_summary(f)?;
-        }
-        Ok(())
+        write_last_error(f, self.last_error.as_ref())
     }
 }
 

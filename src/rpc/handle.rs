@@ -3,6 +3,7 @@
 use super::call::Call;
 use super::link::Link;
 use super::state::Exit;
+use super::stats::RpcStats;
 use crate::codec::Argument;
 use crate::deadlines::after;
 use crate::error::Error;
@@ -180,6 +181,31 @@ impl<S: Signature> Rpc<S> {
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.handle.link.child().and_then(Child::pid)
+    }
+
+    /// The child at this moment: its state, its calls and its queue.
+    ///
+    /// For it, each write to the child reads a clock, without a system call, which takes some nanoseconds, and
+    /// keeps up to 1.5 KiB. All else is there anyway. The snapshot takes the lock that each call takes. In a copy of
+    /// the process, made by fork(2), there is nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// # let me = offspring::Worker::new().function("echo", |request, _caller| Ok(request)).run();
+    /// let rpc = me.rpc("echo").start()?;
+    /// rpc.call("hello").wait()?;
+    /// let stats = rpc.stats();
+    /// println!("{stats}"); // pid 4711 idle, 1 calls done, 0 in flight, 74 bytes sent, 0 queued
+    /// assert_eq!((stats.state, stats.calls, stats.in_flight), ("idle", 1, 0));
+    /// # rpc.finish()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> RpcStats {
+        self.handle.link.stats()
     }
 
     /// Kills the child and its process group, if that [is its own](crate::Group), with SIGKILL; a

@@ -1,7 +1,7 @@
 //! The parent: a handle to a child, and what is behind it.
 //!
 //! ```text
-//!   builder  call  handle     what a program holds; types and codec end here
+//!   builder  call  handle     what a program holds; types and codec end here; stats: a snapshot
 //!      │       ╲    ╱
 //!    start       ╲ ╱          starts a child, and puts the rest together; template has one copied
 //!      │          │
@@ -29,6 +29,7 @@ mod log;
 mod reactor;
 mod start;
 mod state;
+mod stats;
 mod template;
 
 pub use ask::Asker;
@@ -37,6 +38,7 @@ pub use call::{Call, Pending};
 pub use handle::Rpc;
 pub use reactor::Reactor;
 pub use state::{Exit, StopStage};
+pub use stats::RpcStats;
 
 // What pools are built on.
 pub(crate) use ask::{
@@ -53,6 +55,7 @@ pub(crate) use link::{
 pub(crate) use log::error as log_error;
 pub(crate) use reactor::{Core as ReactorCore, EventHandler, Source};
 pub(crate) use start::{ChildOptions, StartOptions};
+pub(crate) use stats::{write_calls, write_last_error, write_state};
 
 #[cfg(any(fuzzing, test))]
 pub(crate) use state::{Begun, ChildViolation, Connection, Delivery, QueueLimits, StartRefusal};

@@ -12,7 +12,8 @@ use crate::fd::{Reach, may_send};
 use crate::process::Child;
 use crate::rpc::reactor::{Core, Source, poll_key};
 use crate::rpc::state::{AfterRelease, Connection};
-use crate::sys::{self, Interest, Origin, Registration};
+use crate::rpc::stats::RpcStats;
+use crate::sys::{self, CoarseTime, Interest, Origin, Registration};
 use crate::unwind;
 use crate::wire::Body;
 use polling::Event;
@@ -223,9 +224,20 @@ impl Link {
             wrote = true;
         }
         if wrote {
+            let taken = state.connection.writer().outbox().taken();
+            state.stamps.note(taken, coarse_time());
             self.notify_of_room(&state);
         }
         state
+    }
+
+    /// What the child is doing.
+    pub(crate) fn stats(&self) -> RpcStats {
+        if self.is_elsewhere() {
+            return RpcStats::default();
+        }
+        let pid = self.child().and_then(Child::pid);
+        self.lock().stats(pid, coarse_time())
     }
 
     /// Shuts the writing side down if the handle is closed and all is sent. Returns whether it is.
@@ -315,4 +327,10 @@ impl Link {
         state.registration = Some(registration);
         Ok(())
     }
+}
+
+/// The time by the clock that is read fastest.
+fn coarse_time() -> Duration {
+    let CoarseTime(seconds, nanos) = sys::coarse_clock();
+    Duration::new(seconds, nanos)
 }

@@ -6,7 +6,8 @@ use super::reader::{Reader, input};
 use super::slot::{Fill, Slot};
 use crate::codec::Input;
 use crate::error::{Error, Phase, Refusal};
-use crate::rpc::state::{Connection, Delivery, Exit, Kill, Role};
+use crate::rpc::state::{Connection, Delivery, Exit, Kill, Role, Stamps};
+use crate::rpc::stats::RpcStats;
 use crate::sys::Registration;
 use crate::wire::{Decoder, FULL_BATCH};
 use std::sync::{Arc, Mutex};
@@ -34,6 +35,8 @@ pub(super) struct LinkState {
     pub(super) registration: Option<Registration>,
     /// Whether the reactor waits for room in the socket.
     pub(super) awaits_room: bool,
+    /// When what was written.
+    pub(super) stamps: Stamps,
     /// When it is to write again, if too many descriptors were on their way.
     retry_at: Option<Instant>,
     /// How many threads wait for a change.
@@ -122,6 +125,7 @@ impl LinkState {
             connected: true,
             registration: None,
             awaits_room: false,
+            stamps: Stamps::default(),
             retry_at: None,
             waiting: 0,
             attention: false,
@@ -133,6 +137,33 @@ impl LinkState {
             shut_down: false,
             end: None,
             over: false,
+        }
+    }
+
+    /// What the child is doing, by the clock of the [stamps](LinkState::stamps).
+    pub(super) fn stats(&mut self, pid: Option<u32>, now: Duration) -> RpcStats {
+        let connection = &mut self.connection;
+        let oldest = connection.oldest_at();
+        let oldest = oldest.and_then(|at| self.stamps.written_at(at));
+        let in_flight = connection.outstanding();
+        RpcStats {
+            pid,
+            state: match &self.end {
+                Some(_) => "ended",
+                None if connection.is_closed() || self.kill || !self.connected => "leaving",
+                None if !connection.is_ready() => "starting",
+                None if in_flight == 0 => "idle",
+                None => "busy",
+            },
+            calls: connection.freed(),
+            in_flight,
+            oldest: oldest.map(|at| now.saturating_sub(at)),
+            queued_bytes: connection.writer().unsent(),
+            sent_bytes: self.stamps.written(),
+            last_error: self
+                .end
+                .as_ref()
+                .and_then(|end| end.as_ref().err().cloned()),
         }
     }
 

@@ -572,6 +572,17 @@ impl<T, P: Clone> Connection<T, P> {
         self.live
     }
 
+    /// How many calls were made, and not answered.
+    pub(crate) fn outstanding(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Where the frame of the oldest of them begins in the stream.
+    pub(crate) fn oldest_at(&mut self) -> Option<u64> {
+        let oldest = self.calls.first()?;
+        Some(self.calls.get_mut(oldest)?.place.start())
+    }
+
     /// Whether a call with this id was made, and not answered.
     pub(crate) fn is_outstanding(&mut self, id: u32) -> bool {
         self.calls.get_mut(id).is_some()

@@ -8,6 +8,7 @@ mod connection;
 mod ladder;
 mod life;
 mod role;
+mod stamps;
 mod switches;
 mod violation;
 
@@ -21,4 +22,5 @@ pub use ladder::StopStage;
 pub use life::Exit;
 pub(super) use life::{Kill, Life, StartBy, Verdict};
 pub(super) use role::{AfterRelease, Role};
+pub(super) use stamps::Stamps;
 pub(crate) use violation::ChildViolation;
