@@ -204,6 +204,25 @@ fn waited_calls_allocate_nothing() {
 }
 
 #[test]
+fn waited_calls_of_a_pool_allocate_nothing() {
+    let me = counting_worker().run_in_test();
+    alone(move || {
+        confine_to_one_cpu();
+        const CALLS: u64 = 1000;
+        let pool = me.pool("returning").max(1).start().unwrap();
+        let rounds = (0..10).map(|_| {
+            let [before, _] = allocated();
+            for _ in 0..CALLS {
+                pool.call("sixteen bytes ..").wait().unwrap();
+            }
+            allocated()[0] - before
+        });
+        println!("{CALLS} times wait(), in a pool:");
+        at_most("allocations here", rounds.min().unwrap(), CALLS * 4 / 5);
+    });
+}
+
+#[test]
 fn events_allocate_nothing_and_progress_little() {
     let me = counting_worker().run_in_test();
     alone(move || {

@@ -51,6 +51,9 @@ pub(super) struct Core {
     pub(super) starter: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// A request of so many bytes, in one piece, is copied by a link, which leaves it as it is.
+const COPIED: usize = 1 << 10;
+
 /// A call that is made.
 pub(super) struct NewCall<'a> {
     pub(super) function: usize,
@@ -127,7 +130,7 @@ impl Core {
     // ---- calls ----
 
     /// Makes a call, and waits for its answer.
-    pub(super) fn call_and_wait(self: &Arc<Self>, call: NewCall<'_>) -> Answer {
+    pub(super) fn call_and_wait(self: &Arc<Self>, mut call: NewCall<'_>) -> Answer {
         if self.is_elsewhere() {
             return refused(Refusal::Forked);
         }
@@ -165,7 +168,7 @@ impl Core {
             state.visitors += 1;
             let (link, number) = state.link(child, call.function);
             drop(state);
-            let answer = self.wait_in(&link, number, &want, &call);
+            let answer = self.wait_in(&link, number, &want, &mut call);
             state = self.lock();
             state.visitors -= 1;
             let (error, phase) = match answer {
@@ -210,20 +213,24 @@ impl Core {
         link: &Arc<Link>,
         function: usize,
         want: &Want,
-        call: &NewCall<'_>,
+        call: &mut NewCall<'_>,
     ) -> Result<Answer, Ended> {
         let slot = Slot::own();
         let mut completion = Some(Completion::new(Fill(Arc::clone(&slot))));
         let mut progress = call.progress.clone();
-        // Of a short one the link makes its own copy.
-        let mut request = call.request.clone();
+        let mut copy = None;
+        let request = match call.request.short(COPIED) {
+            Some(_) => &mut *call.request,
+            // The link takes it, and it may be needed again.
+            None => copy.insert(call.request.clone()),
+        };
         let options = CallOptions {
             deadline: want.deadline,
             progress: &mut progress,
             may_wait: false,
             caller: Caller::Waits,
         };
-        let made = link.call(function, &mut request, options, &mut completion)?;
+        let made = link.call(function, request, options, &mut completion)?;
         let wait = AnswerWait {
             slot: &slot,
             id: made.id,
