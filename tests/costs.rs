@@ -580,7 +580,11 @@ fn measured(body: impl FnOnce() -> Vec<String>) {
 
 /// The threads of a child.
 fn threads(rpc: &Rpc) -> Vec<String> {
-    let tasks = fs::read_dir(format!("/proc/{}/task", rpc.pid().unwrap())).unwrap();
+    threads_of(rpc.pid().unwrap())
+}
+
+fn threads_of(pid: u32) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
     let name = |task: fs::DirEntry| task.file_name().into_string().unwrap();
     tasks.map(|task| name(task.unwrap())).collect()
 }
@@ -673,6 +677,40 @@ fn waited_calls_send_and_receive_once() {
         all(&there) - of(&there, RECEIVE),
         1250,
     );
+}
+
+/// Beside those that are made by its child alone: the pool adds none.
+#[test]
+fn waited_calls_through_a_pool() {
+    let me = counting_worker().run_in_test();
+    let traced = Traced::new(|| {
+        confine_to_one_cpu();
+        scenario(&me, "returning", |rpc| waits(rpc, 1000, Duration::ZERO));
+        let pool = me.pool("returning").max(1).start().unwrap();
+        let calls = |n| {
+            for _ in 0..n {
+                pool.call("sixteen bytes ..").wait().unwrap();
+            }
+        };
+        calls(10);
+        measured(|| {
+            calls(1000);
+            threads_of(pool.stats().children[0].pid.unwrap())
+        });
+    });
+    let Some(traced) = traced else { return };
+    let [of_child, of_pool] = traced.count().try_into().unwrap();
+    println!("1000 waited calls of a child: {of_child:?}");
+    println!("1000 waited calls of a pool: {of_pool:?}");
+    for side in [0, 1] {
+        assert_eq!(of(&of_pool[side], SEND), 1000);
+        let [child, pool] = [&of_child, &of_pool].map(|it| all(&it[side]) - of(&it[side], RECEIVE));
+        let what = [
+            "calls here except receiving",
+            "calls there except receiving",
+        ];
+        at_most(what[side], pool, child + 250);
+    }
 }
 
 #[test]
