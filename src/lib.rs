@@ -320,7 +320,10 @@ pub use cores::cores;
 pub use error::{BoxError, CallError, Error, ErrorKind, Panic, Phase, Refusal};
 pub use fd::Fd;
 pub use outcome::Outcome;
-pub use pool::{ChildExit, ChildStats, Map, MapUnordered, Pool, PoolBuilder, PoolCall, PoolStats};
+pub use pool::{
+    ChildExit, ChildStats, Host, Hosts, Map, MapUnordered, Pool, PoolBuilder, PoolCall, PoolStats,
+    SourceStats,
+};
 pub use process::{Group, Limit, Process, Stdio};
 pub use rpc::{Asker, Call, Exit, Pending, Reactor, Rpc, RpcBuilder, RpcStats, StopStage};
 pub use service::{Errors, IntoService, Lend, Lent, Name, Request, Service, Signature, Text};

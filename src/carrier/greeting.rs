@@ -65,7 +65,7 @@ impl Greeting {
             self.bytes.truncate(at);
             return Greeted::With { version, rest };
         }
-        match end.starts_with(behind) {
+        match behind.len() < end.len() && end.starts_with(behind) {
             true => self.found(at),
             false => Greeted::Terminal,
         }

@@ -135,7 +135,7 @@ impl Carrier {
         let (ping, dead) = process.ping_or_default();
         let carrier = Carrier {
             bridge,
-            name: process.to_string(),
+            name: process.label(),
             command,
             patience: Some((after(now, patience), patience)),
             liveness: Liveness::new(ping, dead, now),

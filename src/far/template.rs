@@ -68,6 +68,10 @@ impl Forker for FarTemplate {
         connection.launch(copy, base, wait.timeout)
     }
 
+    fn label(&self) -> String {
+        self.host.process.label()
+    }
+
     fn reach(&self) -> Reach {
         Reach::Far
     }

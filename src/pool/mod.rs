@@ -1,7 +1,7 @@
 //! Replaceable children behind one call.
 //!
 //! ```text
-//!   builder  handle  call  map     what a program holds; types and codec end here
+//!   builder  handle  call  map     what a program holds; types and codec end here; hosts: of a file
 //!        ╲     │      │   ╱
 //!             core                 what all handles share, and does what is decided
 //!         ╱    │    ╲   ╲
@@ -20,6 +20,7 @@ mod call;
 mod child;
 mod core;
 mod handle;
+mod hosts;
 mod map;
 mod memory;
 mod records;
@@ -34,8 +35,9 @@ pub use builder::PoolBuilder;
 pub use call::PoolCall;
 pub use child::ChildExit;
 pub use handle::Pool;
+pub use hosts::{Host, Hosts};
 pub use map::{Map, MapUnordered};
-pub use stats::{ChildStats, PoolStats};
+pub use stats::{ChildStats, PoolStats, SourceStats};
 
 #[cfg(any(fuzzing, test))]
 pub(crate) use scheduler::{Action, Child, ChildId, End, Scheduler, Sizing, Stage, Ticket, Want};

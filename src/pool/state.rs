@@ -4,7 +4,7 @@ use super::memory::Memory;
 use super::records::{Kept, Record, Records};
 use super::scheduler::{Action, ChildId, Scheduler};
 use super::stats::Waits;
-use super::waiting::{BegunBefore, Fate, Place, Repeat, Waiting, was_killed};
+use super::waiting::{BegunBefore, Fate, Place, Repeat, Waiting, may_blame_a_call};
 use crate::codec::Codec;
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Interrupt;
@@ -277,7 +277,7 @@ impl State {
         if let Some(why) = &self.killed {
             repeat.has_begun |= !phase.is_safe_to_repeat();
             // What it did to its child is told nevertheless.
-            let is_crash = phase == Phase::Begun && !was_killed(&error);
+            let is_crash = phase == Phase::Begun && may_blame_a_call(&error);
             let is_same = error.kind() == why.kind();
             let error = if is_crash || is_same {
                 error

@@ -28,8 +28,30 @@ pub struct PoolStats {
     pub wait_p99: Duration,
     /// How many children were started so far.
     pub started: u64,
+    /// Where children are from, in the order in which that was said.
+    pub sources: Vec<SourceStats>,
     /// The children, in the order in which they were started.
     pub children: Vec<ChildStats>,
+}
+
+/// Where children of a pool are from, at one moment: a host, say.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct SourceStats {
+    /// What it is called: the name of a [host](crate::Host), the command line, or what errors call it.
+    pub label: String,
+    /// How many children it may have.
+    pub slots: usize,
+    /// How many it has.
+    pub children: usize,
+    /// How many there were before those.
+    pub past: u64,
+    /// How many calls all of them have answered.
+    pub calls: u64,
+    /// How many starts have failed in a row.
+    pub failures: u32,
+    /// Why the last of those has failed, or how one of its children has ended that was not to.
+    pub last_error: Option<Error>,
 }
 
 /// A child of a pool at one moment.
@@ -38,6 +60,8 @@ pub struct PoolStats {
 pub struct ChildStats {
     /// Its process id, once it serves.
     pub pid: Option<u32>,
+    /// Which of the [sources](PoolStats::sources) it is from.
+    pub source: usize,
     /// `starting`, `idle`, `busy`, or `leaving`: it gets no more calls.
     pub state: &'static str,
     /// How often the pool had been [restarted](crate::Pool::restart) when it was started.
@@ -75,10 +99,30 @@ impl fmt::Display for PoolStats {
             ", waited {:.1?}, 99 % {:.1?}",
             self.wait_median, self.wait_p99
         )?;
+        // With one, there is nothing new in it.
+        if self.sources.len() > 1 {
+            for source in &self.sources {
+                write!(f, "\n{source}")?;
+            }
+        }
         for child in &self.children {
             write!(f, "\n{child}")?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for SourceStats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {} of {} children, {} before, {} calls done",
+            self.label, self.children, self.slots, self.past, self.calls
+        )?;
+        if self.failures > 0 {
+            write!(f, ", {} starts failed", self.failures)?;
+        }
+        write_last_error(f, self.last_error.as_ref())
     }
 }
 
@@ -105,6 +149,7 @@ impl Core {
         let children = state.scheduler.children().iter().map(|child| {
             let serving = state.serving.iter().find(|it| it.id == child.id);
             ChildStats {
+                source: state.scheduler.source_of(child),
                 pid: serving.and_then(|it| it.link.child()?.pid()),
                 state: match child.stage {
                     Stage::Starting => "starting",
@@ -121,7 +166,18 @@ impl Core {
                 last_error: state.scheduler.past(child).last_error.clone(),
             }
         });
+        let states = self.sources.iter().zip(state.scheduler.sources());
+        let sources = states.map(|(process, state)| SourceStats {
+            label: process.label(),
+            slots: state.slots,
+            children: state.children,
+            past: state.past,
+            calls: state.ended,
+            failures: state.failures,
+            last_error: state.last_error.cloned(),
+        });
         PoolStats {
+            sources: sources.collect(),
             queued: state.scheduler.waiting(),
             queued_bytes: state.scheduler.waiting_bytes(),
             oldest: state.scheduler.oldest().map(since),

@@ -107,6 +107,12 @@ pub(super) fn was_killed(error: &Error) -> bool {
     )
 }
 
+/// Whether a child may have ended of what it did in a call: not if this process has killed it, or its machine is
+/// out of reach.
+pub(super) fn may_blame_a_call(error: &Error) -> bool {
+    !was_killed(error) && error.kind() != ErrorKind::Disconnected
+}
+
 impl Repeat {
     pub(super) fn up_to(allowed: u32) -> Self {
         Repeat {
@@ -142,8 +148,7 @@ impl Repeat {
         if self.allowed == 0 {
             return Fate::End(error);
         }
-        // Others were killed by this process, for reasons of its own.
-        if !was_killed(&error) {
+        if may_blame_a_call(&error) {
             self.killed.push(error.clone());
             if self.killed.len() >= 2 {
                 return Fate::Poison(std::mem::take(&mut self.killed).into());

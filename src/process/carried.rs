@@ -14,6 +14,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long it may be silent before it is pinged, and after which it is given up, by default.
 const PING: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(45));
 
+/// The most characters of a command line in a label.
+const LONGEST_LABEL: usize = 80;
+
 /// What carries a connection.
 pub(crate) struct Transport {
     /// What comes from the other side, and what goes there.
@@ -50,6 +53,28 @@ impl Process {
     /// For what connects to [other machines](crate::machines) only.
     pub fn ping(mut self, after: Duration, dead: Duration) -> Self {
         self.ping = Some((after, dead));
+        self
+    }
+
+    /// What it is called in statistics and errors: the whole command line, where that says more.
+    pub(crate) fn label(&self) -> String {
+        let words = match &self.target {
+            _ if self.label.is_some() => return self.label.clone().unwrap_or_default(),
+            Target::Template(forker) => return forker.label(),
+            Target::Command(program, _) => [program].into_iter().chain(&self.args),
+            _ => return self.to_string(),
+        };
+        let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+        let line: String = words.join(" ").escape_debug().collect();
+        match line.char_indices().nth(LONGEST_LABEL) {
+            None => format!("`{line}`"),
+            Some((end, _)) => format!("`{}..`", &line[..end]),
+        }
+    }
+
+    /// Calls it so.
+    pub(crate) fn labelled(mut self, label: &str) -> Self {
+        self.label = Some(label.to_owned());
         self
     }
 

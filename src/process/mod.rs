@@ -105,6 +105,8 @@ pub struct Process {
     setups: Vec<Setup>,
     /// What else it is sent before it serves, as messages.
     prepared: Vec<Vec<u8>>,
+    /// What it is called, if not as it is started.
+    label: Option<String>,
     patience: Option<Duration>,
     ping: Option<(Duration, Duration)>,
 }
@@ -169,6 +171,9 @@ pub(crate) trait Forker: fmt::Debug + Send + Sync {
     /// Makes a copy of the template, which is started if it is not there. Waits for it as long as this says.
     fn launch(&self, copy: &Process, wait: &CopyWait) -> Result<Launched, Error>;
 
+    /// What its copies are called in statistics and errors.
+    fn label(&self) -> String;
+
     /// Whether descriptors can be sent to its copies.
     fn reach(&self) -> Reach;
 
@@ -206,6 +211,7 @@ impl Process {
             huge_pages: None,
             setups: Vec::new(),
             prepared: Vec::new(),
+            label: None,
             patience: None,
             ping: None,
         }

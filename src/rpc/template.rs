@@ -162,6 +162,10 @@ impl Forker for Template {
         copy.copy_by(|order| self.fork(order, wait))
     }
 
+    fn label(&self) -> String {
+        format!("a copy of {}", self.process.label())
+    }
+
     fn reach(&self) -> Reach {
         Reach::Near
     }

@@ -113,6 +113,22 @@ pub(crate) struct Past<E> {
     pub(crate) last_error: Option<E>,
 }
 
+/// A source at one moment.
+#[derive(Debug)]
+pub(crate) struct SourceState<'a, E> {
+    pub(crate) slots: usize,
+    /// How many children there are of it,
+    pub(crate) children: usize,
+    /// how many there were before,
+    pub(crate) past: u64,
+    /// and how many calls have ended for all of them.
+    pub(crate) ended: u64,
+    /// How many starts have failed in a row.
+    pub(crate) failures: u32,
+    /// Why the last of these has, or how one of its children has ended that was not to.
+    pub(crate) last_error: Option<&'a E>,
+}
+
 impl<E> Default for Past<E> {
     fn default() -> Self {
         Past {
@@ -559,6 +575,31 @@ impl<C, E: Clone> Scheduler<C, E> {
 
     pub(crate) fn children(&self) -> &[Child] {
         &self.children
+    }
+
+    /// The number of the source that a child is from.
+    pub(crate) fn source_of(&self, child: &Child) -> usize {
+        self.slots[child.slot]
+    }
+
+    /// Each source at this moment, in order.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = SourceState<'_, E>> {
+        self.sources.iter().map(|source| {
+            let past = &self.past[source.slots.clone()];
+            let its = |child: &&Child| source.slots.contains(&child.slot);
+            let children = self.children.iter().filter(its);
+            let ended = children.clone().map(|child| child.ended);
+            SourceState {
+                slots: source.slots.len(),
+                children: children.count(),
+                ended: past.iter().map(|past| past.calls).chain(ended).sum(),
+                past: past.iter().map(|past| past.children).sum(),
+                failures: source.failures(),
+                last_error: source
+                    .last_error()
+                    .or_else(|| past.iter().find_map(|past| past.last_error.as_ref())),
+            }
+        })
     }
 
     // ---- decisions ----

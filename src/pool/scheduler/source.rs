@@ -65,6 +65,11 @@ impl<E: Clone> Source<E> {
         (self.failures >= BROKEN && last.retry > now).then_some(&last.error)
     }
 
+    /// Why the last start has failed, if one has since a child was well.
+    pub(super) fn last_error(&self) -> Option<&E> {
+        Some(&self.last.as_ref()?.error)
+    }
+
     /// How many starts have failed since a child was well.
     pub(super) fn failures(&self) -> u32 {
         self.failures
