@@ -54,7 +54,11 @@ fn main() -> Result<ExitCode, BoxError> {
         }
     }
     let host = fs::read_to_string("/proc/sys/kernel/hostname")?;
-    println!("{found} primes below {}, says {}", JOBS * NUMBERS, host.trim());
+    println!(
+        "{found} primes below {}, says {}",
+        JOBS * NUMBERS,
+        host.trim()
+    );
     for source in pool.stats().sources {
         println!("{source}");
     }
@@ -63,5 +67,8 @@ fn main() -> Result<ExitCode, BoxError> {
 }
 
 fn is_prime(n: u64) -> bool {
-    n > 1 && (2..).take_while(|d| d * d <= n).all(|d| !n.is_multiple_of(d))
+    n > 1
+        && (2..)
+            .take_while(|d| d * d <= n)
+            .all(|d| !n.is_multiple_of(d))
 }
