@@ -276,7 +276,8 @@ impl Model {
             }
             None => {
                 let is_free = self.waiting.is_empty() && expected.is_some();
-                assert!(!is_free || self.sizing.idle > 0, "it has to wait");
+                let may_wait = self.sizing.idle > 0 || want.key.is_some();
+                assert!(!is_free || may_wait, "it has to wait");
                 self.enqueue(new);
             }
         }
@@ -802,7 +803,7 @@ impl Model {
         let idle = self.kids.iter().enumerate();
         let idle = idle.filter(|(_, kid)| kid.stage == Stage::Serving && kid.is_idle());
         let count = idle.clone().count();
-        let last = idle.min_by_key(|(_, kid)| kid.used)?.0;
+        let last = idle.min_by_key(|(_, kid)| (kid.used, kid.idle_since))?.0;
         (count > self.sizing.idle).then_some(last)
     }
 

@@ -254,7 +254,8 @@ impl<C, E: Clone> Scheduler<C, E> {
             Some(key) => {
                 let slot = self.slot_of(key);
                 let is_next = self.keyed[slot].is_empty();
-                is_next.then(|| self.pick_in(slot, want.alone))??
+                let at = is_next.then(|| self.pick_in(slot, want.alone))??;
+                (!self.hides_another(at)).then_some(at)?
             }
         };
         (!self.takes_spare(at)).then(|| self.send(at, want.alone, now))
@@ -775,17 +776,24 @@ impl<C, E: Clone> Scheduler<C, E> {
         let idle =
             children.filter(|(_, child)| child.stage == Stage::Serving && child.in_flight() == 0);
         let (count, last) = idle.fold((0, None), |(count, last), (at, child)| {
-            let older = last.is_none_or(|(used, _)| child.last_used < used);
-            (
-                count + 1,
-                if older {
-                    Some((child.last_used, at))
-                } else {
-                    last
-                },
-            )
+            // Of those that were never used, that which has been there longest.
+            let used = (child.last_used, child.idle_since);
+            let is_older = last.is_none_or(|(oldest, _)| used < oldest);
+            (count + 1, if is_older { Some((used, at)) } else { last })
         });
         (count > self.sizing.idle).then_some(last?.1)
+    }
+
+    /// Whether another idle child is to be let go next, and sooner, if this one gets a call.
+    fn hides_another(&self, at: usize) -> bool {
+        let child = &self.children[at];
+        let is_longer = |other: &Child| {
+            let is_idle = other.stage == Stage::Serving && other.in_flight() == 0;
+            is_idle && other.idle_since < child.idle_since
+        };
+        child.in_flight() == 0
+            && self.children.iter().any(is_longer)
+            && self.longest_idle() == Some(at)
     }
 
     /// When an idle child is let go.

@@ -159,6 +159,34 @@ fn idle_children_are_stopped_from_the_one_that_was_used_least_recently_one_per_i
 }
 
 #[test]
+fn child_is_stopped_in_time_when_that_which_was_to_be_stopped_first_gets_a_call() {
+    let mut pool = pool(2).serving(2);
+    pool.call('a');
+    pool.call('b');
+    for child in [2, 1] {
+        pool.pass(SEC);
+        pool.answer(child);
+    }
+    assert_eq!(pool.due_in(), Some(10 * SEC), "1 is first");
+    let key = pool.key_of(0);
+    assert_eq!(pool.keyed('c', key), "c:1");
+    assert_eq!(pool.due_in(), Some(9 * SEC));
+    assert_eq!(pool.pass(9 * SEC), "-2");
+}
+
+#[test]
+fn child_that_was_never_used_and_has_been_there_longest_is_stopped_first() {
+    let mut pool = pool_with(2, |it| it.idle = 2);
+    pool.run();
+    pool.ready(2);
+    pool.pass(SEC);
+    pool.ready(1);
+    pool.scheduler.sizing.idle = 0;
+    assert_eq!(pool.due_in(), Some(9 * SEC));
+    assert_eq!(pool.pass(9 * SEC), "-2");
+}
+
+#[test]
 fn child_is_idle_since_it_is_ready() {
     let mut pool = pool(1);
     pool.call('a');
