@@ -110,6 +110,8 @@ fn next(
         // An unwanted frame is never returned.
         assert!(decoder.next_if(|_| false).is_none());
         let has_whole = decoder.has_whole();
+        assert_eq!(decoder.has_many(1, |_| true), has_whole);
+        assert!(has_whole || !decoder.has_many(2, |_| true));
         if let Some((id, at)) = decoder.next_if(|_| choice & 2 != 0) {
             assert!(has_whole && choice & 2 != 0);
             return Ok(Some((id, Payload::At(at))));

@@ -77,7 +77,7 @@ impl Kid {
 }
 
 /// What is known of the failures of a source. Waits are random, so some of it is only known within limits.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq)]
 struct Failures {
     least: u32,
     most: u32,
@@ -228,7 +228,10 @@ impl Model {
             && self.kids.iter().all(|kid| !self.scheduler.is_due(kid.id));
         if settled && (is_placed || is_calm) {
             let idle = self.scheduler.idle_deadline().filter(|_| is_calm);
-            if idle.is_none_or(|at| at > self.now) {
+            // What time has made forgotten is noticed when somebody looks.
+            let failures = self.failures.clone();
+            self.forgive();
+            if idle.is_none_or(|at| at > self.now) && failures == self.failures {
                 assert!(!self.settle(), "somebody should have looked");
                 let by = deadline.into_iter().chain(idle).min();
                 let due = self.scheduler.deadline();
@@ -820,10 +823,9 @@ impl Model {
             3 => calls - calls / 4,
             _ => calls.saturating_add(calls / 4),
         });
-        let age = self
-            .sizing
-            .max_age
-            .map(|age| (age / 4).saturating_mul(quarters));
+        // Longer ones are that long.
+        let most = Duration::from_nanos(u64::MAX);
+        let age = self.sizing.max_age.map(|age| age.min(most) / 4 * quarters);
         let ready_at = kid.ready_at.filter(|_| kid.stage == Stage::Serving);
         ready_at.is_some_and(|at| {
             kid.outgrown
