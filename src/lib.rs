@@ -339,6 +339,9 @@ pub mod gotchas {}
 #[doc = include_str!("guide.md")]
 pub mod guide {}
 
+#[doc = include_str!("machines.md")]
+pub mod machines {}
+
 /// The examples in the README, which need the feature.
 #[cfg(all(doctest, feature = "json"))]
 #[doc = include_str!("../README.md")]
