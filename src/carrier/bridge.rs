@@ -3,18 +3,17 @@
 use super::channels::CHUNK;
 use super::greeting::{Greeted, Greeting};
 use super::streams::{Direction, LocalStream, Streams};
-use crate::sys::{self, ReadMode, Registration, SharedPoller};
+use crate::sys::{self, Epoll, ReadMode, Ready, Watched};
 use crate::wire::{CARRIER_CONTROL, Check, DecodeError, Decoder, Flow, FrameHead, Framing, MAX_ID};
-use polling::{Event, Events};
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The keys of the poller's events: both directions of the connection, and two for each channel.
-const INPUT: usize = 0;
-const OUTPUT: usize = 1;
-const FIRST_CHANNEL: usize = 2;
+const INPUT: u64 = 0;
+const OUTPUT: u64 = 1;
+const FIRST_CHANNEL: u64 = 2;
 
 /// The initial size of the read buffer.
 const BUFLEN: usize = 16 << 10;
@@ -24,12 +23,9 @@ const READS: usize = 4;
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Bridge {
-    poller: Arc<SharedPoller>,
-    events: Events,
+    epoll: Arc<Epoll>,
     /// The connection, until it is lost.
     link: Option<Link>,
-    /// Whether room for output is waited for.
-    is_blocked: bool,
     /// Why nothing can be written any more.
     write_error: Option<io::Error>,
     /// Until the far end has greeted.
@@ -44,8 +40,8 @@ pub(crate) struct Bridge {
 /// The ends of a connection.
 #[derive(Debug)]
 struct Link {
-    input: Registration,
-    output: Registration,
+    input: Watched,
+    output: Watched,
     /// Whether they are sockets. What is not does not block.
     is_socket: [bool; 2],
 }
@@ -68,29 +64,27 @@ impl Bridge {
     /// An end of a connection. With `greeting`, the other end greets before it speaks, and nothing is written
     /// until then.
     pub(crate) fn new(
-        poller: &Arc<SharedPoller>,
+        epoll: &Arc<Epoll>,
         input: OwnedFd,
         output: OwnedFd,
         greeting: bool,
         longest_control: usize,
     ) -> io::Result<Self> {
         let is_socket = [&input, &output].map(|fd| sys::is_stream_socket(fd.as_fd()));
-        let register = |fd, event| Registration::new(poller, &Arc::new(fd), event);
+        let watch = |fd, key, wanted| Watched::new(epoll, &Arc::new(fd), key, wanted);
         Ok(Bridge {
-            poller: Arc::clone(poller),
-            events: Events::new(),
+            epoll: Arc::clone(epoll),
             link: Some(Link {
-                input: register(input, Event::readable(INPUT))?,
-                output: register(output, Event::none(OUTPUT))?,
+                input: watch(input, INPUT, Ready::READABLE)?,
+                output: watch(output, OUTPUT, Ready::NOTHING)?,
                 is_socket,
             }),
-            is_blocked: false,
             write_error: None,
             greeting: greeting.then(Greeting::default),
             decoder: Decoder::new(Framing::Tagged, BUFLEN, longest_control.max(CHUNK)),
             longest_control,
             is_readable: false,
-            streams: Streams::new(poller),
+            streams: Streams::new(epoll),
         })
     }
 
@@ -101,37 +95,33 @@ impl Bridge {
         deadline: Option<Instant>,
         mut others: impl FnMut(u32),
     ) -> io::Result<()> {
-        self.streams.watch(key)?;
-        let is_blocked = !self.streams.unsent().is_empty() && self.may_write();
-        if is_blocked != self.is_blocked {
-            self.is_blocked = is_blocked;
-            if let Some(link) = &self.link {
-                link.output.modify(Event::new(OUTPUT, false, is_blocked))?;
-            }
+        self.streams.watch()?;
+        let writable = !self.streams.unsent().is_empty() && self.may_write();
+        if let Some(link) = &mut self.link {
+            let readable = false;
+            link.output.want(Ready { readable, writable })?;
         }
         let timeout = match self.is_readable {
             true => Some(Duration::ZERO),
             false => deadline.map(|at| at.saturating_duration_since(Instant::now())),
         };
-        self.events.clear();
-        match self.poller.wait(&mut self.events, timeout) {
-            Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
-            _ => {}
-        }
-        for event in self.events.iter() {
-            match event.key {
-                INPUT => self.is_readable = true,
-                OUTPUT => {}
-                of_channel => {
-                    let (channel, which) = ((of_channel - FIRST_CHANNEL) / 2, of_channel % 2);
-                    match which {
-                        0 => self.streams.ready(channel as u32),
-                        _ => others(channel as u32),
-                    }
+        let Bridge {
+            epoll,
+            streams,
+            is_readable,
+            ..
+        } = self;
+        epoll.wait(timeout, |key, _| match key {
+            INPUT => *is_readable = true,
+            OUTPUT => {}
+            of_channel => {
+                let channel = ((of_channel - FIRST_CHANNEL) / 2) as u32;
+                match of_channel % 2 {
+                    0 => streams.ready(channel),
+                    _ => others(channel),
                 }
             }
-        }
-        Ok(())
+        })
     }
 
     /// Reads what has come on the connection, if something may have. What that means is to be asked for by
@@ -373,11 +363,11 @@ impl From<DecodeError> for Broken {
 }
 
 /// The key of a channel's local stream.
-fn key(channel: u32) -> usize {
-    FIRST_CHANNEL + 2 * channel as usize
+fn key(channel: u32) -> u64 {
+    FIRST_CHANNEL + 2 * u64::from(channel)
 }
 
 /// The key under which the owner can register something else that is about a channel.
-pub(crate) fn owner_key(channel: u32) -> usize {
+pub(crate) fn owner_key(channel: u32) -> u64 {
     key(channel) + 1
 }

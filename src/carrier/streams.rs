@@ -2,9 +2,8 @@
 
 use super::channels::{ChannelViolation, Channels, Effect};
 use crate::id_map::IdMap;
-use crate::sys::{self, ReadMode, Registration, SharedPoller};
+use crate::sys::{self, Epoll, ReadMode, Ready, Watched};
 use crate::wire::{CARRIER_CONTROL, Flow, Framing, header};
-use polling::Event;
 use std::io::{self, ErrorKind, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
@@ -19,7 +18,7 @@ const HEADER: usize = Framing::Tagged.header_len();
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Streams {
-    poller: Arc<SharedPoller>,
+    epoll: Arc<Epoll>,
     pub(super) channels: Channels,
     locals: IdMap<Local>,
     /// Channels for which what is waited for may have changed.
@@ -62,11 +61,8 @@ struct Local {
 
 #[derive(Debug)]
 struct Stream {
-    registration: Registration,
+    watched: Watched,
     is_socket: bool,
-    /// What is waited for.
-    readable: bool,
-    writable: bool,
 }
 
 impl Local {
@@ -76,9 +72,9 @@ impl Local {
 }
 
 impl Streams {
-    pub(super) fn new(poller: &Arc<SharedPoller>) -> Self {
+    pub(super) fn new(epoll: &Arc<Epoll>) -> Self {
         Streams {
-            poller: Arc::clone(poller),
+            epoll: Arc::clone(epoll),
             channels: Channels::default(),
             locals: IdMap::default(),
             touched: Vec::new(),
@@ -111,24 +107,14 @@ impl Streams {
     }
 
     /// The local stream of a channel is there. It is closed if it is not wanted any more.
-    pub(super) fn attach(
-        &mut self,
-        channel: u32,
-        stream: LocalStream,
-        key: usize,
-    ) -> io::Result<()> {
+    pub(super) fn attach(&mut self, channel: u32, stream: LocalStream, key: u64) -> io::Result<()> {
         let Some(local) = self.locals.get_mut(channel) else {
             return Ok(());
         };
         let LocalStream { fd, is_socket } = stream;
         sys::set_nonblocking(&fd)?;
-        let registration = Registration::new(&self.poller, &Arc::new(fd), Event::none(key))?;
-        local.stream = Some(Stream {
-            registration,
-            is_socket,
-            readable: false,
-            writable: false,
-        });
+        let watched = Watched::new(&self.epoll, &Arc::new(fd), key, Ready::NOTHING)?;
+        local.stream = Some(Stream { watched, is_socket });
         self.drain(channel);
         Ok(())
     }
@@ -172,25 +158,20 @@ impl Streams {
     }
 
     /// Has the poller watch for what is waited for now.
-    pub(super) fn watch(&mut self, key: impl Fn(u32) -> usize) -> io::Result<()> {
+    pub(super) fn watch(&mut self) -> io::Result<()> {
         let touched = std::mem::take(&mut self.touched);
         for &channel in &touched {
             let Some(local) = self.locals.get_mut(channel) else {
                 continue;
             };
-            let has_backlog = local.has_backlog();
-            let reads = local.direction != Direction::In
+            let writable = local.has_backlog();
+            let readable = local.direction != Direction::In
                 && !self.channels.has_ended(channel)
                 && !self.channels.is_offered(channel);
             let Some(stream) = &mut local.stream else {
                 continue;
             };
-            let interest = (reads, has_backlog);
-            if interest != (stream.readable, stream.writable) {
-                (stream.readable, stream.writable) = interest;
-                let event = Event::new(key(channel), reads, has_backlog);
-                stream.registration.modify(event)?;
-            }
+            stream.watched.want(Ready { readable, writable })?;
         }
         self.touched = touched;
         self.touched.clear();
@@ -317,7 +298,7 @@ impl Streams {
             && let Some(stream) = &local.stream
         {
             // It may have been closed.
-            let _ = sys::shutdown(stream.registration.fd(), Shutdown::Write);
+            let _ = sys::shutdown(stream.watched.fd(), Shutdown::Write);
         }
         self.remove_if_done(channel);
     }
@@ -396,12 +377,7 @@ impl Streams {
             true => ReadMode::SocketNow,
             false => ReadMode::Any,
         };
-        let read = sys::receive(
-            &**stream.registration.fd(),
-            (&mut self.out, room),
-            None,
-            mode,
-        );
+        let read = sys::receive(&**stream.watched.fd(), (&mut self.out, room), None, mode);
         match read {
             Ok(n @ 1..) => {
                 let (header, _) = header(Framing::Tagged, channel, n as u32);
@@ -434,7 +410,7 @@ impl Stream {
     /// Writes what is taken at once.
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         // All that something comes for are sockets.
-        match sys::send(&**self.registration.fd(), &[IoSlice::new(bytes)], false) {
+        match sys::send(&**self.watched.fd(), &[IoSlice::new(bytes)], false) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
             result => result,
         }

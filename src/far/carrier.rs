@@ -14,7 +14,7 @@ use crate::deadlines::after;
 use crate::error::{Error, ErrorKind, describe_status};
 use crate::id_map::IdMap;
 use crate::process::{Child, Ended, Noted, Process, RemoteEnd, Transport};
-use crate::sys::{self, Interest, SharedPoller};
+use crate::sys::{self, Epoll, Interest};
 use crate::wire::{CARRIER_VERSION, FarNote, FromRelay, LONGEST_CONTROL, ToRelay};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -102,7 +102,7 @@ impl Carrier {
     pub(super) fn new(
         process: &Process,
         transport: Transport,
-        poller: &Arc<SharedPoller>,
+        epoll: &Arc<Epoll>,
         only_one: bool,
     ) -> io::Result<(Self, [Arc<OwnedFd>; 2])> {
         let Transport {
@@ -110,7 +110,7 @@ impl Carrier {
             output,
             command,
         } = transport;
-        let bridge = Bridge::new(poller, input, output, true, LONGEST_CONTROL)?;
+        let bridge = Bridge::new(epoll, input, output, true, LONGEST_CONTROL)?;
         let shared = bridge.link();
         let command = match command {
             None => None,

@@ -4,7 +4,7 @@ use super::carrier::Carrier;
 use super::child::{ChildState, FarChild};
 use crate::error::Error;
 use crate::process::{Child, Launched, Process, Remote};
-use crate::sys::{self, SharedPoller};
+use crate::sys::{self, Epoll};
 use crate::{threads, unwind};
 use std::mem;
 use std::os::fd::OwnedFd;
@@ -25,7 +25,7 @@ pub(super) struct Inbox {
     state: Mutex<InboxState>,
     /// Notified when a template is there, or is not.
     changed: Condvar,
-    pub(super) poller: Arc<SharedPoller>,
+    pub(super) epoll: Arc<Epoll>,
     /// What a copy of this process is to give up.
     shared: [Weak<OwnedFd>; 2],
 }
@@ -83,13 +83,13 @@ impl Connection {
     pub(super) fn start(process: &Process, only_one: bool) -> Result<Arc<Self>, Error> {
         let transport = process.start_carrier()?;
         let io_error = |error| process.cannot_start(&error);
-        let poller = Arc::new(SharedPoller::new().map_err(io_error)?);
-        let carrier = Carrier::new(process, transport, &poller, only_one);
+        let epoll = Epoll::new().map_err(io_error)?;
+        let carrier = Carrier::new(process, transport, &epoll, only_one);
         let (carrier, shared) = carrier.map_err(io_error)?;
         let inbox = Arc::new(Inbox {
             state: Mutex::default(),
             changed: Condvar::new(),
-            poller,
+            epoll,
             shared: shared.map(|fd| Arc::downgrade(&fd)),
         });
         let theirs = Arc::clone(&inbox);
@@ -203,7 +203,7 @@ impl Connection {
     }
 
     fn is_elsewhere(&self) -> bool {
-        self.inbox.poller.is_elsewhere()
+        self.inbox.epoll.is_elsewhere()
     }
 }
 
@@ -258,8 +258,7 @@ impl Inbox {
     }
 
     fn wake(&self) {
-        // It fails only if the eventfd is closed, which lives as long as `self`.
-        let _ = self.poller.notify();
+        self.epoll.notify();
     }
 
     fn lock(&self) -> MutexGuard<'_, InboxState> {

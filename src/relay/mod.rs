@@ -11,12 +11,11 @@ use crate::error::{Error, ErrorKind};
 use crate::far::LONGEST_TO_RELAY;
 use crate::id_map::IdMap;
 use crate::process::{Child, Ended, Launched, Noted, Process};
-use crate::sys::{self, Registration, SharedPoller};
+use crate::sys::{self, Epoll, Ready, Watched};
 use crate::wire::{
     CARRIER_VERSION, FarNote, FromRelay, GREETING, LONGEST_TEXT, StartOrder, ToRelay, truncate,
 };
 use crate::{stderr, threads};
-use polling::Event;
 use starter::{Job, Outcome, Outcomes, Starter};
 use std::env;
 use std::fs::File;
@@ -75,7 +74,7 @@ fn complain(why: &str) -> i32 {
 
 /// See the module's documentation.
 struct Relay {
-    poller: Arc<SharedPoller>,
+    epoll: Arc<Epoll>,
     bridge: Bridge,
     liveness: Liveness,
     /// How processes are started, by the number of what they are copies of; 0 is the program.
@@ -97,7 +96,7 @@ struct FarSide {
     output: [Option<u32>; 2],
     child: Option<Arc<Child>>,
     /// What tells of its end.
-    end: Option<Registration>,
+    end: Option<Watched>,
     /// A signal that has come before it was there.
     signal: Option<i32>,
     ended: Option<(Option<i32>, FarNote)>,
@@ -113,16 +112,16 @@ impl Relay {
         sys::replace(1, sys::standard(2))?;
         let (begin, end) = GREETING;
         let greeting = [begin, CARRIER_VERSION.to_string().as_bytes(), end].concat();
-        let poller = Arc::new(SharedPoller::new()?);
-        let outcomes = Outcomes::new(&poller);
-        let mut bridge = Bridge::new(&poller, input, output, false, LONGEST_TO_RELAY)?;
+        let epoll = Epoll::new()?;
+        let outcomes = Outcomes::new(&epoll);
+        let mut bridge = Bridge::new(&epoll, input, output, false, LONGEST_TO_RELAY)?;
         bridge.greet(&greeting);
         let mut sources = IdMap::default();
         let process = program.with_own_args().env_remove(WORD);
         let starter = None;
         sources.insert(0u32, Source { process, starter });
         Ok(Relay {
-            poller,
+            epoll,
             bridge,
             liveness: Liveness::new(PING, DEAD, Instant::now()),
             sources,
@@ -337,13 +336,12 @@ impl Relay {
         let Some(side) = self.children.get_mut(channel) else {
             return;
         };
-        let event = Event::readable(owner_key(channel));
-        let registered = child.end().and_then(|end| {
-            let registered = Registration::new(&self.poller, &end, event);
-            registered.ok()
+        let watched = child.end().and_then(|end| {
+            let key = owner_key(channel);
+            Watched::new(&self.epoll, &end, key, Ready::READABLE).ok()
         });
-        match registered {
-            Some(registration) => side.end = Some(registration),
+        match watched {
+            Some(watched) => side.end = Some(watched),
             None => self.watch_by_thread(channel, child),
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::process::{CopyWait, Launched, Process};
-use crate::sys::SharedPoller;
+use crate::sys::Epoll;
 use crate::{threads, unwind};
 use std::collections::VecDeque;
 use std::io;
@@ -31,7 +31,7 @@ struct Queue {
 #[derive(Clone)]
 pub(super) struct Outcomes {
     list: Arc<Mutex<Vec<(u32, Outcome)>>>,
-    poller: Arc<SharedPoller>,
+    epoll: Arc<Epoll>,
 }
 
 /// Something to start.
@@ -56,18 +56,17 @@ pub(super) enum Outcome {
 }
 
 impl Outcomes {
-    pub(super) fn new(poller: &Arc<SharedPoller>) -> Self {
+    pub(super) fn new(epoll: &Arc<Epoll>) -> Self {
         Outcomes {
             list: Arc::default(),
-            poller: Arc::clone(poller),
+            epoll: Arc::clone(epoll),
         }
     }
 
     /// Reports one, and wakes the relay.
     pub(super) fn add(&self, number: u32, outcome: Outcome) {
         unwind::lock(&self.list).push((number, outcome));
-        // It fails only if the eventfd is closed, which lives as long as `self`.
-        let _ = self.poller.notify();
+        self.epoll.notify();
     }
 
     pub(super) fn take(&self) -> Vec<(u32, Outcome)> {

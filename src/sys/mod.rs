@@ -4,6 +4,7 @@
 //! Sockets, pipes and duplicated descriptors come from `std`, where it has safe functions for them.
 
 mod clock;
+mod epoll;
 mod fork;
 mod huge_pages;
 mod inherited;
@@ -23,6 +24,7 @@ mod static_ref;
 mod waker;
 
 pub(crate) use clock::{CoarseTime, coarse_clock};
+pub(crate) use epoll::{Epoll, Ready, Watched};
 pub(crate) use fork::{
     Dispositions, Forked, OtherThreads, begin_session, flush_c_streams, fork, join_group,
     own_group, pid_of,
