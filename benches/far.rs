@@ -49,9 +49,13 @@ fn main() -> Result<(), BoxError> {
     let mut waits = Vec::new();
     for _ in 0..ROUNDS {
         let raw_call = median(CALLS, || raw.round(&[7]))?;
-        let call = median(CALLS, || Ok(drop(rpc.call("x").wait()?)))?;
+        let call = median(CALLS, || called(&rpc))?;
         let raw_mib = median(20, || raw.round(&blob))?;
-        let mib = median(20, || Ok(drop(rpc.call([&blob]).wait()?)))?;
+        let mib = median(20, || {
+            let reply = rpc.call([&blob]).wait()?;
+            assert_eq!(reply[0].len(), MIB);
+            Ok(())
+        })?;
         for (row, pair) in rows.iter_mut().zip([(raw_call, call), (raw_mib, mib)]) {
             row.push(pair);
         }
@@ -63,7 +67,7 @@ fn main() -> Result<(), BoxError> {
             .collect::<Result<_, _>>()?;
         hundred.iter().try_for_each(Rpc::wait_ready)?;
         let one_more = start.elapsed() / 100;
-        let each = median(CALLS / 5, || Ok(drop(hundred[50].call("x").wait()?)))?;
+        let each = median(CALLS / 5, || called(&hundred[50]))?;
         rows[3].push((call, each));
         hundred
             .into_iter()
@@ -101,6 +105,12 @@ fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
+fn called(rpc: &Rpc) -> Result<(), BoxError> {
+    let reply = rpc.call("x").wait()?;
+    assert_eq!(reply, ["x"]);
+    Ok(())
+}
+
 fn median(
     times: usize,
     mut round: impl FnMut() -> Result<(), BoxError>,
@@ -123,7 +133,7 @@ fn longest_wait(many: &Process, rpc: &Rpc) -> Result<Duration, BoxError> {
     let mut longest = Duration::ZERO;
     while reply.try_wait().transpose()?.is_none() {
         let start = Instant::now();
-        rpc.call("x").wait()?;
+        called(rpc)?;
         longest = longest.max(start.elapsed());
     }
     other.finish()?;

@@ -71,12 +71,13 @@
 //!
 //! | type | what it is |
 //! |---|---|
-//! | [`Process`] | how to get a child: this program, another worker, copies of a [template](Process::template), any command, a stream |
+//! | [`Process`] | how to get a child: this program, another worker, copies of a [template](Process::template), a worker [elsewhere](machines), any command, a stream |
 //! | [`RpcBuilder`] | the options of a handle: callbacks, timeouts, limits |
 //! | [`Rpc`] | the handle to a function of one child; clones, and handles to [other functions](Rpc::function), are of the same child |
 //! | [`Call`] | a call being made: use [`then`](Call::then), [`wait`](Call::wait) or [`start`](Call::start) |
 //! | [`Pending`] | a started call, to be waited for later or [cancelled](Pending::cancel) |
 //! | [`Pool`], [`PoolBuilder`], [`PoolCall`] | replaceable children behind one call, its options, and a call to it |
+//! | [`Hosts`] | machines to run the children of a pool on |
 //! | [`RpcStats`], [`PoolStats`] | a child, or a pool, at one moment, to be printed |
 //! | [`Asker`] | what a child asks, to be answered later |
 //! | [`Exit`] | how a child exited, and which [`StopStage`] was needed to stop it |
@@ -255,8 +256,9 @@
 //!
 //! # Plain peers
 //!
-//! The other side need not be this library or written in Rust. [`Process::command`] starts any
-//! program that speaks one of the three [`Plain`] modes on its standard input and output,
+//! The other side need not be this library or written in Rust. [`Process::command`] with
+//! [`plain`](Process::plain) starts any program that speaks one of the three [`Plain`] modes on its standard
+//! input and output,
 //! [`Process::stream`] takes a connected socket, and [`Worker::serve_plain`] is such a child. All
 //! modes are frames of a few bytes around octet strings, or around what the codec of the service
 //! makes: JSON suits most languages. Two are those of Perl's `AnyEvent::Fork::RPC`, in which a failed
@@ -269,6 +271,7 @@
 //! # More
 //!
 //! - [`guide`]: what newcomers stumble over, from code before `run()` to static linking.
+//! - [`machines`]: children on other machines, with other rights, and in containers.
 //! - [`costs`]: how many system calls, copies and allocations a call takes.
 //! - [`gotchas`]: hazards of child processes, and what this library does about each.
 

@@ -788,3 +788,36 @@ fn word_in_the_environment_is_checked() {
     let what = "the environment variable OFFSPRING can only be `serve`, and is \"fly\"";
     assert!(said.contains(what), "{said}");
 }
+
+#[test]
+fn program_that_is_only_a_worker_serves_whoever_is_there() {
+    const VARIABLE: &str = "OFFSPRING_TEST_SERVE";
+    if std::env::var_os(VARIABLE).is_some() {
+        worker().serve();
+    }
+    let name = thread::current().name().unwrap().to_owned();
+    bounded(move || {
+        let words = [&*name, "--exact", "--nocapture"];
+        let exe = std::env::current_exe().unwrap();
+        let far = Process::command(&exe).args(words).env(VARIABLE, "1");
+        let rpc = far.rpc("do").start().unwrap();
+        assert_eq!(rpc.call(["echo", "x"]).wait().unwrap(), ["x"]);
+        rpc.finish().unwrap();
+        let near = Process::exe(&exe).args(words).env(VARIABLE, "1");
+        let rpc = near.rpc("do").start().unwrap();
+        assert_eq!(rpc.call(["echo", "y"]).wait().unwrap(), ["y"]);
+        rpc.finish().unwrap();
+
+        let output = Command::new(&exe)
+            .args(words)
+            .env(VARIABLE, "1")
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(2), "there is nobody");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(
+            said.contains("this program is a worker, to be started by"),
+            "{said}"
+        );
+    });
+}

@@ -66,7 +66,7 @@ use std::time::Duration;
 ///
 /// Signals have their default dispositions, and none is blocked but SIGTSTP, SIGTTIN and SIGTTOU,
 /// with which a terminal stops processes: they are blocked until the program is executed, and a
-/// plain [command](Process::command) keeps them blocked. A worker discards those that came, and
+/// [command](Process::command) keeps them blocked. A worker discards those that came, and
 /// from [`run`](crate::Worker::run) on blocks none, but ignores SIGTTIN and SIGTTOU.
 ///
 /// # Examples
@@ -267,7 +267,7 @@ impl Process {
     }
 
     /// The peer serves no [`Worker`](crate::Worker), but speaks a mode that is easily written in any language.
-    /// A [command](Process::command) needs one; a [stream](Process::stream) may have one.
+    /// A [command](Process::command) without one reaches a worker; a [stream](Process::stream) is one.
     pub fn plain(mut self, plain: Plain) -> Self {
         self.plain = Some(plain);
         self

@@ -442,7 +442,9 @@ impl Worker {
     }
 
     /// In a process that was started as a child: serves, and exits when the parent has no more
-    /// requests. In any other process: returns immediately, with a description of this program.
+    /// requests. In any other process: returns immediately, with a description of this program; unless there is
+    /// `OFFSPRING=serve` in its environment, with which it serves a parent [elsewhere](crate::machines) on its
+    /// standard input and output.
     ///
     /// Call it first in `main`: the code before it runs in every child, too. Until it is called, a child
     /// refuses to start children of its own, so that a program that forgets it does not start itself
@@ -481,7 +483,8 @@ impl Worker {
         })
     }
 
-    /// Same as [`run`](Worker::run), for a program that is only ever a child: started otherwise, it
+    /// Same as [`run`](Worker::run), for a program that is only ever a child. Started otherwise, it serves a
+    /// parent [elsewhere](crate::machines) if its standard input and output are pipes or sockets; if not, it
     /// prints a message on standard error and exits with status 2.
     #[track_caller]
     pub fn serve(self) -> ! {
