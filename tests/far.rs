@@ -775,6 +775,27 @@ fn pool_of_far_children_survives_the_loss_of_its_connection() {
 }
 
 #[test]
+fn frozen_connection_is_noticed_when_nothing_more_fits_into_it() {
+    let _me = worker().run_in_test();
+    let far = far(":").ping(Duration::from_millis(50), Duration::from_millis(500));
+    alone(move || {
+        let rpc = far.rpc("do").on_error(drop).start().unwrap();
+        pid(&rpc);
+        let [relay] = children()[..] else {
+            panic!("there is one command");
+        };
+        stop(relay);
+        let blob = vec![7; 1 << 20];
+        let error = rpc.call(["size".as_bytes(), &blob]).wait().unwrap_err();
+        let CallError::Lost(error, Phase::Begun) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(error.kind(), ErrorKind::Disconnected);
+        eventually("the command was killed", || is_gone(relay));
+    });
+}
+
+#[test]
 fn word_in_the_environment_is_checked() {
     let _me = worker().run_in_test();
     let name = thread::current().name().unwrap().to_owned();

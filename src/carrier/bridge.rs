@@ -71,6 +71,11 @@ impl Bridge {
         longest_control: usize,
     ) -> io::Result<Self> {
         let is_socket = [&input, &output].map(|fd| sys::is_stream_socket(fd.as_fd()));
+        for (fd, is_socket) in [&input, &output].into_iter().zip(is_socket) {
+            if !is_socket {
+                sys::set_nonblocking(fd)?;
+            }
+        }
         let watch = |fd, key, wanted| Watched::new(epoll, &Arc::new(fd), key, wanted);
         Ok(Bridge {
             epoll: Arc::clone(epoll),
