@@ -795,6 +795,60 @@ fn frozen_connection_is_noticed_when_nothing_more_fits_into_it() {
     });
 }
 
+/// A connection whose other end nobody has yet.
+fn unmade() -> (Process, mpsc::Receiver<UnixStream>) {
+    let (sender, far_ends) = mpsc::channel();
+    let connect = move || {
+        let (near, far) = UnixStream::pair()?;
+        sender.send(far).unwrap();
+        Ok(near.into())
+    };
+    (Process::connect(connect), far_ends)
+}
+
+/// Starts a relay of this test at the other end of a connection.
+fn relay_at(far: UnixStream, name: &str) -> std::process::Child {
+    let far = std::os::fd::OwnedFd::from(far);
+    Command::new("/proc/self/exe")
+        .args([name, "--exact", "--nocapture", "--include-ignored"])
+        .env("OFFSPRING", "serve")
+        .stdin(far.try_clone().unwrap())
+        .stdout(far)
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn child_that_is_killed_before_the_greeting_takes_nobody_along() {
+    let _me = worker().run_in_test();
+    let name = thread::current().name().unwrap().to_owned();
+    bounded(move || {
+        let (process, far_ends) = unmade();
+        let template = process.template();
+        let start = || template.rpc("do").on_error(drop).start().unwrap();
+        let (one, two, dropped) = (start(), start(), start());
+        let call = two.call(["echo", "on"]).start();
+        let lost = one.call("echo").start();
+        one.kill();
+        let lost = lost.wait().unwrap_err();
+        assert!(
+            lost.phase().is_some_and(|phase| phase != Phase::Begun),
+            "{lost}"
+        );
+        assert_eq!(one.finish().unwrap_err().kind(), ErrorKind::Killed);
+        dropped.kill();
+        drop(dropped);
+        let mut relay = relay_at(far_ends.recv().unwrap(), &name);
+        assert_eq!(call.wait().unwrap(), ["on"]);
+        let three = start();
+        assert_eq!(three.call(["echo", "too"]).wait().unwrap(), ["too"]);
+        three.finish().unwrap();
+        two.finish().unwrap();
+        drop(template);
+        assert!(relay.wait().unwrap().success());
+    });
+}
+
 #[test]
 fn word_in_the_environment_is_checked() {
     let _me = worker().run_in_test();

@@ -313,6 +313,11 @@ impl Bridge {
         Ok(())
     }
 
+    /// Whether a channel was ever opened.
+    pub(crate) fn was_opened(&self, channel: u32) -> bool {
+        self.streams.channels.was_opened(channel)
+    }
+
     /// A message that opens a channel at the other end was queued.
     pub(crate) fn announced(&mut self, channel: u32) {
         self.streams.announced(channel);

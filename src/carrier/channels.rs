@@ -160,6 +160,11 @@ impl Channels {
         self.open.insert(channel, Channel { outgoing, incoming });
     }
 
+    /// Whether a channel was ever opened.
+    pub(crate) fn was_opened(&self, channel: u32) -> bool {
+        (1..=self.last).contains(&channel)
+    }
+
     /// Whether a channel has ended in both directions, or was never opened.
     pub(crate) fn is_gone(&self, channel: u32) -> bool {
         !self.open.contains(channel)

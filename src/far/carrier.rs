@@ -375,7 +375,11 @@ impl Carrier {
     fn message(&mut self, inbox: &Inbox, message: &[u8]) -> Result<(), Lost> {
         let message = FromRelay::decode(message).map_err(|error| Lost::protocol(&error))?;
         match message {
-            FromRelay::Opened { channel, pid } => self.behind(channel)?.state.started(pid),
+            FromRelay::Opened { channel, pid } => {
+                if let Some(behind) = self.behind(channel)? {
+                    behind.state.started(pid);
+                }
+            }
             FromRelay::Refused {
                 channel,
                 kind,
@@ -383,8 +387,10 @@ impl Carrier {
             } => {
                 let message = format!("on the other side of {}: {}", self.name, escape(message));
                 let why = Error::new(ErrorKind::from_word(kind), message);
-                self.behind(channel)?.end.get_or_insert(never_begun(&why));
-                self.bridge.abandon(channel);
+                if let Some(behind) = self.behind(channel)? {
+                    behind.end.get_or_insert(never_begun(&why));
+                    self.bridge.abandon(channel);
+                }
             }
             FromRelay::Exited {
                 channel,
@@ -398,7 +404,9 @@ impl Carrier {
                 };
                 let ended = Ended::Exited(status.map(ExitStatus::from_raw));
                 let end = RemoteEnd { ended, noted };
-                self.behind(channel)?.end.get_or_insert(end);
+                if let Some(behind) = self.behind(channel)? {
+                    behind.end.get_or_insert(end);
+                }
             }
             FromRelay::Warmed { id, refused } => inbox.warmed(
                 id,
@@ -415,11 +423,15 @@ impl Carrier {
         Ok(())
     }
 
-    /// The child whose channel the other side means.
-    fn behind(&mut self, channel: u32) -> Result<&mut Behind, Lost> {
+    /// The child whose channel the other side means. `None` if it has ended for this side, of which the other
+    /// has not heard.
+    fn behind(&mut self, channel: u32) -> Result<Option<&mut Behind>, Lost> {
+        if !self.bridge.was_opened(channel) {
+            let why = format_args!("channel {channel} is no child's");
+            return Err(Lost::protocol(&why));
+        }
         let child = self.by_channel.get(channel).copied();
-        let behind = child.and_then(|child| self.children.get_mut(child));
-        behind.ok_or_else(|| Lost::protocol(&format_args!("channel {channel} is no child's")))
+        Ok(child.and_then(|child| self.children.get_mut(child)))
     }
 
     /// Tells of children that have ended, and whose output was delivered.
