@@ -227,6 +227,9 @@ impl Streams {
                     local.done += n;
                     if !local.has_backlog() {
                         (local.backlog, local.done) = (Vec::new(), 0);
+                    } else if local.done > local.backlog.len() / 2 {
+                        local.backlog.drain(..local.done);
+                        local.done = 0;
                     }
                     self.taken(channel, n);
                 }
@@ -413,6 +416,48 @@ impl Stream {
         match sys::send(&**self.watched.fd(), &[IoSlice::new(bytes)], false) {
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
             result => result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::channels::{CHUNK, WINDOW};
+    use super::*;
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    /// Streams with one channel, which is connected with a socket, and the other end of that.
+    fn connected() -> (Streams, u32, UnixStream) {
+        let mut streams = Streams::new(&Epoll::new().unwrap());
+        let channel = streams.channels.open_next().unwrap();
+        streams.add(channel, Direction::Both);
+        let (near, far) = UnixStream::pair().unwrap();
+        let (fd, is_socket) = (near.into(), true);
+        let attached = streams.attach(channel, LocalStream { fd, is_socket }, 2);
+        attached.unwrap();
+        (streams, channel, far)
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri does not support these sockets")]
+    fn reader_that_never_catches_up_is_kept_no_more_than_is_granted() {
+        let (mut streams, channel, mut reader) = connected();
+        let chunk = vec![7; CHUNK];
+        let backlog = |streams: &Streams| {
+            let local = streams.locals.get(channel).unwrap();
+            (local.has_backlog(), local.backlog.len())
+        };
+        while backlog(&streams).1 < WINDOW / 4 {
+            streams.data(channel, &chunk).unwrap();
+        }
+        let mut got = vec![0; CHUNK];
+        for _ in 0..1000 {
+            reader.read_exact(&mut got).unwrap();
+            streams.ready(channel);
+            streams.data(channel, &chunk).unwrap();
+            let (has_backlog, len) = backlog(&streams);
+            assert!(has_backlog && len <= 2 * WINDOW, "{len}");
         }
     }
 }
