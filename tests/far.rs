@@ -850,6 +850,48 @@ fn child_that_is_killed_before_the_greeting_takes_nobody_along() {
 }
 
 #[test]
+fn end_of_a_child_is_told_though_another_process_has_its_output() {
+    let leaving = || {
+        worker().function("leave", |request, _| -> Result<(), _> {
+            Command::new("sleep").arg("1000").spawn()?;
+            Gate::enter(request.texts::<1>()?[0]);
+            eprintln!("last");
+            std::process::exit(3)
+        })
+    };
+    let _me = leaving().run_in_test();
+    let far = far(":").stderr(Stdio::capture());
+    alone(move || {
+        let rpc = far.rpc("leave").on_error(drop).start().unwrap();
+        let gate = Gate::new();
+        let call = rpc.call(gate.name()).start();
+        let inside = gate.entered();
+        let child = rpc.pid().unwrap();
+        let [relay] = children()[..] else {
+            panic!("there is one command");
+        };
+        // It finds the output and the exit at the same time.
+        stop(relay);
+        inside.open();
+        eventually("it has ended", || is_gone(child));
+        common::signal(relay, "CONT");
+        let Err(CallError::Lost(error, Phase::Begun)) = call.wait() else {
+            panic!("it had begun");
+        };
+        let group = format!("-{child}");
+        let killed = Command::new("kill").args(["-KILL", "--", &group]).status();
+        assert!(killed.unwrap().success());
+        assert_eq!(
+            error.status().and_then(|status| status.code()),
+            Some(3),
+            "{error}"
+        );
+        assert_eq!(error.stderr(), "last\n");
+        drop(rpc);
+    });
+}
+
+#[test]
 fn word_in_the_environment_is_checked() {
     let _me = worker().run_in_test();
     let name = thread::current().name().unwrap().to_owned();

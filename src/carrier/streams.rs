@@ -353,8 +353,11 @@ impl Streams {
             && let Some((channel, room)) = self.channels.next_turn()
         {
             let read = self.read(channel, room);
+            let local = self.locals.get(channel);
+            let is_complete = local.is_some_and(|local| local.is_complete);
             match read {
-                Ok(Some(n)) => self.channels.sent(channel, n, n == room),
+                // Nobody reports more of one that is complete.
+                Ok(Some(n)) => self.channels.sent(channel, n, n == room || is_complete),
                 Ok(None) => self.channels.sent(channel, 0, false),
                 // The other end may have closed it with something unread.
                 Err(_) => {
@@ -424,7 +427,7 @@ impl Stream {
 mod tests {
     use super::super::channels::{CHUNK, WINDOW};
     use super::*;
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
     /// Streams with one channel, which is connected with a socket, and the other end of that.
@@ -459,5 +462,17 @@ mod tests {
             let (has_backlog, len) = backlog(&streams);
             assert!(has_backlog && len <= 2 * WINDOW, "{len}");
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri does not support these sockets")]
+    fn stream_that_is_complete_ends_though_others_have_its_other_end() {
+        let (mut streams, channel, mut writer) = connected();
+        writer.write_all(b"last").unwrap();
+        streams.ready(channel);
+        streams.complete(channel);
+        streams.fill();
+        assert!(streams.channels.has_ended(channel));
+        assert!(streams.unsent().windows(4).any(|bytes| bytes == b"last"));
     }
 }
