@@ -892,6 +892,34 @@ fn end_of_a_child_is_told_though_another_process_has_its_output() {
 }
 
 #[test]
+fn command_whose_standard_error_others_have_ends() {
+    alone(|| {
+        // There is always more.
+        let slowly = Stdio::chunks(|_, _| thread::sleep(Duration::from_millis(50)));
+        let error = error_of(&script("yes no >&2 & sleep 0.2; exit 3").stderr(slowly));
+        assert_eq!(error.kind(), ErrorKind::Exited);
+        assert!(
+            error.to_string().contains("exited with status 3"),
+            "{error}"
+        );
+    });
+}
+
+#[test]
+fn callback_for_what_a_command_says_keeps_no_call_from_ending() {
+    bounded(|| {
+        let (hold, held) = mpsc::channel::<()>();
+        let held = Mutex::new(held);
+        let lines = Stdio::lines(move |_, _| {
+            let _ = held.lock().unwrap().recv();
+        });
+        let error = error_of(&script("echo no >&2; exit 3").stderr(lines));
+        assert_eq!(error.kind(), ErrorKind::Exited);
+        drop(hold);
+    });
+}
+
+#[test]
 fn word_in_the_environment_is_checked() {
     let _me = worker().run_in_test();
     let name = thread::current().name().unwrap().to_owned();
