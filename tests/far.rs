@@ -681,6 +681,7 @@ fn other_side_that_breaks_the_rules_ends_only_its_own_children() {
             (message(&["fly"]), "unknown control verb"),
             (message(&["opened", "9", "1"]), "channel 9 is no child's"),
             (message(&["credit", "1", "99999999"]), "senseless credit"),
+            (message(&["warmed", "1"]), "template 1 was not waited for"),
             (message(&["eof", "7"]), "channel 7 was never opened"),
             (frame(1, &[0; 20_000]), "are too many"),
             (frame(0, b"\xff"), "octet strings end inside a length"),

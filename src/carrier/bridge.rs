@@ -34,6 +34,8 @@ pub(crate) struct Bridge {
     /// The longest control frame that may come.
     longest_control: usize,
     is_readable: bool,
+    /// Whether a ping has not been answered.
+    owes_pong: bool,
     streams: Streams,
 }
 
@@ -89,6 +91,7 @@ impl Bridge {
             decoder: Decoder::new(Framing::Tagged, BUFLEN, longest_control.max(CHUNK)),
             longest_control,
             is_readable: false,
+            owes_pong: false,
             streams: Streams::new(epoll),
         })
     }
@@ -236,7 +239,7 @@ impl Bridge {
             }
             match Flow::decode(bytes).map_err(|error| error.to_string())? {
                 None => return Ok(Some(bytes.to_vec())),
-                Some(Flow::Ping) => self.streams.push_flow(Flow::Pong),
+                Some(Flow::Ping) => self.owes_pong = true,
                 Some(flow) => {
                     let done = self.streams.flow(flow);
                     done.map_err(|violation| violation.to_string())?;
@@ -253,6 +256,11 @@ impl Bridge {
     /// Writes what can be written.
     pub(crate) fn flush(&mut self) {
         while self.may_write() {
+            // One answers all pings that have come while there was no room.
+            if self.owes_pong && self.streams.has_room() {
+                self.owes_pong = false;
+                self.streams.push_flow(Flow::Pong);
+            }
             self.streams.fill();
             let unsent = self.streams.unsent();
             if unsent.is_empty() {
@@ -380,4 +388,49 @@ fn key(channel: u32) -> u64 {
 /// The key under which the owner can register something else that is about a channel.
 pub(crate) fn owner_key(channel: u32) -> u64 {
     key(channel) + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    const LONGEST: usize = 1 << 10;
+
+    /// An end of a connection, and the other one.
+    fn connected() -> (Bridge, UnixStream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let epoll = Epoll::new().unwrap();
+        let output = near.try_clone().unwrap().into();
+        let bridge = Bridge::new(&epoll, near.into(), output, false, LONGEST);
+        (bridge.unwrap(), far)
+    }
+
+    fn turn(bridge: &mut Bridge) {
+        bridge.wait(None, drop).unwrap();
+        bridge.read();
+        assert_eq!(bridge.next_message().unwrap(), None);
+        bridge.flush();
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri does not support epoll on these sockets")]
+    fn pings_of_an_end_that_reads_nothing_fill_no_memory() {
+        let (mut bridge, mut far) = connected();
+        let (mut ping, mut pong) = (Streams::new(&bridge.epoll), Streams::new(&bridge.epoll));
+        ping.push_flow(Flow::Ping);
+        pong.push_flow(Flow::Pong);
+        let pings = ping.unsent().repeat(1000);
+        for _ in 0..1000 {
+            far.write_all(&pings).unwrap();
+            turn(&mut bridge);
+            let unsent = bridge.streams.unsent().len();
+            assert!(unsent <= 128 << 10, "{unsent}");
+        }
+        // They are answered when it reads again.
+        let mut got = vec![0; pong.unsent().len()];
+        far.read_exact(&mut got).unwrap();
+        assert_eq!(got, pong.unsent());
+    }
 }

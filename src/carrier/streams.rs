@@ -335,6 +335,11 @@ impl Streams {
         &self.out[self.written..]
     }
 
+    /// Whether more may be queued that can wait.
+    pub(super) fn has_room(&self) -> bool {
+        self.unsent().len() < ENOUGH
+    }
+
     /// The connection has taken some more.
     pub(super) fn sent(&mut self, bytes: usize) {
         self.written += bytes;
@@ -349,7 +354,7 @@ impl Streams {
 
     /// Reads from local streams in turns, until enough waits for the connection.
     pub(super) fn fill(&mut self) {
-        while self.unsent().len() < ENOUGH
+        while self.has_room()
             && let Some((channel, room)) = self.channels.next_turn()
         {
             let read = self.read(channel, room);

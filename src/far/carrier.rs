@@ -408,17 +408,20 @@ impl Carrier {
                     behind.end.get_or_insert(end);
                 }
             }
-            FromRelay::Warmed { id, refused } => inbox.warmed(
-                id,
-                match refused {
+            FromRelay::Warmed { id, refused } => {
+                let outcome = match refused {
                     None => Ok(()),
                     Some((kind, message)) => {
                         let message =
                             format!("on the other side of {}: {}", self.name, escape(message));
                         Err(Error::new(ErrorKind::from_word(kind), message))
                     }
-                },
-            ),
+                };
+                if !inbox.warmed(id, outcome) {
+                    let why = format_args!("template {id} was not waited for");
+                    return Err(Lost::protocol(&why));
+                }
+            }
         }
         Ok(())
     }

@@ -5,6 +5,7 @@ use super::child::{ChildState, FarChild};
 use crate::error::Error;
 use crate::process::{Child, Launched, Process, Remote};
 use crate::sys::{self, Epoll};
+use crate::wire::ToRelay;
 use crate::{threads, unwind};
 use std::mem;
 use std::os::fd::OwnedFd;
@@ -38,8 +39,8 @@ struct InboxState {
     /// Why it is not there any more.
     lost: Option<Error>,
     has_greeted: bool,
-    /// Templates that were waited for.
-    warmed: Vec<(u32, Result<(), Error>)>,
+    /// Templates that are waited for, each time they are, and what has become of them.
+    warming: Vec<(u32, Option<Result<(), Error>>)>,
     thread: Option<JoinHandle<()>>,
     /// Whether the thread is about to end.
     is_over: bool,
@@ -183,14 +184,17 @@ impl Connection {
         Some((state.lost.clone()?, state.has_greeted))
     }
 
-    /// Waits until a template is there. It was asked for.
-    pub(super) fn wait_warm(&self, template: u32) -> Result<(), Error> {
+    /// Asks for a template, and waits until it is there.
+    pub(super) fn warm(&self, template: u32) -> Result<(), Error> {
+        self.inbox.lock().warming.push((template, None));
+        let message = ToRelay::Warm { id: template }.encode();
+        self.order(Order::Send(vec![message]));
         let mut outcome = None;
         let state = self.inbox.lock();
         let state = unwind::wait_until(&self.inbox.changed, state, None, |state| {
-            let mut warmed = state.warmed.iter();
-            let at = warmed.position(|(id, _)| *id == template);
-            outcome = at.map(|at| state.warmed.swap_remove(at).1);
+            let mut warming = state.warming.iter();
+            let at = warming.position(|(id, outcome)| *id == template && outcome.is_some());
+            outcome = at.and_then(|at| state.warming.swap_remove(at).1);
             outcome.is_none() && state.lost.is_none()
         });
         outcome.unwrap_or_else(|| Err(state.lost.clone().expect("that was waited for")))
@@ -246,10 +250,15 @@ impl Inbox {
         self.lock().has_greeted = true;
     }
 
-    /// A template is there, or why it is not.
-    pub(super) fn warmed(&self, template: u32, outcome: Result<(), Error>) {
-        self.lock().warmed.push((template, outcome));
+    /// A template is there, or why it is not. Returns whether it is waited for.
+    pub(super) fn warmed(&self, template: u32, outcome: Result<(), Error>) -> bool {
+        let mut state = self.lock();
+        let mut warming = state.warming.iter_mut();
+        let waiting = warming.find(|(id, outcome)| *id == template && outcome.is_none());
+        let is_waited_for = waiting.map(|(_, it)| *it = Some(outcome)).is_some();
+        drop(state);
         self.changed.notify_all();
+        is_waited_for
     }
 
     /// The thread has nothing more to do.

@@ -87,8 +87,7 @@ impl Forker for FarTemplate {
     fn warm(&self) -> Result<(), Error> {
         let connection = self.host.connection()?;
         let id = self.declare(&connection)?;
-        connection.order(Order::Send(vec![ToRelay::Warm { id }.encode()]));
-        connection.wait_warm(id)
+        connection.warm(id)
     }
 }
 
