@@ -920,6 +920,25 @@ fn callback_for_what_a_command_says_keeps_no_call_from_ending() {
     });
 }
 
+const NEVER: (Duration, Duration) = (Duration::from_secs(1 << 20), Duration::MAX);
+
+#[test]
+fn far_child_that_cannot_be_stopped_is_given_up() {
+    bounded(|| {
+        let greeting = r"printf '\0offspring relay\n1\n\377'";
+        let text = format!("{greeting}; head -c 8 >/dev/null; echo >&2; cat >/dev/null");
+        let (asked, is_asked) = mpsc::channel();
+        let lines = Stdio::lines(move |_, _| asked.send(()).unwrap());
+        let far = script(&text).stderr(lines).ping(NEVER.0, NEVER.1);
+        let short = Duration::from_millis(20);
+        let rpc = far.rpc("do").grace(short).on_error(drop).start().unwrap();
+        is_asked.recv().unwrap();
+        let error = rpc.finish_timeout(short).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unstoppable, "{error}");
+        eventually("the command has ended", || children().is_empty());
+    });
+}
+
 #[test]
 fn word_in_the_environment_is_checked() {
     let _me = worker().run_in_test();

@@ -290,6 +290,7 @@ impl Carrier {
                     for channel in [Some(channel)].into_iter().chain(output).flatten() {
                         self.bridge.abandon(channel);
                     }
+                    self.take_out(child);
                 }
             }
             Order::Send(messages) => messages.iter().for_each(|it| self.bridge.send(it)),
@@ -474,11 +475,13 @@ impl Carrier {
     fn finish(self, inbox: &Inbox) {
         let orders = inbox.close(Error::new(ErrorKind::Disconnected, "it is closed"));
         let Carrier {
-            bridge,
+            mut bridge,
             command,
             unsettled,
             ..
         } = self;
+        // It may still have to signal a child.
+        bridge.flush();
         drop(bridge);
         if let Some((child, words)) = command {
             end_command(&child, GRACE);

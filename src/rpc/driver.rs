@@ -376,9 +376,11 @@ impl Driver {
             }
         }
         let remote = self.link.child().and_then(Child::as_remote);
-        if remote.is_none_or(|remote| remote.is_settled())
-            && let Some(verdict) = self.verdict.take()
-        {
+        let is_settled = remote.is_none_or(|remote| remote.is_settled());
+        // One that is given up is not waited for.
+        let is_given_up =
+            |verdict: &mut Verdict| matches!(verdict.error, Some((ErrorKind::Unstoppable, _)));
+        if let Some(verdict) = self.verdict.take_if(|it| is_settled || is_given_up(it)) {
             self.conclude(&verdict);
         }
     }
