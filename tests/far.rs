@@ -940,6 +940,18 @@ fn far_child_that_cannot_be_stopped_is_given_up() {
 }
 
 #[test]
+fn command_that_reads_nothing_more_is_noticed() {
+    alone(|| {
+        let greeting = r"printf '\0offspring relay\n1\n\377'";
+        let far = script(&format!("exec <&-; {greeting}; exec sleep 1000")).ping(NEVER.0, NEVER.1);
+        let error = error_of(&far);
+        assert_eq!(error.kind(), ErrorKind::Disconnected);
+        assert!(error.to_string().contains("takes nothing more"), "{error}");
+        eventually("the command has ended", || children().is_empty());
+    });
+}
+
+#[test]
 fn word_in_the_environment_is_checked() {
     let _me = worker().run_in_test();
     let name = thread::current().name().unwrap().to_owned();

@@ -117,11 +117,16 @@ impl Bridge {
             epoll,
             streams,
             is_readable,
+            write_error,
             ..
         } = self;
         epoll.wait(timeout, |key, _| match key {
             INPUT => *is_readable = true,
-            OUTPUT => {}
+            OUTPUT if writable => {}
+            // That is reported unasked.
+            OUTPUT => {
+                write_error.get_or_insert_with(|| ErrorKind::BrokenPipe.into());
+            }
             of_channel => {
                 let channel = ((of_channel - FIRST_CHANNEL) / 2) as u32;
                 match of_channel % 2 {
@@ -279,6 +284,11 @@ impl Bridge {
                 Err(error) => self.write_error = Some(error),
             }
         }
+    }
+
+    /// Why nothing can be written any more.
+    pub(crate) fn write_error(&self) -> Option<&io::Error> {
+        self.write_error.as_ref()
     }
 
     fn may_write(&self) -> bool {

@@ -30,6 +30,8 @@ const EXIT_WAIT: Duration = Duration::from_millis(500);
 const GRACE: Duration = Duration::from_secs(5);
 /// The same if the connection is lost.
 const SHORT_GRACE: Duration = Duration::from_secs(1);
+/// How long more is waited for from a connection that takes nothing more.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 /// How much of what came before a greeting is shown, from its beginning and from its end.
 const SHOWN_NOISE: usize = 200;
 
@@ -42,6 +44,8 @@ pub(super) struct Carrier {
     /// Until it has greeted: when it is given up, and how long it was waited for.
     patience: Option<(Option<Instant>, Duration)>,
     liveness: Liveness,
+    /// Whether it is known that nothing can be sent any more.
+    is_mute: bool,
     children: IdMap<Behind>,
     /// The numbers of children, by their channels.
     by_channel: IdMap<u64>,
@@ -139,6 +143,7 @@ impl Carrier {
             command,
             patience: Some((after(now, patience), patience)),
             liveness: Liveness::new(ping, dead, now),
+            is_mute: false,
             children: IdMap::default(),
             by_channel: IdMap::default(),
             only_one,
@@ -214,6 +219,11 @@ impl Carrier {
             self.judge(now)?;
         }
         self.bridge.flush();
+        if self.patience.is_none() && self.bridge.write_error().is_some() && !self.is_mute {
+            // What is on its way may still come, but nothing can be asked.
+            self.is_mute = true;
+            self.liveness = Liveness::new(LAST_WAIT, LAST_WAIT, now);
+        }
         Ok(())
     }
 
@@ -228,15 +238,19 @@ impl Carrier {
                 false => Ok(()),
             };
         }
-        match self.liveness.due(now) {
-            Due::Nothing => Ok(()),
-            Due::Ping => {
+        match (self.liveness.due(now), self.bridge.write_error()) {
+            (Due::Nothing, _) => Ok(()),
+            (Due::Ping, _) => {
                 self.bridge.ping();
                 Ok(())
             }
-            Due::Dead => Err(Lost::new(
+            (Due::Dead, None) => Err(Lost::new(
                 ErrorKind::Disconnected,
                 "nothing comes from the other side any more, and a ping was not answered",
+            )),
+            (Due::Dead, Some(error)) => Err(Lost::new(
+                ErrorKind::Disconnected,
+                format!("the other side takes nothing more: {error}"),
             )),
         }
     }
