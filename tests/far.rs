@@ -952,6 +952,20 @@ fn command_that_reads_nothing_more_is_noticed() {
 }
 
 #[test]
+#[expect(unsafe_code, reason = "a system call")]
+fn command_that_is_gone_does_not_end_a_program_that_has_not_ignored_sigpipe() {
+    alone(|| {
+        // SAFETY: no handler is installed.
+        unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+        let greeting = r"printf '\0offspring relay\n1\n\377'";
+        let far = script(&format!("exec <&-; {greeting}; exec sleep 1000"));
+        let far = far.ping(Duration::from_millis(50), Duration::from_millis(500));
+        let error = error_of(&far);
+        assert_eq!(error.kind(), ErrorKind::Disconnected);
+    });
+}
+
+#[test]
 fn word_in_the_environment_is_checked() {
     let _me = worker().run_in_test();
     let name = thread::current().name().unwrap().to_owned();

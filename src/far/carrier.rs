@@ -155,6 +155,8 @@ impl Carrier {
 
     /// Serves the connection until it is lost, or not needed any more.
     pub(super) fn run(mut self, inbox: &Inbox) {
+        // A command may be gone.
+        sys::block_sigpipe();
         let lost = loop {
             if let Err(lost) = self.turn(inbox) {
                 break Some(lost);

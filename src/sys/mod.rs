@@ -55,7 +55,7 @@ pub(crate) use settings::{
     set_cpus, set_nice, set_oom_score_adj, set_resource_limit, set_umask,
 };
 pub(crate) use shared_note::{SharedNote, pid_namespace};
-pub(crate) use signals::{accept_stop_signals, signal_name};
+pub(crate) use signals::{accept_stop_signals, block_sigpipe, signal_name};
 pub(crate) use spawn::{Leads, Spawn, spawn};
 pub(crate) use static_ref::StaticRef;
 pub(crate) use waker::Waker;

@@ -1,4 +1,4 @@
-//! Names of signals, and those that a terminal stops processes with.
+//! Names of signals, and those that are blocked.
 
 use std::mem::MaybeUninit;
 use std::ptr;
@@ -8,14 +8,18 @@ const STOP_SIGNALS: [libc::c_int; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGT
 
 /// [`STOP_SIGNALS`] as a set.
 pub(super) fn stop_signals() -> libc::sigset_t {
+    set_of(&STOP_SIGNALS)
+}
+
+fn set_of(numbers: &[libc::c_int]) -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
     // SAFETY: initialises what it points to.
     unsafe { libc::sigemptyset(set.as_mut_ptr()) };
     // SAFETY: it has just been initialised.
     let mut set = unsafe { set.assume_init() };
-    for number in STOP_SIGNALS {
+    for number in numbers {
         // SAFETY: the set is initialised. The numbers are those of signals, so it cannot fail.
-        let _ = unsafe { libc::sigaddset(&raw mut set, number) };
+        let _ = unsafe { libc::sigaddset(&raw mut set, *number) };
     }
     set
 }
@@ -46,6 +50,13 @@ pub(crate) fn accept_stop_signals() {
     let set = stop_signals();
     // SAFETY: the set is initialised; the old one is not wanted.
     let _ = unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, ptr::null_mut()) };
+}
+
+/// Blocks SIGPIPE for this thread, which alone gets it for what it writes: the program may not ignore it.
+pub(crate) fn block_sigpipe() {
+    let set = set_of(&[libc::SIGPIPE]);
+    // SAFETY: the set is initialised; the old one is not wanted.
+    let _ = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, ptr::null_mut()) };
 }
 
 /// The name of a signal, such as `SIGSEGV`, or `signal 40` for one without a name.
