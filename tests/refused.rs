@@ -375,6 +375,23 @@ fn no_child_is_started_without_a_poller() {
 }
 
 #[test]
+fn no_command_is_left_without_a_connection() {
+    alone(|| {
+        let reactor = Reactor::new().unwrap();
+        let command = Process::command("sleep").arg("1000");
+        let refused = || {
+            let error = command.rpc("do").reactor(&reactor).start().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Spawn);
+            assert_eq!(children(), [0u32; 0]);
+        };
+        refuse_threads();
+        refused();
+        refuse(&[all(libc::SYS_epoll_create1, libc::EMFILE)]);
+        refused();
+    });
+}
+
+#[test]
 fn child_whose_socket_cannot_be_polled_any_more_is_killed() {
     let me = worker().run_in_test();
     alone(move || {

@@ -15,6 +15,7 @@ use crate::error::{Error, ErrorKind, describe_status};
 use crate::id_map::IdMap;
 use crate::process::{Child, Ended, Noted, Process, RemoteEnd, Transport};
 use crate::sys::{self, Epoll, Interest};
+use crate::threads;
 use crate::wire::{CARRIER_VERSION, FarNote, FromRelay, LONGEST_CONTROL, ToRelay};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -40,7 +41,7 @@ pub(super) struct Carrier {
     bridge: Bridge,
     /// What it is called in messages.
     name: String,
-    command: Option<(Child, Words)>,
+    command: Option<(Command, Words)>,
     /// Until it has greeted: when it is given up, and how long it was waited for.
     patience: Option<(Option<Instant>, Duration)>,
     liveness: Liveness,
@@ -56,6 +57,10 @@ pub(super) struct Carrier {
     /// The child that has ended, whose connection has not.
     unsettled: Option<Arc<ChildState>>,
 }
+
+/// The process that carries the connection. It is killed if this is dropped before it was
+/// [ended](Command::end).
+struct Command(Option<Child>);
 
 /// A child behind the connection.
 struct Behind {
@@ -114,24 +119,20 @@ impl Carrier {
             output,
             command,
         } = transport;
+        let command = command.map(|it| (Command(Some(it.child)), it.stderr));
         let bridge = Bridge::new(epoll, input, output, true, LONGEST_CONTROL)?;
         let shared = bridge.link();
         let command = match command {
             None => None,
-            Some(command) => {
+            Some((command, stderr)) => {
                 let to = match process.stderr_callback() {
                     Some(callback) => To::Callback(callback),
                     None if process.inherits_stderr() => To::Here,
                     None => To::Nobody,
                 };
-                let pid = command.child.pid().unwrap_or(0);
-                match Words::listen(command.stderr, pid, to) {
-                    Ok(words) => Some((command.child, words)),
-                    Err(error) => {
-                        command.child.abandon();
-                        return Err(error);
-                    }
-                }
+                let pid = command.0.as_ref().and_then(Child::pid).unwrap_or(0);
+                let words = Words::listen(stderr, pid, to)?;
+                Some((command, words))
             }
         };
         let now = Instant::now();
@@ -499,8 +500,8 @@ impl Carrier {
         // It may still have to signal a child.
         bridge.flush();
         drop(bridge);
-        if let Some((child, words)) = command {
-            end_command(&child, GRACE);
+        if let Some((command, words)) = command {
+            command.end(GRACE);
             words.end();
         }
         if let Some(child) = unsettled {
@@ -552,8 +553,8 @@ impl Carrier {
                 debug_assert!(followed.is_ok(), "nothing can be opened any more");
             }
         }
-        if let Some((child, words)) = self.command.take() {
-            end_command(&child, SHORT_GRACE);
+        if let Some((command, words)) = self.command.take() {
+            command.end(SHORT_GRACE);
             words.end();
         }
         if let Some(child) = self.unsettled.take() {
@@ -566,17 +567,15 @@ impl Carrier {
         let name = &self.name;
         let mut text = format!("the connection through {name} is lost: {}", lost.why);
         let mut said = String::new();
-        if let Some((child, words)) = self.command.take() {
-            if let Some(end) = child.end().filter(|_| lost.ends) {
-                // If it cannot be waited for, its status is not known.
-                let _ = sys::wait_at_most(&*end, Interest::Readable, EXIT_WAIT);
-            }
-            if let Some(Ended::Exited(Some(status))) = child.reap() {
-                text += &format!(" ({})", describe_status(status));
+        if let Some((mut command, words)) = self.command.take() {
+            let wait = lost.ends.then_some(EXIT_WAIT);
+            if let Some(status) = command.reap(wait.unwrap_or_default()) {
+                let status = status.map(|it| format!(" ({})", describe_status(it)));
+                text += &status.unwrap_or_default();
                 said = words.end();
             } else {
                 said = words.so_far();
-                self.command = Some((child, words));
+                self.command = Some((command, words));
             }
         }
         if let Some(noise) = noise {
@@ -597,19 +596,48 @@ impl Behind {
     }
 }
 
-/// Waits for the end of a command, and ends it if it takes too long.
-fn end_command(command: &Child, grace: Duration) {
-    for signal in [None, Some(sys::SIGTERM), Some(sys::SIGKILL)] {
-        if let Some(signal) = signal {
-            // One that has become another user's is waited for.
-            let _ = command.signal(signal);
+impl Command {
+    /// Waits for its end, and ends it if it takes too long.
+    fn end(mut self, grace: Duration) {
+        for signal in [None, Some(sys::SIGTERM), Some(sys::SIGKILL)] {
+            if let (Some(signal), Some(child)) = (signal, &self.0) {
+                // It may have become another user's.
+                let _ = child.signal(signal);
+            }
+            if self.reap(grace).is_some() {
+                return;
+            }
         }
-        match command.end().filter(|_| signal != Some(sys::SIGKILL)) {
-            Some(end) => drop(sys::wait_at_most(&*end, Interest::Readable, grace)),
-            None => command.wait_for_exit(),
+        if let Some(child) = self.0.take() {
+            // Without a thread, it is left a zombie when it ends.
+            let _ = threads::start_reaper(Box::new(move || {
+                child.wait_for_exit();
+                child.reap();
+            }));
         }
-        if command.reap().is_some() {
-            return;
+    }
+
+    /// Waits for its end, at most so long. Returns its status once it has ended, if that is known.
+    fn reap(&mut self, wait: Duration) -> Option<Option<ExitStatus>> {
+        let child = self.0.as_ref()?;
+        match child.end() {
+            // If it cannot be waited for, it may have ended.
+            Some(end) => drop(sys::wait_at_most(&*end, Interest::Readable, wait)),
+            None if wait.is_zero() => {}
+            None => child.wait_for_exit(),
+        }
+        let Ended::Exited(status) = child.reap()? else {
+            return None;
+        };
+        self.0 = None;
+        Some(status)
+    }
+}
+
+impl Drop for Command {
+    fn drop(&mut self) {
+        if let Some(child) = &self.0 {
+            child.abandon();
         }
     }
 }

@@ -82,9 +82,9 @@ pub(super) struct Open {
 impl Connection {
     /// Makes the connection. With `only_one`, it is for one child, and lives and ends with that.
     pub(super) fn start(process: &Process, only_one: bool) -> Result<Arc<Self>, Error> {
-        let transport = process.start_carrier()?;
         let io_error = |error| process.cannot_start(&error);
         let epoll = Epoll::new().map_err(io_error)?;
+        let transport = process.start_carrier()?;
         let carrier = Carrier::new(process, transport, &epoll, only_one);
         let (carrier, shared) = carrier.map_err(io_error)?;
         let inbox = Arc::new(Inbox {
