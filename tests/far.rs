@@ -966,6 +966,52 @@ fn command_that_is_gone_does_not_end_a_program_that_has_not_ignored_sigpipe() {
 }
 
 #[test]
+fn child_that_is_killed_while_its_template_is_made_ends_at_once() {
+    let gated = || {
+        worker().setup("gate", |request| {
+            Gate::enter(request.texts::<1>()?[0]);
+            Ok(())
+        })
+    };
+    let _me = gated().run_in_test();
+    let far = far(":");
+    alone(move || {
+        let gate = Gate::new();
+        let template = far.setup("gate", gate.name()).template();
+        let rpc = template.rpc("do").on_error(drop).start().unwrap();
+        let call = rpc.call("echo").start();
+        let mut inside = gate.entered();
+        rpc.kill();
+        let error = call.wait().unwrap_err();
+        assert!(
+            error.phase().is_some_and(|phase| phase != Phase::Begun),
+            "{error}"
+        );
+        let CallError::Lost(error, _) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(error.kind(), ErrorKind::Killed);
+        assert_eq!(rpc.finish().unwrap_err().kind(), ErrorKind::Killed);
+        assert!(inside.is_waiting());
+        inside.open();
+        // What was started for it is gone, and others are served.
+        let other = template.rpc("do").start().unwrap();
+        assert_eq!(other.call(["echo", "on"]).wait().unwrap(), ["on"]);
+        let [relay] = children()[..] else {
+            panic!("there is one command");
+        };
+        let [template_there] = children_of(relay)[..] else {
+            panic!("there is one template");
+        };
+        let other_pid = other.pid().unwrap();
+        eventually("no other copy is left", || {
+            children_of(template_there) == [other_pid]
+        });
+        other.finish().unwrap();
+    });
+}
+
+#[test]
 fn word_in_the_environment_is_checked() {
     let _me = worker().run_in_test();
     let name = thread::current().name().unwrap().to_owned();

@@ -269,6 +269,16 @@ impl Relay {
         match &side.child {
             // It may have ended, or become another user's.
             Some(child) => drop(child.try_signal(number)),
+            // What is being started for it may take its time, and is killed when it is there.
+            None if number == sys::SIGKILL => {
+                let message = FromRelay::Exited {
+                    channel,
+                    status: None,
+                    noted: FarNote::LastCall(0),
+                };
+                self.bridge.send(&message.encode());
+                self.give_up(channel);
+            }
             None => side.signal = Some(number),
         }
     }
@@ -301,7 +311,11 @@ impl Relay {
             stderr,
             ..
         } = launched;
-        let (Some(child), Some(side)) = (child, self.children.get_mut(channel)) else {
+        let Some(child) = child else {
+            return;
+        };
+        let Some(side) = self.children.get_mut(channel) else {
+            child.abandon();
             return;
         };
         let child = Arc::new(child);
@@ -414,6 +428,9 @@ impl Relay {
     }
 
     fn refuse(&mut self, channel: u32, error: &Error) {
+        if !self.children.contains(channel) {
+            return;
+        }
         let text = error.to_string();
         let message = FromRelay::Refused {
             channel,
@@ -421,6 +438,11 @@ impl Relay {
             message: truncate(&text, LONGEST_TEXT),
         };
         self.bridge.send(&message.encode());
+        self.give_up(channel);
+    }
+
+    /// There is no such child, and there will be none.
+    fn give_up(&mut self, channel: u32) {
         if let Some(side) = self.children.remove(channel) {
             for channel in [Some(channel)].into_iter().chain(side.output).flatten() {
                 self.bridge.abandon(channel);
