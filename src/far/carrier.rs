@@ -54,6 +54,8 @@ pub(super) struct Carrier {
     only_one: bool,
     /// Whether nothing more is wanted.
     closing: bool,
+    /// What was asked for when it was lost.
+    unfollowed: Vec<Order>,
     /// The child that has ended, whose connection has not.
     unsettled: Option<Arc<ChildState>>,
 }
@@ -149,6 +151,7 @@ impl Carrier {
             by_channel: IdMap::default(),
             only_one,
             closing: false,
+            unfollowed: Vec::new(),
             unsettled: None,
         };
         Ok((carrier, shared))
@@ -184,8 +187,12 @@ impl Carrier {
         };
         let io_error = |error: io::Error| Lost::new(ErrorKind::Io, format!("cannot wait: {error}"));
         self.bridge.wait(deadline, drop).map_err(io_error)?;
-        for order in inbox.take() {
-            self.follow(order)?;
+        let mut orders = inbox.take().into_iter();
+        while let Some(order) = orders.next() {
+            if let Err(lost) = self.follow(order) {
+                self.unfollowed = orders.collect();
+                return Err(lost);
+            }
         }
         let read = self.bridge.read();
         let now = Instant::now();
@@ -294,7 +301,15 @@ impl Carrier {
 
     fn follow(&mut self, order: Order) -> Result<(), Lost> {
         match order {
-            Order::Open(open) => self.open(*open)?,
+            Order::Open(open) => {
+                let state = Arc::clone(&open.state);
+                if let Err(lost) = self.open(*open) {
+                    // Nothing of it was sent.
+                    state.ended(never_begun(&Error::new(lost.kind, &*lost.why)));
+                    state.settled();
+                    return Err(lost);
+                }
+            }
             Order::Signal { child, signal } => self.signal(child, signal),
             Order::Leave { child } => {
                 if let Some(behind) = self.children.get(child) {
@@ -490,7 +505,8 @@ impl Carrier {
 
     /// All is done: the other side is told by the end of its input.
     fn finish(self, inbox: &Inbox) {
-        let orders = inbox.close(Error::new(ErrorKind::Disconnected, "it is closed"));
+        // Whoever it was for may still have asked for something: that has ended.
+        drop(inbox.close(Error::new(ErrorKind::Disconnected, "it is closed")));
         let Carrier {
             mut bridge,
             command,
@@ -507,7 +523,6 @@ impl Carrier {
         if let Some(child) = unsettled {
             child.settled();
         }
-        debug_assert!(orders.is_empty(), "nobody is there to ask for something");
     }
 
     /// The connection is lost, and with it all its children.
@@ -521,7 +536,8 @@ impl Carrier {
         // Before local streams end: those at their other ends want to know why.
         let error = self.error(&lost, noise.as_deref());
         self.bridge.disconnect();
-        for order in inbox.close(error.clone()) {
+        let unfollowed = std::mem::take(&mut self.unfollowed);
+        for order in unfollowed.into_iter().chain(inbox.close(error.clone())) {
             if let Order::Open(open) = order {
                 open.state.ended(never_begun(&error));
                 open.state.settled();
@@ -548,10 +564,11 @@ impl Carrier {
             if self.children.is_empty() || self.bridge.wait(None, drop).is_err() {
                 break;
             }
-            for order in inbox.take() {
-                let followed = self.follow(order);
-                debug_assert!(followed.is_ok(), "nothing can be opened any more");
-            }
+        }
+        // Those to which nothing can be delivered any more.
+        let left = self.children.iter().map(|(number, _)| number);
+        for number in left.collect::<Vec<_>>() {
+            self.take_out(number);
         }
         if let Some((command, words)) = self.command.take() {
             command.end(SHORT_GRACE);
@@ -650,5 +667,71 @@ fn shown(noise: &[u8]) -> String {
             let (first, last) = (&noise[..SHOWN_NOISE], &noise[noise.len() - SHOWN_NOISE..]);
             format!("{} [..] {}", first.escape_ascii(), last.escape_ascii())
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::connection::tests::inbox;
+    use super::*;
+    use std::fs::File;
+    use std::os::unix::net::UnixStream;
+
+    /// A carrier whose other end has not greeted, that end, and what asks it for something.
+    fn carrier() -> (Carrier, UnixStream, Inbox) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let output = near.try_clone().unwrap().into();
+        let (input, command) = (near.into(), None);
+        let transport = Transport {
+            input,
+            output,
+            command,
+        };
+        let process = Process::connect(|| unreachable!("it is connected"));
+        let epoll = Epoll::new().unwrap();
+        let (carrier, shared) = Carrier::new(&process, transport, &epoll, false).unwrap();
+        (carrier, far, inbox(epoll, &shared))
+    }
+
+    fn open(child: u64, socket: OwnedFd) -> (Order, Arc<ChildState>) {
+        let state = Arc::new(ChildState::default());
+        let open = Open {
+            child,
+            state: Arc::clone(&state),
+            timeout: Duration::ZERO,
+            base: 0,
+            process: Process::command("true"),
+            socket,
+            stdout: None,
+            stderr: None,
+        };
+        (Order::Open(Box::new(open)), state)
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri does not support these sockets")]
+    fn child_that_cannot_be_connected_and_those_behind_it_end() {
+        let (carrier, _far, inbox) = carrier();
+        // It cannot be polled.
+        let null = File::open("/dev/null").unwrap();
+        let (first, first_state) = open(1, null.into());
+        let (second, second_state) = open(2, UnixStream::pair().unwrap().0.into());
+        inbox.push([first, second]);
+        carrier.run(&inbox);
+        for state in [first_state, second_state] {
+            let end = state.end().unwrap();
+            assert!(matches!(end.ended, Ended::Lost(_)));
+            assert_eq!(end.noted, Noted::LastCall(0));
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri does not support these sockets")]
+    fn what_is_asked_for_too_late_is_not_done() {
+        let (carrier, _far, inbox) = carrier();
+        let (child, signal) = (1, sys::SIGTERM);
+        inbox.push([Order::Signal { child, signal }]);
+        carrier.finish(&inbox);
+        assert!(inbox.take().is_empty());
     }
 }

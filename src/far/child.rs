@@ -63,6 +63,11 @@ impl ChildState {
         self.change(|known| known.is_settled = true);
     }
 
+    /// How it ended, once it has.
+    pub(super) fn end(&self) -> Option<RemoteEnd> {
+        unwind::lock(&self.0).end.clone()
+    }
+
     fn change(&self, change: impl FnOnce(&mut Known)) {
         let mut known = unwind::lock(&self.0);
         change(&mut known);
@@ -93,7 +98,7 @@ impl Remote for FarChild {
     }
 
     fn end(&self) -> Option<RemoteEnd> {
-        unwind::lock(&self.state.0).end.clone()
+        self.state.end()
     }
 
     fn is_settled(&self) -> bool {

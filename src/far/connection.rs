@@ -274,3 +274,26 @@ impl Inbox {
         unwind::lock(&self.state)
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// What others share with a carrier.
+    pub(in crate::far) fn inbox(epoll: Arc<Epoll>, shared: &[Arc<OwnedFd>; 2]) -> Inbox {
+        Inbox {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            epoll,
+            shared: shared.each_ref().map(Arc::downgrade),
+        }
+    }
+
+    impl Inbox {
+        /// Asks for these things at once.
+        pub(in crate::far) fn push(&self, orders: impl IntoIterator<Item = Order>) {
+            self.lock().orders.extend(orders);
+            self.wake();
+        }
+    }
+}
