@@ -4,7 +4,8 @@ mod common;
 
 use common::{FOREVER, alone, bounded, eventually, is_gone, obey, worker};
 use offspring::{
-    BoxError, CallError, Caller, ErrorKind, Parent, Reactor, Refusal, Stdio, Strings, Worker,
+    BoxError, CallError, Caller, ErrorKind, Parent, Process, Reactor, Refusal, Stdio, Strings,
+    Worker,
 };
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -275,6 +276,43 @@ fn copy_of_a_parent_starts_children_of_its_own() {
 }
 
 /// What a poller has registered is shared with copies: a copy must not remove it.
+#[test]
+fn copy_of_a_parent_makes_connections_of_its_own() {
+    let _me = worker().run_in_test();
+    let name = thread::current().name().unwrap().to_owned();
+    alone(move || {
+        let far = Process::command("/proc/self/exe")
+            .args([&*name, "--exact", "--nocapture", "--include-ignored"])
+            .env("OFFSPRING", "serve");
+        let template = far.template();
+        template.warm().unwrap();
+        in_copy(|| {
+            template.warm().unwrap();
+            let rpc = template.rpc("do").start().unwrap();
+            assert_eq!(rpc.call(["echo", "a"]).wait().unwrap(), ["a"]);
+            rpc.finish().unwrap();
+        });
+        let rpc = template.rpc("do").start().unwrap();
+        assert_eq!(rpc.call(["echo", "b"]).wait().unwrap(), ["b"]);
+        rpc.finish().unwrap();
+        // It ends with its original though a copy lives that has dropped it.
+        let mut template = Some(template);
+        let (mut holder, held) = io::pipe().unwrap();
+        let copy = fork();
+        if copy.is_none() {
+            drop((template.take(), held));
+            let _ = holder.read(&mut [0]);
+            exit_immediately(0);
+        }
+        drop(template.take());
+        eventually("the command has ended", || {
+            common::children() == [copy.unwrap() as u32]
+        });
+        drop(held);
+        wait(copy.unwrap());
+    });
+}
+
 #[test]
 fn reactor_that_a_copy_has_dropped_works_on() {
     let me = worker().run_in_test();

@@ -206,7 +206,8 @@ impl Connection {
         shared.for_each(|fd| sys::give_up(&*fd));
     }
 
-    fn is_elsewhere(&self) -> bool {
+    /// Whether this process is a copy of the one that made it, which must not use it.
+    pub(super) fn is_elsewhere(&self) -> bool {
         self.inbox.epoll.is_elsewhere()
     }
 }
@@ -214,6 +215,7 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         if self.is_elsewhere() {
+            self.give_up();
             // The thread is not there. To drop its handle would detach it.
             if let Ok(mut state) = self.inbox.state.try_lock() {
                 mem::forget(state.thread.take());

@@ -152,6 +152,8 @@ impl Host {
     fn connection(&self) -> Result<Arc<Connection>, Error> {
         let mut state = unwind::lock(&self.state);
         let now = Instant::now();
+        // A copy of the process that made it makes one of its own.
+        state.live.take_if(|live| live.is_elsewhere());
         if let Some(live) = &state.live {
             let Some((error, has_greeted)) = live.lost() else {
                 return Ok(Arc::clone(live));
