@@ -4,8 +4,8 @@
 //! what it waits for. A portable poller makes four more system calls each time, for its timer and its waker.
 
 use super::origin::Origin;
-use super::{Waker, above_standard, check, retry};
-use std::io::Result;
+use super::{Waker, above_standard, check};
+use std::io::{ErrorKind, Result};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,8 +77,8 @@ impl Epoll {
         self.waker.wake();
     }
 
-    /// Waits until something is ready, at most for `timeout`, rounded up to milliseconds. Passes the keys of what
-    /// is to `found`.
+    /// Waits until something is ready or a signal comes, at most for `timeout`, rounded up to milliseconds.
+    /// Passes the keys of what is ready to `found`.
     pub(crate) fn wait(
         &self,
         timeout: Option<Duration>,
@@ -93,8 +93,12 @@ impl Epoll {
         };
         let mut events = [const { libc::epoll_event { events: 0, u64: 0 } }; EVENTS];
         let (fd, start, len) = (self.fd.as_raw_fd(), events.as_mut_ptr(), EVENTS as i32);
-        // SAFETY: `start` points to `len` events. After an interruption, all of the time is waited again.
-        let n = retry(|| check(unsafe { libc::epoll_wait(fd, start, len, timeout) }))?;
+        // SAFETY: `start` points to `len` events.
+        let n = match check(unsafe { libc::epoll_wait(fd, start, len, timeout) }) {
+            // How much of the time is left is the caller's to know.
+            Err(error) if error.kind() == ErrorKind::Interrupted => 0,
+            result => result?,
+        };
         for event in &events[..n as usize] {
             let (key, bits) = (event.u64, event.events as libc::c_int);
             if key == WAKER {
@@ -223,5 +227,34 @@ mod tests {
         epoll.notify();
         epoll.wait(None, |key, _| panic!("{key}")).unwrap();
         assert_eq!(found(&epoll), []);
+    }
+
+    /// It does not begin anew with each signal: a deadline would not be noticed.
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri does not send signals")]
+    fn wait_ends_though_signals_interrupt_it() {
+        extern "C" fn handler(_: libc::c_int) {}
+        // SAFETY: the handler does nothing. Nothing else uses this signal.
+        unsafe { libc::signal(libc::SIGURG, handler as *const () as libc::sighandler_t) };
+        // SAFETY: takes no pointers.
+        let waiting = unsafe { libc::pthread_self() };
+        let (done, is_done) = std::sync::mpsc::channel::<()>();
+        let interrupter = std::thread::spawn(move || {
+            for _ in 0..10_000 {
+                // SAFETY: that thread waits for this one.
+                unsafe { libc::pthread_kill(waiting, libc::SIGURG) };
+                match is_done.recv_timeout(Duration::from_millis(1)) {
+                    Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+                    _ => return true,
+                }
+            }
+            false
+        });
+        let wait = Epoll::new()
+            .unwrap()
+            .wait(Some(Duration::from_secs(1)), |_, _| {});
+        wait.unwrap();
+        drop(done);
+        assert!(interrupter.join().unwrap(), "it was interrupted for ever");
     }
 }
