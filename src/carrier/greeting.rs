@@ -12,7 +12,7 @@ const DIGITS: usize = 10;
 #[derive(Debug, Default)]
 pub(crate) struct Greeting {
     bytes: Vec<u8>,
-    /// How many of them were searched.
+    /// Where the greeting has begun, or can begin: in what precedes that, it is not.
     searched: usize,
 }
 
@@ -37,9 +37,10 @@ impl Greeting {
         // But for its line break, which a terminal changes.
         let mark = &begin[..begin.len() - 1];
         let Some(at) = memmem::find(&self.bytes[self.searched..], mark) else {
-            let rest = self.bytes.len().saturating_sub(mark.len() - 1);
-            self.searched = self.searched.max(rest);
-            return match self.bytes.len() > MOST_NOISE {
+            let is_at_end = |n: &usize| self.bytes.ends_with(&mark[..*n]);
+            let begun = (1..mark.len()).rev().find(is_at_end).unwrap_or(0);
+            self.searched = self.bytes.len() - begun;
+            return match self.searched > MOST_NOISE {
                 true => Greeted::TooMuch,
                 false => Greeted::No,
             };
@@ -58,9 +59,11 @@ impl Greeting {
         let digits = number.iter().take_while(|byte| byte.is_ascii_digit());
         let digits = digits.take(DIGITS).count();
         let (version, behind) = number.split_at(digits);
-        if let Some(rest) = behind.strip_prefix(end)
-            && let Some(version) = str::from_utf8(version).ok().and_then(|it| it.parse().ok())
-        {
+        if let Some(rest) = behind.strip_prefix(end) {
+            let version = str::from_utf8(version).ok().and_then(|it| it.parse().ok());
+            let Some(version) = version else {
+                return Greeted::Terminal;
+            };
             let rest = rest.to_vec();
             self.bytes.truncate(at);
             return Greeted::With { version, rest };
@@ -157,7 +160,11 @@ mod tests {
         assert_eq!(outcome(&[b'x'; MOST_NOISE], 4096).1, Greeted::No);
         let late = [&[b'x'; MOST_NOISE + 1][..], &greeting("1")].concat();
         assert_eq!(outcome(&late, 1 << 20).1, Greeted::TooMuch);
+        // Only what precedes it counts, and not what of it has come.
         let last = [&[b'x'; MOST_NOISE][..], &greeting("1")].concat();
-        assert!(matches!(outcome(&last, 1 << 20).1, Greeted::With { .. }));
+        for piece in [1 << 20, 4096, MOST_NOISE + 7, 1] {
+            let (_, greeted) = outcome(&last, piece);
+            assert!(matches!(greeted, Greeted::With { .. }), "{greeted:?}");
+        }
     }
 }
