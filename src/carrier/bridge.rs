@@ -2,9 +2,10 @@
 
 use super::channels::CHUNK;
 use super::greeting::{Greeted, Greeting};
+use super::judge::judge;
 use super::streams::{Direction, LocalStream, Streams};
 use crate::sys::{self, Epoll, ReadMode, Ready, Watched};
-use crate::wire::{CARRIER_CONTROL, Check, DecodeError, Decoder, Flow, FrameHead, Framing, MAX_ID};
+use crate::wire::{CARRIER_CONTROL, DecodeError, Decoder, Flow, FrameHead, Framing};
 use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -218,16 +219,7 @@ impl Bridge {
             return Ok(None);
         }
         let longest_control = self.longest_control;
-        let judge = |id: u32, claimed: usize| match id {
-            CARRIER_CONTROL if claimed > longest_control => {
-                Err(format!("a message of {claimed} bytes is too long"))
-            }
-            1..=MAX_ID if claimed > CHUNK => Err(format!(
-                "{claimed} bytes at once on channel {id} are too many"
-            )),
-            CARRIER_CONTROL | 1..=MAX_ID => Ok(Check::Pass),
-            _ => Err(format!("there can be no channel {id}")),
-        };
+        let judge = |id, claimed| judge(id, claimed, longest_control);
         loop {
             let next = self
                 .decoder

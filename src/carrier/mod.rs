@@ -11,12 +11,13 @@
 //!
 //! A [`Bridge`] copies between local streams and the channels of the connection, and hands the messages that
 //! are about children to whoever owns it. Whose turn it is, and how much may be kept, is decided by
-//! [`channels`]; whether the other end is still there, by [`liveness`]; where its bytes begin, by
-//! [`greeting`]. Those three are pure.
+//! [`channels`]; which frames may come, by [`judge`]; whether the other end is still there, by [`liveness`];
+//! where its bytes begin, by [`greeting`]. Those four are pure.
 
 mod bridge;
 mod channels;
 mod greeting;
+mod judge;
 mod liveness;
 mod streams;
 
