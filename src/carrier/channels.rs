@@ -21,7 +21,7 @@ pub(crate) const WINDOW: usize = 256 << 10;
 /// The widest window, which is the most that is kept of one stream.
 pub(crate) const WIDEST: usize = 4 << 20;
 /// More credit than any receiver has a reason to grant.
-const MOST_CREDIT: usize = 4 * WIDEST;
+pub(crate) const MOST_CREDIT: usize = 4 * WIDEST;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@ use crate::wire::GREETING;
 use memchr::memmem;
 
 /// How much may come before the greeting.
-const MOST_NOISE: usize = 64 << 10;
+pub(crate) const MOST_NOISE: usize = 64 << 10;
 /// The longest version.
 const DIGITS: usize = 10;
 

@@ -22,5 +22,11 @@ mod liveness;
 mod streams;
 
 pub(crate) use bridge::{Bridge, LinkRead, owner_key};
+#[cfg(any(fuzzing, test))]
+pub(crate) use channels::{CHUNK, ChannelViolation, Channels, Effect, MOST_CREDIT, WIDEST, WINDOW};
+#[cfg(any(fuzzing, test))]
+pub(crate) use greeting::{Greeted, Greeting, MOST_NOISE};
+#[cfg(any(fuzzing, test))]
+pub(crate) use judge::judge;
 pub(crate) use liveness::{Due, Liveness};
 pub(crate) use streams::{Direction, LocalStream};

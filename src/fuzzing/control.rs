@@ -1,10 +1,14 @@
 use super::Script;
 use crate::wire::{
-    AskAnswer, Asked, ControlError, Failure, FunctionId, Run, ToChild, ToParent, octets,
+    AskAnswer, Asked, ControlError, Failure, FarGroup, FarNote, Flow, FromRelay, FunctionId,
+    Outlet, Run, StartOrder, ToChild, ToParent, ToRelay, octets,
 };
+use std::ffi::OsStr;
 use std::fmt::Debug;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-/// Control messages and failed replies: any bytes are decoded or refused, and both decoded messages
+/// Control messages, those of connections that carry many children, and failed replies: any bytes are decoded or refused, and both decoded messages
 /// and ones constructed from the bytes survive a round trip.
 pub fn control(data: &[u8]) {
     if let Ok(message) = checked(ToChild::decode(data)) {
@@ -16,6 +20,19 @@ pub fn control(data: &[u8]) {
     if let Ok(failure) = checked(Failure::decode(data)) {
         assert_eq!(Failure::decode(&failure.encode()), Ok(failure));
     }
+    match checked(Flow::decode(data)) {
+        Ok(Some(flow)) => assert_eq!(Flow::decode(&flow.encode()), Ok(Some(flow))),
+        Ok(None) => {
+            if let Ok(message) = checked(ToRelay::decode(data)) {
+                assert_eq!(ToRelay::decode(&message.encode()), Ok(message));
+            }
+            if let Ok(message) = checked(FromRelay::decode(data)) {
+                assert_eq!(FromRelay::decode(&message.encode()), Ok(message));
+            }
+        }
+        Err(_) => {}
+    }
+    carried(Script(data));
 
     let mut script = Script(data);
     let mut text = || String::from_utf8_lossy(script.string()).into_owned();
@@ -114,6 +131,87 @@ pub fn control(data: &[u8]) {
         Failure::Cancelled,
     ] {
         assert_eq!(Failure::decode(&failure.encode()), Ok(failure));
+    }
+}
+
+/// Messages of a connection that carries many children, made of anything.
+fn carried(mut script: Script<'_>) {
+    let mut text = || String::from_utf8_lossy(script.string()).into_owned();
+    let (one, two) = (text(), text());
+    let dir = Path::new(OsStr::from_bytes(script.string()));
+    let has_dir = script.byte().is_multiple_of(2);
+    let outlet = |script: &mut Script<'_>| {
+        let channel = u32::from_be_bytes(std::array::from_fn(|_| script.byte()));
+        script.pick(&[Outlet::Inherit, Outlet::Null, Outlet::Channel(channel)])
+    };
+    let order = StartOrder {
+        base: u32::from(script.byte()),
+        stdout: outlet(&mut script),
+        stderr: outlet(&mut script),
+        group: script.pick(&[FarGroup::Own, FarGroup::Relays, FarGroup::Session]),
+        outlives: script.byte().is_multiple_of(2),
+        dir: has_dir.then_some(dir),
+    };
+    let mut number = || u32::from_be_bytes(std::array::from_fn(|_| script.byte()));
+    let (channel, id) = (number(), number());
+    let bytes = id as usize;
+    for flow in [
+        Flow::Credit { channel, bytes },
+        Flow::Eof { channel },
+        Flow::Shut { channel },
+        Flow::Ping,
+        Flow::Pong,
+    ] {
+        assert_eq!(Flow::decode(&flow.encode()), Ok(Some(flow)));
+    }
+    let (long, signed) = (u64::from(number()) << 32, number().cast_signed());
+    for message in [
+        ToRelay::Prepare(one.as_bytes()),
+        ToRelay::Template {
+            id,
+            huge_pages: long,
+            order: order.clone(),
+        },
+        ToRelay::Warm { id },
+        ToRelay::Forget { id },
+        ToRelay::Open {
+            channel,
+            timeout: long,
+            order,
+        },
+        ToRelay::Signal {
+            channel,
+            number: signed,
+        },
+    ] {
+        let encoded = message.encode();
+        assert_eq!(Flow::decode(&encoded), Ok(None));
+        assert_eq!(ToRelay::decode(&encoded), Ok(message));
+    }
+    let exited = |status, noted| FromRelay::Exited {
+        channel,
+        status,
+        noted,
+    };
+    for message in [
+        FromRelay::Opened { channel, pid: id },
+        FromRelay::Refused {
+            channel,
+            kind: &one,
+            message: &two,
+        },
+        exited(Some(signed), FarNote::Nothing),
+        exited(None, FarNote::LastCall(id)),
+        exited(None, FarNote::Unknown),
+        FromRelay::Warmed { id, refused: None },
+        FromRelay::Warmed {
+            id,
+            refused: Some((&one, &two)),
+        },
+    ] {
+        let encoded = message.encode();
+        assert_eq!(Flow::decode(&encoded), Ok(None));
+        assert_eq!(FromRelay::decode(&encoded), Ok(message));
     }
 }
 

@@ -4,20 +4,24 @@
 //! functions on the seeds in `fuzz/corpus/` and a few thousand random inputs. Each function reads
 //! its options from the first bytes and compares the real implementation with a naive one.
 
+mod channels;
 mod child;
 mod control;
 mod descriptors;
 mod frames;
+mod greeting;
 mod ledger;
 mod octets;
 mod parent;
 mod pool;
 mod timers;
 
+pub use channels::channels;
 pub use child::child;
 pub use control::control;
 pub use descriptors::descriptors;
 pub use frames::frames;
+pub use greeting::greeting;
 pub use ledger::ledger;
 pub use octets::octets;
 pub use parent::parent;
@@ -145,7 +149,7 @@ mod tests {
 
     type Target = (&'static str, fn(&[u8]));
 
-    const TARGETS: [Target; 9] = [
+    const TARGETS: [Target; 11] = [
         ("frames", super::frames),
         ("octets", super::octets),
         ("parent", super::parent),
@@ -155,6 +159,8 @@ mod tests {
         ("timers", super::timers),
         ("descriptors", super::descriptors),
         ("pool", super::pool),
+        ("channels", super::channels),
+        ("greeting", super::greeting),
     ];
 
     /// The seeds of a target. None outside the repository: the package does not include `fuzz/`.
