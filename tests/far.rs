@@ -4,8 +4,8 @@
 mod common;
 
 use common::{
-    Gate, alone, bounded, children, children_of, descriptors, eventually, is_gone, logged, stop,
-    worker,
+    Gate, alone, behind_shell as far, bounded, children, children_of, descriptors, eventually,
+    is_gone, logged, stop, worker,
 };
 use offspring::{
     CallError, Error, ErrorKind, Fd, Limit, Phase, Process, Rpc, Stdio, StopStage, Worker,
@@ -19,18 +19,6 @@ use std::process::Command;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
-
-/// A shell that does something, and then becomes a relay of this test.
-fn far(before: &str) -> Process {
-    let exe = std::env::current_exe().unwrap();
-    let name = thread::current().name().unwrap().to_owned();
-    Process::command("sh")
-        .args(["-c", &format!("{before}; exec \"$@\"")])
-        .arg("sh")
-        .arg(exe)
-        .args([&*name, "--exact", "--nocapture", "--include-ignored"])
-        .env("OFFSPRING", "serve")
-}
 
 /// A shell that is no relay.
 fn script(text: &str) -> Process {

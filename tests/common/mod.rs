@@ -130,6 +130,23 @@ pub fn worker() -> Worker {
     Worker::new().function("do", obey)
 }
 
+/// What is behind a shell that does something, and then becomes a relay of this test.
+pub fn behind_shell(before: &str) -> Process {
+    relay_of_shell(&format!("{before}; exec \"$@\""))
+}
+
+/// What is behind a shell script that starts a relay of this test: `"$@"`.
+pub fn relay_of_shell(script: &str) -> Process {
+    let exe = std::env::current_exe().unwrap();
+    let name = thread::current().name().unwrap().to_owned();
+    Process::command("sh")
+        .args(["-c", script])
+        .arg("sh")
+        .arg(exe)
+        .args([&*name, "--exact", "--nocapture", "--include-ignored"])
+        .env("OFFSPRING", "serve")
+}
+
 /// The function `do`.
 pub fn obey(request: Strings, caller: &Caller) -> Result<Strings, BoxError> {
     let rest = || request.iter().skip(1).collect::<Strings>();
@@ -337,6 +354,12 @@ pub fn is_gone(pid: u32) -> bool {
 /// The state of a process as one letter, if the process exists.
 pub fn state(pid: u32) -> Option<String> {
     Some(stat(pid)?[0].clone())
+}
+
+/// The name of a process's program, if the process exists.
+pub fn comm(pid: u32) -> Option<String> {
+    let comm = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(comm.trim_end().to_owned())
 }
 
 /// The process group of a process.
