@@ -451,7 +451,7 @@ impl Carrier {
                     }
                 };
                 if !inbox.warmed(id, outcome) {
-                    let why = format_args!("template {id} was not waited for");
+                    let why = format!("template {id} was not waited for");
                     return Err(Lost::protocol(&why));
                 }
             }
@@ -463,7 +463,7 @@ impl Carrier {
     /// has not heard.
     fn behind(&mut self, channel: u32) -> Result<Option<&mut Behind>, Lost> {
         if !self.bridge.was_opened(channel) {
-            let why = format_args!("channel {channel} is no child's");
+            let why = format!("channel {channel} is no child's");
             return Err(Lost::protocol(&why));
         }
         let child = self.by_channel.get(channel).copied();
