@@ -162,7 +162,7 @@ fn command_that_does_not_greet_is_shown() {
 
 #[test]
 fn other_version_and_a_terminal_are_named() {
-    bounded(|| {
+    alone(|| {
         let error = error_of(&script(
             r"printf '\0offspring relay\n7\n\377'; cat >/dev/null",
         ));
@@ -178,6 +178,7 @@ fn other_version_and_a_terminal_are_named() {
         ));
         assert_eq!(error.kind(), ErrorKind::NotWorker);
         assert!(error.to_string().contains("there is a terminal in between"));
+        eventually("no command is left", || children().is_empty());
     });
 }
 
@@ -950,6 +951,7 @@ fn command_that_is_gone_does_not_end_a_program_that_has_not_ignored_sigpipe() {
         let far = far.ping(Duration::from_millis(50), Duration::from_millis(500));
         let error = error_of(&far);
         assert_eq!(error.kind(), ErrorKind::Disconnected);
+        eventually("the command has ended", || children().is_empty());
     });
 }
 
