@@ -29,7 +29,7 @@ const EXIT_WAIT: Duration = Duration::from_millis(500);
 /// How long a command may take to end before it gets SIGTERM, and then the same time again before it gets
 /// SIGKILL.
 const GRACE: Duration = Duration::from_secs(5);
-/// The same if the connection is lost.
+/// The same if the connection is lost, or was not awaited.
 const SHORT_GRACE: Duration = Duration::from_secs(1);
 /// How long more is waited for from a connection that takes nothing more.
 const LAST_WAIT: Duration = Duration::from_secs(1);
@@ -52,8 +52,10 @@ pub(super) struct Carrier {
     by_channel: IdMap<u64>,
     /// Whether it is for one child, and ends with that.
     only_one: bool,
-    /// Whether nothing more is wanted.
+    /// Whether nothing more is wanted,
     closing: bool,
+    /// and a child was killed for which it was still being made.
+    hurried: bool,
     /// What was asked for when it was lost.
     unfollowed: Vec<Order>,
     /// The child that has ended, whose connection has not.
@@ -151,6 +153,7 @@ impl Carrier {
             by_channel: IdMap::default(),
             only_one,
             closing: false,
+            hurried: false,
             unfollowed: Vec::new(),
             unsettled: None,
         };
@@ -392,6 +395,7 @@ impl Carrier {
         let channel = behind.channel;
         // What is not there need not be waited for, nor what it is behind.
         if self.patience.is_some() && number == sys::SIGKILL {
+            self.hurried = true;
             let noted = Noted::LastCall(0);
             let ended = Ended::Exited(None);
             behind.end = Some(RemoteEnd { ended, noted });
@@ -507,6 +511,7 @@ impl Carrier {
     fn finish(self, inbox: &Inbox) {
         // Whoever it was for may still have asked for something: that has ended.
         drop(inbox.close(Error::new(ErrorKind::Disconnected, "it is closed")));
+        let grace = if self.hurried { SHORT_GRACE } else { GRACE };
         let Carrier {
             mut bridge,
             command,
@@ -517,7 +522,7 @@ impl Carrier {
         bridge.flush();
         drop(bridge);
         if let Some((command, words)) = command {
-            command.end(GRACE);
+            command.end(grace);
             words.end();
         }
         if let Some(child) = unsettled {
