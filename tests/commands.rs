@@ -5,6 +5,7 @@ mod common;
 use common::far::Slurm;
 use common::{Gate, bounded, eventually, is_gone, signal, worker};
 use offspring::{CallError, ErrorKind, Phase, Pool, Process, Rpc};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
@@ -154,5 +155,46 @@ fn sandbox_that_is_killed_ends_its_children() {
             "{lost}"
         );
         eventually("it has ended", || is_gone(sandbox) && !inside.is_waiting());
+    });
+}
+
+/// What a program with more rights than its caller does is not for the caller's environment to say.
+#[test]
+fn word_is_ignored_in_a_program_with_more_rights_than_its_caller() {
+    const VARIABLE: &str = "OFFSPRING_TEST_NOT_SERVED";
+    let _me = worker().run_in_test();
+    if std::env::var_os(VARIABLE).is_some() {
+        println!("not served");
+        return;
+    }
+    let is_root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+    if !is_root || !works(&["setpriv", "--reuid", "65534", "--clear-groups"]) {
+        println!("skipped: only root can give a program rights");
+        return;
+    }
+    let name = thread::current().name().unwrap().to_owned();
+    bounded(move || {
+        let dir = std::env::temp_dir().join(format!("offspring-rights-{}", std::process::id()));
+        std::fs::create_dir(&dir).unwrap();
+        let program = dir.join("test");
+        std::fs::copy("/proc/self/exe", &program).unwrap();
+        let run = |mode| {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&program, permissions).unwrap();
+            let output = Command::new("setpriv")
+                .args(["--reuid", "65534", "--clear-groups"])
+                .arg(&program)
+                .args([&*name, "--exact", "--nocapture"])
+                .env("OFFSPRING", "serve")
+                .env(VARIABLE, "1")
+                .current_dir("/")
+                .output()
+                .unwrap();
+            String::from_utf8_lossy(&output.stdout).contains("not served")
+        };
+        let (without, with) = (run(0o755), run(0o4755));
+        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(!without, "it is to serve");
+        assert!(with, "it is not to serve");
     });
 }

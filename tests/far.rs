@@ -683,6 +683,15 @@ fn other_side_that_breaks_the_rules_ends_only_its_own_children() {
             assert!(message.contains("broke the protocol"), "{message}");
             assert!(message.contains(why), "{message}");
         }
+        let died = format!("{greeting}; head -c 8 >/dev/null; exit 5");
+        let error = error_of(&script(&died));
+        assert_eq!(error.kind(), ErrorKind::Disconnected);
+        assert!(
+            error
+                .to_string()
+                .contains("is lost: it ended (exited with status 5)")
+        );
+
         let cut = r"printf '\0\0'";
         let error = error_of(&script(&format!("{greeting}; head -c 8 >/dev/null; {cut}")));
         assert_eq!(error.kind(), ErrorKind::Disconnected);
