@@ -260,7 +260,6 @@ fn what_a_stream_cannot_have_is_named() {
             (me.clone().plain(Plain::Tagged), "plain()"),
             (me.clone().template().plain(Plain::Tagged), "plain()"),
             (Process::exe("cat").plain(Plain::Tagged), "plain()"),
-            (Process::command("cat"), "without Process::plain()"),
         ] {
             let error = process.rpc("do").start().unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported);
@@ -269,6 +268,8 @@ fn what_a_stream_cannot_have_is_named() {
         for process in [
             stream().plain(Plain::Tagged),
             Process::command("cat").plain(Plain::Tagged),
+            Process::command("cat"),
+            Process::command("cat").template(),
             me.huge_pages(0),
         ] {
             let error = process.into_stream().unwrap_err();

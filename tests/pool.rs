@@ -458,7 +458,11 @@ fn what_cannot_be_a_pool_is_an_error() {
     bounded(move || {
         let error = Pool::builder("do").start().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
-        let error = Process::command("cat").pool("do").start().unwrap_err();
+        let error = Process::stream(std::os::unix::net::UnixStream::pair().unwrap().0)
+            .arg("x")
+            .pool("do")
+            .start()
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         // Zero of either is one.
         let pool = me.limit(Limit::Core(0)).pool("do").max(0).load(0).start();

@@ -1,7 +1,7 @@
 //! Children that are handed over to whoever has their connection.
 
 use crate::error::{CallError, Error, ErrorKind};
-use crate::fd::Fd;
+use crate::fd::{Fd, Reach};
 use crate::process::{Process, TemplateOrder};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -23,7 +23,8 @@ impl Process {
     /// # Errors
     ///
     /// As [`start`](crate::RpcBuilder::start) and [`wait_ready`](crate::Rpc::wait_ready);
-    /// [`Unsupported`](ErrorKind::Unsupported) for a plain peer, which can be passed on as it is.
+    /// [`Unsupported`](ErrorKind::Unsupported) for a plain peer, which can be passed on as it is, and for a child on
+    /// [another machine](crate::machines).
     ///
     /// # Examples
     ///
@@ -51,7 +52,10 @@ impl Process {
         let plain = self.plain_mode();
         let plain =
             plain.map(|_| format!("{self} cannot have Process::into_stream(): it is a plain peer"));
-        if let Some(message) = self.refusal().or(plain) {
+        let far = (self.reach() == Reach::Far).then(|| {
+            format!("{self} cannot have Process::into_stream(): it is on another machine")
+        });
+        if let Some(message) = self.refusal().or(plain).or(far) {
             return Err(Error::new(ErrorKind::Unsupported, message));
         }
         let (near, far) = UnixStream::pair().map_err(|error| {
