@@ -236,13 +236,14 @@ mod tests {
         extern "C" fn handler(_: libc::c_int) {}
         // SAFETY: the handler does nothing. Nothing else uses this signal.
         unsafe { libc::signal(libc::SIGURG, handler as *const () as libc::sighandler_t) };
+        // A number or a pointer, depending on the C library.
         // SAFETY: takes no pointers.
-        let waiting = unsafe { libc::pthread_self() };
+        let waiting = unsafe { libc::pthread_self() } as usize;
         let (done, is_done) = std::sync::mpsc::channel::<()>();
         let interrupter = std::thread::spawn(move || {
             for _ in 0..10_000 {
                 // SAFETY: that thread waits for this one.
-                unsafe { libc::pthread_kill(waiting, libc::SIGURG) };
+                unsafe { libc::pthread_kill(waiting as libc::pthread_t, libc::SIGURG) };
                 match is_done.recv_timeout(Duration::from_millis(1)) {
                     Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
                     _ => return true,
