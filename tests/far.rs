@@ -862,6 +862,8 @@ fn end_of_a_child_is_told_though_another_process_has_its_output() {
     let far = far(":").stderr(Stdio::capture());
     alone(move || {
         let rpc = far.rpc("leave").on_error(drop).start().unwrap();
+        // Its process id is known then.
+        rpc.wait_ready().unwrap();
         let gate = Gate::new();
         let call = rpc.call(gate.name()).start();
         let inside = gate.entered();
