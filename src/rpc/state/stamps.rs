@@ -77,7 +77,8 @@ mod tests {
     #[test]
     fn ages_are_never_too_high_and_not_much_too_low() {
         let mut stamps = Stamps::default();
-        for n in 1..=100_000 {
+        let last: u32 = if cfg!(miri) { 1000 } else { 100_000 };
+        for n in 1..=last {
             stamps.note(n.into(), n * TICK);
             assert!(stamps.all.len() <= MOST);
             if n % 997 == 0 {
