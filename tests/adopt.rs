@@ -3,7 +3,7 @@
 mod common;
 
 use common::{
-    Gate, alone, bounded, children, children_of, descriptors, eventually, is_gone, lost, obey,
+    Gate, alone, bounded, children, children_of, descriptors, eventually, is_gone, lost, obey, pid,
     signal,
 };
 use offspring::{
@@ -70,11 +70,6 @@ fn worker() -> Worker {
 fn adopt(stream: OwnedFd) -> Rpc {
     let builder = Process::stream(stream).rpc("do").on_error(drop);
     builder.start().unwrap()
-}
-
-fn pid(rpc: &Rpc) -> u32 {
-    let pid = rpc.call("pid").wait().unwrap();
-    pid.to_string().parse().unwrap()
 }
 
 #[test]

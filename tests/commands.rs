@@ -4,7 +4,7 @@ mod common;
 
 use common::far::Slurm;
 use common::{Gate, bounded, eventually, is_gone, signal, worker};
-use offspring::{CallError, ErrorKind, Phase, Pool, Process, Rpc};
+use offspring::{CallError, ErrorKind, Phase, Pool, Process};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 use std::sync::mpsc;
@@ -28,10 +28,6 @@ fn behind(words: &[String]) -> Process {
     Process::command(&words[0])
         .args(&words[1..])
         .args(command_line())
-}
-
-fn pid(rpc: &Rpc) -> String {
-    rpc.call(["pid"]).wait().unwrap().texts::<1>().unwrap()[0].to_owned()
 }
 
 #[test]
@@ -114,7 +110,7 @@ fn sandboxes_and_other_users_are_only_other_commands() {
                 let rpc = process.rpc("do").on_error(drop).start().unwrap();
                 assert_eq!(rpc.call(["echo", "a"]).wait().unwrap(), ["a"]);
                 // In its own namespace, it may have the same number as another process here.
-                assert_eq!(pid(&rpc), rpc.pid().unwrap().to_string(), "{words:?}");
+                assert_eq!(rpc.pid(), Some(common::pid(&rpc)), "{words:?}");
                 let error = rpc.call("abort").wait().unwrap_err();
                 let CallError::Lost(error, Phase::Begun) = error else {
                     panic!("{words:?}: {error}");

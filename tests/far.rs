@@ -5,11 +5,9 @@ mod common;
 
 use common::{
     Gate, alone, behind_shell as far, bounded, children, children_of, descriptors, eventually,
-    is_gone, logged, stop, worker,
+    is_gone, logged, pid, stop, worker,
 };
-use offspring::{
-    CallError, Error, ErrorKind, Fd, Limit, Phase, Process, Rpc, Stdio, StopStage, Worker,
-};
+use offspring::{CallError, Error, ErrorKind, Fd, Limit, Phase, Process, Stdio, StopStage, Worker};
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -35,14 +33,6 @@ fn error_of(process: &Process) -> Error {
     let has_greeted = matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Disconnected);
     assert!(has_greeted || phase != Phase::Begun, "{error}");
     error
-}
-
-fn text(rpc: &Rpc, request: &[&str]) -> String {
-    rpc.call(request).wait().unwrap().texts::<1>().unwrap()[0].to_owned()
-}
-
-fn pid(rpc: &Rpc) -> u32 {
-    text(rpc, &["pid"]).parse().unwrap()
 }
 
 #[test]

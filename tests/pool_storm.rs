@@ -84,27 +84,10 @@ fn start(me: &Process, random: &mut Random, calls: &Arc<Calls>) -> Pool {
         _ => me.clone(),
     };
     let function = ["run", "threaded"][random.below(2)];
-    let mut builder = me
-        .pool(function)
-        .max(1 + random.below(4))
-        .load(1 + random.below(4));
-    builder = builder
-        .idle(random.below(3))
-        .grow_after(Duration::from_millis(random.below(3) as u64));
-    if random.below(2) == 0 {
-        builder = builder.shrink_after(Duration::from_millis(random.below(5) as u64));
-    }
-    if random.below(3) == 0 {
-        builder = builder.max_calls(1 + random.below(20) as u64);
-    }
-    if random.below(3) == 0 {
-        builder = builder.max_age(Duration::from_millis(random.below(200) as u64));
-    }
-    if random.below(4) == 0 {
-        builder = builder.max_queue(10, 1000);
-    }
+    let builder = me.pool(function).max(1 + random.below(4));
     let calls = Arc::clone(calls);
-    builder
+    random
+        .options(builder)
         .on_event(move |_, number| {
             let number: usize = number.to_string().parse().unwrap();
             *calls.begun.lock().unwrap().entry(number).or_default() += 1;

@@ -3,8 +3,8 @@
 mod common;
 
 use common::far::Sshd;
-use common::{Gate, bounded, eventually, is_gone, worker};
-use offspring::{CallError, Error, ErrorKind, Phase, Process, Rpc};
+use common::{Gate, bounded, eventually, is_gone, pid, worker};
+use offspring::{CallError, Error, ErrorKind, Phase, Process};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -19,10 +19,6 @@ fn behind(words: &[String]) -> Process {
         exe.display()
     );
     Process::command(&words[0]).args(&words[1..]).arg(run)
-}
-
-fn text(rpc: &Rpc, request: &[&str]) -> String {
-    rpc.call(request).wait().unwrap().texts::<1>().unwrap()[0].to_owned()
 }
 
 /// The error of a child that does not get ready.
@@ -46,7 +42,7 @@ fn worker_behind_ssh_is_called_and_ends() {
         assert_eq!(rpc.call(["echo", "a"]).wait().unwrap(), ["a"]);
         rpc.call(["event", "x"]).wait().unwrap();
         assert_eq!(events.recv().unwrap(), ["x"]);
-        assert_eq!(rpc.pid().unwrap().to_string(), text(&rpc, &["pid"]));
+        assert_eq!(rpc.pid(), Some(pid(&rpc)));
         rpc.finish().unwrap();
         eventually("nothing is left there", || {
             sshd.commands().into_iter().all(is_gone) && sshd.sessions().is_empty()
@@ -186,7 +182,7 @@ fn connection_that_ends_in_mid_call_is_told() {
         ] {
             let rpc = template.rpc("do").on_error(drop).start().unwrap();
             let gate = Gate::new();
-            let child: u32 = text(&rpc, &["pid"]).parse().unwrap();
+            let child = common::pid(&rpc);
             let held = rpc.call(["gate", gate.name()]).start();
             let _inside = gate.entered();
             end();
@@ -229,7 +225,7 @@ fn template_that_is_killed_there_is_started_again() {
         let second = far.template().template();
         let start = || second.rpc("do").on_error(drop).start().unwrap();
         let copy = start();
-        let pid: u32 = text(&copy, &["pid"]).parse().unwrap();
+        let pid = common::pid(&copy);
         let is_its_parent = |parent: &u32| common::children_of(*parent).contains(&pid);
         let template = sshd.commands().into_iter().find(is_its_parent).unwrap();
         common::signal(template, "KILL");

@@ -7,8 +7,8 @@
 pub mod far;
 
 use offspring::{
-    BoxError, Call, CallError, Caller, Error, ErrorKind, Loop, Phase, Process, Rpc, RpcBuilder,
-    Strings, Watch, Worker,
+    BoxError, Call, CallError, Caller, Error, ErrorKind, Loop, Phase, PoolBuilder, Process, Rpc,
+    RpcBuilder, Strings, Watch, Worker,
 };
 use std::fs;
 use std::io::{Read, Write};
@@ -212,6 +212,12 @@ pub fn obey(request: Strings, caller: &Caller) -> Result<Strings, BoxError> {
         b"pid" => one(std::process::id().to_string()),
         other => Err(format!("unknown verb `{}`", other.escape_ascii()).into()),
     }
+}
+
+/// The process id of a child, where it runs, as it says itself. It serves [`worker`]'s function.
+pub fn pid(rpc: &Rpc) -> u32 {
+    let pid = rpc.call("pid").wait().unwrap();
+    pid.to_string().parse().unwrap()
 }
 
 #[expect(unsafe_code, reason = "nothing safe crashes")]
@@ -542,5 +548,28 @@ impl Random {
         self.0 ^= self.0 >> 27;
         let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
         number as usize % limit
+    }
+
+    /// Any options of a pool, but for what it consists of.
+    pub fn options(&mut self, builder: PoolBuilder) -> PoolBuilder {
+        let mut millis = |below: usize| Duration::from_millis(self.below(below) as u64);
+        let (grow, shrink, age) = (millis(3), millis(5), millis(200));
+        let mut builder = builder
+            .load(1 + self.below(4))
+            .idle(self.below(3))
+            .grow_after(grow);
+        if self.below(2) == 0 {
+            builder = builder.shrink_after(shrink);
+        }
+        if self.below(3) == 0 {
+            builder = builder.max_calls(1 + self.below(20) as u64);
+        }
+        if self.below(3) == 0 {
+            builder = builder.max_age(age);
+        }
+        if self.below(4) == 0 {
+            builder = builder.max_queue(10, 1000);
+        }
+        builder
     }
 }
