@@ -501,6 +501,13 @@ fn lost_connection_ends_the_calls_and_the_children_and_is_made_again() {
     });
 }
 
+/// How often a process has read something: see proc_pid_io(5).
+fn reads(pid: u32) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    let reads = io.lines().find_map(|line| line.strip_prefix("syscr: "));
+    reads.unwrap().parse().unwrap()
+}
+
 #[test]
 fn frozen_connection_is_noticed() {
     let _me = worker().run_in_test();
@@ -508,12 +515,13 @@ fn frozen_connection_is_noticed() {
     alone(move || {
         let rpc = far.rpc("do").on_error(drop).start().unwrap();
         let child = pid(&rpc);
-        // Longer than it may be silent: it answers pings.
-        thread::sleep(Duration::from_millis(600));
-        rpc.call("echo").wait().unwrap();
         let [relay] = children()[..] else {
             panic!("there is one command");
         };
+        // Longer than it may be silent: it answers pings.
+        let before = reads(relay);
+        eventually("it was pinged often", || reads(relay) >= before + 15);
+        rpc.call("echo").wait().unwrap();
         stop(relay);
         let error = rpc.call("echo").wait().unwrap_err();
         let CallError::Lost(error, Phase::Begun) = error else {

@@ -202,7 +202,8 @@ impl Streams {
             Ok(n) => {
                 if n < bytes.len() {
                     if !local.has_backlog() {
-                        (local.done, _) = (0, local.backlog.clear());
+                        local.backlog.clear();
+                        local.done = 0;
                     }
                     local.backlog.extend_from_slice(&bytes[n..]);
                     self.touched.push(channel);

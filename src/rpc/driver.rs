@@ -284,7 +284,7 @@ impl Driver {
         if remote.is_begun()
             && let Some(timeout) = self.start_timeout.take()
         {
-            self.life.begun(after(now, timeout));
+            self.life.begun(after(now, timeout), now);
         }
         let pid = remote.pid();
         self.stdout.learn_pid(pid);

@@ -129,8 +129,8 @@ impl StartOptions {
             .as_ref()
             .is_some_and(|child| child.as_remote().is_some());
         let start_by = match plain {
-            None if is_remote => Some(StartBy(None)),
-            None => Some(StartBy(after(Instant::now(), self.child.start_timeout))),
+            None if is_remote => Some(StartBy::Awaited),
+            None => Some(StartBy::At(after(Instant::now(), self.child.start_timeout))),
             Some(_) => None,
         };
         let life = Life::new(child.is_some(), start_by, self.child.grace);

@@ -33,6 +33,8 @@ pub(crate) struct Life {
     given_up: bool,
     ready: bool,
     closing: bool,
+    /// Whether the start has not begun, and nobody knows when it will.
+    awaited: bool,
     /// When a child that is not ready is killed.
     start_by: Option<Instant>,
     ladder: StopLadder,
@@ -107,7 +109,11 @@ impl Life {
             given_up: false,
             ready: start_by.is_none(),
             closing: false,
-            start_by: start_by.and_then(|StartBy(by)| by),
+            awaited: matches!(start_by, Some(StartBy::Awaited)),
+            start_by: match start_by {
+                Some(StartBy::At(by)) => by,
+                Some(StartBy::Awaited) | None => None,
+            },
             ladder: StopLadder::new(grace),
             exit_by: None,
             calls_lost: false,
@@ -127,7 +133,10 @@ impl Life {
     /// The child was told to exit, and nothing is left to answer: it should exit now.
     pub(crate) fn close(&mut self, now: Instant) {
         self.closing = true;
-        self.ladder.start(now);
+        // What is not there yet can take as long to exit once it is.
+        if !self.awaited {
+            self.ladder.start(now);
+        }
     }
 
     /// The child has been waited for long enough.
@@ -193,10 +202,14 @@ impl Life {
         self.disconnected(None, now);
     }
 
-    /// It is being started, which was waited for: from here on it must get ready.
-    pub(crate) fn begun(&mut self, start_by: Option<Instant>) {
+    /// It is being started, which was awaited: from here on it must get ready, and exit if it was told to.
+    pub(crate) fn begun(&mut self, start_by: Option<Instant>, now: Instant) {
+        self.awaited = false;
         if !self.ready {
             self.start_by = start_by;
+        }
+        if self.closing {
+            self.ladder.start(now);
         }
     }
 
@@ -397,9 +410,14 @@ pub(crate) enum Kill {
     Stuck(Duration),
 }
 
-/// When a child must be ready; `None` is never.
+/// When a child must be ready.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct StartBy(pub(crate) Option<Instant>);
+pub(crate) enum StartBy {
+    /// `None` is never.
+    At(Option<Instant>),
+    /// That is known when the start has [begun](Life::begun).
+    Awaited,
+}
 
 #[cfg(test)]
 mod tests {
@@ -410,7 +428,7 @@ mod tests {
 
     fn serving() -> (Life, Instant) {
         let now = Instant::now();
-        let mut life = Life::new(true, Some(StartBy(Some(now + GRACE))), GRACE);
+        let mut life = Life::new(true, Some(StartBy::At(Some(now + GRACE))), GRACE);
         life.ready();
         (life, now)
     }
@@ -455,7 +473,7 @@ mod tests {
     #[test]
     fn child_has_begun_nothing_before_it_was_heard_to_be_ready() {
         let now = Instant::now();
-        let starting = || Life::new(true, Some(StartBy(Some(now))), GRACE);
+        let starting = || Life::new(true, Some(StartBy::At(Some(now))), GRACE);
         let mut life = starting();
         assert_eq!(
             life.begun_calls(|| Noted::Nothing),
@@ -518,7 +536,7 @@ mod tests {
     #[test]
     fn start_is_bounded() {
         let now = Instant::now();
-        let mut life = Life::new(true, Some(StartBy(Some(now + GRACE))), GRACE);
+        let mut life = Life::new(true, Some(StartBy::At(Some(now + GRACE))), GRACE);
         assert_eq!(life.deadline(), Some(now + GRACE));
         assert_eq!(life.poll(now), None);
         assert_eq!(life.poll(now + GRACE), Some(Signal::Kill));
@@ -530,7 +548,7 @@ mod tests {
     #[test]
     fn exit_before_ready_is_a_start_error_even_if_nobody_waits() {
         let now = Instant::now();
-        let mut life = Life::new(true, Some(StartBy(None)), GRACE);
+        let mut life = Life::new(true, Some(StartBy::At(None)), GRACE);
         life.close(now);
         life.disconnected(None, now);
         life.exited(OK);
@@ -596,6 +614,30 @@ mod tests {
     }
 
     #[test]
+    fn child_whose_start_is_awaited_need_not_exit_before_it_has_begun() {
+        let now = Instant::now();
+        let mut life = Life::new(true, Some(StartBy::Awaited), GRACE);
+        life.close(now);
+        assert_eq!(life.deadline(), None);
+        assert_eq!(life.poll(now + 100 * GRACE), None);
+        let begun = now + 100 * GRACE;
+        life.begun(Some(begun + 3 * GRACE), begun);
+        assert_eq!(life.deadline(), Some(begun + GRACE));
+        assert_eq!(life.poll(begun + GRACE), Some(Signal::Term));
+
+        let mut life = Life::new(true, Some(StartBy::Awaited), GRACE);
+        life.begun(Some(now + GRACE), now);
+        assert_eq!(life.poll(now + GRACE), Some(Signal::Kill));
+        life.exited(None);
+        assert_eq!(kind(&life, 0), Some(ErrorKind::StartTimeout));
+
+        // Who does not want to wait need not.
+        let mut life = Life::new(true, Some(StartBy::Awaited), GRACE);
+        life.stop(now);
+        assert_eq!(life.poll(now), Some(Signal::Term));
+    }
+
+    #[test]
     fn closed_connection_gets_the_process_signalled_and_given_up() {
         let (mut life, now) = serving();
         life.disconnected(None, now);
@@ -648,7 +690,7 @@ mod tests {
         let verdict = life.verdict(0).unwrap();
         assert_eq!((verdict.error, verdict.stage), (None, StopStage::Closed));
 
-        let mut life = Life::new(true, Some(StartBy(Some(now))), GRACE);
+        let mut life = Life::new(true, Some(StartBy::At(Some(now))), GRACE);
         life.exited(Some(ExitStatus::from_raw(0)));
         assert_eq!(life.poll(now), None);
         life.disconnected(None, now);
