@@ -240,4 +240,15 @@ mod tests {
         assert_eq!(lost(&mut repeat, ErrorKind::Stuck, Phase::Begun), "again");
         assert_eq!(lost(&mut repeat, ErrorKind::Killed, Phase::Begun), "Killed");
     }
+
+    #[test]
+    fn loss_of_a_machine_counts_as_an_attempt_and_not_as_a_crash() {
+        let disconnected = ErrorKind::Disconnected;
+        let mut repeat = Repeat::up_to(3);
+        assert_eq!(lost(&mut repeat, disconnected, Phase::Begun), "again");
+        assert_eq!(lost(&mut repeat, ErrorKind::Died, Phase::Begun), "alone");
+        assert_eq!(lost(&mut repeat, disconnected, Phase::Begun), "alone");
+        let end = lost(&mut repeat, disconnected, Phase::Begun);
+        assert_eq!(end, "Disconnected");
+    }
 }
