@@ -13,7 +13,7 @@ mod words;
 pub(crate) use template::LONGEST_TO_RELAY;
 
 use crate::error::Error;
-use crate::process::{Carrier, Connector, CopyWait, Launched, Process};
+use crate::process::{Connector, CopyWait, FarStarter, Launched, Process};
 use connection::Connection;
 use std::ffi::OsStr;
 use std::io;
@@ -24,7 +24,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 struct Far;
 
-impl Carrier for Far {
+impl FarStarter for Far {
     fn launch(&self, process: &Process, wait: &CopyWait) -> Result<Launched, Error> {
         let connection = Connection::start(process, true)?;
         connection.launch(process, 0, wait.timeout)

@@ -3,7 +3,7 @@
 use super::connection::{Connection, Order};
 use crate::error::{Error, ErrorKind};
 use crate::fd::Reach;
-use crate::process::{Carry, CopyWait, Forker, Launched, Process};
+use crate::process::{CopyWait, FarStarter, Forker, Launched, Process};
 use crate::revival::Revival;
 use crate::unwind;
 use crate::wire::{LONGEST_CONTROL, LONGEST_SETUP, ToRelay};
@@ -76,7 +76,7 @@ impl Forker for FarTemplate {
         Reach::Far
     }
 
-    fn carry(&self) -> Option<Carry> {
+    fn far_starter(&self) -> Option<&'static dyn FarStarter> {
         Some(&super::Far)
     }
 

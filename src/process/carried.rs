@@ -1,9 +1,10 @@
 //! Children on other machines: what carries the connection to them, and how they are described there.
 
-use super::{Child, Group, Process, Stdio, Target};
+use super::{Child, CopyWait, Group, Launched, Process, Stdio, Target};
 use crate::error::Error;
 use crate::sys;
 use crate::wire::{FarGroup, Outlet, StartOrder};
+use std::fmt;
 use std::io::{self, PipeReader, PipeWriter};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -16,6 +17,32 @@ const PING: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs
 
 /// The most characters of a command line in a label.
 const LONGEST_LABEL: usize = 80;
+
+/// What starts children behind a command or connection that reaches a worker. A program that describes none does
+/// not have the code.
+pub(crate) trait FarStarter: fmt::Debug + Sync {
+    /// Starts a child, with a connection of its own.
+    fn launch(&self, process: &Process, wait: &CopyWait) -> Result<Launched, Error>;
+
+    /// Children that are copies of this process, all of them behind one connection.
+    fn template(&self, process: Process) -> Process;
+}
+
+/// What makes a connection.
+#[derive(Clone)]
+pub(crate) struct Connector(pub(crate) Arc<dyn Fn() -> io::Result<OwnedFd> + Send + Sync>);
+
+impl Connector {
+    pub(crate) fn connect(&self) -> io::Result<OwnedFd> {
+        (self.0)()
+    }
+}
+
+impl fmt::Debug for Connector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connector(..)")
+    }
+}
 
 /// What carries a connection.
 pub(crate) struct Transport {
@@ -150,19 +177,19 @@ impl Process {
     /// What the other side is told about how to start it. `captured` are the channels of its output.
     pub(crate) fn start_order(&self, base: u32, captured: [Option<u32>; 2]) -> StartOrder<'_> {
         // Those of a command are its own.
-        let is_carrier = self.is_carrier();
+        let connects = self.connects();
         StartOrder {
             base,
             stdout: self.stdout.outlet(captured[0]),
             stderr: self.stderr.outlet(captured[1]),
             group: match self.group {
-                _ if is_carrier => FarGroup::Own,
+                _ if connects => FarGroup::Own,
                 Group::Own => FarGroup::Own,
                 Group::Parents => FarGroup::Relays,
                 Group::Session => FarGroup::Session,
             },
             outlives: self.outlive,
-            dir: self.dir.as_deref().filter(|_| !is_carrier),
+            dir: self.dir.as_deref().filter(|_| !connects),
         }
     }
 

@@ -7,13 +7,14 @@ mod group;
 mod interrupt;
 mod launch;
 mod limit;
+mod refusal;
 mod remote;
 mod settings;
 mod setup;
 mod stdio;
 mod template_order;
 
-pub(crate) use carried::Transport;
+pub(crate) use carried::{Connector, FarStarter, Transport};
 pub(crate) use child::{Child, ForkedChild, Noted};
 pub(crate) use diagnosis::lack_of_processes;
 pub use group::Group;
@@ -36,7 +37,6 @@ use settings::Setting;
 use std::any::Any;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::Location;
 use std::path::{Path, PathBuf};
@@ -128,42 +128,13 @@ enum Target {
     /// A program that serves a [`Worker`](crate::Worker).
     Exe(PathBuf),
     /// A command that speaks a plain mode, or reaches a worker.
-    Command(OsString, Carry),
+    Command(OsString, &'static dyn FarStarter),
     /// What makes a connection to a worker.
-    Connect(Connector, Carry),
+    Connect(Connector, &'static dyn FarStarter),
     /// No program: the peer is at the other end of this socket. `None` once started.
     Stream(Arc<Mutex<Option<OwnedFd>>>),
     /// A process that is to be copied.
     Template(Arc<dyn Forker>),
-}
-
-/// What starts children behind a command or connection that reaches a worker. A program that has none does
-/// not have the code.
-pub(crate) type Carry = &'static dyn Carrier;
-
-/// See [`Carry`].
-pub(crate) trait Carrier: fmt::Debug + Sync {
-    /// Starts a child, with a connection of its own.
-    fn launch(&self, process: &Process, wait: &CopyWait) -> Result<Launched, Error>;
-
-    /// Children that are copies of this process, all of them behind one connection.
-    fn template(&self, process: Process) -> Process;
-}
-
-/// What makes a connection.
-#[derive(Clone)]
-pub(crate) struct Connector(pub(crate) Arc<dyn Fn() -> io::Result<OwnedFd> + Send + Sync>);
-
-impl Connector {
-    pub(crate) fn connect(&self) -> io::Result<OwnedFd> {
-        (self.0)()
-    }
-}
-
-impl fmt::Debug for Connector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Connector(..)")
-    }
 }
 
 /// What starts a template, and has it make copies.
@@ -178,7 +149,7 @@ pub(crate) trait Forker: fmt::Debug + Send + Sync {
     fn reach(&self) -> Reach;
 
     /// What makes a template of a copy that is on another machine.
-    fn carry(&self) -> Option<Carry>;
+    fn far_starter(&self) -> Option<&'static dyn FarStarter>;
 
     fn as_any(&self) -> &dyn Any;
 
@@ -502,137 +473,32 @@ impl Process {
     }
 
     /// A command.
-    pub(crate) fn of_command(program: &OsStr, carry: Carry) -> Self {
-        Process::new(Target::Command(program.to_owned(), carry))
+    pub(crate) fn of_command(program: &OsStr, starter: &'static dyn FarStarter) -> Self {
+        Process::new(Target::Command(program.to_owned(), starter))
     }
 
     /// What makes a connection.
-    pub(crate) fn of_connector(connector: Connector, carry: Carry) -> Self {
-        Process::new(Target::Connect(connector, carry))
+    pub(crate) fn of_connector(connector: Connector, starter: &'static dyn FarStarter) -> Self {
+        Process::new(Target::Connect(connector, starter))
     }
 
     /// What starts it, if it connects to another machine, or may.
-    pub(crate) fn carry(&self) -> Option<Carry> {
+    pub(crate) fn far_starter(&self) -> Option<&'static dyn FarStarter> {
         match &self.target {
-            Target::Command(_, carry) if self.plain.is_none() => Some(*carry),
-            Target::Connect(_, carry) => Some(*carry),
+            Target::Command(_, starter) if self.plain.is_none() => Some(*starter),
+            Target::Connect(_, starter) => Some(*starter),
             _ => None,
         }
     }
 
     /// What makes a template of it, if it is on another machine.
-    pub(crate) fn carry_of_templates(&self) -> Option<Carry> {
-        self.carry().or_else(|| self.forker()?.carry())
+    pub(crate) fn starter_of_templates(&self) -> Option<&'static dyn FarStarter> {
+        self.far_starter().or_else(|| self.forker()?.far_starter())
     }
 
-    pub(crate) fn is_carrier(&self) -> bool {
-        self.carry().is_some()
-    }
-
-    /// Why it cannot be started as it is described. What a kind of child cannot have must not be ignored:
-    /// the program may rely on it.
-    pub(crate) fn refusal(&self) -> Option<String> {
-        if let Some((after, dead)) = self.ping
-            && self.is_carrier()
-            && dead <= after
-        {
-            return Some(format!(
-                "{self} cannot have Process::ping({after:?}, {dead:?}): the second must be longer"
-            ));
-        }
-        let (option, why) = self.unsupported()?;
-        Some(format!("{self} cannot have Process::{option}: {why}"))
-    }
-
-    /// An option that is set and that this kind of child cannot have, and why.
-    fn unsupported(&self) -> Option<(&'static str, &'static str)> {
-        let has_env = self.env_clear || !self.env.is_empty();
-        let of_programs = [
-            (!self.args.is_empty(), "arg()"),
-            (has_env, "env()"),
-            (self.dir.is_some(), "current_dir()"),
-            (!self.stdout.is_inherit(), "stdout()"),
-            (!self.stderr.is_inherit(), "stderr()"),
-            (self.group != Group::Own, "group()"),
-        ];
-        let first = |options: &[(bool, &'static str)]| {
-            let set = options.iter().find(|(is_set, _)| *is_set);
-            set.map(|(_, name)| *name)
-        };
-        if self.huge_pages.is_some() && !self.is_template {
-            return Some(("huge_pages()", "only a template can, before template()"));
-        }
-        if !self.is_carrier() {
-            let of_connections = [
-                (self.patience.is_some(), "patience()"),
-                (self.ping.is_some(), "ping()"),
-            ];
-            if let Some(option) = first(&of_connections) {
-                let why = "only what connects to another machine can, before template()";
-                return Some((option, why));
-            }
-        }
-        let no_setups = || {
-            let is_set = !self.setups.is_empty();
-            is_set.then_some(("setup()", "a plain peer has no setups"))
-        };
-        let is_plain = self.plain.is_some();
-        match self.target {
-            Target::ThisProgram(..) | Target::Test(..) | Target::Exe(_) | Target::Template(_)
-                if is_plain =>
-            {
-                Some(("plain()", "it serves a Worker"))
-            }
-            Target::ThisProgram(..) | Target::Test(..) | Target::Exe(_) => None,
-            Target::Template(_) => {
-                let of_programs = [(!self.args.is_empty(), "arg()"), (has_env, "env()")];
-                let why =
-                    "it has those of its template, where they are to be set before template()";
-                Some((first(&of_programs)?, why))
-            }
-            Target::Connect(..) => {
-                let of_programs = [
-                    (!self.args.is_empty(), "arg()"),
-                    (has_env, "env()"),
-                    (self.dir.is_some(), "current_dir()"),
-                    (self.group != Group::Own, "group()"),
-                ];
-                let why = match is_plain {
-                    true => {
-                        return Some((
-                            "plain()",
-                            "it connects to a worker; plain peers are streams",
-                        ));
-                    }
-                    false => "it only makes a connection, and starts no program",
-                };
-                Some((first(&of_programs)?, why))
-            }
-            Target::Command(..) if !is_plain => None,
-            Target::Command(..) | Target::Stream(_) if is_plain && self.is_template => {
-                Some(("template()", "a plain peer cannot be copied"))
-            }
-            Target::Command(..) if !self.stdout.is_inherit() => {
-                Some(("stdout()", "its standard output is the connection"))
-            }
-            Target::Command(..) if self.settings.has_umask() => {
-                Some(("umask()", "only a process itself can set it"))
-            }
-            Target::Command(..) => no_setups(),
-            Target::Stream(_) => {
-                let of_processes = || self.settings.method().filter(|_| is_plain);
-                match first(&of_programs).or_else(of_processes) {
-                    Some(option) => {
-                        Some((option, "it only connects to a peer, and starts no program"))
-                    }
-                    None if is_plain && self.outlive => {
-                        Some(("outlive_parent()", "a plain peer is not killed"))
-                    }
-                    None if is_plain => no_setups(),
-                    None => None,
-                }
-            }
-        }
+    /// Whether its start makes a connection to another machine.
+    pub(crate) fn connects(&self) -> bool {
+        self.far_starter().is_some()
     }
 
     /// The messages that prepare a child, in order.

@@ -103,8 +103,8 @@ impl StartOptions {
             lifeline,
             stdout,
             stderr,
-        } = match self.process.carry() {
-            Some(carry) => carry.launch(&self.process, &wait)?,
+        } = match self.process.far_starter() {
+            Some(starter) => starter.launch(&self.process, &wait)?,
             None => self.process.launch(&wait)?,
         };
         let lifeline = lifeline.map(|(reader, writer)| {

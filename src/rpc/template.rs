@@ -7,7 +7,7 @@ use crate::deadlines::after;
 use crate::error::{CallError, Error, ErrorKind};
 use crate::fd::{Fd, Reach};
 use crate::process::{
-    Carry, CopyWait, ForkError, ForkOrder, ForkedChild, Forker, Interrupt, Launched, Process,
+    CopyWait, FarStarter, ForkError, ForkOrder, ForkedChild, Forker, Interrupt, Launched, Process,
     TemplateOrder,
 };
 use crate::revival::Revival;
@@ -93,8 +93,8 @@ impl Process {
     /// }
     /// ```
     pub fn template(self) -> Self {
-        if let Some(carry) = self.carry_of_templates() {
-            return carry.template(self);
+        if let Some(starter) = self.starter_of_templates() {
+            return starter.template(self);
         }
         Process::copy_of(Arc::new(Template {
             process: self.into_template(),
@@ -170,7 +170,7 @@ impl Forker for Template {
         Reach::Near
     }
 
-    fn carry(&self) -> Option<Carry> {
+    fn far_starter(&self) -> Option<&'static dyn FarStarter> {
         None
     }
 
