@@ -3,8 +3,8 @@
 mod common;
 
 use common::far::Sshd;
-use common::{Gate, bounded, eventually, is_gone, pid, worker};
-use offspring::{CallError, Error, ErrorKind, Phase, Process};
+use common::{Gate, bounded, error_of, eventually, is_gone, pid, worker};
+use offspring::{CallError, ErrorKind, Phase, Process};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -19,12 +19,6 @@ fn behind(words: &[String]) -> Process {
         exe.display()
     );
     Process::command(&words[0]).args(&words[1..]).arg(run)
-}
-
-/// The error of a child that does not get ready.
-fn error_of(process: &Process) -> Error {
-    let rpc = process.rpc("do").on_error(drop).start().unwrap();
-    rpc.wait_ready().unwrap_err()
 }
 
 #[test]

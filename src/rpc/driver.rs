@@ -96,11 +96,13 @@ impl EventHandler for Driver {
             }
             Source::Process => self.process_ended(now),
             Source::Stdout => {
-                self.stdout.read(READS);
+                let pid = self.shown_pid();
+                self.stdout.read(READS, pid);
                 self.attend_to_link(now, false);
             }
             Source::Stderr => {
-                self.stderr.read(READS);
+                let pid = self.shown_pid();
+                self.stderr.read(READS, pid);
                 self.attend_to_link(now, false);
             }
         }
@@ -138,8 +140,9 @@ impl EventHandler for Driver {
             self.process = ProcessWatch::None;
         });
         guard(|| self.link.disconnect());
-        guard(|| self.stdout.close());
-        guard(|| self.stderr.close());
+        let pid = self.shown_pid();
+        guard(|| self.stdout.close(pid));
+        guard(|| self.stderr.close(pid));
         // Those that were looked up, and not handed out.
         for completion in self.completions.drain(..).flatten() {
             lost(completion, Phase::Begun);
@@ -185,14 +188,13 @@ impl Driver {
             },
             None => ProcessWatch::None,
         };
-        let pid = || link.child().and_then(Child::pid);
         let capture = |output: Option<CapturedOutput>, source| {
             let Some((pipe, callback)) = output else {
                 return Ok(Capture::default());
             };
             sys::set_nonblocking(&pipe)?;
             let pipe = register(&Arc::new(pipe), source)?;
-            io::Result::Ok(Capture::new(pid(), pipe, callback))
+            io::Result::Ok(Capture::new(pipe, callback))
         };
         let mut driver = Driver {
             handlers: Some(handlers),
@@ -256,9 +258,10 @@ impl Driver {
         // not waited for: this is the end of the stream, for a caller that reads, too.
         let _ = sys::shutdown(self.link.socket(), Shutdown::Read);
         self.read(LAST_READS, usize::MAX, now);
+        let pid = self.shown_pid();
         for output in [&mut self.stdout, &mut self.stderr] {
-            output.read(capture::LAST_READS);
-            output.close();
+            output.read(capture::LAST_READS, pid);
+            output.close(pid);
         }
         if let ProcessEnd::Lost(error) = end {
             self.life.lost(error.kind(), error.summary(), now);
@@ -277,9 +280,6 @@ impl Driver {
         {
             self.life.begun(after(now, timeout), now);
         }
-        let pid = remote.pid();
-        self.stdout.learn_pid(pid);
-        self.stderr.learn_pid(pid);
     }
 
     /// Takes in what has come by now if something is due: what came in time counts, however late this
@@ -360,8 +360,9 @@ impl Driver {
             self.verdict = self.life.verdict(unanswered);
             if let Some(verdict) = &self.verdict {
                 self.link.disconnect();
-                self.stdout.close();
-                self.stderr.close();
+                let pid = self.shown_pid();
+                self.stdout.close(pid);
+                self.stderr.close(pid);
                 let end = self.end_by(verdict);
                 self.end_calls(&end);
             }
@@ -409,6 +410,11 @@ impl Driver {
             Some(supervisor) => supervisor.lost(id, completion, error, phase),
             None => Some(completion),
         }
+    }
+
+    /// The process id that callbacks for output get: 0 if there is none.
+    fn shown_pid(&self) -> u32 {
+        self.pid().unwrap_or(0)
     }
 
     fn pid(&self) -> Option<u32> {

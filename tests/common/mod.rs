@@ -214,6 +214,18 @@ pub fn obey(request: Strings, caller: &Caller) -> Result<Strings, BoxError> {
     }
 }
 
+/// The error of a child that does not get ready.
+pub fn error_of(process: &Process) -> Error {
+    let rpc = process.rpc("do").on_error(drop).start().unwrap();
+    let Err(CallError::Lost(error, phase)) = rpc.call("echo").wait() else {
+        panic!("it does not answer");
+    };
+    // What was sent may have begun.
+    let has_greeted = matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Disconnected);
+    assert!(has_greeted || phase != Phase::Begun, "{error}");
+    error
+}
+
 /// The process id of a child, where it runs, as it says itself. It serves [`worker`]'s function.
 pub fn pid(rpc: &Rpc) -> u32 {
     let pid = rpc.call("pid").wait().unwrap();

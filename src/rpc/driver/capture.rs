@@ -15,7 +15,6 @@ pub(super) const LAST_READS: usize = (1 << 20) / READ;
 /// See the module's documentation.
 #[derive(Default)]
 pub(super) struct Capture {
-    pid: u32,
     /// While it is open.
     pipe: Option<Registration>,
     lines: Lines,
@@ -25,26 +24,16 @@ pub(super) struct Capture {
 
 impl Capture {
     /// Captures what comes from a pipe that does not block.
-    pub(super) fn new(
-        pid: Option<u32>,
-        pipe: Registration,
-        callback: Option<OutputCallback>,
-    ) -> Self {
+    pub(super) fn new(pipe: Registration, callback: Option<OutputCallback>) -> Self {
         Capture {
-            pid: pid.unwrap_or(0),
             pipe: Some(pipe),
             callback,
             ..Capture::default()
         }
     }
 
-    /// Whose output it is, if that is known now.
-    pub(super) fn learn_pid(&mut self, pid: Option<u32>) {
-        self.pid = pid.unwrap_or(self.pid);
-    }
-
-    /// Reads at most so many times, and hands out what has come, or whole lines of it.
-    pub(super) fn read(&mut self, reads: usize) {
+    /// Reads at most so many times, and hands out what has come, or whole lines of it, as that of this process.
+    pub(super) fn read(&mut self, reads: usize, pid: u32) {
         let mut buf = Vec::with_capacity(READ);
         for _ in 0..reads {
             let Some(pipe) = &self.pipe else {
@@ -53,7 +42,7 @@ impl Capture {
             buf.clear();
             match sys::receive(&**pipe.fd(), (&mut buf, READ), None, ReadMode::Any) {
                 Ok(n) if n > 0 => {
-                    let (pid, tail, callback) = (self.pid, &mut self.tail, &self.callback);
+                    let (tail, callback) = (&mut self.tail, &self.callback);
                     if let Some(OutputCallback::Chunks(callback)) = callback {
                         guard(|| callback(pid, &buf));
                     }
@@ -61,15 +50,15 @@ impl Capture {
                         .push(&buf, |line| hand_out(tail, callback, pid, line));
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Ok(_) | Err(_) => return self.close(),
+                Ok(_) | Err(_) => return self.close(pid),
             }
         }
     }
 
     /// Nothing more is read. A line without an end is one, too.
-    pub(super) fn close(&mut self) {
+    pub(super) fn close(&mut self, pid: u32) {
         if self.pipe.take().is_some() {
-            let (pid, tail, callback) = (self.pid, &mut self.tail, &self.callback);
+            let (tail, callback) = (&mut self.tail, &self.callback);
             self.lines
                 .finish(|line| hand_out(tail, callback, pid, line));
             let callback = self.callback.take();
