@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Gate, alone, bounded, eventually, obey, worker};
+use common::{Gate, alone, behind_shell, bounded, children, eventually, obey, worker};
 use offspring::{CallError, Caller, Loop, Phase, Plain, Process, Rpc, Strings, Worker};
 use std::fs;
 use std::io;
@@ -173,7 +173,8 @@ fn switches(pid: u32, but: Option<&Path>) -> Vec<(PathBuf, String)> {
     all.collect()
 }
 
-/// Waits until no thread of this process, but for this one, or of the child runs any more.
+/// Waits until no thread of this process, but for this one, or of the child runs any more, or of what is in
+/// between.
 fn becomes_idle(what: &str, rpc: &Rpc) {
     let own = fs::canonicalize("/proc/thread-self").unwrap();
     let own = own.file_name().unwrap();
@@ -183,7 +184,9 @@ fn becomes_idle(what: &str, rpc: &Rpc) {
         .join(own);
     let all = || {
         let here = switches(std::process::id(), Some(&own));
-        (here, switches(rpc.pid().unwrap(), None))
+        let others = children().into_iter().chain(rpc.pid());
+        let others: Vec<_> = others.map(|pid| switches(pid, None)).collect();
+        (here, others)
     };
     eventually(&format!("nothing runs after {what}"), || {
         let before = all();
@@ -207,7 +210,7 @@ fn pipeline(rpc: &Rpc, request: &[&str]) {
 }
 
 /// Has a child do much of each kind.
-fn bursts(function: &'static str) {
+fn bursts(function: &'static str, is_far: bool) {
     let me = Worker::new()
         .function("returning", obey)
         .threaded("threaded", obey)
@@ -217,8 +220,11 @@ fn bursts(function: &'static str) {
             caller.answer(result);
         })
         .run_in_test();
+    // Without pings.
+    let far = behind_shell(":").ping(Duration::from_secs(1 << 20), Duration::MAX);
+    let process = if is_far { far } else { me };
     alone(move || {
-        let rpc = me.rpc(function).on_event(drop).start().unwrap();
+        let rpc = process.rpc(function).on_event(drop).start().unwrap();
         let idle = |what: &str| becomes_idle(&format!("{what}, {function}"), &rpc);
         rpc.wait_ready().unwrap();
         idle("the start");
@@ -258,15 +264,20 @@ fn bursts(function: &'static str) {
 
 #[test]
 fn nothing_runs_after_bursts_of_returning_calls() {
-    bursts("returning");
+    bursts("returning", false);
+}
+
+#[test]
+fn nothing_runs_after_bursts_behind_a_command() {
+    bursts("returning", true);
 }
 
 #[test]
 fn nothing_runs_after_bursts_of_threaded_calls() {
-    bursts("threaded");
+    bursts("threaded", false);
 }
 
 #[test]
 fn nothing_runs_after_bursts_of_deferred_calls() {
-    bursts("deferred");
+    bursts("deferred", false);
 }
