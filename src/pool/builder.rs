@@ -153,7 +153,8 @@ impl<S: Signature> PoolBuilder<S> {
 
     /// A child is replaced, as by [`max_calls`](PoolBuilder::max_calls), when it has so many bytes of resident
     /// memory more than when it got ready. That is looked at when one of its calls ends, every 100 milliseconds
-    /// at most. Default: never. [`Limit::Memory`](crate::Limit::Memory) is what a child cannot exceed.
+    /// at most. Default: never. [`Limit::Memory`](crate::Limit::Memory) is what a child cannot exceed. Children on
+    /// [other machines](crate::machines) are not looked at.
     pub fn max_memory(mut self, bytes: u64) -> Self {
         self.max_memory = Some(bytes);
         self

@@ -218,7 +218,8 @@ impl<S: Signature> Rpc<S> {
     /// Sends the child and its process group a signal by its number, as in `libc::SIGUSR1`. What it does
     /// is up to the child: the handle stays in use, and a child that ends by the signal has died. To end
     /// it, use [`kill`](Rpc::kill) or [`finish`](Rpc::finish). With the number 0, this only checks
-    /// whether the child is there.
+    /// whether the child is there. To one on [another machine](crate::machines) the signal is passed on, and what
+    /// becomes of that is not told.
     ///
     /// # Errors
     ///
