@@ -154,11 +154,14 @@ fn statistics_have_a_line_for_each_host() {
             .lines()
             .find(|line| line.starts_with("three: "))
             .unwrap();
-        assert!(three.starts_with("three: 0 of 1 children, "), "{three}");
-        assert!(
-            three.contains(" starts failed, last: the connection through three is lost"),
-            "{three}"
-        );
+        // It may just be tried again, or be known to have to wait for that.
+        for part in [
+            " of 1 children, ",
+            " starts failed, last: the connection ",
+            "through three is lost: it ended before a worker greeted (exited with status 7)",
+        ] {
+            assert!(three.contains(part), "{three}");
+        }
         pool.finish().unwrap();
         eventually("no command is left", || children().is_empty());
     });
