@@ -341,6 +341,28 @@ fn relay_that_is_fed_garbage_ends() {
 }
 
 #[test]
+fn relay_that_nobody_hears_ends() {
+    let _me = worker().run_in_test();
+    let name = thread::current().name().unwrap().to_owned();
+    bounded(move || {
+        let mut relay = Command::new("/proc/self/exe")
+            .args([&*name, "--exact", "--nocapture"])
+            .env("OFFSPRING", "serve")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        // Its end would end the relay, too.
+        let input = relay.stdin.take();
+        let mut output = relay.stdout.take().unwrap();
+        output.read_exact(&mut [0]).unwrap();
+        drop(output);
+        assert_eq!(relay.wait().unwrap().code(), Some(0));
+        drop(input);
+    });
+}
+
+#[test]
 fn frozen_connection_is_noticed_when_nothing_more_fits_into_it() {
     let _me = worker().run_in_test();
     let far = far(":").ping(Duration::from_millis(50), Duration::from_millis(500));

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 /// How long the exit of a command is waited for, for its status, once its output has ended.
 const EXIT_WAIT: Duration = Duration::from_millis(500);
 /// How long a command may take to end before it gets SIGTERM, and then the same time again before it gets
-/// SIGKILL.
+/// SIGKILL: at most, if it is for a child with a shorter grace.
 const GRACE: Duration = Duration::from_secs(5);
 /// The same if the connection is lost, or was not awaited.
 const SHORT_GRACE: Duration = Duration::from_secs(1);
@@ -52,6 +52,8 @@ pub(super) struct Carrier {
     by_channel: IdMap<u64>,
     /// Whether it is for one child, and ends with that.
     only_one: bool,
+    /// How long the command may take to end.
+    grace: Duration,
     /// Whether nothing more is wanted,
     closing: bool,
     /// and a child was killed for which it was still being made.
@@ -111,12 +113,13 @@ pub(super) fn never_begun(why: &Error) -> RemoteEnd {
 }
 
 impl Carrier {
-    /// Takes over a connection. Returns what a copy of this process is to give up, too.
+    /// Takes over a connection: for one child, if there is that one's grace. Returns what a copy of this process is
+    /// to give up, too.
     pub(super) fn new(
         process: &Process,
         transport: Transport,
         epoll: &Arc<Epoll>,
-        only_one: bool,
+        only_one: Option<Duration>,
     ) -> io::Result<(Self, [Arc<OwnedFd>; 2])> {
         let Transport {
             input,
@@ -151,7 +154,8 @@ impl Carrier {
             is_mute: false,
             children: IdMap::default(),
             by_channel: IdMap::default(),
-            only_one,
+            only_one: only_one.is_some(),
+            grace: only_one.map_or(GRACE, |grace| grace.min(GRACE)),
             closing: false,
             hurried: false,
             unfollowed: Vec::new(),
@@ -511,7 +515,10 @@ impl Carrier {
     fn finish(self, inbox: &Inbox) {
         // Whoever it was for may still have asked for something: that has ended.
         drop(inbox.close(Error::new(ErrorKind::Disconnected, "it is closed")));
-        let grace = if self.hurried { SHORT_GRACE } else { GRACE };
+        let grace = match self.hurried {
+            true => self.grace.min(SHORT_GRACE),
+            false => self.grace,
+        };
         let Carrier {
             mut bridge,
             command,
@@ -576,7 +583,7 @@ impl Carrier {
             self.take_out(number);
         }
         if let Some((command, words)) = self.command.take() {
-            command.end(SHORT_GRACE);
+            command.end(self.grace.min(SHORT_GRACE));
             words.end();
         }
         if let Some(child) = self.unsettled.take() {
@@ -684,6 +691,10 @@ mod tests {
 
     /// A carrier whose other end has not greeted, that end, and what asks it for something.
     fn carrier() -> (Carrier, UnixStream, Inbox) {
+        carrier_for(None)
+    }
+
+    fn carrier_for(only_one: Option<Duration>) -> (Carrier, UnixStream, Inbox) {
         let (near, far) = UnixStream::pair().unwrap();
         let output = near.try_clone().unwrap().into();
         let (input, command) = (near.into(), None);
@@ -694,7 +705,7 @@ mod tests {
         };
         let process = Process::connect(|| unreachable!("it is connected"));
         let epoll = Epoll::new().unwrap();
-        let (carrier, shared) = Carrier::new(&process, transport, &epoll, false).unwrap();
+        let (carrier, shared) = Carrier::new(&process, transport, &epoll, only_one).unwrap();
         (carrier, far, inbox(epoll, &shared))
     }
 
@@ -727,6 +738,19 @@ mod tests {
             let end = state.end().unwrap();
             assert!(matches!(end.ended, Ended::Lost(_)));
             assert_eq!(end.noted, Noted::LastCall(0));
+        }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri does not support these sockets")]
+    fn command_has_the_grace_of_its_only_child_to_end() {
+        let short = Duration::from_millis(20);
+        for (of_child, grace) in [
+            (None, GRACE),
+            (Some(short), short),
+            (Some(Duration::MAX), GRACE),
+        ] {
+            assert_eq!(carrier_for(of_child).0.grace, grace);
         }
     }
 

@@ -80,8 +80,8 @@ pub(super) struct Open {
 }
 
 impl Connection {
-    /// Makes the connection. With `only_one`, it is for one child, and lives and ends with that.
-    pub(super) fn start(process: &Process, only_one: bool) -> Result<Arc<Self>, Error> {
+    /// Makes the connection. With the grace of `only_one` child, it is for that, and lives and ends with it.
+    pub(super) fn start(process: &Process, only_one: Option<Duration>) -> Result<Arc<Self>, Error> {
         let io_error = |error| process.cannot_start(&error);
         let epoll = Epoll::new().map_err(io_error)?;
         let transport = process.start_carrier()?;

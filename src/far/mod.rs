@@ -13,21 +13,27 @@ mod words;
 pub(crate) use template::LONGEST_TO_RELAY;
 
 use crate::error::Error;
-use crate::process::{Connector, CopyWait, FarStarter, Launched, Process};
+use crate::process::{Connector, FarStarter, Launched, Process};
 use connection::Connection;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What starts children on other machines.
 #[derive(Debug)]
 struct Far;
 
 impl FarStarter for Far {
-    fn launch(&self, process: &Process, wait: &CopyWait) -> Result<Launched, Error> {
-        let connection = Connection::start(process, true)?;
-        connection.launch(process, 0, wait.timeout)
+    fn launch(
+        &self,
+        process: &Process,
+        timeout: Duration,
+        grace: Duration,
+    ) -> Result<Launched, Error> {
+        let connection = Connection::start(process, Some(grace))?;
+        connection.launch(process, 0, timeout)
     }
 
     fn template(&self, process: Process) -> Process {

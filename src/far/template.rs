@@ -173,7 +173,7 @@ impl Host {
             let said = error.stderr().to_owned();
             return Err(Error::new(error.kind(), message).with_process(None, None, None, said));
         }
-        match Connection::start(&self.process, false) {
+        match Connection::start(&self.process, None) {
             Ok(connection) => {
                 state.live = Some(Arc::clone(&connection));
                 Ok(connection)

@@ -1,6 +1,6 @@
 //! Children on other machines: what carries the connection to them, and how they are described there.
 
-use super::{Child, CopyWait, Group, Launched, Process, Stdio, Target};
+use super::{Child, Group, Launched, Process, Stdio, Target};
 use crate::error::Error;
 use crate::sys;
 use crate::wire::{FarGroup, Outlet, StartOrder};
@@ -21,8 +21,14 @@ const LONGEST_LABEL: usize = 80;
 /// What starts children behind a command or connection that reaches a worker. A program that describes none does
 /// not have the code.
 pub(crate) trait FarStarter: fmt::Debug + Sync {
-    /// Starts a child, with a connection of its own.
-    fn launch(&self, process: &Process, wait: &CopyWait) -> Result<Launched, Error>;
+    /// Starts a child, with a connection of its own. Within `timeout` it is to be there, once it is begun; the
+    /// command has at most `grace` to end, after it.
+    fn launch(
+        &self,
+        process: &Process,
+        timeout: Duration,
+        grace: Duration,
+    ) -> Result<Launched, Error>;
 
     /// Children that are copies of this process, all of them behind one connection.
     fn template(&self, process: Process) -> Process;

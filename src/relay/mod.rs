@@ -168,6 +168,15 @@ impl Relay {
                 }
             }
             self.bridge.flush();
+            // Nobody hears of the children any more. What was asked for before that is done.
+            if let Some(error) = self.bridge.write_error()
+                && !self.bridge.may_have_more()
+            {
+                return match error.kind() {
+                    io::ErrorKind::BrokenPipe => Ok(()),
+                    _ => Err(format!("cannot write to the other side: {error}")),
+                };
+            }
         }
     }
 

@@ -233,6 +233,8 @@ impl<S: Signature> RpcBuilder<S> {
 
     /// How long the child may take to exit once it has been told to and has answered everything, before
     /// it gets SIGTERM, and then the same time again before it gets SIGKILL. Default: 5 seconds.
+    ///
+    /// A [command](Process::command) that reaches it has the same time to end after it, but at most 5 seconds.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.options.child.grace = grace;
         self

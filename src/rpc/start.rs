@@ -93,10 +93,6 @@ impl StartOptions {
             None => self.process.preparations()?,
             Some(_) => Vec::new(),
         };
-        let wait = CopyWait {
-            timeout: self.child.start_timeout,
-            interrupt: self.interrupt,
-        };
         let Launched {
             socket,
             child,
@@ -104,8 +100,14 @@ impl StartOptions {
             stdout,
             stderr,
         } = match self.process.far_starter() {
-            Some(starter) => starter.launch(&self.process, &wait)?,
-            None => self.process.launch(&wait)?,
+            Some(starter) => {
+                let child = &self.child;
+                starter.launch(&self.process, child.start_timeout, child.grace)?
+            }
+            None => self.process.launch(&CopyWait {
+                timeout: self.child.start_timeout,
+                interrupt: self.interrupt,
+            })?,
         };
         let lifeline = lifeline.map(|(reader, writer)| {
             let mut message = Body::from(ToChild::Lifeline.encode());
