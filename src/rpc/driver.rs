@@ -339,6 +339,9 @@ impl Driver {
                     self.life.signal_failed(signal, &error);
                 }
             }
+            if signal == Signal::Kill {
+                self.link.killed();
+            }
         }
         if !self.life.is_connected() {
             self.link.disconnect();

@@ -51,11 +51,10 @@ impl Link {
     pub(crate) fn attend(&self, now: Instant, room: bool, judge_at: Option<Instant>) -> Actions {
         let mut state = self.lock();
         let (expired, kill) = state.begin_attend(now, judge_at, room);
-        if kill.is_none() {
-            // A child that is to be killed would otherwise see the end, and might exit before.
+        if !state.is_to_be_killed() {
             state = self.transmit(state);
         }
-        let all_sent = kill.is_none() && self.end_requests(&mut state);
+        let all_sent = self.end_requests(&mut state);
         if !expired.is_empty() {
             self.notify_of_room(&state);
         }
@@ -66,6 +65,14 @@ impl Link {
             self.set_interest(&mut state);
         }
         state.end_attend(now, judge_at, expired, kill, all_sent)
+    }
+
+    /// The signal was sent that kills the child.
+    pub(crate) fn killed(&self) {
+        let mut state = self.lock();
+        state.killed();
+        // It may not die of it.
+        self.end_requests(&mut state);
     }
 
     /// Runs something that asks which calls are outstanding, by their ids.

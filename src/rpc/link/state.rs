@@ -49,6 +49,8 @@ pub(super) struct LinkState {
     trim_at: Option<Instant>,
     /// Whether the program wants the child to be killed.
     pub(super) kill: bool,
+    /// Whether the reactor knows that it is to be killed, and has not sent the signal yet.
+    killing: bool,
     /// Why the child cannot be served any more, if so.
     pub(super) fault: Option<String>,
     /// When all is to be over.
@@ -104,7 +106,7 @@ impl Actions {
 }
 
 /// What is to be done about the end of the requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct EndOfRequests {
     /// Whether the handle is closed, and all is sent.
     pub(super) all_sent: bool,
@@ -132,6 +134,7 @@ impl LinkState {
             attends_at: None,
             trim_at: None,
             kill: false,
+            killing: false,
             fault: None,
             stop_by: None,
             shut_down: false,
@@ -142,6 +145,7 @@ impl LinkState {
 
     /// What the child is doing, by the clock of the [stamps](LinkState::stamps).
     pub(super) fn stats(&mut self, pid: Option<u32>, now: Duration) -> RpcStats {
+        let is_to_be_killed = self.is_to_be_killed();
         let connection = &mut self.connection;
         let oldest = connection.oldest_at();
         let oldest = oldest.and_then(|at| self.stamps.written_at(at));
@@ -150,7 +154,7 @@ impl LinkState {
             pid,
             state: match &self.end {
                 Some(_) => "ended",
-                None if connection.is_closed() || self.kill || !self.connected => "leaving",
+                None if connection.is_closed() || is_to_be_killed || !self.connected => "leaving",
                 None if !connection.is_ready() => "starting",
                 None if in_flight == 0 => "idle",
                 None => "busy",
@@ -322,12 +326,28 @@ impl LinkState {
         }
         let wanted = std::mem::take(&mut self.kill).then_some(Kill::Wanted);
         let stuck = self.connection.take_stuck().map(Kill::Stuck);
-        (expired, wanted.or(stuck))
+        let kill = wanted.or(stuck);
+        self.killing |= kill.is_some();
+        (expired, kill)
+    }
+
+    /// Whether the child is to be killed, and was not yet. It must not see the end of the requests before, as it
+    /// might exit then.
+    pub(super) fn is_to_be_killed(&self) -> bool {
+        self.kill || self.killing
+    }
+
+    /// The signal was sent that kills the child.
+    pub(super) fn killed(&mut self) {
+        self.killing = false;
     }
 
     /// What is to be done about the end of the requests. A writing side that is to be shut down
     /// counts as shut down from here on.
     pub(super) fn end_of_requests(&mut self) -> EndOfRequests {
+        if self.is_to_be_killed() {
+            return EndOfRequests::default();
+        }
         let connection = &mut self.connection;
         let sent = connection.writer().unsent() == 0;
         let all_sent = connection.is_closed() && (sent || self.shut_down);
@@ -591,6 +611,19 @@ mod tests {
         };
         let both = both.and_then(attend(&mut state, now));
         assert!(both.kill.is_some() && both.stop, "neither is lost");
+    }
+
+    #[test]
+    fn child_does_not_see_the_end_of_requests_before_it_is_killed() {
+        let (mut state, now) = (serving(), Instant::now());
+        state.connection.close();
+        state.kill = true;
+        assert_eq!(state.end_of_requests(), EndOfRequests::default());
+        assert_eq!(attend(&mut state, now).kill, Some(Kill::Wanted));
+        assert_eq!(state.end_of_requests(), EndOfRequests::default());
+        assert_eq!(state.stats(None, Duration::ZERO).state, "leaving");
+        state.killed();
+        assert!(state.end_of_requests().shut_down);
     }
 
     #[test]

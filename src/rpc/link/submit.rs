@@ -183,10 +183,8 @@ impl Link {
         let mut state = self.lock();
         state.connection.close();
         state.stop_by = stop_by.into_iter().chain(state.stop_by).min();
-        if !state.kill {
-            // The child may be exiting already while the reactor is notified.
-            self.end_requests(&mut state);
-        }
+        // The child may be exiting already while the reactor is notified.
+        self.end_requests(&mut state);
         self.notify_reactor(state);
     }
 
