@@ -159,7 +159,7 @@ impl Bridge {
             if let Some(greeted) = self.look_for_greeting() {
                 return greeted;
             }
-            if self.decoder.has_whole() {
+            if self.decoder.has_frame() {
                 break;
             }
         }
@@ -395,6 +395,8 @@ pub(crate) fn owner_key(channel: u32) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::far::LONGEST_TO_RELAY;
+    use crate::wire::ToRelay;
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
@@ -402,11 +404,53 @@ mod tests {
 
     /// An end of a connection, and the other one.
     fn connected() -> (Bridge, UnixStream) {
+        connected_for(LONGEST)
+    }
+
+    fn connected_for(longest: usize) -> (Bridge, UnixStream) {
         let (near, far) = UnixStream::pair().unwrap();
         let epoll = Epoll::new().unwrap();
         let output = near.try_clone().unwrap().into();
-        let bridge = Bridge::new(&epoll, near.into(), output, false, LONGEST);
+        let bridge = Bridge::new(&epoll, near.into(), output, false, longest);
         (bridge.unwrap(), far)
+    }
+
+    /// A long message is read to its end, and what has come with that is read when the message was taken.
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri does not support epoll on these sockets")]
+    fn long_messages_may_come_with_others_in_any_split() {
+        let mut streams = Streams::new(&Epoll::new().unwrap());
+        let message = |byte| ToRelay::Prepare(&[byte; 40 << 10]).encode();
+        let (first, second) = (message(1), message(2));
+        streams.push_control(&first);
+        let whole = streams.unsent().len();
+        (0..100).for_each(|_| streams.push_flow(Flow::Pong));
+        streams.push_control(&second);
+        let bytes = streams.unsent();
+        for cut in [
+            1000,
+            whole - 1,
+            whole,
+            whole + 511,
+            whole + 512,
+            whole + 513,
+        ] {
+            let (mut bridge, mut far) = connected_for(LONGEST_TO_RELAY);
+            let mut got = Vec::new();
+            let mut turn = |bridge: &mut Bridge| {
+                bridge.wait(None, drop).unwrap();
+                assert!(!matches!(bridge.read(), LinkRead::End(_)));
+                while let Some(message) = bridge.next_message().unwrap() {
+                    got.push(message);
+                }
+                got.len()
+            };
+            far.write_all(&bytes[..cut]).unwrap();
+            turn(&mut bridge);
+            far.write_all(&bytes[cut..]).unwrap();
+            while turn(&mut bridge) < 2 {}
+            assert!(got == [&first[..], &second], "cut at {cut}");
+        }
     }
 
     fn turn(bridge: &mut Bridge) {

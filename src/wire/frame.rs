@@ -433,6 +433,14 @@ impl Decoder {
         false
     }
 
+    /// Whether the next frame is complete, be it in the buffer or not. Then it is to be taken before more is read.
+    pub(crate) fn has_frame(&self) -> bool {
+        match &self.large {
+            Some(large) => large.payload.len() == large.len,
+            None => self.whole().is_some(),
+        }
+    }
+
     /// The next frame's id and length, if it is complete and in the buffer.
     fn whole(&self) -> Option<(u32, usize)> {
         self.whole_at(self.start)
@@ -955,6 +963,25 @@ mod tests {
                 all(decoder).unwrap();
             }
         });
+    }
+
+    #[test]
+    fn has_frame_is_true_for_complete_frames_of_any_length() {
+        for payload in [&[1; MANY][..], b"small"] {
+            let whole = frame(Framing::Tagged, 1, payload);
+            let (mut decoder, mut at) = (Decoder::new(Framing::Tagged, 64, usize::MAX), 0);
+            while at < whole.len() {
+                assert!(!decoder.has_frame(), "{at} bytes have come");
+                let part = &whole[at..whole.len().min(at + 1000)];
+                at += decoder.space().fill(part);
+                if at < whole.len() {
+                    assert!(all(&mut decoder).unwrap().is_none());
+                }
+            }
+            assert!(decoder.has_frame());
+            assert!(all(&mut decoder).unwrap().is_some());
+            assert!(!decoder.has_frame());
+        }
     }
 
     /// Of each frame that is not whole, the head is judged once, or until it may come.
