@@ -2,12 +2,13 @@
 //! same at both ends.
 //!
 //! A channel is two streams, one in each direction. A stream's sender has credit: so many bytes it may send
-//! before the receiver grants more, which it does when half of them were taken by whoever they are for. So a
+//! before the receiver grants more, which it does when some of them were taken by whoever they are for. So a
 //! receiver always reads on, what it must keep is bounded, and a channel that nobody reads from delays no
 //! other. Those that have something to send take turns, one frame each.
 //!
-//! The window, which is the credit that is out, begins small, and doubles each time the sender has used it up
-//! although everything was taken at once: then the connection's delay limits the stream, and not its reader.
+//! The window, which is the credit that is out, begins small, and doubles with each grant as long as everything
+//! is taken at once: then what limits the stream may be the connection's delay, but not its reader. It is granted
+//! in small parts however wide it is, so that a sender on a slow connection hears something.
 
 use crate::id_map::IdMap;
 use crate::wire::{Flow, MAX_ID};
@@ -16,7 +17,7 @@ use std::fmt;
 
 /// The most bytes of a channel in one frame.
 pub(crate) const CHUNK: usize = 16 << 10;
-/// The first window.
+/// The first window, of which a half is granted at a time.
 pub(crate) const WINDOW: usize = 256 << 10;
 /// The widest window, which is the most that is kept of one stream.
 pub(crate) const WIDEST: usize = 4 << 20;
@@ -59,8 +60,6 @@ struct Incoming {
     kept: usize,
     /// How many were taken for which no credit was granted yet.
     taken: usize,
-    /// Whether the sender has used up its credit since the last grant.
-    used_up: bool,
 }
 
 impl Channel {
@@ -155,7 +154,6 @@ impl Channels {
             window: WINDOW,
             kept: 0,
             taken: 0,
-            used_up: false,
         };
         self.open.insert(channel, Channel { outgoing, incoming });
     }
@@ -249,7 +247,6 @@ impl Channels {
             return Err(ChannelViolation::Overrun { channel, by });
         };
         incoming.credit = left;
-        incoming.used_up |= left == 0;
         if incoming.wanted {
             incoming.kept += bytes;
         }
@@ -261,15 +258,15 @@ impl Channels {
         let incoming = &mut self.open.get_mut(channel)?.incoming;
         incoming.kept -= bytes.min(incoming.kept);
         incoming.taken += bytes;
-        if incoming.ended || !incoming.wanted || incoming.taken < incoming.window / 2 {
+        if incoming.ended || !incoming.wanted || incoming.taken < WINDOW / 2 {
             return None;
         }
         let mut grant = incoming.taken;
-        if incoming.used_up && incoming.kept == 0 && incoming.window < WIDEST {
+        if incoming.kept == 0 && incoming.window < WIDEST {
             grant += incoming.window;
             incoming.window *= 2;
         }
-        (incoming.taken, incoming.used_up) = (0, false);
+        incoming.taken = 0;
         incoming.credit += grant;
         Some(grant)
     }
@@ -399,31 +396,30 @@ mod tests {
     }
 
     #[test]
-    fn credit_is_granted_when_half_is_taken_and_the_window_grows_if_it_limits() {
+    fn credit_is_granted_when_some_is_taken_and_the_window_grows_unless_the_reader_is_slow() {
         let mut channels = with(1);
         let half = WINDOW / 2;
-        // The sender has credit left.
-        assert_eq!(channels.data(1, half), Ok(true));
+        // Its reader is slow.
+        assert_eq!(channels.data(1, WINDOW), Ok(true));
         assert_eq!(channels.taken(1, half - 1), None);
         assert_eq!(channels.taken(1, 1), Some(half));
-        // It uses it up, but its reader is slow.
-        assert_eq!(channels.data(1, WINDOW), Ok(true));
-        assert_eq!(channels.taken(1, half), Some(half));
         assert_eq!(channels.data(1, half), Ok(true));
         assert_eq!(channels.kept(), WINDOW);
-        // It uses it up, and everything is taken.
+        let one_more = ChannelViolation::Overrun { channel: 1, by: 1 };
+        assert_eq!(channels.data(1, 1), Err(one_more));
+        // Everything is taken.
         assert_eq!(channels.taken(1, WINDOW), Some(2 * WINDOW));
+        // And from here on at once, as it comes: the sender never sees the end of its credit.
         let mut window = 2 * WINDOW;
-        loop {
-            assert_eq!(channels.data(1, window), Ok(true));
-            let grant = channels.taken(1, window).unwrap();
-            if grant == window {
-                break;
-            }
-            assert_eq!(grant, 2 * window);
+        while window < WIDEST {
+            assert_eq!(channels.data(1, half), Ok(true));
+            assert_eq!(channels.taken(1, half), Some(half + window));
             window *= 2;
         }
-        assert_eq!(window, WIDEST);
+        assert_eq!(channels.data(1, half), Ok(true));
+        assert_eq!(channels.taken(1, half), Some(half));
+        assert_eq!(channels.data(1, WIDEST), Ok(true));
+        assert_eq!(channels.data(1, 1), Err(one_more));
     }
 
     #[test]
