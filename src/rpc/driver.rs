@@ -264,7 +264,7 @@ impl Driver {
             output.close(pid);
         }
         if let ProcessEnd::Lost(error) = end {
-            self.life.lost(error.kind(), error.summary(), now);
+            self.life.lost(error.kind(), error.summary());
             self.carrier_said = error.stderr().to_owned();
         }
         true

@@ -22,6 +22,8 @@ use std::time::{Duration, Instant};
 /// How long the exit of a child is waited for, for its status, once its stream has ended. Then its
 /// calls end without it.
 const EXIT_WAIT: Duration = Duration::from_millis(500);
+/// The same of one on another machine, whose output comes before its status, through the same connection.
+const FAR_EXIT_WAIT: Duration = Duration::from_secs(5);
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub(crate) struct Life {
     /// When a child that is not ready is killed.
     start_by: Option<Instant>,
     ladder: StopLadder,
+    /// How long its exit is waited for once nothing more comes from it.
+    exit_wait: Duration,
     /// When the calls of a child end whose stream has ended, if it has not exited by then.
     exit_by: Option<Instant>,
     /// Whether they have ended so.
@@ -110,6 +114,10 @@ impl Life {
             ready: start_by.is_none(),
             closing: false,
             awaited: matches!(start_by, Some(StartBy::Awaited)),
+            exit_wait: match start_by {
+                Some(StartBy::Awaited) => FAR_EXIT_WAIT,
+                Some(StartBy::At(_)) | None => EXIT_WAIT,
+            },
             start_by: match start_by {
                 Some(StartBy::At(by)) => by,
                 Some(StartBy::Awaited) | None => None,
@@ -213,10 +221,10 @@ impl Life {
         }
     }
 
-    /// Nothing more is heard of the process, because of this, unless something else went wrong before.
-    pub(crate) fn lost(&mut self, kind: ErrorKind, message: String, now: Instant) {
+    /// Nothing more is heard of the process, because of this, unless something else went wrong before. What has come
+    /// from it is still read.
+    pub(crate) fn lost(&mut self, kind: ErrorKind, message: String) {
         self.given_up = true;
-        self.end_stream(now);
         self.fail_with(kind, || message);
         self.exited(None);
     }
@@ -390,7 +398,7 @@ impl Life {
     /// Nothing more comes from the child.
     fn end_stream(&mut self, now: Instant) {
         if self.connected && self.process == ProcessState::Running {
-            self.exit_by = now.checked_add(EXIT_WAIT);
+            self.exit_by = now.checked_add(self.exit_wait);
         }
         self.connected = false;
     }
@@ -741,6 +749,17 @@ mod tests {
         life.disconnected(None, now);
         life.exited(Some(ExitStatus::from_raw(0)));
         assert_eq!(life.lose_calls(1, now + EXIT_WAIT), None, "it has ended");
+    }
+
+    #[test]
+    fn what_has_come_from_a_lost_process_is_still_read() {
+        let (mut life, now) = serving();
+        life.lost(ErrorKind::Disconnected, "the cable is cut".to_owned());
+        assert!(life.is_connected() && life.verdict(1).is_none());
+        assert_eq!(life.lose_calls(1, now + EXIT_WAIT), None);
+        life.disconnected(None, now);
+        assert_eq!(kind(&life, 1), Some(ErrorKind::Disconnected));
+        assert_eq!(kind(&life, 0), Some(ErrorKind::Disconnected));
     }
 
     #[test]
