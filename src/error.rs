@@ -196,7 +196,7 @@ impl Error {
         self.0.status
     }
 
-    /// The first and last lines the child wrote to standard error. Empty unless that is captured, which
+    /// The first and last lines the child wrote to standard error, with control characters escaped. Empty unless that is captured, which
     /// is not the default; see [`Stdio`](crate::Stdio).
     #[must_use]
     pub fn stderr(&self) -> &str {

@@ -455,7 +455,7 @@ fn callback_for_what_a_command_says_keeps_no_call_from_ending() {
     });
 }
 
-const NEVER: (Duration, Duration) = (Duration::from_secs(1 << 20), Duration::MAX);
+const NEVER: Duration = Duration::MAX;
 
 #[test]
 fn far_child_that_cannot_be_stopped_is_given_up() {
@@ -464,7 +464,7 @@ fn far_child_that_cannot_be_stopped_is_given_up() {
         let text = format!("{greeting}; head -c 8 >/dev/null; echo >&2; cat >/dev/null");
         let (asked, is_asked) = mpsc::channel();
         let lines = Stdio::lines(move |_, _| asked.send(()).unwrap());
-        let far = script(&text).stderr(lines).ping(NEVER.0, NEVER.1);
+        let far = script(&text).stderr(lines).ping(NEVER, NEVER);
         let short = Duration::from_millis(20);
         let rpc = far.rpc("do").grace(short).on_error(drop).start().unwrap();
         is_asked.recv().unwrap();
@@ -478,7 +478,7 @@ fn far_child_that_cannot_be_stopped_is_given_up() {
 fn command_that_reads_nothing_more_is_noticed() {
     alone(|| {
         let greeting = r"printf '\0offspring relay\n1\n\377'";
-        let far = script(&format!("exec <&-; {greeting}; exec sleep 1000")).ping(NEVER.0, NEVER.1);
+        let far = script(&format!("exec <&-; {greeting}; exec sleep 1000")).ping(NEVER, NEVER);
         let error = error_of(&far);
         assert_eq!(error.kind(), ErrorKind::Disconnected);
         assert!(error.to_string().contains("takes nothing more"), "{error}");

@@ -140,6 +140,24 @@ fn setups_before_and_after_a_template_run_there() {
     });
 }
 
+/// Longer than any buffer, each, and with something behind it.
+#[test]
+fn long_setups_get_there() {
+    let _me = loading().run_in_test();
+    let far = far(":");
+    bounded(move || {
+        let long = vec![7; 100 << 10];
+        let template = far.setup("load", [&long]).setup("more", [&long]).template();
+        let rpcs: Vec<_> = (0..16)
+            .map(|_| template.rpc("loaded").start().unwrap())
+            .collect();
+        for rpc in rpcs {
+            assert_eq!(rpc.call([&long]).wait().unwrap(), ["11", "false"]);
+            rpc.finish().unwrap();
+        }
+    });
+}
+
 #[test]
 fn start_that_fails_there_says_why() {
     let _me = loading().run_in_test();

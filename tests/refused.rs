@@ -154,6 +154,15 @@ fn works_without_pidfds(me: &Process) {
         let missing = Process::exe("/bin/true").rpc("do").on_error(drop);
         let error = lost(missing.start().unwrap().call("echo").wait());
         assert_eq!(error.kind(), ErrorKind::Exited);
+
+        // A command that lives on is not waited for until it ends.
+        let mute = Process::command("sh").args(["-c", "exec sleep 1000 >&-"]);
+        let mute = mute
+            .rpc("do")
+            .grace(Duration::from_millis(50))
+            .on_error(drop);
+        let error = lost(mute.start().unwrap().call("echo").wait());
+        assert_eq!(error.kind(), ErrorKind::Exited);
     }
     drop(reactor);
     eventually("all are reaped", || children().is_empty());

@@ -30,3 +30,8 @@ pub(crate) use greeting::{Greeted, Greeting, MOST_NOISE};
 pub(crate) use judge::judge;
 pub(crate) use liveness::{Due, Liveness};
 pub(crate) use streams::{Direction, LocalStream};
+
+/// The channels of a child: that of its connection, and those of its output.
+pub(crate) fn channels(connection: u32, output: [Option<u32>; 2]) -> impl Iterator<Item = u32> {
+    [Some(connection)].into_iter().chain(output).flatten()
+}

@@ -55,8 +55,8 @@ struct Local {
     done: usize,
     /// Whether nothing comes for it after that.
     ends: bool,
-    /// Whether what can be read now is all that it ever has, although its other end may be open.
-    is_complete: bool,
+    /// How much is left to be read, if nothing counts that comes after that.
+    left: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl Streams {
             backlog: Vec::new(),
             done: 0,
             ends: false,
-            is_complete: false,
+            left: None,
         };
         self.locals.insert(channel, local);
     }
@@ -119,17 +119,22 @@ impl Streams {
         Ok(())
     }
 
-    /// There is none, and nothing will be heard of it.
+    /// There is none, or it is closed, and nothing will be heard of it.
     pub(super) fn abandon(&mut self, channel: u32) {
         self.shut(channel);
         self.end(channel);
+        if let Some(local) = self.locals.get_mut(channel) {
+            local.stream = None;
+        }
         self.remove_if_done(channel);
     }
 
-    /// What can be read from a local stream now is all.
+    /// What can be read from a local stream now is all, although others may have its other end, and write on.
     pub(super) fn complete(&mut self, channel: u32) {
-        if let Some(local) = self.locals.get_mut(channel) {
-            local.is_complete = true;
+        if let Some(local) = self.locals.get_mut(channel)
+            && let Some(stream) = &local.stream
+        {
+            local.left = Some(sys::unread(&**stream.watched.fd()));
             self.offer(channel);
         }
     }
@@ -360,7 +365,7 @@ impl Streams {
         {
             let read = self.read(channel, room);
             let local = self.locals.get(channel);
-            let is_complete = local.is_some_and(|local| local.is_complete);
+            let is_complete = local.is_some_and(|local| local.left.is_some());
             match read {
                 // Nobody reports more of one that is complete.
                 Ok(Some(n)) => self.channels.sent(channel, n, n == room || is_complete),
@@ -377,11 +382,16 @@ impl Streams {
 
     /// Reads once from a local stream, into a frame. `None` if there is nothing; an error is its end.
     fn read(&mut self, channel: u32, room: usize) -> io::Result<Option<usize>> {
-        let local = self.locals.get(channel);
-        let stream = local.and_then(|local| Some((local, local.stream.as_ref()?)));
-        let Some((local, stream)) = stream else {
+        let Some(local) = self.locals.get_mut(channel) else {
             return Ok(None);
         };
+        let Some(stream) = &local.stream else {
+            return Ok(None);
+        };
+        let room = room.min(local.left.unwrap_or(usize::MAX));
+        if room == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
         let begin = self.out.len();
         self.out.reserve(HEADER + room);
         self.out.extend_from_slice(&[0; HEADER]);
@@ -392,6 +402,9 @@ impl Streams {
         let read = sys::receive(&**stream.watched.fd(), (&mut self.out, room), None, mode);
         match read {
             Ok(n @ 1..) => {
+                if let Some(left) = &mut local.left {
+                    *left -= n;
+                }
                 let (header, _) = header(Framing::Tagged, channel, n as u32);
                 self.out[begin..begin + HEADER].copy_from_slice(&header);
                 Ok(Some(n))
@@ -399,7 +412,7 @@ impl Streams {
             other => {
                 self.out.truncate(begin);
                 match other {
-                    Err(error) if error.kind() == ErrorKind::WouldBlock && !local.is_complete => {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock && local.left.is_none() => {
                         Ok(None)
                     }
                     Err(error) => Err(error),
@@ -472,13 +485,15 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "Miri does not support these sockets")]
-    fn stream_that_is_complete_ends_though_others_have_its_other_end() {
+    fn stream_that_is_complete_ends_though_others_write_on() {
         let (mut streams, channel, mut writer) = connected();
         writer.write_all(b"last").unwrap();
         streams.ready(channel);
         streams.complete(channel);
+        writer.write_all(b"more").unwrap();
         streams.fill();
         assert!(streams.channels.has_ended(channel));
-        assert!(streams.unsent().windows(4).any(|bytes| bytes == b"last"));
+        let has = |what| streams.unsent().windows(4).any(|bytes| bytes == what);
+        assert!(has(b"last") && !has(b"more"));
     }
 }

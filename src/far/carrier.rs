@@ -8,20 +8,22 @@
 
 use super::child::ChildState;
 use super::connection::{Inbox, Open, Order};
-use super::words::{To, Words, escape};
-use crate::carrier::{Bridge, Direction, Due, LinkRead, Liveness, LocalStream};
+use super::words::{To, Words};
+use crate::carrier::{Bridge, Direction, Due, LinkRead, Liveness, LocalStream, channels};
 use crate::deadlines::after;
 use crate::error::{Error, ErrorKind, describe_status};
 use crate::id_map::IdMap;
-use crate::process::{Child, Ended, Noted, Process, RemoteEnd, Transport};
+use crate::process::{Child, Ended, Noted, Process, RemoteEnd, Transport, escape};
 use crate::sys::{self, Epoll, Interest};
-use crate::threads;
 use crate::wire::{CARRIER_VERSION, FarNote, FromRelay, LONGEST_CONTROL, ToRelay};
+use crate::{threads, unwind};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long the exit of a command is waited for, for its status, once its output has ended.
@@ -31,6 +33,8 @@ const EXIT_WAIT: Duration = Duration::from_millis(500);
 const GRACE: Duration = Duration::from_secs(5);
 /// The same if the connection is lost, or was not awaited.
 const SHORT_GRACE: Duration = Duration::from_secs(1);
+/// How often a command is looked at of whose end nothing tells.
+const LOOK: Duration = Duration::from_millis(5);
 /// How long more is waited for from a connection that takes nothing more.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 /// How much of what came before a greeting is shown, from its beginning and from its end.
@@ -54,12 +58,12 @@ pub(super) struct Carrier {
     only_one: bool,
     /// How long the command may take to end.
     grace: Duration,
-    /// Whether nothing more is wanted,
+    /// Whether nothing more is wanted.
     closing: bool,
-    /// and a child was killed for which it was still being made.
+    /// Whether its only child was killed while it was still being made.
     hurried: bool,
-    /// What was asked for when it was lost.
-    unfollowed: Vec<Order>,
+    /// What was asked for, and is yet to be done.
+    unfollowed: VecDeque<Order>,
     /// The child that has ended, whose connection has not.
     unsettled: Option<Arc<ChildState>>,
 }
@@ -75,6 +79,8 @@ struct Behind {
     channel: u32,
     /// The channels of its output.
     output: [Option<u32>; 2],
+    /// Whether the other side has said that it was started.
+    is_started: bool,
     /// How it has ended, which is told when everything that came before was delivered.
     end: Option<RemoteEnd>,
 }
@@ -158,7 +164,7 @@ impl Carrier {
             grace: only_one.map_or(GRACE, |grace| grace.min(GRACE)),
             closing: false,
             hurried: false,
-            unfollowed: Vec::new(),
+            unfollowed: VecDeque::new(),
             unsettled: None,
         };
         Ok((carrier, shared))
@@ -168,23 +174,24 @@ impl Carrier {
     pub(super) fn run(mut self, inbox: &Inbox) {
         // A command may be gone.
         sys::block_sigpipe();
-        let lost = loop {
-            if let Err(lost) = self.turn(inbox) {
-                break Some(lost);
-            }
-            if self.is_done() {
-                break None;
-            }
+        let unsettled = match unwind::catch(|| self.serve(inbox)) {
+            Some(Ok(())) => self.finish(inbox),
+            Some(Err(lost)) => self.lose(inbox, lost),
+            None => self.give_up(inbox),
         };
-        match lost {
-            Some(lost) => self.lose(inbox, lost),
-            None => self.finish(inbox),
-        }
+        // In this order: who has waited for the child may drop the connection, which joins this thread then.
         inbox.over();
+        if let Some(child) = unsettled {
+            child.settled();
+        }
     }
 
-    fn is_done(&self) -> bool {
-        self.closing && self.children.is_empty()
+    /// Serves the connection until nothing more is wanted.
+    fn serve(&mut self, inbox: &Inbox) -> Result<(), Lost> {
+        while !(self.closing && self.children.is_empty()) {
+            self.turn(inbox)?;
+        }
+        Ok(())
     }
 
     fn turn(&mut self, inbox: &Inbox) -> Result<(), Lost> {
@@ -194,12 +201,9 @@ impl Carrier {
         };
         let io_error = |error: io::Error| Lost::new(ErrorKind::Io, format!("cannot wait: {error}"));
         self.bridge.wait(deadline, drop).map_err(io_error)?;
-        let mut orders = inbox.take().into_iter();
-        while let Some(order) = orders.next() {
-            if let Err(lost) = self.follow(order) {
-                self.unfollowed = orders.collect();
-                return Err(lost);
-            }
+        self.unfollowed.extend(inbox.take());
+        while let Some(order) = self.unfollowed.pop_front() {
+            self.follow(order)?;
         }
         let read = self.bridge.read();
         let now = Instant::now();
@@ -320,15 +324,10 @@ impl Carrier {
             Order::Signal { child, signal } => self.signal(child, signal),
             Order::Leave { child } => {
                 if let Some(behind) = self.children.get(child) {
-                    let is_over = behind.end.is_some();
-                    let channel = behind.channel;
-                    let output = behind.output;
-                    if !is_over {
+                    if behind.end.is_none() {
                         self.signal(child, sys::SIGKILL);
                     }
-                    for channel in [Some(channel)].into_iter().chain(output).flatten() {
-                        self.bridge.abandon(channel);
-                    }
+                    self.abandon(child);
                     self.take_out(child);
                 }
             }
@@ -370,26 +369,44 @@ impl Carrier {
         let mut ends = vec![(channel, socket)];
         ends.extend(output[0].zip(stdout));
         ends.extend(output[1].zip(stderr));
+        let mut end = None;
         for (channel, fd) in ends {
             bridge.announced(channel);
             let is_socket = true;
-            let attached = bridge.attach(channel, LocalStream { fd, is_socket });
-            attached.map_err(|error| Lost::new(ErrorKind::Io, error.to_string()))?;
+            if let Err(error) = bridge.attach(channel, LocalStream { fd, is_socket }) {
+                let why = format!("cannot wait for what the child is sent: {error}");
+                end = Some(never_begun(&Error::new(ErrorKind::Io, why)));
+            }
         }
         if self.patience.is_none() {
             state.begun();
         }
         self.by_channel.insert(channel, child);
+        let is_unreachable = end.is_some();
         self.children.insert(
             child,
             Behind {
                 state,
                 channel,
                 output,
-                end: None,
+                is_started: false,
+                end,
             },
         );
+        if is_unreachable {
+            self.signal(child, sys::SIGKILL);
+            self.abandon(child);
+        }
         Ok(())
+    }
+
+    /// Nothing more is brought to a child, nor taken from it.
+    fn abandon(&mut self, child: u64) {
+        if let Some(behind) = self.children.get(child) {
+            for channel in channels(behind.channel, behind.output) {
+                self.bridge.abandon(channel);
+            }
+        }
     }
 
     fn signal(&mut self, child: u64, number: i32) {
@@ -399,13 +416,11 @@ impl Carrier {
         let channel = behind.channel;
         // What is not there need not be waited for, nor what it is behind.
         if self.patience.is_some() && number == sys::SIGKILL {
-            self.hurried = true;
+            self.hurried = self.only_one;
             let noted = Noted::LastCall(0);
             let ended = Ended::Exited(None);
-            behind.end = Some(RemoteEnd { ended, noted });
-            for channel in [Some(channel)].into_iter().chain(behind.output).flatten() {
-                self.bridge.abandon(channel);
-            }
+            behind.end.get_or_insert(RemoteEnd { ended, noted });
+            self.abandon(child);
         }
         self.bridge
             .send(&ToRelay::Signal { channel, number }.encode());
@@ -418,6 +433,10 @@ impl Carrier {
         match message {
             FromRelay::Opened { channel, pid } => {
                 if let Some(behind) = self.behind(channel)? {
+                    if std::mem::replace(&mut behind.is_started, true) {
+                        let why = format!("the child on channel {channel} was started twice");
+                        return Err(Lost::protocol(&why));
+                    }
                     behind.state.started(pid);
                 }
             }
@@ -430,7 +449,8 @@ impl Carrier {
                 let why = Error::new(ErrorKind::from_word(kind), message);
                 if let Some(behind) = self.behind(channel)? {
                     behind.end.get_or_insert(never_begun(&why));
-                    self.bridge.abandon(channel);
+                    let output = behind.output;
+                    channels(channel, output).for_each(|it| self.bridge.abandon(it));
                 }
             }
             FromRelay::Exited {
@@ -512,7 +532,8 @@ impl Carrier {
     // ---- the end ----
 
     /// All is done: the other side is told by the end of its input.
-    fn finish(self, inbox: &Inbox) {
+    /// Returns the child that has still to be told that nothing is left.
+    fn finish(self, inbox: &Inbox) -> Option<Arc<ChildState>> {
         // Whoever it was for may still have asked for something: that has ended.
         drop(inbox.close(Error::new(ErrorKind::Disconnected, "it is closed")));
         let grace = match self.hurried {
@@ -532,13 +553,11 @@ impl Carrier {
             command.end(grace);
             words.end();
         }
-        if let Some(child) = unsettled {
-            child.settled();
-        }
+        unsettled
     }
 
-    /// The connection is lost, and with it all its children.
-    fn lose(mut self, inbox: &Inbox, lost: Lost) {
+    /// The connection is lost, and with it all its children. Returns what [`finish`](Carrier::finish) does.
+    fn lose(mut self, inbox: &Inbox, lost: Lost) -> Option<Arc<ChildState>> {
         let has_greeted = self.patience.is_none();
         let noise = self
             .bridge
@@ -548,13 +567,7 @@ impl Carrier {
         // Before local streams end: those at their other ends want to know why.
         let error = self.error(&lost, noise.as_deref());
         self.bridge.disconnect();
-        let unfollowed = std::mem::take(&mut self.unfollowed);
-        for order in unfollowed.into_iter().chain(inbox.close(error.clone())) {
-            if let Order::Open(open) = order {
-                open.state.ended(never_begun(&error));
-                open.state.settled();
-            }
-        }
+        self.refuse(inbox, &error);
         for number in self
             .children
             .iter()
@@ -586,8 +599,34 @@ impl Carrier {
             command.end(self.grace.min(SHORT_GRACE));
             words.end();
         }
-        if let Some(child) = self.unsettled.take() {
-            child.settled();
+        self.unsettled.take()
+    }
+
+    /// This thread has panicked: nothing is known of what there is, but nobody waits for ever. Returns what
+    /// [`finish`](Carrier::finish) does.
+    fn give_up(mut self, inbox: &Inbox) -> Option<Arc<ChildState>> {
+        let message = format!(
+            "the connection through {} is given up: its thread has panicked, see the panic's message",
+            self.name
+        );
+        let error = Error::new(ErrorKind::Io, message);
+        self.refuse(inbox, &error);
+        for (_, behind) in self.children.iter() {
+            let (ended, noted) = (Ended::Lost(error.clone()), Noted::Unknown);
+            behind.state.ended(RemoteEnd { ended, noted });
+            behind.state.settled();
+        }
+        self.unsettled.take()
+    }
+
+    /// What was asked for is not done, and nothing can be asked for any more.
+    fn refuse(&mut self, inbox: &Inbox, error: &Error) {
+        let unfollowed = std::mem::take(&mut self.unfollowed);
+        for order in unfollowed.into_iter().chain(inbox.close(error.clone())) {
+            if let Order::Open(open) = order {
+                open.state.ended(never_begun(error));
+                open.state.settled();
+            }
         }
     }
 
@@ -617,11 +656,8 @@ impl Carrier {
 impl Behind {
     /// Whether it can be told that it has ended.
     fn is_told(&self, bridge: &Bridge) -> bool {
-        let channels = [Some(self.channel)].into_iter().chain(self.output);
         self.end.is_some()
-            && channels
-                .flatten()
-                .all(|channel| bridge.is_delivered(channel))
+            && channels(self.channel, self.output).all(|channel| bridge.is_delivered(channel))
     }
 }
 
@@ -633,7 +669,12 @@ impl Command {
                 // It may have become another user's.
                 let _ = child.signal(signal);
             }
-            if self.reap(grace).is_some() {
+            // How soon it ends then depends on how busy the machine is.
+            let wait = match signal {
+                Some(sys::SIGKILL) => grace.max(GRACE),
+                _ => grace,
+            };
+            if self.reap(wait).is_some() {
                 return;
             }
         }
@@ -649,14 +690,18 @@ impl Command {
     /// Waits for its end, at most so long. Returns its status once it has ended, if that is known.
     fn reap(&mut self, wait: Duration) -> Option<Option<ExitStatus>> {
         let child = self.0.as_ref()?;
-        match child.end() {
+        let by = Instant::now() + wait;
+        if let Some(end) = child.end() {
             // If it cannot be waited for, it may have ended.
-            Some(end) => drop(sys::wait_at_most(&*end, Interest::Readable, wait)),
-            None if wait.is_zero() => {}
-            None => child.wait_for_exit(),
+            let _ = sys::wait_at_most(&*end, Interest::Readable, wait);
         }
-        let Ended::Exited(status) = child.reap()? else {
-            return None;
+        let status = loop {
+            match child.reap() {
+                Some(Ended::Exited(status)) => break status,
+                // Nothing has told of its end, or it is traced.
+                _ if Instant::now() < by => thread::sleep(LOOK),
+                _ => return None,
+            }
         };
         self.0 = None;
         Some(status)
@@ -710,13 +755,17 @@ mod tests {
     }
 
     fn open(child: u64, socket: OwnedFd) -> (Order, Arc<ChildState>) {
+        open_with(child, socket, Process::command("true"))
+    }
+
+    fn open_with(child: u64, socket: OwnedFd, process: Process) -> (Order, Arc<ChildState>) {
         let state = Arc::new(ChildState::default());
         let open = Open {
             child,
             state: Arc::clone(&state),
             timeout: Duration::ZERO,
             base: 0,
-            process: Process::command("true"),
+            process,
             socket,
             stdout: None,
             stderr: None,
@@ -726,18 +775,56 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "Miri does not support these sockets")]
-    fn child_that_cannot_be_connected_and_those_behind_it_end() {
-        let (carrier, _far, inbox) = carrier();
+    fn child_that_cannot_be_connected_ends_alone() {
+        let (mut carrier, far, inbox) = carrier();
         // It cannot be polled.
         let null = File::open("/dev/null").unwrap();
         let (first, first_state) = open(1, null.into());
         let (second, second_state) = open(2, UnixStream::pair().unwrap().0.into());
         inbox.push([first, second]);
-        carrier.run(&inbox);
-        for state in [first_state, second_state] {
+        assert!(carrier.turn(&inbox).is_ok());
+        let is_lost = |state: &ChildState, noted| {
             let end = state.end().unwrap();
             assert!(matches!(end.ended, Ended::Lost(_)));
-            assert_eq!(end.noted, Noted::LastCall(0));
+            assert_eq!(end.noted, noted);
+        };
+        is_lost(&first_state, Noted::LastCall(0));
+        assert!(second_state.end().is_none());
+        drop(far);
+        carrier.run(&inbox);
+        is_lost(&second_state, Noted::LastCall(0));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri does not support these sockets")]
+    fn all_children_end_if_the_thread_panics() {
+        struct Bomb;
+        impl Drop for Bomb {
+            fn drop(&mut self) {
+                panic!("this is no fault of the library's");
+            }
+        }
+        let (carrier, _far, inbox) = carrier();
+        let socket = || UnixStream::pair().unwrap().0.into();
+        let bomb = Bomb;
+        let process =
+            Process::connect(move || unreachable!("it is connected: {}", size_of_val(&bomb)));
+        let orders = [
+            open(1, socket()),
+            open_with(2, socket(), process),
+            open(3, socket()),
+        ];
+        let (orders, states): (Vec<_>, Vec<_>) = orders.into_iter().unzip();
+        inbox.push(orders);
+        carrier.run(&inbox);
+        for state in states {
+            let Ended::Lost(error) = state.end().unwrap().ended else {
+                panic!("it is lost");
+            };
+            assert!(
+                error.to_string().contains("its thread has panicked"),
+                "{error}"
+            );
         }
     }
 

@@ -108,16 +108,16 @@ impl Connection {
         timeout: Duration,
     ) -> Result<Launched, Error> {
         let pair = || UnixStream::pair().map_err(|error| process.cannot_start(&error));
-        let near = |near: UnixStream| {
-            sys::above_standard(near).map_err(|error| process.cannot_start(&error))
+        let above_standard = |end: UnixStream| {
+            sys::above_standard(end).map_err(|error| process.cannot_start(&error))
         };
         let (socket, theirs) = pair()?;
         let captured = |wanted: bool| -> Result<_, Error> {
-            let (near_end, theirs) = match wanted {
+            let (ours, theirs) = match wanted {
                 true => pair()?,
                 false => return Ok((None, None)),
             };
-            Ok((Some(near(near_end)?), Some(OwnedFd::from(theirs))))
+            Ok((Some(above_standard(ours)?), Some(above_standard(theirs)?)))
         };
         let (stdout, their_stdout) = captured(process.captures_stdout())?;
         let (stderr, their_stderr) = captured(process.captures_stderr())?;
@@ -129,7 +129,7 @@ impl Connection {
             timeout,
             base,
             process: process.clone(),
-            socket: theirs.into(),
+            socket: above_standard(theirs)?,
             stdout: their_stdout,
             stderr: their_stderr,
         })));
@@ -139,7 +139,7 @@ impl Connection {
             number,
         });
         Ok(Launched {
-            socket: near(socket)?,
+            socket: above_standard(socket)?,
             child: Some(Child::remote(remote, process.settings())),
             lifeline: None,
             stdout,

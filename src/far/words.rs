@@ -98,6 +98,8 @@ struct Reader {
 
 impl Reader {
     fn run(mut self, stop: &Waker) {
+        // This process's standard error may be such a pipe.
+        sys::block_sigpipe();
         let mut bytes = Vec::with_capacity(READ);
         let mut set = PollSet::default();
         let mut reads_left = LAST_READS;
@@ -151,32 +153,8 @@ impl Reader {
 }
 
 fn say(heard: &Heard, to: &To, pid: u32, line: &str) {
-    unwind::lock(&heard.state).tail.push(&escape(line));
+    unwind::lock(&heard.state).tail.push(line);
     if let To::Callback(OutputCallback::Lines(callback)) = to {
         let _ = unwind::catch(|| callback(pid, line));
-    }
-}
-
-/// What another machine says must not command the terminal on which it is shown.
-pub(super) fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\t' | '\n' => escaped.push(c),
-            c if c.is_control() => escaped.extend(c.escape_default()),
-            c => escaped.push(c),
-        }
-    }
-    escaped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn control_characters_are_shown_and_not_obeyed() {
-        assert_eq!(escape("a\tbé\n"), "a\tbé\n");
-        assert_eq!(escape("\u{1b}[2J\u{9b}\r\0"), "\\u{1b}[2J\\u{9b}\\r\\u{0}");
     }
 }

@@ -1,6 +1,7 @@
 use super::{Script, Stream, allowed};
 use crate::carrier::{
-    CHUNK, ChannelViolation, Channels, Effect, MOST_CREDIT, WIDEST, WINDOW, judge,
+    CHUNK, ChannelViolation, Channels, Effect, MOST_CREDIT, WIDEST, WINDOW,
+    channels as channels_of, judge,
 };
 use crate::wire::{
     CARRIER_CONTROL, DecodeError, Decoder, Flow, FrameHead, Framing, LONGEST_CONTROL, MAX_ID,
@@ -662,7 +663,7 @@ impl End {
                 let order = order.map_err(|error| Broken(error.to_string()))?;
                 if let ToRelay::Open { channel, order, .. } = order {
                     let output = [order.stdout.channel(), order.stderr.channel()];
-                    for channel in [Some(channel)].into_iter().chain(output).flatten() {
+                    for channel in channels_of(channel, output) {
                         self.open(channel).map_err(broken)?;
                     }
                 }

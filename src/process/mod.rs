@@ -25,7 +25,7 @@ pub(crate) use remote::{Ended, Remote, RemoteEnd};
 pub(crate) use settings::{Settings, apply_settings};
 pub(crate) use setup::Setup;
 pub use stdio::Stdio;
-pub(crate) use stdio::{Lines, OutputCallback, Tail};
+pub(crate) use stdio::{Lines, OutputCallback, Tail, escape};
 pub(crate) use template_order::{CopyGroup, ForkOrder, TemplateOrder};
 
 use crate::codec::Argument;

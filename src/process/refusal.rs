@@ -1,6 +1,7 @@
 //! What a kind of child cannot have. It must not be ignored: the program may rely on it.
 
 use super::{Group, Process, Target};
+use std::time::Duration;
 
 impl Process {
     /// Why it cannot be started as it is described.
@@ -8,6 +9,7 @@ impl Process {
         if let Some((after, dead)) = self.ping
             && self.connects()
             && dead <= after
+            && dead != Duration::MAX
         {
             return Some(format!(
                 "{self} cannot have Process::ping({after:?}, {dead:?}): the second must be longer"

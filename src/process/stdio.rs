@@ -248,7 +248,7 @@ impl Tail {
         self.last.push(line);
     }
 
-    /// The lines, each with a line break.
+    /// The lines, each with a line break. Control characters are escaped.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         for (left_out, kept) in [(self.before, &self.first), (self.between, &self.last)] {
@@ -256,12 +256,25 @@ impl Tail {
                 text += &format!("[{left_out} lines left out]\n");
             }
             for line in &kept.lines {
-                text += line;
+                text += &escape(line);
                 text += "\n";
             }
         }
         text
     }
+}
+
+/// What a child or another machine says must not command the terminal on which it is shown.
+pub(crate) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\t' | '\n' => escaped.push(c),
+            c if c.is_control() => escaped.extend(c.escape_default()),
+            c => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 impl Kept {
@@ -303,6 +316,14 @@ mod tests {
             lines.finish(|line| got.push(line.to_owned()));
             assert_eq!(got, want, "split {split}");
         }
+    }
+
+    #[test]
+    fn control_characters_are_shown_and_not_obeyed() {
+        let mut tail = Tail::default();
+        tail.push("a\tb\u{e9}");
+        tail.push("\u{1b}[2J\u{9b}\0");
+        assert_eq!(tail.text(), "a\tb\u{e9}\n\\u{1b}[2J\\u{9b}\\u{0}\n");
     }
 
     #[test]

@@ -6,7 +6,9 @@
 
 mod starter;
 
-use crate::carrier::{Bridge, Direction, Due, LinkRead, Liveness, LocalStream, owner_key};
+use crate::carrier::{
+    Bridge, Direction, Due, LinkRead, Liveness, LocalStream, channels, owner_key,
+};
 use crate::error::{Error, ErrorKind};
 use crate::far::LONGEST_TO_RELAY;
 use crate::id_map::IdMap;
@@ -320,14 +322,20 @@ impl Relay {
             stderr,
             ..
         } = launched;
-        let Some(child) = child else {
+        let Some(child) = child.map(Arc::new) else {
             return;
         };
         let Some(side) = self.children.get_mut(channel) else {
-            child.abandon();
+            let given_up = Arc::clone(&child);
+            // It may hang in the kernel.
+            let reaper = threads::start_reaper(Box::new(move || {
+                given_up.abandon();
+            }));
+            if reaper.is_err() {
+                child.abandon();
+            }
             return;
         };
-        let child = Arc::new(child);
         let pid = child.pid().unwrap_or(0);
         side.child = Some(Arc::clone(&child));
         if let Some(number) = side.signal {
@@ -401,7 +409,7 @@ impl Relay {
             Noted::Unknown => FarNote::Unknown,
         };
         side.ended = Some((status.map(ExitStatusExt::into_raw), noted));
-        for channel in [Some(channel)].into_iter().chain(side.output).flatten() {
+        for channel in channels(channel, side.output) {
             self.bridge.complete(channel);
         }
     }
@@ -415,8 +423,8 @@ impl Relay {
             .children
             .iter()
             .filter(|(channel, side)| {
-                let channels = [Some(*channel as u32)].into_iter().chain(side.output);
-                side.ended.is_some() && channels.flatten().all(|channel| is_sent(&channel))
+                let mut channels = channels(*channel as u32, side.output);
+                side.ended.is_some() && channels.all(|channel| is_sent(&channel))
             })
             .map(|(channel, _)| channel as u32)
             .collect();
@@ -453,7 +461,7 @@ impl Relay {
     /// There is no such child, and there will be none.
     fn give_up(&mut self, channel: u32) {
         if let Some(side) = self.children.remove(channel) {
-            for channel in [Some(channel)].into_iter().chain(side.output).flatten() {
+            for channel in channels(channel, side.output) {
                 self.bridge.abandon(channel);
             }
         }
