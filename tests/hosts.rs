@@ -156,8 +156,8 @@ fn statistics_have_a_line_for_each_host() {
             .unwrap();
         // It may just be tried again, or be known to have to wait for that.
         for part in [
-            " of 1 children, ",
-            " starts failed, last: the connection ",
+            " of 1 child, ",
+            " failed, last: the connection ",
             "through three is lost: it ended before a worker greeted (exited with status 7)",
         ] {
             assert!(three.contains(part), "{three}");

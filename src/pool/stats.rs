@@ -3,7 +3,7 @@
 use super::core::Core;
 use super::scheduler::Stage;
 use crate::error::Error;
-use crate::rpc::{write_calls, write_last_error, write_state};
+use crate::rpc::{plural, write_calls, write_done, write_last_error, write_state};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -12,45 +12,47 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct PoolStats {
-    /// How many calls wait for a child.
+    /// The number of calls that wait for a child.
     pub queued: usize,
-    /// How many bytes their requests have.
+    /// The bytes of their requests.
     pub queued_bytes: usize,
-    /// How long the one has waited that waits longest.
+    /// How long the oldest of them has waited. `None` if none waits.
     pub oldest: Option<Duration>,
-    /// How many calls children have answered so far.
+    /// The number of calls that are done, in all children so far, as [`ChildStats::calls`].
     pub calls: u64,
-    /// How many that are a second, since the pool was started.
+    /// These calls a second: the average since the pool was started.
     pub rate: f64,
-    /// The time after which half of them were sent, within a factor of two.
+    /// Half of the calls that were sent to a child had waited for it no longer than this: 0, or a time that is
+    /// rounded up to 1, 2, 4, .. microseconds.
     pub wait_median: Duration,
-    /// The time after which 99 of 100 were.
+    /// The same for 99 of 100 calls.
     pub wait_p99: Duration,
-    /// How many children were started so far.
+    /// The number of children that were started so far. Starts that failed count, too.
     pub started: u64,
-    /// Where children are from, in the order in which that was said.
+    /// Where children come from: what the pool was made of, and then each [`also`](crate::PoolBuilder::also), in
+    /// order.
     pub sources: Vec<SourceStats>,
-    /// The children, in the order in which they were started.
+    /// The children there are, in the order in which they were started.
     pub children: Vec<ChildStats>,
 }
 
-/// Where children of a pool are from, at one moment: a host, say.
+/// One of the places that children of a pool come from, at one moment: a host, say.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct SourceStats {
-    /// What it is called: the name of a [host](crate::Host), the command line, or what errors call it.
+    /// The name of a [host](crate::Host), the command line, or what errors call it.
     pub label: String,
-    /// How many children it may have.
+    /// How many children it may have at a time.
     pub slots: usize,
-    /// How many it has.
+    /// How many it has, those included that are starting or leaving.
     pub children: usize,
-    /// How many there were before those.
+    /// How many it had that have ended. Starts that failed count, too.
     pub past: u64,
-    /// How many calls all of them have answered.
+    /// The number of calls that are done in all of these, as [`ChildStats::calls`].
     pub calls: u64,
-    /// How many starts have failed in a row.
+    /// How many starts have failed since a child last served for a minute.
     pub failures: u32,
-    /// Why the last of those has failed, or how one of its children has ended that was not to.
+    /// The error of the last of these starts; without one, an error that has ended one of its children.
     pub last_error: Option<Error>,
 }
 
@@ -58,25 +60,25 @@ pub struct SourceStats {
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ChildStats {
-    /// Its process id, once it serves.
+    /// Its process id. `None` until it serves, and if it is only a stream.
     pub pid: Option<u32>,
-    /// Which of the [sources](PoolStats::sources) it is from.
+    /// Where it is from: an index of [`PoolStats::sources`].
     pub source: usize,
-    /// `starting`, `idle`, `busy`, or `leaving`: it gets no more calls.
+    /// `starting`; `idle` without calls and `busy` with some; or `leaving`: it gets no more calls.
     pub state: &'static str,
     /// How often the pool had been [restarted](crate::Pool::restart) when it was started.
     pub generation: u32,
-    /// How long ago that was.
+    /// The time since it was started.
     pub age: Duration,
-    /// How many calls it has answered.
+    /// The number of its calls that are done: answered, or cancelled before they were sent.
     pub calls: u64,
-    /// How many it has.
+    /// The number of calls that it has. One that has timed out counts until it is answered.
     pub in_flight: usize,
-    /// How long it has had the one that it has had longest.
+    /// How long it has had the oldest of these, if calls are answered in their order; otherwise it may be longer.
     pub oldest: Option<Duration>,
-    /// How many children were in its place before.
+    /// How many children were in its place before it.
     pub restarts: u64,
-    /// How the last of those has ended that was not to end.
+    /// The last error that ended one of those.
     pub last_error: Option<Error>,
 }
 
@@ -84,13 +86,13 @@ impl fmt::Display for PoolStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} of {} children started, {} calls done, {:.0}/s, {} queued",
+            "{} {} ({} started), ",
             self.children.len(),
+            children(self.children.len()),
             self.started,
-            self.calls,
-            self.rate,
-            self.queued
         )?;
+        write_done(f, self.calls)?;
+        write!(f, ", {:.0}/s, {} queued", self.rate, self.queued)?;
         if let Some(oldest) = self.oldest {
             write!(f, " for {oldest:.1?}")?;
         }
@@ -116,11 +118,17 @@ impl fmt::Display for SourceStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{}: {} of {} children, {} before, {} calls done",
-            self.label, self.children, self.slots, self.past, self.calls
+            "{}: {} of {} {}, {} ended, ",
+            self.label,
+            self.children,
+            self.slots,
+            children(self.slots),
+            self.past
         )?;
+        write_done(f, self.calls)?;
         if self.failures > 0 {
-            write!(f, ", {} starts failed", self.failures)?;
+            let starts = plural(self.failures.into(), "start", "starts");
+            write!(f, ", {} {starts} failed", self.failures)?;
         }
         write_last_error(f, self.last_error.as_ref())
     }
@@ -132,9 +140,14 @@ impl fmt::Display for ChildStats {
         let (generation, age) = (self.generation, self.age);
         write!(f, ", generation {generation}, {age:.1?} old, ")?;
         write_calls(f, self.calls, self.in_flight, self.oldest)?;
-        write!(f, ", {} before it", self.restarts)?;
+        let before = plural(self.restarts, "predecessor", "predecessors");
+        write!(f, ", {} {before}", self.restarts)?;
         write_last_error(f, self.last_error.as_ref())
     }
+}
+
+fn children(number: usize) -> &'static str {
+    plural(number as u64, "child", "children")
 }
 
 impl Core {
@@ -232,6 +245,60 @@ impl Waits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_shown_counts_in_words_that_fit() {
+        let stats = |number: u64| {
+            let child = ChildStats {
+                pid: Some(7),
+                source: 0,
+                state: "idle",
+                generation: 0,
+                age: Duration::from_secs(2),
+                calls: number,
+                in_flight: 0,
+                oldest: None,
+                restarts: number,
+                last_error: None,
+            };
+            let source = SourceStats {
+                label: "host".to_owned(),
+                slots: number as usize,
+                children: 1,
+                past: 3,
+                calls: number,
+                failures: number as u32,
+                last_error: None,
+            };
+            let pool = PoolStats {
+                calls: number,
+                started: 17,
+                sources: vec![source.clone(), source],
+                children: vec![child; number as usize],
+                ..PoolStats::default()
+            };
+            let text = pool.to_string();
+            let mut lines: Vec<_> = text.lines().map(str::to_owned).collect();
+            lines.dedup();
+            lines
+        };
+        assert_eq!(
+            stats(1),
+            [
+                "1 child (17 started), 1 call done, 0/s, 0 queued, waited 0.0ns, 99 % 0.0ns",
+                "host: 1 of 1 child, 3 ended, 1 call done, 1 start failed",
+                "pid 7 idle, generation 0, 2.0s old, 1 call done, 0 in flight, 1 predecessor",
+            ]
+        );
+        assert_eq!(
+            stats(2),
+            [
+                "2 children (17 started), 2 calls done, 0/s, 0 queued, waited 0.0ns, 99 % 0.0ns",
+                "host: 1 of 2 children, 3 ended, 2 calls done, 2 starts failed",
+                "pid 7 idle, generation 0, 2.0s old, 2 calls done, 0 in flight, 2 predecessors",
+            ]
+        );
+    }
 
     #[test]
     fn quantiles_are_the_next_powers_of_two() {

@@ -197,7 +197,7 @@ impl<S: Signature> Rpc<S> {
     /// let rpc = me.rpc("echo").start()?;
     /// rpc.call("hello").wait()?;
     /// let stats = rpc.stats();
-    /// println!("{stats}"); // pid 4711 idle, 1 calls done, 0 in flight, 74 bytes sent, 0 queued
+    /// println!("{stats}"); // pid 4711 idle, 1 call done, 0 in flight, 74 bytes sent, 0 queued
     /// assert_eq!((stats.state, stats.calls, stats.in_flight), ("idle", 1, 0));
     /// # rpc.finish()?;
     /// # Ok(())

@@ -55,7 +55,7 @@ pub(crate) use link::{
 pub(crate) use log::error as log_error;
 pub(crate) use reactor::{Core as ReactorCore, EventHandler, Source};
 pub(crate) use start::{ChildOptions, StartOptions};
-pub(crate) use stats::{write_calls, write_last_error, write_state};
+pub(crate) use stats::{plural, write_calls, write_done, write_last_error, write_state};
 
 #[cfg(any(fuzzing, test))]
 pub(crate) use state::{Begun, ChildViolation, Connection, Delivery, QueueLimits, StartRefusal};

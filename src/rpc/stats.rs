@@ -8,22 +8,25 @@ use std::time::Duration;
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct RpcStats {
-    /// Its process id. `None` if it is only a stream.
+    /// Its process id. `None` if it is only a stream, or a child on another machine that has not been
+    /// started yet.
     pub pid: Option<u32>,
-    /// `starting`, `idle`, `busy`, `leaving`: it is told to exit when it has answered; or `ended`.
+    /// `starting`; `idle` without calls and `busy` with some; `leaving` if it was told to exit, was killed, or
+    /// has closed its connection; or `ended`.
     pub state: &'static str,
-    /// How many calls it has answered.
+    /// The number of its calls that are done: answered, or cancelled before they were sent.
     pub calls: u64,
-    /// How many it has, or are queued for it. One that has timed out counts until it is answered.
+    /// The number of calls that are queued or sent and not done. One that has timed out counts until it is
+    /// answered.
     pub in_flight: usize,
     /// How long ago the oldest of these was sent, to some milliseconds. If others have been sent since, it may be up
     /// to twice as long ago. `None` if none was sent.
     pub oldest: Option<Duration>,
-    /// How many bytes are queued, and not written yet.
+    /// The bytes that are queued, and not written to the child yet.
     pub queued_bytes: usize,
-    /// How many bytes were written so far. What was cancelled before counts, too.
+    /// The bytes that were written to the child so far, and those of requests that were cancelled in the queue.
     pub sent_bytes: u64,
-    /// How it has ended, if it was not to end.
+    /// The error that ended it, if one did.
     pub last_error: Option<Error>,
 }
 
@@ -58,11 +61,21 @@ pub(crate) fn write_calls(
     in_flight: usize,
     oldest: Option<Duration>,
 ) -> fmt::Result {
-    write!(f, "{done} calls done, {in_flight} in flight")?;
+    write_done(f, done)?;
+    write!(f, ", {in_flight} in flight")?;
     match oldest {
         Some(oldest) => write!(f, " for {oldest:.1?}"),
         None => Ok(()),
     }
+}
+
+pub(crate) fn write_done(f: &mut fmt::Formatter<'_>, calls: u64) -> fmt::Result {
+    write!(f, "{calls} {} done", plural(calls, "call", "calls"))
+}
+
+/// The word for so many.
+pub(crate) fn plural(number: u64, one: &'static str, more: &'static str) -> &'static str {
+    if number == 1 { one } else { more }
 }
 
 /// In one line.
