@@ -5,7 +5,8 @@
 //! cargo run --release --example grep PATTERN DIR
 //! ```
 //!
-//! Symbolic links are not followed, and binary files are left out. Exits with status 1 if nothing matches.
+//! Symbolic links are not followed, and binary files are left out. Exits with status 1 if nothing matches or
+//! something goes wrong, and with 2 if it is used wrongly.
 
 use memchr::memmem::Finder;
 use memchr::{memchr, memchr_iter, memrchr};
@@ -24,7 +25,7 @@ use std::{env, thread};
 /// How many files a call is for.
 const BATCH: usize = 64;
 
-/// In so many bytes at its start, a binary file has a zero.
+/// A binary file has a zero in this many bytes at its start.
 const HEAD: u64 = 8 << 10;
 
 /// What was found in some files.
@@ -57,7 +58,8 @@ fn main() -> Result<ExitCode, BoxError> {
 
     let args: Vec<_> = env::args_os().skip(1).collect();
     let [pattern, dir] = &args[..] else {
-        return Err("usage: grep PATTERN DIR".into());
+        eprintln!("usage: grep PATTERN DIR");
+        return Ok(ExitCode::from(2));
     };
     let pattern = pattern.as_bytes();
     let me = me.setup("pattern", [pattern]);

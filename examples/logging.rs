@@ -38,10 +38,11 @@ fn main() -> Result<(), BoxError> {
         .function("divide", |request, _caller| {
             let [a, b] = request.texts()?;
             let (a, b): (i64, i64) = (a.parse()?, b.parse()?);
-            if a % b != 0 {
+            let quotient = a / b;
+            if quotient * b != a {
                 warn!("{a} / {b} has a remainder");
             }
-            Ok((a / b).to_string())
+            Ok(quotient.to_string())
         })
         .log(LevelFilter::Info)
         .run(); // the child sets its logger here

@@ -24,16 +24,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{env, hint, mem, process, thread};
 
-/// After this time, a job that hangs is given up,
+/// When a job that hangs is given up.
 const TIMEOUT: Duration = Duration::from_millis(300);
-/// and so long after that, its child is killed.
+/// How long after that its child is killed.
 const STUCK: Duration = Duration::from_millis(200);
-/// No other job takes so long, unless the pool has forgotten it.
+/// No other job takes this long, unless the pool has forgotten it.
 const FOREVER: Duration = Duration::from_secs(30);
 
-/// Of so many bytes of memory that it has not given back, a child is replaced,
+/// When a child has leaked this many bytes of memory, it is replaced.
 const LEAKED: u64 = 20 << 20;
-/// and this is all that it can have.
+/// The most bytes that a child can have.
 const MEMORY: u64 = 256 << 20;
 
 /// The status of a child that exits in a job.
@@ -235,9 +235,9 @@ struct Tally {
     ends: Vec<End>,
     /// How many jobs have ended twice.
     ended_twice: u64,
-    /// The children that were killed from here,
+    /// The children that were killed from here.
     killed: HashSet<u32>,
-    /// and those that have died of a job that was to crash.
+    /// The children that have died of a job that was to crash.
     crashed: HashSet<u32>,
     /// Jobs that were not to crash, with the children that have died of others.
     bystanders: Vec<(u64, u32)>,

@@ -35,7 +35,8 @@ fn main() -> Result<(), BoxError> {
     let words = python.arg("words").rpc(WORDS).start()?;
     println!("{:?}", words.call("to be or not to be").wait()?);
 
-    summary.finish()?; // both exit with status 0
-    words.finish()?;
+    for exit in [summary.finish()?, words.finish()?] {
+        assert!(exit.status().is_some_and(|status| status.success()));
+    }
     Ok(())
 }

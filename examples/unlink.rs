@@ -10,6 +10,7 @@
 //! Exits with status 1 if anything could not be removed.
 
 use offspring::{BoxError, Caller, Strings, Worker};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -51,6 +52,7 @@ fn main() -> Result<ExitCode, BoxError> {
     let mut paths: Vec<PathBuf> = args.map(PathBuf::from).collect();
     let tree = paths.is_empty().then(Tree::make).transpose()?;
     if let Some(tree) = &tree {
+        println!("removing a small tree, but for what is missing and what is not empty:");
         paths = tree.paths();
     }
 
@@ -105,5 +107,3 @@ impl Drop for Tree {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
-
-use std::os::unix::ffi::OsStrExt;
