@@ -10,8 +10,9 @@ use std::thread::available_parallelism;
 /// of one core count once.
 ///
 /// It is a good number of children for work that computes. [`available_parallelism`] counts each
-/// hyperthread: so many children would share the caches and arithmetic units of the cores, and do little
-/// more work in twice the memory. For children that also wait, for files or the network, take that.
+/// hyperthread: that many children would share the caches and arithmetic units of the cores, and do little
+/// more work in twice the memory. It is the better number for children that also wait, for files or the
+/// network.
 ///
 /// What sched_setaffinity(2) or a control group forbids does not count. Where the system does not tell which
 /// CPUs are one core, each counts; where it tells nothing, this is 1. It is found out anew each time, from a

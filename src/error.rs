@@ -58,12 +58,14 @@ pub enum ErrorKind {
     /// names it.
     Unsupported,
     /// A process that was started as a child and has not reached [`Worker::run`] tried to start
-    /// children. Call `run` first: without this check, such a program would start itself forever.
+    /// children. Call `run` first: without this check, such a program would start itself for ever.
     /// Or its environment was cleared, by which it would have known that it is a child.
     ///
     /// [`Worker::run`]: crate::Worker::run
     NotServing,
-    /// The child was not ready within the start timeout, and was stopped.
+    /// The child was not ready within the [start timeout](crate::RpcBuilder::start_timeout), and was
+    /// killed. Also if its [template](crate::Process::template) made no copy in that time, or nothing
+    /// greeted on another machine within the [patience](crate::Process::patience).
     StartTimeout,
     /// The child exited, or closed its connection, before it was ready.
     Exited,
@@ -97,7 +99,7 @@ pub enum ErrorKind {
     /// The child could not be stopped, and lives on: it may not be signalled, as it has become
     /// another user's, or it hangs in the kernel. It is reaped when it ends.
     Unstoppable,
-    /// The child violated the protocol, and was stopped.
+    /// The child violated the protocol, and was killed; or its output ended inside a message.
     Protocol,
     /// A blocking method was called in a callback, where it would stop the reactor.
     InCallback,
@@ -281,7 +283,9 @@ pub(crate) fn describe_status(status: ExitStatus) -> String {
 
 /// The reason why a call ended without a reply.
 ///
-/// After one of the first five, the child is still running and accepts further calls.
+/// After `Failed`, `Panicked`, `Unanswered`, `Malformed`, `Unserved` and `TimedOut` the child is still
+/// running and accepts further calls. After `Lost` and `Poison` it does not; a [pool](crate::Pool) replaces
+/// it.
 ///
 /// # Examples
 ///
@@ -324,9 +328,9 @@ pub enum CallError<E = BoxError> {
     /// [`NoFunction`](ErrorKind::NoFunction) or [`Mismatch`](ErrorKind::Mismatch), or
     /// [`Unsupported`](ErrorKind::Unsupported) if the parent is a plain peer. Nothing was done.
     Unserved(Error),
-    /// The call's timeout passed.
+    /// The call's timeout passed. The function may still be running.
     TimedOut(Phase),
-    /// The call for which the parent was [asked](crate::Caller::ask) something was cancelled.
+    /// Only for [asks](crate::Caller::ask): the call on whose behalf the parent was asked was cancelled.
     Cancelled(Phase),
     /// The call was lost because of this error of the child.
     Lost(Error, Phase),

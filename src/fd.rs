@@ -6,30 +6,31 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-/// A descriptor that goes along with a request, reply, event or setup: the other process gets one of its
-/// own that refers to the same open file, socket or pipe, as if it had been duplicated.
+/// A descriptor that is sent with a request, reply, event or setup: the other process gets one of its own
+/// that refers to the same open file, socket or pipe, as if it had been duplicated.
 ///
-/// Cheap to clone: clones share the descriptor, which is closed with the last of them. A request can so be
-/// sent more than once.
+/// Cheap to clone: clones share the descriptor, which is closed with the last of them. So a request can be sent
+/// more than once.
 ///
-/// It may be anywhere among [octet strings](crate::Strings), of which it is none: the other side
-/// [takes](crate::Strings::take_fds) all of them. With the features `json`, `cbor` and `compact` it is a value
-/// of serde's, a structure with one field, and may be part of any type, but not of an error's. A value one of
-/// whose descriptors has not arrived cannot be decoded.
+/// It may stand anywhere among [octet strings](crate::Strings), and is not one of them: the other side
+/// [takes](crate::Strings::take_fds) all the descriptors of a list. With the features `json`, `cbor` and
+/// `compact` it implements serde's traits, as a structure with one field, and may be part of any type but an
+/// error's. A value cannot be decoded if one of its descriptors has not arrived.
 ///
-/// At most 253 descriptors go with one message, and none to [plain peers](crate::Plain). Otherwise a call or ask
-/// ends as [`Malformed`](crate::CallError::Malformed), a reply fails its call with that, a setup is a start
-/// error, and an event panics.
+/// One message can have 253 descriptors, and one to a [plain peer](crate::Plain) or
+/// [another machine](crate::machines) none. With more, a call or ask ends as
+/// [`Malformed`](crate::CallError::Malformed), a reply fails its call with that, a setup is a start error, and an
+/// event panics.
 ///
 /// Descriptors are close-on-exec where they arrive. A process that has too many open files does not get them,
-/// nor one that is not allowed to have one of these: then taking them is an error, which says so. The last
-/// eighth of the numbers that a process may have open, or the last 64, are kept free for its own use. All
-/// others are closed when nobody takes them, the call is cancelled, or the other process is gone. A socket that
-/// is closed so does not linger (`SO_LINGER` in socket(7)): who wants it to takes it
-/// [out](Fd::into_owned) first.
+/// nor does one that is not allowed to have them: taking them is an error then, which says so. Of the numbers
+/// that a process may have open, the last 64 are kept free for its own use, or the last eighth if that is fewer.
+/// Descriptors that nobody takes are closed, as are those of a call that is cancelled, or when the other process
+/// is gone. A socket that is closed in this way does not linger (`SO_LINGER` in socket(7)); take it
+/// [out](Fd::into_owned) first if it should.
 ///
-/// Of a user who is not root, the kernel lets only so many descriptors be on their way at a time as the sender
-/// may have open (`ETOOMANYREFS` in unix(7)). Further ones wait for a second, and are lost then.
+/// Unless the sender is root, the kernel allows only as many descriptors to be in transit as the sender may have
+/// open (`ETOOMANYREFS` in unix(7)). Further ones wait for a second, and are lost then.
 ///
 /// # Examples
 ///

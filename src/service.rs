@@ -26,7 +26,7 @@ use std::sync::Arc;
 ///
 /// # Examples
 ///
-/// With `Json`, of the feature `json`, and types of serde's, this is all there is to say:
+/// With `Json`, of the feature `json`, and types that serde knows, this is all there is to say:
 ///
 /// ```
 /// # #[cfg(feature = "json")] {
@@ -37,7 +37,7 @@ use std::sync::Arc;
 /// # }
 /// ```
 ///
-/// The same with a codec of one's own, which [`Codec`] shows:
+/// The same with a codec of your own, which [`Codec`] shows:
 ///
 /// ```
 /// use offspring::{Service, Worker};
@@ -318,7 +318,7 @@ impl IntoService for Name {
 
 /// What may stand for a request's type in a [`Service`]: any type that borrows nothing, or [`Lent`].
 pub trait Request {
-    /// The request itself, which may borrow for so long.
+    /// The request itself, which may borrow for this lifetime.
     type Of<'a>;
 
     /// Whether it borrows.

@@ -98,7 +98,7 @@ impl<A: OctetStrings> Replies<Strings, A> for Octets {
 /// | `"text"`, `String`, `&String` | one string |
 /// | `["rmdir", path]`, `[bytes]`, `&[..]`, `Vec` | one string per element |
 /// | `("rmdir", path, &bytes[..])` | one string per element, up to six of different types |
-/// | [`Fd`], or one among the elements | no string, but a descriptor that goes along |
+/// | [`Fd`], or one among the elements | no string, but a descriptor |
 ///
 /// The strings of any iterator are collected as [`Strings`], which can be sent wherever this can.
 ///
@@ -159,7 +159,7 @@ impl<T: AsRef<[u8]> + ?Sized> OctetString for &T {
     }
 }
 
-/// A descriptor, which is no string, but goes along.
+/// A descriptor, which is sent beside the strings.
 impl OctetString for Fd {
     fn push_to(self, output: &mut Output) {
         output.attach(self);

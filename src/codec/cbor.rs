@@ -7,9 +7,9 @@ use cbor4ii::serde::{DecodeError, Deserializer, to_writer};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 
-/// The codec of any type of serde's, as CBOR (RFC 8949); with the feature `cbor`, by `cbor4ii`.
+/// The codec for any type that serde can serialise, as CBOR (RFC 8949); with the feature `cbor`, by `cbor4ii`.
 ///
-/// Many languages can read it, and it has all that serde's types have: maps with any keys, and bytes. The
+/// Many languages can read it, and it has all that such types may have: maps with any keys, and bytes. The
 /// names of fields are sent, so fields may be added that have a default.
 ///
 /// Values may be nested 256 levels deep. Bytes after the value are an error.

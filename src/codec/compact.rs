@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 /// How deep values may be nested, in the deserialiser's count.
 const DEPTH: usize = 256;
 
-/// The codec of any type of serde's between programs in Rust, as MessagePack without the names of fields;
-/// with the feature `compact`, by `rmp-serde`.
+/// The codec for any type that serde can serialise, between programs in Rust, as MessagePack without the names
+/// of fields; with the feature `compact`, by `rmp-serde`.
 ///
 /// It is the smallest. Both sides must be built with the same types: fields are told apart by their order,
 /// so what is not the same on both sides may be taken for something else. Change the service's

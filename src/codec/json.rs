@@ -3,7 +3,7 @@
 use super::{Codec, CodecError, Decode, Encode, Input, Output, descriptors};
 use serde::{Deserialize, Serialize};
 
-/// The codec of any type of serde's, as JSON; with the feature `json`, by `serde_json`.
+/// The codec for any type that serde can serialise, as JSON; with the feature `json`, by `serde_json`.
 ///
 /// Every language can read it, and so can people: it is the one for workers that are not written in Rust.
 /// It is the largest and slowest. Keys of maps must be strings or numbers, and bytes are best sent in

@@ -53,8 +53,8 @@ impl Process {
     ///
     /// [Arguments](Process::arg), [environment](Process::env), [directory](Process::current_dir) and
     /// [group](Process::group) are the command's, everything else is the child's. What the command says on its
-    /// standard error goes where the child's [standard error](Process::stderr) goes, or to this process's; the
-    /// first and last lines of it are in the [error](crate::Error::stderr) if the connection is lost.
+    /// standard error goes where the child's [standard error](Process::stderr) goes, or to this process's; its
+    /// first and last lines are in the [error](crate::Error::stderr) if the connection is lost.
     /// [Descriptors](crate::Fd) cannot be sent there.
     ///
     /// With [`plain`](Process::plain), the command itself is a peer in any language, and its standard input and
@@ -86,8 +86,11 @@ impl Process {
     }
 
     /// A worker at the other end of a connection that `connect` makes, for each child, or for each
-    /// [template](Process::template), behind which there can be many. The original calls this the create
-    /// callback.
+    /// [template](Process::template), behind which there can be many. `AnyEvent::Fork::Remote` calls this the
+    /// create callback.
+    ///
+    /// `connect` may block: it is called on the thread that calls [`start`](crate::RpcBuilder::start) or
+    /// [`warm`](Process::warm), for pools on a thread of the pool. If it fails, that is an error of the start.
     ///
     /// What comes first from there is skipped up to the greeting, as with a [command](Process::command). The
     /// descriptor may be a socket, or anything else that can be read and written.

@@ -39,7 +39,7 @@ pub(super) struct Callbacks {
 /// Options of a pool that has not been started: what [`Process::pool`] returns.
 ///
 /// All callbacks, those of calls included, run on one thread, one at a time, never inside the method that
-/// registers them. Methods that wait refuse to do so in a callback.
+/// registers them. Methods that wait fail at once in a callback.
 #[must_use = "nothing is started before start()"]
 pub struct PoolBuilder<S: Signature = Name> {
     service: S,
@@ -104,41 +104,44 @@ impl<S: Signature> PoolBuilder<S> {
         self
     }
 
-    /// How many children without calls there are to be, at least, as far as [`max`](PoolBuilder::max) allows:
-    /// so many are started with the pool. Default: 0. The pool is empty at first, and after a while without
-    /// calls.
+    /// How many children without calls are kept ready, as far as [`max`](PoolBuilder::max) allows. This many are
+    /// started with the pool. Default: 0, so that the pool is empty at first, and after a while without calls.
     pub fn idle(mut self, children: usize) -> Self {
         self.sizing.idle = children;
         self
     }
 
-    /// How many calls a child has at a time, at most; others wait in the pool. With more than one, the next call
-    /// is there when one is answered. Default: 2. At least one.
+    /// The most calls that are sent to a child and not answered yet; further ones wait in the pool. Default: 2, so
+    /// that a child has its next call when it has answered one. At least 1.
     ///
-    /// Calls of long and of different lengths are best sent one at a time; many short ones by the hundred. Up to
-    /// four, a crash takes along no reply that a [returning](crate::Worker::function) function has finished: it is
-    /// written before the next call begins.
+    /// Use 1 for calls that take long, or differ in length: with more, a call may wait in one child while another
+    /// is idle. Use a hundred for many short ones. Up to 4, a crash takes along no reply that a
+    /// [returning](crate::Worker::function) function has finished: it is written before the next call begins.
     pub fn load(mut self, calls: usize) -> Self {
         self.sizing.load = calls.max(1);
         self
     }
 
-    /// How long all children must have been full before another one is started, and how long after the last one.
-    /// The first is started at once. Default: 100 milliseconds.
+    /// How long the pool waits before it starts another child. As long as calls wait for which neither its children
+    /// nor those that are being started have room, one is started each time this has passed, up to
+    /// [`max`](PoolBuilder::max). Default: 100 milliseconds.
+    ///
+    /// The first child is started at once, and so is one for a [key](crate::PoolCall::key), or in place of one that
+    /// has died while calls wait.
     pub fn grow_after(mut self, time: Duration) -> Self {
         self.sizing.grow_after = time;
         self
     }
 
-    /// How long a child must have been idle before it is stopped, and how long after the last one, from the one
-    /// that was used least recently on. Default: 10 seconds.
+    /// How long a child must have been idle before it is stopped, if more than [`idle`](PoolBuilder::idle) are.
+    /// One is stopped each time this has passed, the least recently used first. Default: 10 seconds.
     pub fn shrink_after(mut self, time: Duration) -> Self {
         self.sizing.shrink_after = time;
         self
     }
 
-    /// After how many calls a child is replaced: within a quarter more or less, so that they are not all replaced
-    /// at the same time. Its successor is ready before it gets no more. Default: never.
+    /// After how many calls a child is replaced: a quarter more or less, so that not all are replaced at the same
+    /// time. It gets calls until its successor is ready. Default: never.
     pub fn max_calls(mut self, calls: u64) -> Self {
         self.sizing.max_calls = Some(calls.max(1));
         self
@@ -151,10 +154,10 @@ impl<S: Signature> PoolBuilder<S> {
         self
     }
 
-    /// A child is replaced, as by [`max_calls`](PoolBuilder::max_calls), when it has so many bytes of resident
-    /// memory more than when it got ready. That is looked at when one of its calls ends, every 100 milliseconds
-    /// at most. Default: never. [`Limit::Memory`](crate::Limit::Memory) is what a child cannot exceed. Children on
-    /// [other machines](crate::machines) are not looked at.
+    /// A child is replaced, as by [`max_calls`](PoolBuilder::max_calls), when its resident memory has grown by this
+    /// many bytes since it got ready. That is checked when one of its calls ends, every 100 milliseconds at most.
+    /// Default: never. [`Limit::Memory`](crate::Limit::Memory) is what a child cannot exceed. Children on
+    /// [other machines](crate::machines) are not checked.
     pub fn max_memory(mut self, bytes: u64) -> Self {
         self.max_memory = Some(bytes);
         self
@@ -175,7 +178,7 @@ impl<S: Signature> PoolBuilder<S> {
         self
     }
 
-    /// Kills and replaces a child that has not answered a call so long after the call's timeout: it hangs. As
+    /// Kills and replaces a child that has not answered a call this long after the call's timeout: it hangs. As
     /// [`RpcBuilder::kill_stuck`](crate::RpcBuilder::kill_stuck); calls there that had not begun go to other
     /// children. Default: never.
     pub fn kill_stuck(mut self, after: Duration) -> Self {
@@ -213,8 +216,8 @@ impl<S: Signature> PoolBuilder<S> {
         self
     }
 
-    /// Handles the events of all children, with the process id of the one that sends it; 0 if that is only a
-    /// stream. Default: none, as for [`RpcBuilder::on_event`](crate::RpcBuilder::on_event).
+    /// Handles the events of all children, each with the process id of the child that sent it, or 0 if that is only
+    /// a stream. Default: none, as for [`RpcBuilder::on_event`](crate::RpcBuilder::on_event).
     pub fn on_event(mut self, mut callback: impl FnMut(u32, Strings) + Send + 'static) -> Self {
         let callback = move |pid: Option<u32>, event| callback(pid.unwrap_or(0), event);
         self.callbacks.on_event = Some(Arc::new(Mutex::new(Box::new(callback))));

@@ -69,16 +69,19 @@ impl<'a, S: Signature> PoolCall<'a, S> {
         }
     }
 
-    /// Ends the call with [`CallError::TimedOut`] if it is not answered within this time from now on, wherever it
-    /// is then. Its child has its place for another one only when it has answered it nevertheless. Default:
-    /// [`call_timeout`](crate::PoolBuilder::call_timeout).
+    /// How long the call may take, counted from [`wait`](PoolCall::wait), [`then`](PoolCall::then) or
+    /// [`start`](PoolCall::start): the time in the queue and all repeats included. After that it ends with
+    /// [`CallError::TimedOut`]. If it is in a child by then, it keeps its place there until the child has answered
+    /// it, or is [killed](crate::PoolBuilder::kill_stuck). [`Duration::MAX`] is no limit.
+    ///
+    /// Default: the pool's [`call_timeout`](crate::PoolBuilder::call_timeout).
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// Has the call begun again, up to so many times, if it had begun when its child was lost: for calls that do no
-    /// harm if they are begun twice. Default: 0. One that had not begun is always sent again.
+    /// How often the call may be begun again if it had begun when its child was lost: for calls that do no harm if
+    /// they are begun twice. Default: 0. One that had not begun is always sent again.
     ///
     /// After a crash it is alone in its next child. One that has killed two ends with [`CallError::Poison`].
     pub fn repeatable(mut self, times: u32) -> Self {
@@ -86,9 +89,10 @@ impl<'a, S: Signature> PoolCall<'a, S> {
         self
     }
 
-    /// Calls with the same key go to the same child, as long as that lives: it may have kept something. It is one
-    /// of [`max`](crate::PoolBuilder::max) slots by the key alone, and started if it is not there; such a call
-    /// waits for that child, even if others are idle.
+    /// Calls with the same key go to the same child, as long as it lives, and then to its successor: it may have
+    /// kept something. The key alone decides which of the pool's places for children that is. The child is started
+    /// at once if it is not there, and the call waits for it even if others are idle. Calls with different keys
+    /// may share a child, and calls without one may go there, too. Default: no key, any child.
     pub fn key(mut self, key: impl Hash) -> Self {
         // The same in every process.
         let mut hasher = DefaultHasher::new();
@@ -121,7 +125,7 @@ impl<'a, S: Signature> PoolCall<'a, S> {
     }
 
     /// Queues the call. `callback` is called with its outcome exactly once, on the pool's thread, never inside this
-    /// method.
+    /// method. While the queue is [full](crate::PoolBuilder::max_queue), this is as [`Call::then`](crate::Call::then).
     pub fn then(self, callback: impl FnOnce(Outcome<S>) + Send + 'static) {
         let mut completion = Some(Completion::new(Then::<S, _>::new(callback)));
         let core = &self.shared.core;

@@ -210,7 +210,7 @@ impl<S: Signature> Pool<S> {
     /// The pool at this moment: its queue and its children.
     ///
     /// What is counted for it is counted under the lock that each call takes anyway. In a copy of the process, made
-    /// by fork(2), there is nothing.
+    /// by fork(2), it is empty.
     #[must_use]
     pub fn stats(&self) -> PoolStats {
         self.shared.core.stats()

@@ -85,7 +85,11 @@ impl Hosts {
 
     /// A pool of children on all of these hosts, at most as many on each as it has slots. `command` returns what
     /// reaches a worker on a host: one connection is made to each, and all its children are behind that, so that
-    /// the limits of a server of ssh for sessions and logins do not matter.
+    /// an ssh server's limits on sessions and logins do not matter.
+    ///
+    /// The children of a host are copies of a [template](Process::template) there, which has run the setups of
+    /// `command`: these must leave no threads behind, and what copies must not share is made anew by
+    /// [`Worker::after_fork`](crate::Worker::after_fork).
     ///
     /// Hosts fail on their own: while one cannot be reached, it is tried again at longer and longer intervals, and
     /// what it was to do goes to others. Calls that had begun on a host that is lost end as

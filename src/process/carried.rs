@@ -66,24 +66,29 @@ pub(crate) struct CarrierCommand {
 }
 
 impl Process {
-    /// How long the other side may take to greet, from when on the connection is made: a login, a queue of jobs.
-    /// From then on the [start timeout](crate::RpcBuilder::start_timeout) counts. Default: one minute;
+    /// How long the other side may take to greet, counted from the start of the command, or from when
+    /// [`connect`](Process::connect)'s closure has returned: time for a login, or in a queue of jobs. After that the
+    /// connection is given up, and its children end with [`StartTimeout`](crate::ErrorKind::StartTimeout). From the
+    /// greeting on, each child has its own [start timeout](crate::RpcBuilder::start_timeout). Default: one minute;
     /// [`Duration::MAX`] is no limit.
     ///
-    /// For what connects to [other machines](crate::machines) only.
+    /// Only for what connects to [other machines](crate::machines), and to be set before
+    /// [`template`](Process::template).
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = Some(patience);
         self
     }
 
-    /// How long the other side may be silent before it is pinged, and after which the connection is given up:
-    /// all its children end with [`Disconnected`](crate::ErrorKind::Disconnected). `dead` counts from when on
-    /// nothing has come, and is to be longer than `after`. Default: 15 and 45 seconds; [`Duration::MAX`] is never.
+    /// If nothing has come from the other side for `after`, it is pinged; if nothing has come for `dead`, the
+    /// connection is given up, and its children end with [`Disconnected`](crate::ErrorKind::Disconnected). Both
+    /// count from what came last, so `dead` must be longer than `after`, or starts fail. Default: 15 and 45 seconds;
+    /// [`Duration::MAX`] is never.
     ///
-    /// The other side itself waits ten minutes before it ends its children, so that a parent that is stopped, in a
-    /// debugger perhaps, keeps them.
+    /// The other side waits ten minutes before it ends its children, so that a parent that is stopped, perhaps in a
+    /// debugger, keeps them.
     ///
-    /// For what connects to [other machines](crate::machines) only.
+    /// Only for what connects to [other machines](crate::machines), and to be set before
+    /// [`template`](Process::template).
     pub fn ping(mut self, after: Duration, dead: Duration) -> Self {
         self.ping = Some((after, dead));
         self

@@ -201,6 +201,23 @@ impl Process {
 
     /// Another program, which serves a [`Worker`](crate::Worker). A relative path is resolved
     /// against the parent's current directory; `PATH` is not searched.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use offspring::{Process, Worker};
+    ///
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let _me = Worker::new()
+    ///     .function("greet", |name, _caller| Ok(format!("hello {name}")))
+    ///     .run();
+    ///
+    /// let program = std::env::current_exe()?; // in place of another one
+    /// let rpc = Process::exe(program).rpc("greet").start()?;
+    /// assert_eq!(rpc.call("Alice").wait()?, ["hello Alice"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn exe(path: impl AsRef<Path>) -> Self {
         Process::new(Target::Exe(path.as_ref().to_owned()))
     }
@@ -209,9 +226,9 @@ impl Process {
     /// [into a stream](Process::into_stream), or, with [`plain`](Process::plain), any program. As there is only
     /// one such peer, this description and all its clones can be started once in total.
     ///
-    /// A child that is adopted so can have setups and limits, and is killed when it is busy and whoever has
-    /// adopted it is gone, unless it may [outlive](Process::outlive_parent) him. It has no process id here, so
-    /// that all calls that it leaves unanswered count as [begun](crate::Phase::Begun).
+    /// An adopted child can be given setups and limits. If it is busy when the process that has adopted it ends, it
+    /// is killed, unless it may [outlive](Process::outlive_parent) its parent. It has no process id here, so all
+    /// calls that it leaves unanswered count as [begun](crate::Phase::Begun).
     ///
     /// # Examples
     ///
@@ -259,6 +276,19 @@ impl Process {
 
     /// Sets an environment variable. Default: the parent's environment. A name that is empty or has a `=`
     /// is an error at the start.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> Result<(), offspring::BoxError> {
+    /// let me = offspring::Worker::new()
+    ///     .function("zone", |_request, _caller| Ok(std::env::var("TZ")?))
+    ///     .run();
+    /// let rpc = me.env("TZ", "UTC").rpc("zone").start()?;
+    /// assert_eq!(rpc.call(()).wait()?, ["UTC"]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.change_env(name.as_ref(), Some(value.as_ref().to_owned()));
         self
@@ -328,8 +358,8 @@ impl Process {
         self
     }
 
-    /// Lets a busy child finish its work when the parent ends, instead of being killed. It exits
-    /// when it next reads a request. Default: a busy child is killed.
+    /// Lets a busy child finish its work when the parent ends, instead of being killed: it exits when it
+    /// would read its next request. Default: a busy child is killed.
     pub fn outlive_parent(mut self) -> Self {
         self.outlive = true;
         self
@@ -416,7 +446,8 @@ impl Process {
     }
 
     /// Runs this setup in the child, with this request, before it serves. Setups run in the order in which
-    /// they were added. They replace the original's `init`, `eval`, `require` and `send_arg`.
+    /// they were added. In Perl's `AnyEvent::Fork` and `AnyEvent::Fork::RPC` they are `require`, `eval`, `send_arg`
+    /// and `init`.
     ///
     /// A setup that fails, or that the child does not have, is a start error of the kind
     /// [`Setup`](crate::ErrorKind::Setup), and so is a request that cannot be encoded, or that has more

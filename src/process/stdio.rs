@@ -81,8 +81,10 @@ impl Stdio {
 
     /// Captures it, and calls `callback` with the child's process id and each line; standard error's
     /// first and last lines are also kept for errors. A line ends with `\n`, `\r\n`, or `\r`, as the
-    /// states of a progress bar do. Invalid UTF-8 is replaced, and a line above 8 KiB is split. The
-    /// callback runs on the reactor's thread.
+    /// states of a progress bar do. Invalid UTF-8 is replaced, and a line above 8 KiB is split.
+    ///
+    /// The callback runs on the reactor's thread. What a [command](crate::Process::command) that reaches
+    /// another machine says itself is passed to it on a thread of its own, perhaps at the same time.
     #[must_use]
     pub fn lines(callback: impl Fn(u32, &str) + Send + Sync + 'static) -> Self {
         Stdio(StdioKind::Capture(Some(OutputCallback::Lines(Arc::new(

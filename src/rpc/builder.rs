@@ -17,7 +17,7 @@ use std::time::Duration;
 ///
 /// All callbacks run on the reactor's thread, one at a time, never inside the method that registers
 /// them. A panic of one is reported by the panic hook, and has no other effect. Methods that wait
-/// refuse to do so in a callback.
+/// for a child fail at once in a callback; [`start`](RpcBuilder::start) may wait there, too.
 #[must_use = "nothing is started before start()"]
 pub struct RpcBuilder<S: Signature = Name> {
     service: S,
@@ -49,7 +49,8 @@ impl<S: Signature> RpcBuilder<S> {
     /// whatever function they come from.
     ///
     /// Without [`on_error`](RpcBuilder::on_error) it also gets the error that ended the child, as the
-    /// strings `error` and the message.
+    /// strings `error` and the message. A child may send such an event, too: to tell them apart, set
+    /// `on_error`.
     ///
     /// Default: none. Events are dropped then, and the first is reported to the log, or to standard error
     /// if the feature `log` is off.
@@ -77,7 +78,7 @@ impl<S: Signature> RpcBuilder<S> {
     /// # fn main() -> Result<(), offspring::BoxError> {
     /// let me = offspring::Worker::new()
     ///     .function("greet", |name, caller| {
-    ///         let [greeting] = [caller.ask("setting", "greeting")?];
+    ///         let greeting = caller.ask("setting", "greeting")?;
     ///         Ok(format!("{greeting} {name}"))
     ///     })
     ///     .run();
@@ -169,7 +170,9 @@ impl<S: Signature> RpcBuilder<S> {
         self
     }
 
-    /// Called when the handle is gone, all calls have ended and the child has exited cleanly.
+    /// Called after every call has ended and the child is gone, if no call was lost and it ended because
+    /// it was told to: by [`finish`](Rpc::finish), [`kill`](Rpc::kill), or the drop of the last handle. Its
+    /// exit status is not checked: see [`Exit::status`](crate::Exit::status).
     pub fn on_destroy(mut self, callback: impl FnOnce() + Send + 'static) -> Self {
         self.options.handlers.on_destroy = Some(Box::new(callback));
         self
@@ -177,8 +180,8 @@ impl<S: Signature> RpcBuilder<S> {
 
     /// How long the child may take to get ready, setups included. After that it is killed, and its
     /// calls end with [`ErrorKind::StartTimeout`](crate::ErrorKind::StartTimeout). Default: 10 seconds.
-    /// [`Duration::MAX`] is no limit.
-    /// Plain peers do not report that they are ready: they count as ready from the start.
+    /// [`Duration::MAX`] is no limit. Plain peers do not report that they are ready: they count as ready
+    /// from the start.
     pub fn start_timeout(mut self, timeout: Duration) -> Self {
         self.options.child.start_timeout = timeout;
         self
@@ -191,7 +194,7 @@ impl<S: Signature> RpcBuilder<S> {
         self
     }
 
-    /// Kills the child if it has still not answered a call so long after the call's
+    /// Kills the child if it has not answered a call this long after the call's
     /// [timeout](crate::Call::timeout): it hangs. That call has ended at its timeout, and all others end as
     /// [lost](crate::CallError::Lost), with an error of the kind [`Stuck`](crate::ErrorKind::Stuck), which
     /// `on_error` gets, too.
@@ -202,7 +205,7 @@ impl<S: Signature> RpcBuilder<S> {
     /// count that were [cancelled](crate::Pending::cancel), or that timed out before they were sent or the
     /// child was ready.
     ///
-    /// Default: never. So it is with [`Duration::MAX`].
+    /// Default: never, and so is [`Duration::MAX`].
     ///
     /// # Examples
     ///
@@ -294,20 +297,32 @@ impl<S: Signature> RpcBuilder<S> {
         self
     }
 
-    /// Starts the child without waiting for it: calls can be made immediately, and are sent with the
-    /// start. See [`Rpc::wait_ready`].
+    /// Starts the child, and does not wait until it is ready: calls can be made immediately, and are sent
+    /// with the start. See [`Rpc::wait_ready`].
+    ///
+    /// In two cases this blocks, even in a callback. A copy of a [template](Process::template) on this
+    /// machine waits until the template has made it, at most for the
+    /// [start timeout](RpcBuilder::start_timeout); and [`Process::connect`] calls its closure here, if there
+    /// is no connection yet.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Spawn`] if the program cannot be executed, or a [limit](Process::limit) or the like is
-    /// out of range or, for a plain command, cannot be applied, [`ErrorKind::Unsupported`] if the
-    /// [`Process`] has an option that such a child cannot have, [`ErrorKind::Setup`] if the request of
-    /// a [setup](crate::Process::setup) cannot be encoded or is too long, [`ErrorKind::NotServing`] if
-    /// this process is a child itself and does not serve yet, [`ErrorKind::Forked`] if the [`Reactor`]
-    /// is that of the process from which this one was forked, [`ErrorKind::Io`] if there are no
-    /// descriptors or threads left. What goes wrong later is reported to `on_error` and to all calls.
+    /// - [`ErrorKind::Spawn`] if the program cannot be executed, a template cannot be copied, a connection
+    ///   cannot be made, or a [limit](Process::limit) or the like is out of range or, for a plain command,
+    ///   cannot be applied
+    /// - [`ErrorKind::StartTimeout`] if a template on this machine makes no copy in time, or the error that
+    ///   ended the template
+    /// - [`ErrorKind::Unsupported`] if the [`Process`] has an option that such a child cannot have
+    /// - [`ErrorKind::Setup`] if the request of a [setup](crate::Process::setup) cannot be encoded or is too
+    ///   long
+    /// - [`ErrorKind::NotServing`] if this process is a child itself and does not serve yet
+    /// - [`ErrorKind::Forked`] if the [`Reactor`] is that of the process from which this one was forked
+    /// - [`ErrorKind::Io`] if there are no descriptors or threads left
+    ///
+    /// What goes wrong later is reported to `on_error` and to all calls.
     ///
     /// [`ErrorKind::Spawn`]: crate::ErrorKind::Spawn
+    /// [`ErrorKind::StartTimeout`]: crate::ErrorKind::StartTimeout
     /// [`ErrorKind::Unsupported`]: crate::ErrorKind::Unsupported
     /// [`ErrorKind::Setup`]: crate::ErrorKind::Setup
     /// [`ErrorKind::NotServing`]: crate::ErrorKind::NotServing

@@ -113,6 +113,10 @@ impl<'a, S: Signature> Call<'a, S> {
 
     /// Queues the call. `callback` is called with its outcome exactly once, on the reactor's thread,
     /// never inside this method.
+    ///
+    /// While the queue is [full](crate::RpcBuilder::max_queue), this waits for room, and in a callback the
+    /// call is refused with [`Refusal::InCallback`]. A call made by [`try_call`](crate::Rpc::try_call) never
+    /// waits.
     pub fn then(mut self, callback: impl FnOnce(Outcome<S>) + Send + 'static) {
         let mut completion = Some(Completion::new(Then::<S, _>::new(callback)));
         let deadline = self.deadline();
@@ -165,7 +169,8 @@ impl<'a, S: Signature> Call<'a, S> {
         answer.map(Answer::decode::<S>)
     }
 
-    /// Queues the call. Its outcome can be taken from the [`Pending`].
+    /// Queues the call. Its outcome can be taken from the [`Pending`]. A full queue is as for
+    /// [`then`](Call::then).
     pub fn start(mut self) -> Pending<S> {
         let slot = Arc::new(Slot::default());
         let (link, cancel_on_drop) = (Arc::clone(&self.handle.link), self.cancel_on_drop);

@@ -13,7 +13,7 @@ const MOVE: &str = "move";
 impl Process {
     /// Starts the child, waits until it has run its setups, however long they take, and returns its connection:
     /// a socket that can be passed on, as [`Fd`], and adopted anywhere on this machine with
-    /// [`Process::stream`]. That replaces the original's `to_fh` and `new_from_fh`.
+    /// [`Process::stream`]. In Perl's `AnyEvent::Fork` these are `to_fh` and `new_from_fh`.
     ///
     /// From then on the child belongs to whoever has the socket: it lives on when this process ends, and exits
     /// when all duplicates of the socket are closed. Whoever adopts it can have it run further setups and hold it

@@ -161,6 +161,10 @@ impl<S: Signature> Rpc<S> {
 
     /// Waits until the child serves. Calls need not wait for it.
     ///
+    /// This is over when the [start timeout](crate::RpcBuilder::start_timeout) has passed, as the child is
+    /// killed then; for one on another machine, the [patience](crate::Process::patience) comes before that.
+    /// A plain peer counts as ready, and is not waited for.
+    ///
     /// # Errors
     ///
     /// What kept it from serving, or ended it since. [`ErrorKind::InCallback`] in a callback, if it
@@ -185,9 +189,9 @@ impl<S: Signature> Rpc<S> {
 
     /// The child at this moment: its state, its calls and its queue.
     ///
-    /// For it, each write to the child reads a clock, without a system call, which takes some nanoseconds, and
-    /// keeps up to 1.5 KiB. All else is there anyway. The snapshot takes the lock that each call takes. In a copy of
-    /// the process, made by fork(2), there is nothing.
+    /// For this, each write to the child reads a clock, which takes some nanoseconds and no system call, and up
+    /// to 1.5 KiB are kept. The snapshot takes the lock that each call takes. In a copy of the process, made by
+    /// fork(2), it is empty.
     ///
     /// # Examples
     ///
@@ -210,7 +214,9 @@ impl<S: Signature> Rpc<S> {
 
     /// Kills the child and its process group, if that [is its own](crate::Group), with SIGKILL; a
     /// peer that is only a stream is disconnected. Calls that it has not answered end with
-    /// [`ErrorKind::Killed`](crate::ErrorKind::Killed). Does not wait.
+    /// [`ErrorKind::Killed`](crate::ErrorKind::Killed), and so does the child. If there are none, it has
+    /// ended as it was told to: [`finish`](Rpc::finish) returns its [`Exit`], and
+    /// [`on_destroy`](crate::RpcBuilder::on_destroy) is called. Does not wait.
     pub fn kill(&self) {
         self.handle.link.kill();
     }
@@ -282,9 +288,12 @@ impl<S: Signature> Rpc<S> {
     /// Waits for calls as long as they take. A child that does not exit then gets SIGTERM after the
     /// [grace](crate::RpcBuilder::grace), and SIGKILL after the same time again.
     ///
+    /// `Ok` means that no call was lost and the child ended because it was told to, not that it succeeded:
+    /// [`Exit`] has its status, and whether it had to be killed.
+    ///
     /// # Errors
     ///
-    /// What else ended the child: [`on_error`](crate::RpcBuilder::on_error) gets the same.
+    /// The error that ended the child, as [`on_error`](crate::RpcBuilder::on_error) gets it.
     /// [`ErrorKind::InCallback`](crate::ErrorKind::InCallback) in a callback; the child is told to exit
     /// nevertheless.
     pub fn finish(self) -> Result<Exit, Error> {
@@ -296,8 +305,8 @@ impl<S: Signature> Rpc<S> {
     ///
     /// # Errors
     ///
-    /// As [`finish`](Rpc::finish), and [`ErrorKind::Stopped`](crate::ErrorKind::Stopped) if calls were
-    /// unanswered: they end with that error, too.
+    /// As [`finish`](Rpc::finish), and [`ErrorKind::Stopped`](crate::ErrorKind::Stopped) if there were calls
+    /// that it had not answered when it was stopped: they end with that error, too.
     pub fn finish_timeout(self, timeout: Duration) -> Result<Exit, Error> {
         self.finish_by(after(Instant::now(), timeout))
     }

@@ -19,7 +19,7 @@
 ///
 /// # Examples
 ///
-/// Workers in Python, Perl, JavaScript and shell, of about thirty lines each, are in
+/// Workers in Python, Perl, JavaScript and shell, of about 40 to 50 lines each, are in
 /// `examples/workers`; [`Process::stream`](crate::Process::stream) shows the bytes.
 ///
 /// A failed reply, whose strings are `error` and `no luck`:

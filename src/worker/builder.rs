@@ -70,7 +70,7 @@ use std::panic::Location;
 /// }
 ///
 /// # fn main() -> Result<(), offspring::BoxError> {
-/// let me = words::functions(Worker::new()).function("exit", |_, _| Ok(())).run();
+/// let me = words::functions(Worker::new()).function("ping", |_, _| Ok(())).run();
 /// let count = me.rpc("words.count").start()?;
 /// let longest = count.function("words.longest");
 /// assert_eq!(count.call("a rose is a rose").wait()?, ["5"]);
@@ -101,8 +101,8 @@ use std::panic::Location;
 ///
 /// The code before that line runs in the child, too. With [`run`](Worker::run) instead, perhaps in the code
 /// that is tested, the child would run the whole test binary, all the other tests included; the first of
-/// them that reaches another call of `run` or `run_in_test` ends it with a start error. Code to be tested
-/// had better take the [`Process`] as an argument. What the child prints is not captured: it appears
+/// them that reaches another call of `run` or `run_in_test` ends it with a start error. So code to be tested
+/// should take the [`Process`] as an argument. What the child prints is not captured: it appears
 /// immediately.
 #[must_use = "a table of functions does nothing before run()"]
 pub struct Worker {
@@ -153,8 +153,9 @@ impl Worker {
         self
     }
 
-    /// Adds a returning function. Returning functions run one call at a time, of all of them together, in
-    /// the order in which they were made. What one returns is the call's reply, or its error; a panic is an error, too, and the child continues.
+    /// Adds a returning function. A child runs one call of a returning function at a time, whichever of
+    /// them it is for, in the order in which they were made. What the function returns is the call's reply,
+    /// or its error; a panic is an error, too, and the child continues.
     ///
     /// No reply waits for another call to finish. It is written before the next call begins; if four more
     /// requests or more have come already, while the next call runs, at most a fraction of a millisecond
@@ -330,10 +331,10 @@ impl Worker {
         self
     }
 
-    /// Calls `hook` in each copy of a [template](Process::template), before the setups that are its own: what a
-    /// copy must not share with the others is to be made anew there, such as random generators, connections
-    /// and threads. Hooks are called in the order in which they were added. In an executed child they are
-    /// not. One that panics is a start error of the copy.
+    /// Calls `hook` in each copy of a [template](Process::template), before the setups that are its own. It makes
+    /// anew what copies must not share, such as random generators, connections and threads. Hooks are called in
+    /// the order in which they were added, and not in a child that is executed. One that panics is a start error
+    /// of the copy.
     ///
     /// # Examples
     ///
@@ -442,9 +443,12 @@ impl Worker {
     }
 
     /// In a process that was started as a child: serves, and exits when the parent has no more
-    /// requests. In any other process: returns immediately, with a description of this program; unless there is
-    /// `OFFSPRING=serve` in its environment, with which it serves a parent [elsewhere](crate::machines) on its
-    /// standard input and output.
+    /// requests. In any other process: returns immediately, with a description of this program.
+    ///
+    /// Any other process with `OFFSPRING=serve` in its environment serves a parent
+    /// [elsewhere](crate::machines) on its standard input and output. With any other value of that variable it
+    /// prints a message and exits with status 2. The variable is ignored in a program that has more rights than its
+    /// caller (`AT_SECURE` in getauxval(3)).
     ///
     /// Call it first in `main`: the code before it runs in every child, too. Until it is called, a child
     /// refuses to start children of its own, so that a program that forgets it does not start itself
@@ -458,8 +462,8 @@ impl Worker {
     ///
     /// A child of what one call of `run` returned is served by that call, which it knows by its place in
     /// the source. If it reaches another one first, that is a start error of the kind
-    /// [`Mismatch`](crate::ErrorKind::Mismatch). What `run` returns in a function, in a child, describes
-    /// another child like that, served by the same call and table.
+    /// [`Mismatch`](crate::ErrorKind::Mismatch). When a function in a child calls `run`, it gets the description of
+    /// another child of this kind, served by the same call and table.
     #[track_caller]
     pub fn run(self) -> Process {
         self.run_or(

@@ -232,7 +232,7 @@ impl<S: Signature> Caller<S> {
         ask::ask(hub, call, &service.into_service(), request, None)
     }
 
-    /// As [`ask`](Caller::ask), for so long at most.
+    /// As [`ask`](Caller::ask), for at most this long.
     ///
     /// # Errors
     ///
@@ -441,7 +441,7 @@ impl Parent {
         ask::ask(self.hub, None, &service.into_service(), request, None)
     }
 
-    /// As [`ask`](Parent::ask), for so long at most.
+    /// As [`ask`](Parent::ask), for at most this long.
     ///
     /// # Errors
     ///

@@ -68,13 +68,17 @@ enum ProcessState {
 /// How it ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    /// `None` if it exited cleanly.
+    /// `None` if it ended as it was told to.
     pub(crate) error: Option<(ErrorKind, String)>,
     pub(crate) status: Option<ExitStatus>,
     pub(crate) stage: StopStage,
 }
 
-/// How a child ended that had answered everything.
+/// How a child ended that had answered all its calls, and was told to end: what
+/// [`Rpc::finish`](crate::Rpc::finish) returns.
+///
+/// Not necessarily success: on its way out it may have failed, crashed, or been killed. The
+/// [status](Exit::status) tells, and the [stage](Exit::stage).
 #[derive(Debug, Clone)]
 pub struct Exit {
     status: Option<ExitStatus>,
