@@ -39,6 +39,7 @@ use std::thread::available_parallelism;
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias = "physical_cores")]
 #[must_use]
 pub fn cores() -> NonZeroUsize {
     let cpus = available_parallelism().unwrap_or(NonZeroUsize::MIN);

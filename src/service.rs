@@ -214,6 +214,7 @@ where
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias = "StringService")]
 #[derive(Debug, Clone)]
 pub struct Name(Arc<str>);
 

@@ -106,6 +106,7 @@ impl<S: Signature> PoolBuilder<S> {
 
     /// How many children without calls are kept ready, as far as [`max`](PoolBuilder::max) allows. This many are
     /// started with the pool. Default: 0, so that the pool is empty at first, and after a while without calls.
+    #[doc(alias = "min_idle")]
     pub fn idle(mut self, children: usize) -> Self {
         self.sizing.idle = children;
         self
@@ -117,6 +118,7 @@ impl<S: Signature> PoolBuilder<S> {
     /// Use 1 for calls that take long, or differ in length: with more, a call may wait in one child while another
     /// is idle. Use a hundred for many short ones. Up to 4, a crash takes along no reply that a
     /// [returning](crate::Worker::function) function has finished: it is written before the next call begins.
+    #[doc(alias = "max_in_flight")]
     pub fn load(mut self, calls: usize) -> Self {
         self.sizing.load = calls.max(1);
         self
@@ -205,6 +207,8 @@ impl<S: Signature> PoolBuilder<S> {
     }
 
     /// As [`RpcBuilder::buflen`](crate::RpcBuilder::buflen), for each child.
+    #[doc(alias = "buffer_size")]
+    #[doc(alias = "read_buffer")]
     pub fn buflen(mut self, bytes: usize) -> Self {
         (self.child.buflen_req, self.child.buflen_res) = (bytes, bytes);
         self

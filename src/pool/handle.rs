@@ -200,6 +200,7 @@ impl<S: Signature> Pool<S> {
     /// Makes one call to each child there is, those included that are being started, whatever else they have: to
     /// clear or refresh something. What every child needs, later ones included, is a
     /// [setup](crate::Process::setup).
+    #[doc(alias = "broadcast")]
     pub fn everywhere<'r>(
         &self,
         request: impl Argument<S::Request<'r>, S::Codec>,

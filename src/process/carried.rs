@@ -74,6 +74,7 @@ impl Process {
     ///
     /// Only for what connects to [other machines](crate::machines), and to be set before
     /// [`template`](Process::template).
+    #[doc(alias = "connect_timeout")]
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = Some(patience);
         self
@@ -89,6 +90,7 @@ impl Process {
     ///
     /// Only for what connects to [other machines](crate::machines), and to be set before
     /// [`template`](Process::template).
+    #[doc(alias = "keepalive")]
     pub fn ping(mut self, after: Duration, dead: Duration) -> Self {
         self.ping = Some((after, dead));
         self

@@ -173,6 +173,7 @@ impl<S: Signature> RpcBuilder<S> {
     /// Called after every call has ended and the child is gone, if no call was lost and it ended because
     /// it was told to: by [`finish`](Rpc::finish), [`kill`](Rpc::kill), or the drop of the last handle. Its
     /// exit status is not checked: see [`Exit::status`](crate::Exit::status).
+    #[doc(alias = "on_exit")]
     pub fn on_destroy(mut self, callback: impl FnOnce() + Send + 'static) -> Self {
         self.options.handlers.on_destroy = Some(Box::new(callback));
         self
@@ -246,6 +247,8 @@ impl<S: Signature> RpcBuilder<S> {
     /// The initial size in bytes of the read buffers of both sides. They grow to 64 KiB when traffic is
     /// dense; a frame above 16 KiB that has not arrived whole gets a buffer of its own. Default: 2048, at
     /// most 1 MiB.
+    #[doc(alias = "buffer_size")]
+    #[doc(alias = "read_buffer")]
     pub fn buflen(self, bytes: usize) -> Self {
         self.buflen_req(bytes).buflen_res(bytes)
     }

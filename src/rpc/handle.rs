@@ -277,6 +277,7 @@ impl<S: Signature> Rpc<S> {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "try_wait")]
     #[must_use]
     pub fn try_exit(&self) -> Option<Result<Exit, Error>> {
         self.handle.link.try_end()

@@ -389,6 +389,7 @@ impl Worker {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "on_shutdown")]
     pub fn done(mut self, done: impl FnOnce(&Loop) + 'static) -> Self {
         self.options.done = Some(Box::new(done));
         self

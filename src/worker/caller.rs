@@ -252,6 +252,7 @@ impl<S: Signature> Caller<S> {
     /// # Panics
     ///
     /// Same as [`progress`](Caller::progress).
+    #[doc(alias = "notify")]
     #[track_caller]
     pub fn tell<'r, O: IntoService>(
         &self,
@@ -391,6 +392,7 @@ impl Parent {
     /// # Panics
     ///
     /// If it cannot be encoded, or is longer than [`max_frame`](crate::RpcBuilder::max_frame).
+    #[doc(alias = "notify")]
     #[track_caller]
     pub fn tell<'r, S: IntoService>(
         &self,
