@@ -28,7 +28,10 @@
 //!         .run(); // a child serves here, and never returns
 //!
 //!     let rpc = me.rpc(LINES).on_event(|event| eprintln!("{event}")).start()?;
-//!     rpc.call("no such file").then(|reply| println!("{}", reply.unwrap_err()));
+//!     rpc.call("no such file").then(|reply| match reply {
+//!         Ok(lines) => println!("{lines} lines"),
+//!         Err(error) => println!("{error}"),
+//!     });
 //!     println!("{} lines", rpc.call("Cargo.toml").wait()?);
 //!     rpc.finish()?; // everything is answered, and the child has exited
 //!     Ok(())
@@ -65,6 +68,20 @@
 //! }
 //! ```
 //!
+//! # Requirements and features
+//!
+//! Linux 5.4 or later with `/proc` mounted, and Rust 1.88. Not macOS, not Windows. A child is a process of the
+//! same user with the same rights: that isolates faults, and is not a sandbox.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `json` | the codec `Json`, by serde_json: also for workers in other languages |
+//! | `cbor` | the codec `Cbor`, by cbor4ii |
+//! | `compact` | the codec `Compact`, by rmp-serde, for Rust on both sides |
+//! | `log` | [`Worker`]`::log`: the child's log records and panics in the parent's logger |
+//!
+//! None is on by default.
+//!
 //! # The pieces
 //!
 //! In the parent:
@@ -77,14 +94,17 @@
 //! | [`Call`] | a call being made: use [`then`](Call::then), [`wait`](Call::wait) or [`start`](Call::start) |
 //! | [`Pending`] | a started call, to be waited for later or [cancelled](Pending::cancel) |
 //! | [`Pool`], [`PoolBuilder`], [`PoolCall`] | replaceable children behind one call, its options, and a call to it |
+//! | [`Map`], [`MapUnordered`] | the outcomes of a pool's calls for all items of an iterator |
 //! | [`Hosts`] | machines to run the children of a pool on |
+//! | [`cores()`] | how many children should compute at the same time |
 //! | [`RpcStats`], [`PoolStats`] | a child, or a pool, at one moment, to be printed |
 //! | [`Asker`] | what a child asks, to be answered later |
-//! | [`Exit`] | how a child exited, and which [`StopStage`] was needed to stop it |
+//! | [`Exit`], [`ChildExit`] | how a child ended, and which [`StopStage`] was needed; the same for a child of a pool |
 //! | [`Reactor`] | a thread that serves several handles |
-//! | [`Group`] | which process group and session a child is in |
+//! | [`Group`], [`Limit`] | a child's process group and session; how much memory, CPU time and the like it may have |
 //! | [`Stdio`] | where a child's standard output and error go; they can be captured by lines |
-//! | [`Error`], [`CallError`] | what happened to a child; how a call ended, if not with a reply |
+//! | [`Plain`] | what a peer speaks that is not this library, in any language |
+//! | [`Error`], [`CallError`], [`Phase`] | what happened to a child; how a call ended, if not with a reply; whether it had begun |
 //!
 //! In the child:
 //!
@@ -103,10 +123,10 @@
 //! | type | what it is |
 //! |---|---|
 //! | [`Service`] | a function's name, codec and types; any string is one of octet strings |
-//! | `Json`, `Cbor`, `Compact` | codecs of any type of serde's, with the features of these names; [`Codec`] for one of your own |
+//! | `Json`, `Cbor`, `Compact` | codecs for any type that serde can serialise, with the features of these names; [`Codec`] for one of your own |
 //! | [`Text`], [`Lent`] | stand for any error, and for a request that borrows |
-//! | [`Fd`] | a file, socket or pipe that goes along with a request, reply, event or setup |
-//! | [`Strings`] | a list of octet strings, which plain calls, replies and progress carry, and all events |
+//! | [`Fd`] | a file, socket or pipe, sent with a request, reply, event or setup |
+//! | [`Strings`] | a list of octet strings: all events, and what calls carry without a codec |
 //!
 //! # Three kinds of functions
 //!
@@ -114,9 +134,9 @@
 //!
 //! | | runs | for |
 //! |---|---|---|
-//! | returning: [`function`](Worker::function) | one call at a time | anything; start with this. State needs no lock, libraries need not be thread-safe, and more children, for all [`cores()`] say, run more calls in parallel |
-//! | [`threaded`](Worker::threaded) | several calls simultaneously, each on a thread | work that computes or blocks, where memory is to be shared or a child for each call is too much |
-//! | [`deferred`](Worker::deferred) | every call as it comes, all on one thread; each is answered later | work that mostly waits, for timers, sockets, other processes; and many tiny calls, whose answers leave in batches |
+//! | returning: [`function`](Worker::function) | one call at a time | anything: start with this. State needs no lock, and libraries need not be thread-safe. To run calls in parallel, use more children, such as one for each of the [`cores()`] |
+//! | [`threaded`](Worker::threaded) | several calls at the same time, each on a thread | work that computes or blocks, where calls share memory or a child for each would be too much |
+//! | [`deferred`](Worker::deferred) | every call as it comes, all on one thread; each is answered later | work that mostly waits for timers, sockets or other processes; and many tiny calls, whose answers leave in batches |
 //!
 //! A deferred function must return soon: nothing else runs until it does. [`Loop::offload`] is for
 //! work that takes longer. Functions of all kinds may be in one child, which [`Rpc::function`] tells
@@ -130,39 +150,51 @@
 //! | threaded functions | child | [a number of threads](Worker::threads) of the child |
 //! | what is [offloaded](Loop::offload) | child | a thread of its own |
 //! | [`Call::then`]'s callback, [`Call::on_progress`] | parent | the reactor's |
-//! | [`on_ask`](RpcBuilder::on_ask), [`on_event`](RpcBuilder::on_event), [`on_error`](RpcBuilder::on_error), [`on_destroy`](RpcBuilder::on_destroy), [`Stdio::lines`], [`Stdio::chunks`] | parent | the reactor's |
+//! | [`on_ask`](RpcBuilder::on_ask), [`on_event`](RpcBuilder::on_event), [`on_error`](RpcBuilder::on_error), [`on_destroy`](RpcBuilder::on_destroy) | parent | the reactor's |
+//! | [`Stdio::lines`], [`Stdio::chunks`] | parent | the reactor's; for what a command says that reaches another machine, one of its own |
 //! | the parent's logger, for the child's log records (feature `log`, [`Worker`]`::log`) | parent | the reactor's |
+//! | the closure of [`Process::connect`] | parent | the one that starts the child |
 //!
-//! Each handle has a reactor thread of its own, unless it [shares](RpcBuilder::reactor) one.
+//! Each handle has a reactor thread of its own, unless it [shares](RpcBuilder::reactor) one; a pool has one for
+//! all its children, and a second one while it starts some. A connection to another machine has a thread, and its
+//! command another. A child has its main thread, and the others of this table when it needs them; one that queues
+//! answers also has a thread that writes them.
+//!
 //! Callbacks run one at a time, in the order in which the child made its replies, events, progress
 //! reports and log records, from whichever thread or timer, and never inside the method that
 //! registers them. Blocking methods return after the callbacks of everything that came before; in a
-//! callback they return an error immediately, since nothing would be read while they wait. A
-//! callback that panics is reported by the panic hook, and the reactor continues.
+//! callback they fail immediately, since nothing would be read while they wait. Only
+//! [`start`](RpcBuilder::start) may block there, for a template or a connection. A callback that panics is
+//! reported by the panic hook, and the reactor continues.
 //!
 //! # Errors
 //!
-//! Every call ends exactly once. An error that the function returned ([`Failed`](CallError::Failed),
-//! with the [text of its sources](Caller::fail)), its panic ([`Panicked`](CallError::Panicked)), a
-//! [`Caller`] that it dropped ([`Unanswered`](CallError::Unanswered)), values that cannot be
-//! encoded or decoded ([`Malformed`](CallError::Malformed)) and functions that the child does not have
-//! ([`Unserved`](CallError::Unserved)) concern that call only, and the child lives on. If the child is lost, all its calls end with [`Lost`](CallError::Lost) and an [`Error`]
-//! that has the kind, the process id and the exit status or signal. The [`Phase`] says whether the
-//! call had begun: one that had not can be [repeated](Phase::is_safe_to_repeat).
+//! Every call ends exactly once. These errors concern one call only, and the child lives on:
+//! [`Failed`](CallError::Failed), an error that the function returned, with the
+//! [text of its sources](Caller::fail); [`Panicked`](CallError::Panicked), its panic;
+//! [`Unanswered`](CallError::Unanswered), if it dropped its [`Caller`]; [`Malformed`](CallError::Malformed), a
+//! value that cannot be encoded or decoded; [`Unserved`](CallError::Unserved), a function that the child does
+//! not have; [`TimedOut`](CallError::TimedOut); and [`Refused`](CallError::Refused), if the call was never
+//! queued.
 //!
-//! What the child last wrote to standard error is in that error only if it is
-//! [captured](Stdio::capture). By default the child inherits the parent's: a pipe would change what
-//! programs write, as they check for a terminal.
+//! If the child is lost, all its calls end with [`Lost`](CallError::Lost) and an [`Error`] that has the kind, the
+//! process id and the exit status or signal. The [`Phase`] says whether the call had begun: one that had not can be
+//! [repeated](Phase::is_safe_to_repeat). A pool does that by itself. A call that it may
+//! [begin again](PoolCall::repeatable) ends with [`Poison`](CallError::Poison) when it has killed two children.
 //!
-//! The end of the child itself is reported exactly once, after everything else: to `on_error` if
-//! something went wrong (without that to `on_event`, without either to the log, or to standard error
-//! if the feature `log` is off), otherwise to `on_destroy`. [`Rpc::finish`] returns the same.
+//! The error includes what the child wrote to standard error only if that is [captured](Stdio::capture). By
+//! default the child inherits the parent's: programs check for a terminal, and write something else to a pipe.
+//!
+//! The end of the child itself is reported exactly once, after everything else. If it was told to end and no call
+//! was lost, `on_destroy` is called, whatever its exit status is. Otherwise the error goes to `on_error`; without
+//! that to `on_event`; without either to the log, or to standard error if the feature `log` is off.
+//! [`Rpc::finish`] returns the same.
 //!
 //! # Pools
 //!
-//! [`Process::pool`] gives many children one handle. A call goes to a child that has room, the idle one that
-//! was used last, or waits. Children are started as all are full, stopped as they are idle, and
-//! [renewed](PoolBuilder::max_calls) if they are to be, each by a successor that is ready before. One that
+//! [`Process::pool`] gives many children one handle. A call goes to a child that has room, preferably to the idle
+//! one that was used last; if there is none, it waits. Children are started when all are full, and stopped when
+//! they are idle. They can be [renewed](PoolBuilder::max_calls), each by a successor that is ready before. One that
 //! dies costs the calls that it had begun, which end as [`CallError::Lost`]; all others go to other children.
 //!
 //! ```
@@ -185,10 +217,10 @@
 //!
 //! | to | use |
 //! |---|---|
-//! | have a call begun again that its child's death has ended | [`repeatable`](PoolCall::repeatable); one that kills two children is [poison](CallError::Poison) |
-//! | have calls meet what earlier ones have left | [`key`](PoolCall::key): the same child, as long as it lives |
+//! | repeat a call that had begun when its child died | [`repeatable`](PoolCall::repeatable); one that kills two children is [poison](CallError::Poison) |
+//! | have calls find what earlier ones left behind | [`key`](PoolCall::key): the same child, as long as it lives |
 //! | go first | [`urgent`](PoolCall::urgent) |
-//! | have children that hang replaced | [`kill_stuck`](PoolBuilder::kill_stuck), with timeouts |
+//! | replace children that hang | [`kill_stuck`](PoolBuilder::kill_stuck), with timeouts |
 //! | start children fast, with memory that they share | a pool of copies of a [template](Process::template) |
 //! | call all children | [`everywhere`](Pool::everywhere) |
 //! | see what happens | [`on_exit`](PoolBuilder::on_exit), and [`stats`](Pool::stats), which can be printed |
@@ -222,7 +254,8 @@
 //!
 //! A copy of a [template](Process::template) is made by fork(2) in a child that has run its setups, and
 //! then starts as any other child: with its own connection, process group and output, its own setups, and an
-//! end that is reported as any other. To start one waits for the template, and fails if it cannot be copied.
+//! end that is reported as any other. To start one on this machine waits for the template, at most for the start
+//! timeout, and fails if it cannot be copied.
 //!
 //! When the last handle is dropped, or [`Rpc::finish`] is called, the child answers what was called,
 //! however long that takes, does what [`Worker::done`] says, and exits. If it has not exited a
@@ -238,28 +271,28 @@
 //! | [descriptors](Fd) in one message | 253 | a call or ask ends, a reply fails its call, a start is refused |
 //! | descriptors in requests that wait in a child | 16, and those of one request | as for `high_water` |
 //! | [`max_queue`](RpcBuilder::max_queue) | none | [`call`](Rpc::call) waits, [`try_call`](Rpc::try_call) is refused |
+//! | [`PoolBuilder::max`] | one child per processor | calls wait in the pool |
 //! | [`PoolBuilder::load`] | 2 calls in a child | calls wait in the pool |
 //! | [`max_asks`](RpcBuilder::max_asks) | 1024 | the child's further asks are refused |
 //! | [`start_timeout`](RpcBuilder::start_timeout) | 10 s | the child is killed |
 //! | [`call_timeout`](RpcBuilder::call_timeout), [`Call::timeout`] | none | the call ends, the child lives on |
-//! | [`kill_stuck`](RpcBuilder::kill_stuck) | none | the child is killed, which has not answered a call for so long after its timeout |
+//! | [`kill_stuck`](RpcBuilder::kill_stuck) | none | the child is killed if it has not answered a call this long after its timeout |
 //! | [`Process::limit`] | the parent's | the child is killed, or a system call in it fails |
 //! | [`grace`](RpcBuilder::grace) | 5 s | SIGTERM, then SIGKILL |
 //! | [`Worker::threads`] | one per processor | calls wait in the child |
 //! | [`Worker::max_running`] | none | calls wait in the child |
-//! | [`Worker::high_water`] | 1 MiB | the child reads no more requests until less is unsent or waiting, unless it waits for an [ask](Caller::ask) |
+//! | [`Worker::high_water`] | 1 MiB unsent or waiting | the child reads no more requests until it is less, unless it waits for an [ask](Caller::ask) |
 //!
-//! Nothing is allocated merely because the other side claims a length: buffers grow with what
-//! arrives. Messages of the library's own have small limits, whatever `max_frame` is: a mebibyte for a
-//! [setup](Process::setup) with its request, 64 KiB for everything else but progress reports, asks and their
-//! answers. A frame that breaks a limit, or belongs to no call, is an error as soon as its header has come.
+//! Nothing is allocated merely because the other side claims a length: buffers grow with what arrives. The library's own
+//! messages have small limits, whatever `max_frame` is: 1 MiB for a [setup](Process::setup) with its request, and
+//! 64 KiB for the others, except progress reports, asks and their answers. A frame that breaks a limit, or belongs
+//! to no call, is an error as soon as its header has come.
 //!
 //! # Plain peers
 //!
 //! The other side need not be this library or written in Rust. [`Process::command`] with
 //! [`plain`](Process::plain) starts any program that speaks one of the three [`Plain`] modes on its standard
-//! input and output,
-//! [`Process::stream`] takes a connected socket, and [`Worker::serve_plain`] is such a child. All
+//! input and output, [`Process::stream`] takes a connected socket, and [`Worker::serve_plain`] is such a child. All
 //! modes are frames of a few bytes around octet strings, or around what the codec of the service
 //! makes: JSON suits most languages. Two are those of Perl's `AnyEvent::Fork::RPC`, in which a failed
 //! call ends the child; in [`Plain::Fallible`] it is that call's error.
