@@ -254,7 +254,7 @@
 //!
 //! A copy of a [template](Process::template) is made by fork(2) in a child that has run its setups, and
 //! then starts as any other child: with its own connection, process group and output, its own setups, and an
-//! end that is reported as any other. To start one on this machine waits for the template, at most for the start
+//! end that is reported as any other. Starting one on this machine waits for the template, at most for the start
 //! timeout, and fails if it cannot be copied.
 //!
 //! When the last handle is dropped, or [`Rpc::finish`] is called, the child answers what was called,

@@ -161,9 +161,9 @@ impl<S: Signature> Rpc<S> {
 
     /// Waits until the child serves. Calls need not wait for it.
     ///
-    /// This is over when the [start timeout](crate::RpcBuilder::start_timeout) has passed, as the child is
-    /// killed then; for one on another machine, the [patience](crate::Process::patience) comes before that.
-    /// A plain peer counts as ready, and is not waited for.
+    /// It waits at most for the [start timeout](crate::RpcBuilder::start_timeout), when the child is killed; for
+    /// one on another machine, the [patience](crate::Process::patience) comes before that. A plain peer counts
+    /// as ready, and is not waited for.
     ///
     /// # Errors
     ///

@@ -38,10 +38,10 @@ impl Process {
     /// copy; if it keeps dying, starts fail with its error, and wait longer and longer before the next attempt.
     /// Copies live on when it dies, but how they end is then not known.
     ///
-    /// To start a copy waits for the template, also in a callback, at most for the
-    /// [start timeout](crate::RpcBuilder::start_timeout), after which the template is killed: setups that take
-    /// longer are best waited for by [`warm`](Process::warm). Where the template is a copy itself, the first start
-    /// waits for the one that it is a copy of as long as that takes.
+    /// Starting a copy waits for the template, also in a callback, at most for the
+    /// [start timeout](crate::RpcBuilder::start_timeout), after which the template is killed: use
+    /// [`warm`](Process::warm) to wait for setups that take longer. If the template is itself a copy of another
+    /// one, the first start waits for that one without a limit.
     ///
     /// Of a [command](Process::command) or [connection](Process::connect) this is a template on the other machine:
     /// all that is started behind that connection is a copy, under the same rules.
