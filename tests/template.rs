@@ -416,6 +416,22 @@ fn stuck_template_is_noticed_killed_and_started_again() {
 }
 
 #[test]
+fn stuck_template_of_a_template_is_noticed_too() {
+    let me = worker().run_in_test();
+    bounded(move || {
+        let outer = me.template();
+        let inner = outer.clone().template();
+        let first = start(&outer, "do");
+        stop(pid_of_template(&first));
+        let short = Duration::from_millis(50);
+        let error = inner.rpc("do").start_timeout(short).start().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::StartTimeout, "{error}");
+        let second = start(&inner, "do");
+        assert_eq!(second.call("echo").wait().unwrap(), Strings::new());
+    });
+}
+
+#[test]
 fn template_that_keeps_failing_says_why_and_is_left_alone_for_a_while() {
     let me = worker().run_in_test();
     bounded(move || {

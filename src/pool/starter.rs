@@ -5,6 +5,7 @@ use super::core::Core;
 use super::scheduler::ChildId;
 use crate::codec::Input;
 use crate::error::{Error, ErrorKind};
+use crate::process::CopyWait;
 use crate::rpc::Link;
 use crate::rpc::{AskHandler, EventCallback, Handle, Handlers, ServeAsk, StartOptions};
 use crate::threads;
@@ -78,11 +79,15 @@ impl Core {
         // How it ends is reported by the pool.
         handlers.on_error = Some(Box::new(drop));
         handlers.supervisor = Some(self.watch(child));
+        let copy_wait = CopyWait {
+            timeout: self.options.start_timeout,
+            interrupt: Some(Arc::clone(&self.lock().interrupt)),
+        };
         let options = StartOptions {
             handlers,
             child: self.options,
             reactor: Some(Arc::clone(&self.reactor)),
-            interrupt: Some(Arc::clone(&self.lock().interrupt)),
+            copy_wait: Some(copy_wait),
             ..StartOptions::new(self.sources[source].clone())
         };
         self.with_first_function(|function| options.start(function))

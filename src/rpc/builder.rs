@@ -6,7 +6,7 @@ use super::reactor::Reactor;
 use super::start::StartOptions;
 use crate::codec::{Replies, Strings};
 use crate::error::Error;
-use crate::process::{Interrupt, Process};
+use crate::process::{CopyWait, Process};
 use crate::service::{IntoService, Name, Signature, id_of};
 use crate::wire::LONGEST_PAYLOAD;
 use std::fmt;
@@ -337,9 +337,9 @@ impl<S: Signature> RpcBuilder<S> {
         Ok(Rpc::new(handle, service))
     }
 
-    /// Has this end the wait for a template.
-    pub(super) fn interrupt(mut self, interrupt: Option<Arc<Interrupt>>) -> Self {
-        self.options.interrupt = interrupt;
+    /// How long a copy of a template is waited for, instead of for the start timeout.
+    pub(super) fn copy_wait(mut self, wait: Option<CopyWait>) -> Self {
+        self.options.copy_wait = wait;
         self
     }
 }

@@ -7,7 +7,7 @@ use super::reactor::Core;
 use super::state::{Connection, Life, QueueLimits, StartBy};
 use crate::deadlines::after;
 use crate::error::{Error, ErrorKind};
-use crate::process::{CopyWait, Interrupt, Launched, Process};
+use crate::process::{CopyWait, Launched, Process};
 use crate::wire::{self, Body, Decoder, Framing, FunctionId, Plain, ToChild};
 use std::mem;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ pub(crate) struct StartOptions {
     pub(crate) call_timeout: Option<Duration>,
     pub(crate) max_queue: (usize, usize),
     pub(crate) reactor: Option<Arc<Core>>,
-    /// What ends the wait for a template.
-    pub(crate) interrupt: Option<Arc<Interrupt>>,
+    /// How long a copy of a template is waited for, if not for the start timeout.
+    pub(crate) copy_wait: Option<CopyWait>,
 }
 
 /// Those that a pool has for each of its children, too.
@@ -63,7 +63,7 @@ impl StartOptions {
             call_timeout: None,
             max_queue: (usize::MAX, usize::MAX),
             reactor: None,
-            interrupt: None,
+            copy_wait: None,
         }
     }
 
@@ -104,10 +104,10 @@ impl StartOptions {
                 let child = &self.child;
                 starter.launch(&self.process, child.start_timeout, child.grace)?
             }
-            None => self.process.launch(&CopyWait {
+            None => self.process.launch(&self.copy_wait.unwrap_or(CopyWait {
                 timeout: self.child.start_timeout,
-                interrupt: self.interrupt,
-            })?,
+                interrupt: None,
+            }))?,
         };
         let lifeline = lifeline.map(|(reader, writer)| {
             let mut message = Body::from(ToChild::Lifeline.encode());

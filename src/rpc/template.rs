@@ -7,7 +7,7 @@ use crate::deadlines::after;
 use crate::error::{CallError, Error, ErrorKind};
 use crate::fd::{Fd, Reach};
 use crate::process::{
-    CopyWait, FarStarter, ForkError, ForkOrder, ForkedChild, Forker, Interrupt, Launched, Process,
+    CopyWait, FarStarter, ForkError, ForkOrder, ForkedChild, Forker, Launched, Process,
     TemplateOrder,
 };
 use crate::revival::Revival;
@@ -40,8 +40,7 @@ impl Process {
     ///
     /// Starting a copy waits for the template, also in a callback, at most for the
     /// [start timeout](crate::RpcBuilder::start_timeout), after which the template is killed: use
-    /// [`warm`](Process::warm) to wait for setups that take longer. If the template is itself a copy of another
-    /// one, the first start waits for that one without a limit.
+    /// [`warm`](Process::warm) to wait for setups that take longer.
     ///
     /// Of a [command](Process::command) or [connection](Process::connect) this is a template on the other machine:
     /// all that is started behind that connection is a copy, under the same rules.
@@ -200,12 +199,13 @@ impl Forker for Template {
 impl Template {
     fn fork(&self, order: ForkOrder<Fd>, wait: &CopyWait) -> Result<ForkedChild, ForkError> {
         let CopyWait { timeout, interrupt } = wait;
-        let live = self.live(interrupt.as_ref()).map_err(ForkError::Other)?;
+        let until = after(Instant::now(), *timeout);
+        let live = self.live(Some(wait)).map_err(ForkError::Other)?;
         let was_ready = live.rpc.is_ready();
         let call = live.rpc.call(TemplateOrder::Copy(order).encode());
         let outcome = match interrupt {
             // Not by a timeout of the call, of which the template's reactor would have to know.
-            None if !in_callback() => call.wait_until(after(Instant::now(), *timeout)),
+            None if !in_callback() => call.wait_until(until),
             // In a callback this is bounded, even if it is one of the template's own, as output may be passed to.
             _ => {
                 let (sender, outcome) = mpsc::channel();
@@ -214,7 +214,10 @@ impl Template {
                     interrupt.wait(move |error| drop(sender.send(Err(error))));
                 }
                 call.then(move |outcome| drop(sender.send(Ok(outcome))));
-                let outcome = outcome.recv_timeout(*timeout).ok().transpose();
+                let left = until.map_or(Duration::MAX, |at| {
+                    at.saturating_duration_since(Instant::now())
+                });
+                let outcome = outcome.recv_timeout(left).ok().transpose();
                 outcome.map_err(ForkError::Other)?
             }
         };
@@ -244,8 +247,9 @@ impl Template {
         }
     }
 
-    /// The template, which is started if it is not there, as a copy of another one, perhaps.
-    fn live(&self, interrupt: Option<&Arc<Interrupt>>) -> Result<Arc<LiveTemplate>, Error> {
+    /// The template, which is started if it is not there: as a copy of another one, perhaps, for which it may have
+    /// to `wait`.
+    fn live(&self, wait: Option<&CopyWait>) -> Result<Arc<LiveTemplate>, Error> {
         let mut state = self.lock();
         if let Some(live) = &state.live {
             match live.rpc.try_exit() {
@@ -263,13 +267,14 @@ impl Template {
         }
         let builder = self.process.rpc(FORK).start_timeout(Duration::MAX);
         // Whoever wants a copy is told.
-        match builder.on_error(drop).interrupt(interrupt.cloned()).start() {
+        match builder.on_error(drop).copy_wait(wait.cloned()).start() {
             Ok(rpc) => {
                 let live = Arc::new(LiveTemplate { rpc });
                 state.live = Some(Arc::clone(&live));
                 Ok(live)
             }
             Err(error) => {
+                let interrupt = wait.and_then(|wait| wait.interrupt.as_ref());
                 if !interrupt.is_some_and(|it| it.is_interrupted()) {
                     state.revival.failed(now, error.clone());
                 }
