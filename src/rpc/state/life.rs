@@ -275,7 +275,11 @@ impl Life {
     ) -> Option<(ErrorKind, String)> {
         self.exit_by.take_if(|by| *by <= now)?;
         let cause = self.cause.as_ref().or(self.cut.as_ref());
-        if unanswered == 0 && self.closing && cause.is_none() {
+        let in_order = match cause {
+            None => self.closing,
+            Some(cause) => is_deliberate(cause),
+        };
+        if unanswered == 0 && in_order {
             // It has answered everything, and takes its time to exit.
             return None;
         }
@@ -327,10 +331,6 @@ impl Life {
             ProcessState::Running => (false, None),
             ProcessState::Exited(status) => (!self.connected, status),
         };
-        let deliberate = matches!(
-            self.cause,
-            Some((ErrorKind::Killed | ErrorKind::Stopped, _))
-        );
         let by_itself = self.closing || self.ladder.stage() == StopStage::Closed;
         let killed = by_itself && status.is_some_and(|status| status.signal().is_some());
         let cut = self.cut.as_ref().filter(|_| !killed);
@@ -339,7 +339,7 @@ impl Life {
             && !self.calls_lost
             && match self.cause.as_ref().or(cut) {
                 None => self.closing && self.ready,
-                Some(_) => deliberate,
+                Some(cause) => is_deliberate(cause),
             };
         over.then(|| Verdict {
             error: (!in_order).then(|| {
@@ -411,6 +411,11 @@ impl Life {
         self.signal = Some(Signal::Kill);
         self.ladder.killed(now);
     }
+}
+
+/// Whether it was the program that wanted a child to end, so that this is an error only for its calls.
+fn is_deliberate((kind, _): &(ErrorKind, String)) -> bool {
+    matches!(kind, ErrorKind::Killed | ErrorKind::Stopped)
 }
 
 /// Why a child is killed that has broken no rule of the protocol.
@@ -738,6 +743,13 @@ mod tests {
         assert_eq!(kind_of_end, ErrorKind::Killed);
         life.exited(Some(ExitStatus::from_raw(9)));
         assert_eq!(kind(&life, 0), Some(ErrorKind::Killed), "calls were lost");
+
+        let (mut life, now) = serving();
+        life.kill(Kill::Wanted, now);
+        life.disconnected(None, now);
+        assert_eq!(life.lose_calls(0, now + EXIT_WAIT), None, "there are none");
+        life.exited(Some(ExitStatus::from_raw(9)));
+        assert_eq!(kind(&life, 0), None);
     }
 
     #[test]
