@@ -97,7 +97,7 @@
 //! | [`Map`], [`MapUnordered`] | the outcomes of a pool's calls for all items of an iterator |
 //! | [`Hosts`] | machines to run the children of a pool on |
 //! | [`cores()`] | how many children should compute at the same time |
-//! | [`RpcStats`], [`PoolStats`] | a child, or a pool, at one moment, to be printed |
+//! | [`RpcStats`], [`PoolStats`], [`ChildState`] | a child, or a pool, at one moment, to be printed |
 //! | [`Asker`] | what a child asks, to be answered later |
 //! | [`Exit`], [`ChildExit`] | how a child ended, and which [`StopStage`] was needed; the same for a child of a pool |
 //! | [`Reactor`] | a thread that serves several handles |
@@ -361,7 +361,9 @@ pub use pool::{
     SourceStats,
 };
 pub use process::{Group, Limit, Process, Stdio};
-pub use rpc::{Asker, Call, Exit, Pending, Reactor, Rpc, RpcBuilder, RpcStats, StopStage};
+pub use rpc::{
+    Asker, Call, ChildState, Exit, Pending, Reactor, Rpc, RpcBuilder, RpcStats, StopStage,
+};
 pub use service::{Errors, IntoService, Lend, Lent, Name, Request, Service, Signature, Text};
 pub use wire::Plain;
 pub use worker::{Caller, Cancellation, Loop, Parent, Poster, Watch, Worker};

@@ -4,7 +4,7 @@ mod common;
 
 use common::far::Network;
 use common::{alone, bounded, children, eventually, is_gone, worker};
-use offspring::{CallError, ErrorKind, Host, Hosts, Phase, Process};
+use offspring::{CallError, ChildState, ErrorKind, Host, Hosts, Phase, Process};
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -84,9 +84,10 @@ fn batch_goes_on_while_links_are_cut_and_restored() {
             };
             let serving = |host: usize| {
                 let children = pool.stats().children;
-                children
-                    .iter()
-                    .any(|child| child.source == host && matches!(child.state, "idle" | "busy"))
+                children.iter().any(|child| {
+                    child.source == host
+                        && matches!(child.state, ChildState::Idle | ChildState::Busy)
+                })
             };
             let is_lost = |host: usize| pool.stats().sources[host].last_error.is_some();
             eventually("all hosts serve", || (0..3).all(serving));

@@ -3,7 +3,9 @@
 mod common;
 
 use common::{Gate, alone, bounded, children, eventually, obey, signal};
-use offspring::{CallError, ErrorKind, Limit, Phase, Pool, Process, Refusal, Strings, Worker};
+use offspring::{
+    CallError, ChildState, ErrorKind, Limit, Phase, Pool, Process, Refusal, Strings, Worker,
+};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -409,7 +411,10 @@ fn another_child_is_started_when_the_idle_one_gets_a_call() {
         let pool = me.pool("do").max(3).idle(1).load(1).start().unwrap();
         let idle = || {
             let children = pool.stats().children;
-            children.iter().filter(|it| it.state == "idle").count()
+            children
+                .iter()
+                .filter(|it| it.state == ChildState::Idle)
+                .count()
         };
         let gate = Gate::new();
         for busy in 0..3 {

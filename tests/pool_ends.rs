@@ -5,7 +5,7 @@ mod common;
 use common::{
     Gate, alone, bounded, children, eventually, obey, script, signal, stop, unprivileged,
 };
-use offspring::{CallError, ErrorKind, Phase, Pool, Process, Refusal, Strings, Worker};
+use offspring::{CallError, ChildState, ErrorKind, Phase, Pool, Process, Refusal, Strings, Worker};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread;
@@ -117,7 +117,10 @@ fn idle_children_that_are_killed_have_not_failed_to_start_if_others_have_answere
         let pool = pool.start().unwrap();
         let kill = || {
             eventually("it is idle", || {
-                pool.stats().children.iter().any(|it| it.state == "idle")
+                pool.stats()
+                    .children
+                    .iter()
+                    .any(|it| it.state == ChildState::Idle)
             });
             signal(pool.stats().children[0].pid.unwrap(), "KILL");
             exits.recv().unwrap();
@@ -299,7 +302,12 @@ fn another_child_is_started_when_the_idle_one_gets_a_call() {
     bounded(move || {
         let pool = me.pool("do").max(2).idle(1).grow_after(SHORT);
         let pool = pool.start().unwrap();
-        let is_idle = || pool.stats().children.iter().any(|it| it.state == "idle");
+        let is_idle = || {
+            pool.stats()
+                .children
+                .iter()
+                .any(|it| it.state == ChildState::Idle)
+        };
         eventually("one is idle", is_idle);
         let gate = Gate::new();
         let call = pool.call(["gate", gate.name()]).start();

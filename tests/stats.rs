@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Gate, bounded, eventually, obey, script, signal, stop};
-use offspring::Worker;
+use offspring::{ChildState, Worker};
 use std::time::Duration;
 
 fn worker() -> Worker {
@@ -22,7 +22,7 @@ fn snapshot_tells_state_calls_and_how_old_they_are() {
         let rpc = me.rpc("do").on_error(drop).start().unwrap();
         rpc.call("pid").wait().unwrap();
         let stats = rpc.stats();
-        assert_eq!((stats.pid, stats.state), (rpc.pid(), "idle"));
+        assert_eq!((stats.pid, stats.state), (rpc.pid(), ChildState::Idle));
         assert_eq!((stats.calls, stats.in_flight, stats.oldest), (1, 0, None));
         let sent = stats.sent_bytes;
 
@@ -35,18 +35,18 @@ fn snapshot_tells_state_calls_and_how_old_they_are() {
             rpc.stats().oldest.unwrap() >= Duration::from_millis(300)
         });
         let stats = rpc.stats();
-        assert_eq!((stats.state, stats.in_flight), ("busy", 1));
+        assert_eq!((stats.state, stats.in_flight), (ChildState::Busy, 1));
         assert!(stats.calls > 1 && stats.sent_bytes > sent);
         entered.open();
         held.wait().unwrap();
-        assert_eq!(rpc.stats().state, "idle");
+        assert_eq!(rpc.stats().state, ChildState::Idle);
 
         let aborts = rpc.call("abort").wait();
         let error = common::lost(aborts);
         let stats = rpc.stats();
         assert_eq!(
             (stats.state, stats.in_flight, stats.oldest),
-            ("ended", 0, None)
+            (ChildState::Ended, 0, None)
         );
         let line = stats.to_string();
         assert!(
@@ -94,10 +94,10 @@ fn child_that_does_not_serve_yet_is_starting_and_one_that_is_to_exit_is_leaving(
         let stats = rpc.stats();
         assert_eq!(
             (stats.state, stats.calls, stats.in_flight),
-            ("starting", 0, 1)
+            (ChildState::Starting, 0, 1)
         );
         rpc.kill();
-        assert!(["leaving", "ended"].contains(&rpc.stats().state));
+        assert!([ChildState::Leaving, ChildState::Ended].contains(&rpc.stats().state));
         call.wait().unwrap_err();
         assert_eq!((rpc.stats().calls, rpc.stats().in_flight), (0, 0));
     });

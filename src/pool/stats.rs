@@ -3,7 +3,7 @@
 use super::core::Core;
 use super::scheduler::Stage;
 use crate::error::Error;
-use crate::rpc::{plural, write_calls, write_done, write_last_error, write_state};
+use crate::rpc::{ChildState, plural, write_calls, write_done, write_last_error, write_state};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -64,8 +64,8 @@ pub struct ChildStats {
     pub pid: Option<u32>,
     /// Where it is from: an index of [`PoolStats::sources`].
     pub source: usize,
-    /// `starting`; `idle` without calls and `busy` with some; or `leaving`: it gets no more calls.
-    pub state: &'static str,
+    /// What it is doing. One that has ended is not among them.
+    pub state: ChildState,
     /// How often the pool had been [restarted](crate::Pool::restart) when it was started.
     pub generation: u32,
     /// The time since it was started.
@@ -165,10 +165,10 @@ impl Core {
                 source: state.scheduler.source_of(child),
                 pid: serving.and_then(|it| it.link.child()?.pid()),
                 state: match child.stage {
-                    Stage::Starting => "starting",
-                    Stage::Serving if child.in_flight() == 0 => "idle",
-                    Stage::Serving => "busy",
-                    Stage::Leaving => "leaving",
+                    Stage::Starting => ChildState::Starting,
+                    Stage::Serving if child.in_flight() == 0 => ChildState::Idle,
+                    Stage::Serving => ChildState::Busy,
+                    Stage::Leaving => ChildState::Leaving,
                 },
                 generation: child.generation,
                 age: since(child.since),
@@ -252,7 +252,7 @@ mod tests {
             let child = ChildStats {
                 pid: Some(7),
                 source: 0,
-                state: "idle",
+                state: ChildState::Idle,
                 generation: 0,
                 age: Duration::from_secs(2),
                 calls: number,

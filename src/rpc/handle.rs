@@ -196,13 +196,15 @@ impl<S: Signature> Rpc<S> {
     /// # Examples
     ///
     /// ```
+    /// use offspring::ChildState;
+    ///
     /// # fn main() -> Result<(), offspring::BoxError> {
     /// # let me = offspring::Worker::new().function("echo", |request, _caller| Ok(request)).run();
     /// let rpc = me.rpc("echo").start()?;
     /// rpc.call("hello").wait()?;
     /// let stats = rpc.stats();
     /// println!("{stats}"); // pid 4711 idle, 1 call done, 0 in flight, 74 bytes sent, 0 queued
-    /// assert_eq!((stats.state, stats.calls, stats.in_flight), ("idle", 1, 0));
+    /// assert_eq!((stats.state, stats.calls, stats.in_flight), (ChildState::Idle, 1, 0));
     /// # rpc.finish()?;
     /// # Ok(())
     /// # }

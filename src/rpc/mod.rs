@@ -38,7 +38,7 @@ pub use call::{Call, Pending};
 pub use handle::Rpc;
 pub use reactor::Reactor;
 pub use state::{Exit, StopStage};
-pub use stats::RpcStats;
+pub use stats::{ChildState, RpcStats};
 
 // What pools are built on.
 pub(crate) use ask::{

@@ -11,9 +11,8 @@ pub struct RpcStats {
     /// Its process id. `None` if it is only a stream, or a child on another machine that has not been
     /// started yet.
     pub pid: Option<u32>,
-    /// `starting`; `idle` without calls and `busy` with some; `leaving` if it was told to exit, was killed, or
-    /// has closed its connection; or `ended`.
-    pub state: &'static str,
+    /// What it is doing.
+    pub state: ChildState,
     /// The number of its calls that are done: answered, or cancelled before they were sent.
     pub calls: u64,
     /// The number of calls that are queued or sent and not done. One that has timed out counts until it is
@@ -28,6 +27,35 @@ pub struct RpcStats {
     pub sent_bytes: u64,
     /// The error that ended it, if one did.
     pub last_error: Option<Error>,
+}
+
+/// What a child is doing. Displayed, it is one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum ChildState {
+    /// It is not ready yet.
+    Starting,
+    /// It has no calls.
+    Idle,
+    /// It has calls.
+    Busy,
+    /// It gets no more calls: it was told to exit, was killed, or has closed its connection.
+    Leaving,
+    /// It has ended, or is another process's: a copy of the one that started it knows nothing of it.
+    #[default]
+    Ended,
+}
+
+impl fmt::Display for ChildState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ChildState::Starting => "starting",
+            ChildState::Idle => "idle",
+            ChildState::Busy => "busy",
+            ChildState::Leaving => "leaving",
+            ChildState::Ended => "ended",
+        })
+    }
 }
 
 impl fmt::Display for RpcStats {
@@ -47,7 +75,7 @@ impl fmt::Display for RpcStats {
 pub(crate) fn write_state(
     f: &mut fmt::Formatter<'_>,
     pid: Option<u32>,
-    state: &str,
+    state: ChildState,
 ) -> fmt::Result {
     match pid {
         Some(pid) => write!(f, "pid {pid} {state}"),

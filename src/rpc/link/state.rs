@@ -7,7 +7,7 @@ use super::slot::{Fill, Slot};
 use crate::codec::Input;
 use crate::error::{Error, Phase, Refusal};
 use crate::rpc::state::{Connection, Delivery, Exit, Kill, Role, Stamps};
-use crate::rpc::stats::RpcStats;
+use crate::rpc::stats::{ChildState, RpcStats};
 use crate::sys::Registration;
 use crate::wire::{Decoder, FULL_BATCH};
 use std::sync::{Arc, Mutex};
@@ -153,11 +153,13 @@ impl LinkState {
         RpcStats {
             pid,
             state: match &self.end {
-                Some(_) => "ended",
-                None if connection.is_closed() || is_to_be_killed || !self.connected => "leaving",
-                None if !connection.is_ready() => "starting",
-                None if in_flight == 0 => "idle",
-                None => "busy",
+                Some(_) => ChildState::Ended,
+                None if connection.is_closed() || is_to_be_killed || !self.connected => {
+                    ChildState::Leaving
+                }
+                None if !connection.is_ready() => ChildState::Starting,
+                None if in_flight == 0 => ChildState::Idle,
+                None => ChildState::Busy,
             },
             calls: connection.freed(),
             in_flight,
@@ -621,7 +623,7 @@ mod tests {
         assert_eq!(state.end_of_requests(), EndOfRequests::default());
         assert_eq!(attend(&mut state, now).kill, Some(Kill::Wanted));
         assert_eq!(state.end_of_requests(), EndOfRequests::default());
-        assert_eq!(state.stats(None, Duration::ZERO).state, "leaving");
+        assert_eq!(state.stats(None, Duration::ZERO).state, ChildState::Leaving);
         state.killed();
         assert!(state.end_of_requests().shut_down);
     }
