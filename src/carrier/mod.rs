@@ -32,6 +32,6 @@ pub(crate) use liveness::{Due, Liveness};
 pub(crate) use streams::{Direction, LocalStream};
 
 /// The channels of a child: that of its connection, and those of its output.
-pub(crate) fn channels(connection: u32, output: [Option<u32>; 2]) -> impl Iterator<Item = u32> {
+pub(crate) fn channels_of(connection: u32, output: [Option<u32>; 2]) -> impl Iterator<Item = u32> {
     [Some(connection)].into_iter().chain(output).flatten()
 }

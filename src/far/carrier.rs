@@ -9,7 +9,7 @@
 use super::child::ChildState;
 use super::connection::{Inbox, Open, Order};
 use super::words::{To, Words};
-use crate::carrier::{Bridge, Direction, Due, LinkRead, Liveness, LocalStream, channels};
+use crate::carrier::{Bridge, Direction, Due, LinkRead, Liveness, LocalStream, channels_of};
 use crate::deadlines::after;
 use crate::error::{Error, ErrorKind, describe_status};
 use crate::id_map::IdMap;
@@ -403,7 +403,7 @@ impl Carrier {
     /// Nothing more is brought to a child, nor taken from it.
     fn abandon(&mut self, child: u64) {
         if let Some(behind) = self.children.get(child) {
-            for channel in channels(behind.channel, behind.output) {
+            for channel in channels_of(behind.channel, behind.output) {
                 self.bridge.abandon(channel);
             }
         }
@@ -450,7 +450,7 @@ impl Carrier {
                 if let Some(behind) = self.behind(channel)? {
                     behind.end.get_or_insert(never_begun(&why));
                     let output = behind.output;
-                    channels(channel, output).for_each(|it| self.bridge.abandon(it));
+                    channels_of(channel, output).for_each(|it| self.bridge.abandon(it));
                 }
             }
             FromRelay::Exited {
@@ -657,7 +657,7 @@ impl Behind {
     /// Whether it can be told that it has ended.
     fn is_told(&self, bridge: &Bridge) -> bool {
         self.end.is_some()
-            && channels(self.channel, self.output).all(|channel| bridge.is_delivered(channel))
+            && channels_of(self.channel, self.output).all(|channel| bridge.is_delivered(channel))
     }
 }
 

@@ -1,7 +1,6 @@
 use super::{Script, Stream, allowed};
 use crate::carrier::{
-    CHUNK, ChannelViolation, Channels, Effect, MOST_CREDIT, WIDEST, WINDOW,
-    channels as channels_of, judge,
+    CHUNK, ChannelViolation, Channels, Effect, MOST_CREDIT, WIDEST, WINDOW, channels_of, judge,
 };
 use crate::wire::{
     CARRIER_CONTROL, DecodeError, Decoder, Flow, FrameHead, Framing, LONGEST_CONTROL, MAX_ID,

@@ -7,7 +7,7 @@
 mod starter;
 
 use crate::carrier::{
-    Bridge, Direction, Due, LinkRead, Liveness, LocalStream, channels, owner_key,
+    Bridge, Direction, Due, LinkRead, Liveness, LocalStream, channels_of, owner_key,
 };
 use crate::error::{Error, ErrorKind};
 use crate::far::LONGEST_TO_RELAY;
@@ -409,7 +409,7 @@ impl Relay {
             Noted::Unknown => FarNote::Unknown,
         };
         side.ended = Some((status.map(ExitStatusExt::into_raw), noted));
-        for channel in channels(channel, side.output) {
+        for channel in channels_of(channel, side.output) {
             self.bridge.complete(channel);
         }
     }
@@ -423,7 +423,7 @@ impl Relay {
             .children
             .iter()
             .filter(|(channel, side)| {
-                let mut channels = channels(*channel as u32, side.output);
+                let mut channels = channels_of(*channel as u32, side.output);
                 side.ended.is_some() && channels.all(|channel| is_sent(&channel))
             })
             .map(|(channel, _)| channel as u32)
@@ -461,7 +461,7 @@ impl Relay {
     /// There is no such child, and there will be none.
     fn give_up(&mut self, channel: u32) {
         if let Some(side) = self.children.remove(channel) {
-            for channel in channels(channel, side.output) {
+            for channel in channels_of(channel, side.output) {
                 self.bridge.abandon(channel);
             }
         }
