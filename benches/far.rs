@@ -34,7 +34,7 @@ fn main() -> Result<(), BoxError> {
     let Some(sshd) = Sshd::start() else {
         return Ok(());
     };
-    let words = sshd.command();
+    let (server, words) = (common::children(), sshd.command());
     let exe = std::env::current_exe()?;
     let far = Process::command(&words[0])
         .args(&words[1..])
@@ -102,6 +102,12 @@ fn main() -> Result<(), BoxError> {
         waits[waits.len() / 2],
         waits[waits.len() - 1]
     );
+    rpc.finish()?;
+    drop((many, raw));
+    // The server goes last.
+    common::eventually("all connections are closed", || {
+        common::children() == server
+    });
     Ok(())
 }
 
