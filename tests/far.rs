@@ -317,19 +317,25 @@ fn other_side_that_breaks_the_rules_ends_only_its_own_children() {
     });
 }
 
+/// A relay of this test's, as a command would start it.
+fn relay(test: &str) -> std::process::Child {
+    let piped = std::process::Stdio::piped;
+    Command::new("/proc/self/exe")
+        .args([test, "--exact", "--nocapture"])
+        .env("OFFSPRING", "serve")
+        .stdin(piped())
+        .stdout(piped())
+        .stderr(piped())
+        .spawn()
+        .unwrap()
+}
+
 #[test]
 fn relay_that_is_fed_garbage_ends() {
     let _me = worker().run_in_test();
     let name = thread::current().name().unwrap().to_owned();
     bounded(move || {
-        let mut relay = Command::new("/proc/self/exe")
-            .args([&*name, "--exact", "--nocapture"])
-            .env("OFFSPRING", "serve")
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut relay = relay(&name);
         let mut input = relay.stdin.take().unwrap();
         input.write_all(b"\0\0\0\x09\0\0\0\x01x").unwrap();
         let output = relay.wait_with_output().unwrap();
@@ -345,13 +351,7 @@ fn relay_that_nobody_hears_ends() {
     let _me = worker().run_in_test();
     let name = thread::current().name().unwrap().to_owned();
     bounded(move || {
-        let mut relay = Command::new("/proc/self/exe")
-            .args([&*name, "--exact", "--nocapture"])
-            .env("OFFSPRING", "serve")
-            .stdin(std::process::Stdio::piped())
-            .stdout(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut relay = relay(&name);
         // Its end would end the relay, too.
         let input = relay.stdin.take();
         let mut output = relay.stdout.take().unwrap();

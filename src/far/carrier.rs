@@ -7,34 +7,29 @@
 //! ```
 
 use super::child::ChildState;
+use super::command::{Command, GRACE};
 use super::connection::{Inbox, Open, Order};
 use super::words::{To, Words};
 use crate::carrier::{Bridge, Direction, Due, LinkRead, Liveness, LocalStream, channels_of};
 use crate::deadlines::after;
 use crate::error::{Error, ErrorKind, describe_status};
 use crate::id_map::IdMap;
-use crate::process::{Child, Ended, Noted, Process, RemoteEnd, Transport, escape};
-use crate::sys::{self, Epoll, Interest};
+use crate::process::{Ended, Noted, Process, RemoteEnd, Transport, escape};
+use crate::sys::{self, Epoll};
+use crate::unwind;
 use crate::wire::{CARRIER_VERSION, FarNote, FromRelay, LONGEST_CONTROL, ToRelay};
-use crate::{threads, unwind};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long the exit of a command is waited for, for its status, once its output has ended.
 const EXIT_WAIT: Duration = Duration::from_millis(500);
-/// How long a command may take to end before it gets SIGTERM, and then the same time again before it gets
-/// SIGKILL: at most, if it is for a child with a shorter grace.
-const GRACE: Duration = Duration::from_secs(5);
-/// The same if the connection is lost, or was not awaited.
+/// How long a command may take to end at most if the connection is lost, or was not awaited.
 const SHORT_GRACE: Duration = Duration::from_secs(1);
-/// How often a command is looked at of whose end nothing tells.
-const LOOK: Duration = Duration::from_millis(5);
 /// How long more is waited for from a connection that takes nothing more.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 /// How much of what came before a greeting is shown, from its beginning and from its end.
@@ -67,10 +62,6 @@ pub(super) struct Carrier {
     /// The child that has ended, whose connection has not.
     unsettled: Option<Arc<ChildState>>,
 }
-
-/// The process that carries the connection. It is killed if this is dropped before it was
-/// [ended](Command::end).
-struct Command(Option<Child>);
 
 /// A child behind the connection.
 struct Behind {
@@ -132,7 +123,7 @@ impl Carrier {
             output,
             command,
         } = transport;
-        let command = command.map(|it| (Command(Some(it.child)), it.stderr));
+        let command = command.map(|it| (Command::new(it.child), it.stderr));
         let bridge = Bridge::new(epoll, input, output, true, LONGEST_CONTROL)?;
         let shared = bridge.link();
         let command = match command {
@@ -143,7 +134,7 @@ impl Carrier {
                     None if process.inherits_stderr() => To::Here,
                     None => To::Nobody,
                 };
-                let pid = command.0.as_ref().and_then(Child::pid).unwrap_or(0);
+                let pid = command.pid().unwrap_or(0);
                 let words = Words::listen(stderr, pid, to)?;
                 Some((command, words))
             }
@@ -658,61 +649,6 @@ impl Behind {
     fn is_told(&self, bridge: &Bridge) -> bool {
         self.end.is_some()
             && channels_of(self.channel, self.output).all(|channel| bridge.is_delivered(channel))
-    }
-}
-
-impl Command {
-    /// Waits for its end, and ends it if it takes too long.
-    fn end(mut self, grace: Duration) {
-        for signal in [None, Some(sys::SIGTERM), Some(sys::SIGKILL)] {
-            if let (Some(signal), Some(child)) = (signal, &self.0) {
-                // It may have become another user's.
-                let _ = child.signal(signal);
-            }
-            // How soon it ends then depends on how busy the machine is.
-            let wait = match signal {
-                Some(sys::SIGKILL) => grace.max(GRACE),
-                _ => grace,
-            };
-            if self.reap(wait).is_some() {
-                return;
-            }
-        }
-        if let Some(child) = self.0.take() {
-            // Without a thread, it is left a zombie when it ends.
-            let _ = threads::start_reaper(Box::new(move || {
-                child.wait_for_exit();
-                child.reap();
-            }));
-        }
-    }
-
-    /// Waits for its end, at most so long. Returns its status once it has ended, if that is known.
-    fn reap(&mut self, wait: Duration) -> Option<Option<ExitStatus>> {
-        let child = self.0.as_ref()?;
-        let by = Instant::now() + wait;
-        if let Some(end) = child.end() {
-            // If it cannot be waited for, it may have ended.
-            let _ = sys::wait_at_most(&*end, Interest::Readable, wait);
-        }
-        let status = loop {
-            match child.reap() {
-                Some(Ended::Exited(status)) => break status,
-                // Nothing has told of its end, or it is traced.
-                _ if Instant::now() < by => thread::sleep(LOOK),
-                _ => return None,
-            }
-        };
-        self.0 = None;
-        Some(status)
-    }
-}
-
-impl Drop for Command {
-    fn drop(&mut self) {
-        if let Some(child) = &self.0 {
-            child.abandon();
-        }
     }
 }
 

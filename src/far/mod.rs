@@ -6,6 +6,7 @@
 
 mod carrier;
 mod child;
+mod command;
 mod connection;
 mod template;
 mod words;
