@@ -854,14 +854,15 @@ fn pipelined(function: &'static str) {
     let me = counting_worker().run_in_test();
     let traced = Traced::new(|| scenario(&me, function, |rpc| pipeline(rpc, 10_000)));
     let Some(traced) = traced else { return };
-    // A writer that runs beside other threads may write more often than necessary.
-    let runs = (0..3).map(|_| traced.count_one());
-    let [here, there] = runs
-        .min_by_key(|[here, there]| all(here).max(all(there)))
-        .unwrap();
+    const BOUND: u64 = 500;
+    // A writer that runs beside other threads may write more often than necessary, on a busy machine again and
+    // again. Without batches, no run would be within the bound.
+    let mut runs = (0..10).map(|_| traced.count_one());
+    let within = |[here, there]: &[_; 2]| all(here).max(all(there)) <= BOUND;
+    let [here, there] = runs.find(within).unwrap_or_else(|| traced.count_one());
     println!("10,000 calls, {function}: {here:?}, {there:?}");
-    at_most("calls here", all(&here), 500);
-    at_most("calls there", all(&there), 500);
+    at_most("calls here", all(&here), BOUND);
+    at_most("calls there", all(&there), BOUND);
 }
 
 #[test]
