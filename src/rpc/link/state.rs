@@ -51,6 +51,8 @@ pub(super) struct LinkState {
     pub(super) kill: bool,
     /// Whether the reactor knows that it is to be killed, and has not sent the signal yet.
     killing: bool,
+    /// Whether it has.
+    was_killed: bool,
     /// Why the child cannot be served any more, if so.
     pub(super) fault: Option<String>,
     /// When all is to be over.
@@ -135,6 +137,7 @@ impl LinkState {
             trim_at: None,
             kill: false,
             killing: false,
+            was_killed: false,
             fault: None,
             stop_by: None,
             shut_down: false,
@@ -145,7 +148,7 @@ impl LinkState {
 
     /// What the child is doing, by the clock of the [stamps](LinkState::stamps).
     pub(super) fn stats(&mut self, pid: Option<u32>, now: Duration) -> RpcStats {
-        let is_to_be_killed = self.is_to_be_killed();
+        let was_killed = self.is_to_be_killed() || self.was_killed;
         let connection = &mut self.connection;
         let oldest = connection.oldest_at();
         let oldest = oldest.and_then(|at| self.stamps.written_at(at));
@@ -154,7 +157,7 @@ impl LinkState {
             pid,
             state: match &self.end {
                 Some(_) => ChildState::Ended,
-                None if connection.is_closed() || is_to_be_killed || !self.connected => {
+                None if connection.is_closed() || was_killed || !self.connected => {
                     ChildState::Leaving
                 }
                 None if !connection.is_ready() => ChildState::Starting,
@@ -341,7 +344,7 @@ impl LinkState {
 
     /// The signal was sent that kills the child.
     pub(super) fn killed(&mut self) {
-        self.killing = false;
+        (self.killing, self.was_killed) = (false, true);
     }
 
     /// What is to be done about the end of the requests. A writing side that is to be shut down
@@ -626,6 +629,9 @@ mod tests {
         assert_eq!(state.stats(None, Duration::ZERO).state, ChildState::Leaving);
         state.killed();
         assert!(state.end_of_requests().shut_down);
+        let mut state = serving();
+        state.killed();
+        assert_eq!(state.stats(None, Duration::ZERO).state, ChildState::Leaving);
     }
 
     #[test]

@@ -44,6 +44,8 @@ pub(crate) struct Life {
     exit_wait: Duration,
     /// When the calls of a child end whose stream has ended, if it has not exited by then.
     exit_by: Option<Instant>,
+    /// Whether that time has passed, and calls end.
+    is_overdue: bool,
     /// Whether they have ended so.
     calls_lost: bool,
     /// Why the last signal could not be sent.
@@ -128,6 +130,7 @@ impl Life {
             },
             ladder: StopLadder::new(grace),
             exit_by: None,
+            is_overdue: false,
             calls_lost: false,
             unsignalled: None,
             signal: None,
@@ -236,7 +239,7 @@ impl Life {
     /// The process has ended.
     pub(crate) fn exited(&mut self, status: Option<ExitStatus>) {
         self.process = ProcessState::Exited(status);
-        self.exit_by = None;
+        (self.exit_by, self.is_overdue) = (None, false);
     }
 
     /// The next signal that it is time to send, if there is one.
@@ -273,7 +276,10 @@ impl Life {
         unanswered: usize,
         now: Instant,
     ) -> Option<(ErrorKind, String)> {
-        self.exit_by.take_if(|by| *by <= now)?;
+        self.is_overdue |= self.exit_by.take_if(|by| *by <= now).is_some();
+        if !self.is_overdue {
+            return None;
+        }
         let cause = self.cause.as_ref().or(self.cut.as_ref());
         let in_order = match cause {
             None => self.closing,
@@ -283,6 +289,7 @@ impl Life {
             // It has answered everything, and takes its time to exit.
             return None;
         }
+        self.is_overdue = false;
         let cause = cause.cloned().unwrap_or_else(|| self.death(unanswered));
         self.calls_lost = true;
         self.cause.get_or_insert(cause.clone());
@@ -291,6 +298,9 @@ impl Life {
 
     /// When to [`poll`](Life::poll) and [`lose_calls`](Life::lose_calls) next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
+        if let ProcessState::Exited(_) = self.process {
+            return None;
+        }
         let deadlines = [self.start_by, self.exit_by, self.ladder.deadline()];
         deadlines.into_iter().flatten().min()
     }
@@ -702,7 +712,7 @@ mod tests {
         let (mut life, now) = serving();
         life.close(now);
         life.exited(Some(ExitStatus::from_raw(0)));
-        assert_eq!(life.poll(now + GRACE), None);
+        assert_eq!((life.poll(now + GRACE), life.deadline()), (None, None));
         life.disconnected(None, now + GRACE);
         let verdict = life.verdict(0).unwrap();
         assert_eq!((verdict.error, verdict.stage), (None, StopStage::Closed));
@@ -720,6 +730,9 @@ mod tests {
         let mut life = Life::new(true, None, Duration::MAX);
         life.disconnected(None, now);
         assert_eq!(life.deadline(), Some(now + EXIT_WAIT));
+        let mut far = Life::new(true, Some(StartBy::Awaited), Duration::MAX);
+        far.disconnected(None, now);
+        assert_eq!(far.deadline(), Some(now + FAR_EXIT_WAIT));
         let almost = now + EXIT_WAIT - Duration::from_nanos(1);
         assert_eq!(life.lose_calls(1, almost), None, "its status may come");
         let (kind_of_end, message) = life.lose_calls(1, now + EXIT_WAIT).unwrap();
@@ -750,6 +763,14 @@ mod tests {
         assert_eq!(life.lose_calls(0, now + EXIT_WAIT), None, "there are none");
         life.exited(Some(ExitStatus::from_raw(9)));
         assert_eq!(kind(&life, 0), None);
+
+        let (mut life, now) = serving();
+        life.kill(Kill::Wanted, now);
+        life.disconnected(None, now);
+        assert_eq!(life.lose_calls(0, now + EXIT_WAIT), None);
+        let (kind_of_end, _) = life.lose_calls(1, now + EXIT_WAIT).unwrap();
+        assert_eq!(kind_of_end, ErrorKind::Killed, "it was made since");
+        assert_eq!(life.lose_calls(1, now + EXIT_WAIT), None, "once");
     }
 
     #[test]
