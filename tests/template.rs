@@ -432,6 +432,40 @@ fn stuck_template_of_a_template_is_noticed_too() {
 }
 
 #[test]
+fn wait_for_a_template_that_another_thread_starts_is_bounded() {
+    let me = worker().run_in_test();
+    // Returns whether it was the other thread that started it. If not, the stuck template was killed.
+    let was_started_there = move || {
+        let outer = me.clone().template();
+        let inner = outer.clone().template();
+        let parent = pid_of_template(&start(&outer, "do"));
+        stop(parent);
+        let (ready, is_ready) = mpsc::channel();
+        let warming = {
+            let inner = inner.clone();
+            thread::spawn(move || {
+                ready.send(()).unwrap();
+                inner.warm()
+            })
+        };
+        is_ready.recv().unwrap();
+        let short = Duration::from_millis(50);
+        let error = inner.rpc("do").start_timeout(short).start().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::StartTimeout, "{error}");
+        if !error.to_string().contains("it waits for its own") {
+            drop(warming.join());
+            return false;
+        }
+        signal(parent, "CONT");
+        warming.join().unwrap().unwrap();
+        let rpc = start(&inner, "do");
+        assert_eq!(rpc.call("echo").wait().unwrap(), Strings::new());
+        true
+    };
+    bounded(move || eventually("another thread starts it", &was_started_there));
+}
+
+#[test]
 fn template_that_keeps_failing_says_why_and_is_left_alone_for_a_while() {
     let me = worker().run_in_test();
     bounded(move || {

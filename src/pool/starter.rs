@@ -79,10 +79,8 @@ impl Core {
         // How it ends is reported by the pool.
         handlers.on_error = Some(Box::new(drop));
         handlers.supervisor = Some(self.watch(child));
-        let copy_wait = CopyWait {
-            timeout: self.options.start_timeout,
-            interrupt: Some(Arc::clone(&self.lock().interrupt)),
-        };
+        let interrupt = Arc::clone(&self.lock().interrupt);
+        let copy_wait = CopyWait::new(self.options.start_timeout, Some(interrupt));
         let options = StartOptions {
             handlers,
             child: self.options,

@@ -1,18 +1,35 @@
 //! Ending the wait for a template from another thread.
 
+use crate::deadlines::after;
 use crate::error::Error;
 use crate::unwind;
 use std::fmt;
 use std::mem;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How long a start waits for the copy of a template.
+/// How long a start waits for the copy of a template, from when this was made.
 #[derive(Debug, Clone)]
 pub(crate) struct CopyWait {
     pub(crate) timeout: Duration,
+    pub(crate) until: Option<Instant>,
     /// What ends it before that, if anything may.
     pub(crate) interrupt: Option<Arc<Interrupt>>,
+}
+
+impl CopyWait {
+    pub(crate) fn new(timeout: Duration, interrupt: Option<Arc<Interrupt>>) -> Self {
+        CopyWait {
+            timeout,
+            until: after(Instant::now(), timeout),
+            interrupt,
+        }
+    }
+
+    /// Why it was ended before its time, if it was.
+    pub(crate) fn interrupted(&self) -> Option<Error> {
+        self.interrupt.as_ref()?.error()
+    }
 }
 
 /// Ends a wait, once, now or later.
@@ -45,9 +62,12 @@ impl Interrupt {
         }
     }
 
-    /// Whether it has ended a wait, or would end the next.
-    pub(crate) fn is_interrupted(&self) -> bool {
-        matches!(*unwind::lock(&self.0), State::Interrupted(_))
+    /// With what it has ended a wait, or would end the next.
+    fn error(&self) -> Option<Error> {
+        match &*unwind::lock(&self.0) {
+            State::Interrupted(error) => Some(error.clone()),
+            State::Idle | State::Waiting(_) => None,
+        }
     }
 
     /// A wait begins, which `end` ends. It is forgotten when the next one begins.
@@ -80,9 +100,9 @@ mod tests {
         };
         wait("first");
         wait("second");
-        assert!(!interrupt.is_interrupted());
+        assert!(interrupt.error().is_none());
         interrupt.interrupt(Error::new(ErrorKind::Killed, "it was killed"));
-        assert!(interrupt.is_interrupted());
+        assert!(interrupt.error().is_some());
         wait("third");
         let all: Vec<_> = ends.try_iter().collect();
         assert_eq!(

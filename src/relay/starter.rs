@@ -82,8 +82,7 @@ impl Job {
                 process,
                 timeout,
             } => {
-                let interrupt = None;
-                let launched = process.launch(&CopyWait { timeout, interrupt });
+                let launched = process.launch(&CopyWait::new(timeout, None));
                 (channel, Outcome::Started(launched.map(Box::new)))
             }
             Job::Warm { id, process } => (id, Outcome::Warmed(process.warm())),

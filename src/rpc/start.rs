@@ -104,10 +104,10 @@ impl StartOptions {
                 let child = &self.child;
                 starter.launch(&self.process, child.start_timeout, child.grace)?
             }
-            None => self.process.launch(&self.copy_wait.unwrap_or(CopyWait {
-                timeout: self.child.start_timeout,
-                interrupt: None,
-            }))?,
+            None => {
+                let wait = || CopyWait::new(self.child.start_timeout, None);
+                self.process.launch(&self.copy_wait.unwrap_or_else(wait))?
+            }
         };
         let lifeline = lifeline.map(|(reader, writer)| {
             let mut message = Body::from(ToChild::Lifeline.encode());

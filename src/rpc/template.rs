@@ -3,7 +3,6 @@
 use super::callback::{in_callback, refuse_in_callback};
 use super::handle::Rpc;
 use crate::codec::Strings;
-use crate::deadlines::after;
 use crate::error::{CallError, Error, ErrorKind};
 use crate::fd::{Fd, Reach};
 use crate::process::{
@@ -15,7 +14,7 @@ use crate::sys;
 use crate::unwind;
 use std::any::Any;
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 /// What a template is started with. It serves nothing else.
@@ -104,7 +103,7 @@ impl Process {
         }
         Process::copy_of(Arc::new(Template {
             process: self.into_template(),
-            state: Mutex::default(),
+            shared: Arc::default(),
         }))
     }
 
@@ -148,13 +147,38 @@ impl Process {
 #[derive(Debug)]
 struct Template {
     process: Process,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
     state: Mutex<TemplateState>,
+    /// Notified when it is not being started any more.
+    changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct TemplateState {
     live: Option<Arc<LiveTemplate>>,
+    /// Whether a thread is starting it, which may have to wait for another template.
+    is_starting: bool,
     revival: Revival<Error>,
+}
+
+/// Held by the thread that starts a template.
+struct Starting<'a>(&'a Shared);
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.0.lock().is_starting = false;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, TemplateState> {
+        unwind::lock(&self.state)
+    }
 }
 
 /// A template that was started.
@@ -198,14 +222,17 @@ impl Forker for Template {
 
 impl Template {
     fn fork(&self, order: ForkOrder<Fd>, wait: &CopyWait) -> Result<ForkedChild, ForkError> {
-        let CopyWait { timeout, interrupt } = wait;
-        let until = after(Instant::now(), *timeout);
+        let CopyWait {
+            timeout,
+            until,
+            interrupt,
+        } = wait;
         let live = self.live(Some(wait)).map_err(ForkError::Other)?;
         let was_ready = live.rpc.is_ready();
         let call = live.rpc.call(TemplateOrder::Copy(order).encode());
         let outcome = match interrupt {
             // Not by a timeout of the call, of which the template's reactor would have to know.
-            None if !in_callback() => call.wait_until(until),
+            None if !in_callback() => call.wait_until(*until),
             // In a callback this is bounded, even if it is one of the template's own, as output may be passed to.
             _ => {
                 let (sender, outcome) = mpsc::channel();
@@ -250,7 +277,7 @@ impl Template {
     /// The template, which is started if it is not there: as a copy of another one, perhaps, for which it may have
     /// to `wait`.
     fn live(&self, wait: Option<&CopyWait>) -> Result<Arc<LiveTemplate>, Error> {
-        let mut state = self.lock();
+        let mut state = self.unless_starting(wait)?;
         if let Some(live) = &state.live {
             match live.rpc.try_exit() {
                 None => return Ok(Arc::clone(live)),
@@ -265,21 +292,63 @@ impl Template {
             );
             return Err(Error::new(error.kind(), message));
         }
+        state.is_starting = true;
+        drop(state);
+        let _starting = Starting(&self.shared);
         let builder = self.process.rpc(FORK).start_timeout(Duration::MAX);
         // Whoever wants a copy is told.
-        match builder.on_error(drop).copy_wait(wait.cloned()).start() {
+        let started = builder.on_error(drop).copy_wait(wait.cloned()).start();
+        let mut state = self.lock();
+        match started {
             Ok(rpc) => {
                 let live = Arc::new(LiveTemplate { rpc });
                 state.live = Some(Arc::clone(&live));
                 Ok(live)
             }
             Err(error) => {
-                let interrupt = wait.and_then(|wait| wait.interrupt.as_ref());
-                if !interrupt.is_some_and(|it| it.is_interrupted()) {
+                if wait.is_none_or(|wait| wait.interrupted().is_none()) {
                     state.revival.failed(now, error.clone());
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// The state, once no other thread is starting the template.
+    fn unless_starting(
+        &self,
+        wait: Option<&CopyWait>,
+    ) -> Result<MutexGuard<'_, TemplateState>, Error> {
+        let state = self.lock();
+        if !state.is_starting {
+            return Ok(state);
+        }
+        drop(state);
+        if wait.is_none() {
+            refuse_in_callback("warm()")?;
+        }
+        if let Some(interrupt) = wait.and_then(|wait| wait.interrupt.as_ref()) {
+            let shared = Arc::clone(&self.shared);
+            interrupt.wait(move |_| {
+                // Not between a look at the interrupt and the wait for it.
+                drop(shared.lock());
+                shared.changed.notify_all();
+            });
+        }
+        let interrupted = || wait.and_then(CopyWait::interrupted);
+        let until = wait.and_then(|wait| wait.until);
+        let state = unwind::wait_until(&self.shared.changed, self.lock(), until, |state| {
+            state.is_starting && interrupted().is_none()
+        });
+        match wait.filter(|_| state.is_starting) {
+            None => Ok(state),
+            Some(wait) => Err(interrupted().unwrap_or_else(|| {
+                let message = format!(
+                    "the template has not been started within {:?} (start_timeout): it waits for its own",
+                    wait.timeout
+                );
+                Error::new(ErrorKind::StartTimeout, message)
+            })),
         }
     }
 
@@ -292,7 +361,7 @@ impl Template {
     }
 
     fn lock(&self) -> MutexGuard<'_, TemplateState> {
-        unwind::lock(&self.state)
+        self.shared.lock()
     }
 }
 
