@@ -284,6 +284,10 @@ fn other_side_that_breaks_the_rules_ends_only_its_own_children() {
             (message(&["fly"]), "unknown control verb"),
             (message(&["opened", "9", "1"]), "channel 9 is no child's"),
             (message(&["credit", "1", "99999999"]), "senseless credit"),
+            (
+                format!("{0}; {0}", message(&["opened", "1", "7"])),
+                "the child on channel 1 was started twice",
+            ),
             (message(&["warmed", "1"]), "template 1 was not waited for"),
             (message(&["eof", "7"]), "channel 7 was never opened"),
             (frame(1, &[0; 20_000]), "are too many"),
@@ -355,7 +359,10 @@ fn relay_that_nobody_hears_ends() {
         // Its end would end the relay, too.
         let input = relay.stdin.take();
         let mut output = relay.stdout.take().unwrap();
-        output.read_exact(&mut [0]).unwrap();
+        let mut byte = [0];
+        while byte != [0xff] {
+            output.read_exact(&mut byte).unwrap();
+        }
         drop(output);
         assert_eq!(relay.wait().unwrap().code(), Some(0));
         drop(input);

@@ -125,8 +125,10 @@ impl Bridge {
             INPUT => *is_readable = true,
             OUTPUT if writable => {}
             // That is reported unasked.
+            OUTPUT if write_error.is_some() => {}
             OUTPUT => {
-                write_error.get_or_insert_with(|| ErrorKind::BrokenPipe.into());
+                *write_error = Some(ErrorKind::BrokenPipe.into());
+                *is_readable = true;
             }
             of_channel => {
                 let channel = ((of_channel - FIRST_CHANNEL) / 2) as u32;
@@ -273,7 +275,11 @@ impl Bridge {
                 Ok(n) => self.streams.sent(n),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 // That the connection has ended is found when it is read.
-                Err(error) => self.write_error = Some(error),
+                Err(error) => {
+                    self.write_error = Some(error);
+                    // What came before that is read, and its end, if that is it.
+                    self.is_readable = true;
+                }
             }
         }
     }

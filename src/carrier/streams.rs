@@ -485,6 +485,20 @@ mod tests {
 
     #[test]
     #[cfg_attr(miri, ignore = "Miri does not support these sockets")]
+    fn stream_that_is_abandoned_is_closed_whatever_the_other_end_says() {
+        let (mut streams, channel, mut peer) = connected();
+        streams.abandon(channel);
+        assert_eq!(peer.read(&mut [0]).unwrap(), 0);
+        let error = peer.write(b"x").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+        // The other end has not heard of that.
+        streams.data(channel, b"more").unwrap();
+        streams.watch().unwrap();
+        assert!(streams.is_delivered(channel));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri does not support these sockets")]
     fn stream_that_is_complete_ends_though_others_write_on() {
         let (mut streams, channel, mut writer) = connected();
         writer.write_all(b"last").unwrap();

@@ -308,7 +308,7 @@ impl Carrier {
                 if let Err(lost) = self.open(*open) {
                     // Nothing of it was sent.
                     state.ended(never_begun(&Error::new(lost.kind, &*lost.why)));
-                    state.settled();
+                    self.settle(state);
                     return Err(lost);
                 }
             }
@@ -510,13 +510,15 @@ impl Carrier {
         if let Some(end) = behind.end {
             behind.state.ended(end);
         }
+        self.closing |= self.only_one;
+        self.settle(behind.state);
+    }
+
+    /// A child has ended. If the connection is there only for that, the end of it is left.
+    fn settle(&mut self, child: Arc<ChildState>) {
         match self.only_one {
-            // What is left is the connection.
-            true => {
-                self.closing = true;
-                self.unsettled = Some(behind.state);
-            }
-            false => behind.state.settled(),
+            true => self.unsettled = Some(child),
+            false => child.settled(),
         }
     }
 
@@ -602,10 +604,12 @@ impl Carrier {
         );
         let error = Error::new(ErrorKind::Io, message);
         self.refuse(inbox, &error);
-        for (_, behind) in self.children.iter() {
+        let states = self.children.iter();
+        let states: Vec<_> = states.map(|(_, it)| Arc::clone(&it.state)).collect();
+        for state in states {
             let (ended, noted) = (Ended::Lost(error.clone()), Noted::Unknown);
-            behind.state.ended(RemoteEnd { ended, noted });
-            behind.state.settled();
+            state.ended(RemoteEnd { ended, noted });
+            self.settle(state);
         }
         self.unsettled.take()
     }
@@ -616,7 +620,7 @@ impl Carrier {
         for order in unfollowed.into_iter().chain(inbox.close(error.clone())) {
             if let Order::Open(open) = order {
                 open.state.ended(never_begun(error));
-                open.state.settled();
+                self.settle(open.state);
             }
         }
     }

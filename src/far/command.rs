@@ -78,3 +78,28 @@ impl Drop for Command {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::SharedNote;
+    use std::io::Read;
+    use std::process::{Command as Program, Stdio};
+    use std::sync::Arc;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "Miri starts no processes")]
+    fn command_that_is_killed_is_waited_for_whatever_its_grace_is() {
+        let mut started = Program::new("sh")
+            .args(["-c", "trap '' TERM; echo; exec sleep 1000"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        started.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+        let note: Option<SharedNote> = None;
+        let child = Child::new(started.id(), false, None, note, Arc::default());
+        Command::new(child.unwrap()).end(Duration::ZERO);
+        let error = started.wait().unwrap_err();
+        assert!(sys::is_no_child(&error), "it was reaped");
+    }
+}

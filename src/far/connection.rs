@@ -80,8 +80,12 @@ pub(super) struct Open {
 }
 
 impl Connection {
-    /// Makes the connection. With the grace of `only_one` child, it is for that, and lives and ends with it.
-    pub(super) fn start(process: &Process, only_one: Option<Duration>) -> Result<Arc<Self>, Error> {
+    /// Makes the connection. With the grace of `only_one` child, it is for that, and lives and ends with it. Nothing
+    /// happens before it is [served](Connection::serve).
+    pub(super) fn new(
+        process: &Process,
+        only_one: Option<Duration>,
+    ) -> Result<(Arc<Self>, Carrier), Error> {
         let io_error = |error| process.cannot_start(&error);
         let epoll = Epoll::new().map_err(io_error)?;
         let transport = process.start_carrier()?;
@@ -93,11 +97,17 @@ impl Connection {
             epoll,
             shared: shared.map(|fd| Arc::downgrade(&fd)),
         });
-        let theirs = Arc::clone(&inbox);
+        Ok((Arc::new(Connection { inbox }), carrier))
+    }
+
+    /// Serves it from here on, on a thread.
+    pub(super) fn serve(&self, process: &Process, carrier: Carrier) -> Result<(), Error> {
+        let inbox = Arc::clone(&self.inbox);
         let thread = Builder::new().name("offspring carrier".into());
-        let thread = threads::start(thread, Box::new(move || carrier.run(&theirs)));
-        inbox.lock().thread = Some(thread.map_err(io_error)?);
-        Ok(Arc::new(Connection { inbox }))
+        let thread = threads::start(thread, Box::new(move || carrier.run(&inbox)));
+        let thread = thread.map_err(|error| process.cannot_start(&error))?;
+        self.inbox.lock().thread = Some(thread);
+        Ok(())
     }
 
     /// Starts a child: `base` is the number of its template, or 0.

@@ -33,8 +33,11 @@ impl FarStarter for Far {
         timeout: Duration,
         grace: Duration,
     ) -> Result<Launched, Error> {
-        let connection = Connection::start(process, Some(grace))?;
-        connection.launch(process, 0, timeout)
+        let (connection, carrier) = Connection::new(process, Some(grace))?;
+        // First: a connection that is lost at once ends this child, too.
+        let launched = connection.launch(process, 0, timeout)?;
+        connection.serve(process, carrier)?;
+        Ok(launched)
     }
 
     fn template(&self, process: Process) -> Process {

@@ -173,7 +173,11 @@ impl Host {
             let said = error.stderr().to_owned();
             return Err(Error::new(error.kind(), message).with_process(None, None, None, said));
         }
-        match Connection::start(&self.process, None) {
+        let started = Connection::new(&self.process, None).and_then(|(connection, carrier)| {
+            connection.serve(&self.process, carrier)?;
+            Ok(connection)
+        });
+        match started {
             Ok(connection) => {
                 state.live = Some(Arc::clone(&connection));
                 Ok(connection)

@@ -175,7 +175,7 @@ impl Relay {
                 && !self.bridge.may_have_more()
             {
                 return match error.kind() {
-                    io::ErrorKind::BrokenPipe => Ok(()),
+                    io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Ok(()),
                     _ => Err(format!("cannot write to the other side: {error}")),
                 };
             }
