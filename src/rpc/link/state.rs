@@ -47,12 +47,8 @@ pub(super) struct LinkState {
     attends_at: Option<Instant>,
     /// When it gives back the room that calls have left, unless they need it again by then.
     trim_at: Option<Instant>,
-    /// Whether the program wants the child to be killed.
-    pub(super) kill: bool,
-    /// Whether the reactor knows that it is to be killed, and has not sent the signal yet.
-    killing: bool,
-    /// Whether it has.
-    was_killed: bool,
+    /// Whether the child is to be killed, or was.
+    pub(super) killing: Killing,
     /// Why the child cannot be served any more, if so.
     pub(super) fault: Option<String>,
     /// When all is to be over.
@@ -63,6 +59,18 @@ pub(super) struct LinkState {
     pub(super) end: Option<Result<Exit, Error>>,
     /// Whether the last callback has returned.
     pub(super) over: bool,
+}
+
+/// How far the killing of a child is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Killing {
+    No,
+    /// The program wants it.
+    Wanted,
+    /// The reactor knows that it is to be killed, and has not sent the signal yet.
+    Known,
+    /// It has.
+    Sent,
 }
 
 /// What the reactor is to do about a link.
@@ -135,9 +143,7 @@ impl LinkState {
             attention: false,
             attends_at: None,
             trim_at: None,
-            kill: false,
-            killing: false,
-            was_killed: false,
+            killing: Killing::No,
             fault: None,
             stop_by: None,
             shut_down: false,
@@ -148,7 +154,7 @@ impl LinkState {
 
     /// What the child is doing, by the clock of the [stamps](LinkState::stamps).
     pub(super) fn stats(&mut self, pid: Option<u32>, now: Duration) -> RpcStats {
-        let was_killed = self.is_to_be_killed() || self.was_killed;
+        let is_killed = self.killing != Killing::No;
         let connection = &mut self.connection;
         let oldest = connection.oldest_at();
         let oldest = oldest.and_then(|at| self.stamps.written_at(at));
@@ -157,7 +163,7 @@ impl LinkState {
             pid,
             state: match &self.end {
                 Some(_) => ChildState::Ended,
-                None if connection.is_closed() || was_killed || !self.connected => {
+                None if connection.is_closed() || is_killed || !self.connected => {
                     ChildState::Leaving
                 }
                 None if !connection.is_ready() => ChildState::Starting,
@@ -329,22 +335,27 @@ impl LinkState {
         {
             expired.push(call);
         }
-        let wanted = std::mem::take(&mut self.kill).then_some(Kill::Wanted);
+        let wanted = (self.killing == Killing::Wanted).then_some(Kill::Wanted);
         let stuck = self.connection.take_stuck().map(Kill::Stuck);
         let kill = wanted.or(stuck);
-        self.killing |= kill.is_some();
+        if kill.is_some() {
+            self.killing = Killing::Known;
+        }
         (expired, kill)
     }
 
     /// Whether the child is to be killed, and was not yet. It must not see the end of the requests before, as it
     /// might exit then.
     pub(super) fn is_to_be_killed(&self) -> bool {
-        self.kill || self.killing
+        matches!(self.killing, Killing::Wanted | Killing::Known)
     }
 
     /// The signal was sent that kills the child.
     pub(super) fn killed(&mut self) {
-        (self.killing, self.was_killed) = (false, true);
+        // The reactor has yet to hear that the program wants it, too.
+        if self.killing != Killing::Wanted {
+            self.killing = Killing::Sent;
+        }
     }
 
     /// What is to be done about the end of the requests. A writing side that is to be shut down
@@ -602,7 +613,7 @@ mod tests {
     fn stop_and_kill_are_asked_for_once() {
         let (mut state, now) = (serving(), Instant::now());
         state.stop_by = Some(now + SECOND);
-        state.kill = true;
+        state.killing = Killing::Wanted;
         let actions = attend(&mut state, now);
         assert!(actions.kill == Some(Kill::Wanted) && !actions.stop);
         assert_eq!(actions.deadline, Some(now + SECOND));
@@ -622,11 +633,14 @@ mod tests {
     fn child_does_not_see_the_end_of_requests_before_it_is_killed() {
         let (mut state, now) = (serving(), Instant::now());
         state.connection.close();
-        state.kill = true;
+        state.killing = Killing::Wanted;
         assert_eq!(state.end_of_requests(), EndOfRequests::default());
         assert_eq!(attend(&mut state, now).kill, Some(Kill::Wanted));
         assert_eq!(state.end_of_requests(), EndOfRequests::default());
         assert_eq!(state.stats(None, Duration::ZERO).state, ChildState::Leaving);
+        state.killing = Killing::Wanted;
+        state.killed();
+        assert_eq!(attend(&mut state, now).kill, Some(Kill::Wanted), "again");
         state.killed();
         assert!(state.end_of_requests().shut_down);
         let mut state = serving();

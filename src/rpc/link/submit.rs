@@ -3,7 +3,7 @@
 use super::completion::{Completion, Ended};
 use super::reader::Reader;
 use super::shared::Link;
-use super::state::{LinkState, ProgressCallback};
+use super::state::{Killing, LinkState, ProgressCallback};
 use crate::error::{Error, ErrorKind, Phase, Refusal};
 use crate::process::Child;
 use crate::rpc::callback::{in_callback, refuse_in_callback};
@@ -194,7 +194,7 @@ impl Link {
             return;
         }
         let mut state = self.lock();
-        state.kill = true;
+        state.killing = Killing::Wanted;
         self.notify_reactor(state);
     }
 
